@@ -1,0 +1,80 @@
+//! Heap memory whose address is a multiple of [`BLOCK_BYTES`], as direct I/O and in-place frames need it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use super::BLOCK_BYTES;
+
+/// A fixed number of zero-initialised bytes, aligned to [`BLOCK_BYTES`].
+pub struct AlignedBytes {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the value owns its allocation alone, as a `Box<[u8]>` does; nothing in it is bound to a thread.
+unsafe impl Send for AlignedBytes {}
+// SAFETY: through `&self` the bytes can only be read.
+unsafe impl Sync for AlignedBytes {}
+
+impl AlignedBytes {
+    /// `bytes` zeros. Untouched pages cost no memory yet.
+    ///
+    /// # Panics
+    /// If `bytes` is zero or absurd (beyond `isize::MAX`).
+    pub fn zeroed(bytes: usize) -> Self {
+        assert!(bytes > 0, "an aligned buffer has at least one byte");
+        let layout = Layout::from_size_align(bytes, BLOCK_BYTES).expect("a buffer fits the address space");
+        // SAFETY: the layout's size is not zero, checked above.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Self { start, layout }
+    }
+}
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this very layout, and freed only here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl Deref for AlignedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start` points to `layout.size()` initialised bytes that live as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl fmt::Debug for AlignedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBytes({})", self.layout.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zeroed_aligned_and_writable_to_its_last_byte() {
+        for bytes in [1, 4095, 4096, 1 << 20] {
+            let mut memory = AlignedBytes::zeroed(bytes);
+            assert_eq!(memory.as_ptr().addr() % BLOCK_BYTES, 0);
+            assert!(memory.iter().all(|byte| *byte == 0));
+            memory[bytes - 1] = 7;
+            assert_eq!(memory[bytes - 1], 7);
+            assert_eq!(memory.len(), bytes);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The durable half: write-ahead log, memtable, tables, recovery, reads.
+
+mod disk;
+
+/// A disk that can lose power at any moment, for tests and for simulating whole clusters.
+pub use disk::sim;
+pub use disk::{
+    Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind,
+    LockError, LockHolder, Operation, RealDisk,
+};
