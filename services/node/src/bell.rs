@@ -1,0 +1,62 @@
+//! Waking the pipeline thread, at the price of one fence when it is awake.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::thread::Thread;
+
+#[derive(Default)]
+pub(crate) struct Bell {
+    asleep: AtomicBool,
+    sleeper: OnceLock<Thread>,
+}
+
+impl Bell {
+    /// Something was made available (by an atomic store before this call).
+    #[inline]
+    pub(crate) fn ring(&self) {
+        // Pairs with the fence in `sleep_unless`: either this load sees the sleeper, or the sleeper sees the store.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            if let Some(sleeper) = self.sleeper.get() {
+                sleeper.unpark();
+            }
+        }
+    }
+
+    /// Sleeps until rung, unless `available` says there is something already. Only ever called by one thread.
+    pub(crate) fn sleep_unless(&self, available: impl Fn() -> bool) {
+        self.sleeper.get_or_init(std::thread::current);
+        self.asleep.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `ring`.
+        fence(Ordering::SeqCst);
+        if !available() {
+            std::thread::park();
+        }
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[test]
+    fn no_ring_is_lost() {
+        let (bell, made) = (Bell::default(), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for at in 1..=50_000 {
+                    made.store(at, Ordering::Relaxed);
+                    bell.ring();
+                }
+            });
+            let mut seen = 0;
+            while seen < 50_000 {
+                bell.sleep_unless(|| made.load(Ordering::Relaxed) > seen);
+                seen = made.load(Ordering::Relaxed);
+            }
+        });
+    }
+}

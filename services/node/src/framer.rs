@@ -1,0 +1,232 @@
+//! Cuts what has accumulated in the ring into frames. Decides; touches neither log nor clock.
+//!
+//! ```text
+//!   ring   a a | b | c c c | d ...         groups, each ended by a flag
+//!   frame  [ a a | b | c c c ]             whole groups, as many as are there and fit
+//!   frame  [ e e e e ][ e e e ][ e e | f ] a group larger than a frame: frames wholly inside it, then its end
+//! ```
+//!
+//! A group of which an event is still being written is left for the next time.
+
+use matchtape_schemas::event::EventFlags;
+use matchtape_schemas::limits::{EVENT_BYTES_MAX, FRAME_BYTES_MAX};
+use matchtape_schemas::{AcceptedTime, FrameFlags, FrameHeader, FrameWriter, Head, frame::FRAME_HEADER_BYTES};
+
+use crate::ring::RingReader;
+
+/// What framing came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Framed {
+    /// One frame was written; it holds this many events, which may now leave the ring.
+    Frame(FrameHeader, usize),
+    /// No whole group is there.
+    Nothing,
+    /// What is there needs a commit buffer of its own: this one has no room, or a large group must open a commit.
+    NeedsNewCommit,
+}
+
+/// The chain of one tape's frames.
+pub(crate) struct Framer {
+    head: Head,
+    /// The last frame ended inside a group larger than a frame.
+    inside_group: bool,
+}
+
+/// The next group in the ring.
+enum Group {
+    /// All of it is there.
+    Whole { events: usize, bytes: usize },
+    /// More than a frame holds; its end may or may not be there.
+    Large,
+    /// Its end is not there yet.
+    Incomplete,
+}
+
+const EVENTS_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_HEADER_BYTES;
+const _: () = assert!(EVENT_BYTES_MAX <= EVENTS_BYTES_MAX);
+
+impl Framer {
+    pub(crate) fn new(head: Head) -> Self {
+        Self { head, inside_group: false }
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Writes at most one frame at the start of `out`. `empty_commit`: nothing precedes it in its commit.
+    pub(crate) fn frame(
+        &mut self,
+        ring: &RingReader,
+        out: &mut [u8],
+        empty_commit: bool,
+        accepted_time: AcceptedTime,
+        flags: FrameFlags,
+    ) -> Framed {
+        if out.len() < FRAME_HEADER_BYTES {
+            return if ring.filled(0).is_some() { Framed::NeedsNewCommit } else { Framed::Nothing };
+        }
+        let mut writer = FrameWriter::new(out, &self.head);
+        let mut taken = 0;
+        loop {
+            match next_group(ring, taken) {
+                Group::Whole { events, bytes } if bytes <= writer.room() => {
+                    for ahead in taken..taken + events {
+                        let event = ring.filled(ahead).expect("seen as filled, and only this thread frees slots");
+                        assert!(writer.push(event), "the group was measured");
+                    }
+                    taken += events;
+                }
+                // It fits a frame, but not what is left of this one.
+                Group::Whole { .. } if taken > 0 => break,
+                Group::Whole { .. } => return Framed::NeedsNewCommit,
+                Group::Large if taken > 0 => break,
+                Group::Large if !empty_commit && !self.inside_group => return Framed::NeedsNewCommit,
+                Group::Large => {
+                    while let Some(event) = ring.filled(taken) {
+                        if !writer.push(event) {
+                            break;
+                        }
+                        taken += 1;
+                        if writer.ends_group() {
+                            break;
+                        }
+                    }
+                    if taken == 0 {
+                        return Framed::NeedsNewCommit;
+                    }
+                    break;
+                }
+                Group::Incomplete => break,
+            }
+        }
+        if taken == 0 {
+            return Framed::Nothing;
+        }
+        self.inside_group = !writer.ends_group();
+        Framed::Frame(writer.finish(&mut self.head, accepted_time, flags), taken)
+    }
+}
+
+fn next_group(ring: &RingReader, from: usize) -> Group {
+    let (mut events, mut bytes) = (0, 0);
+    while let Some(event) = ring.filled(from + events) {
+        events += 1;
+        bytes += event.len();
+        if bytes > EVENTS_BYTES_MAX {
+            return Group::Large;
+        }
+        if event[6] & EventFlags::LAST_OF_GROUP.bits() != 0 {
+            return Group::Whole { events, bytes };
+        }
+    }
+    Group::Incomplete
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use matchtape_schemas::event::{Event, OrderCancelled, encode_event};
+    use matchtape_schemas::{
+        Epoch, EventTime, Frame, InstrumentId, ProducerId, ProducerSequence, Sequence, TapeId,
+    };
+    use matchtape_storage::AlignedBytes;
+
+    use super::*;
+    use crate::ring::Ring;
+
+    fn event(number: u64, last: bool) -> Event {
+        let mut event = Event::new(
+            InstrumentId(1),
+            ProducerSequence(number),
+            EventTime(number as i64),
+            OrderCancelled::default(),
+        );
+        if !last {
+            event.flags = EventFlags::NONE;
+        }
+        event
+    }
+
+    fn put(ring: &Ring, events: &[Event]) {
+        let mut claim = ring.claim(events.len()).unwrap();
+        for event in events {
+            claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId(1), out));
+        }
+    }
+
+    fn group(ring: &Ring, first: u64, size: u64) {
+        let events: Vec<Event> = (first..first + size).map(|n| event(n, n + 1 == first + size)).collect();
+        put(ring, &events);
+    }
+
+    fn setup() -> (Arc<Ring>, RingReader, Framer, AlignedBytes) {
+        let ring = Arc::new(Ring::new(4096, Sequence::ZERO));
+        let reader = RingReader::new(Arc::clone(&ring));
+        let framer = Framer::new(Head { epoch: Epoch(1), ..Head::empty(TapeId(1)) });
+        (ring, reader, framer, AlignedBytes::zeroed(1 << 20))
+    }
+
+    fn next(framer: &mut Framer, reader: &mut RingReader, out: &mut [u8], empty: bool) -> Option<(u64, u64, bool)> {
+        match framer.frame(reader, out, empty, AcceptedTime(1), FrameFlags::NONE) {
+            Framed::Frame(header, taken) => {
+                let frame = Frame::decode(out).unwrap();
+                assert_eq!(frame.events().count(), taken);
+                reader.release(taken);
+                Some((header.first_sequence.get(), header.last_sequence().get(), header.ends_group()))
+            }
+            Framed::Nothing => None,
+            Framed::NeedsNewCommit => panic!("there was room"),
+        }
+    }
+
+    #[test]
+    fn whole_groups_share_a_frame_and_an_unfinished_one_waits() {
+        let (ring, mut reader, mut framer, mut out) = setup();
+        group(&ring, 1, 3);
+        group(&ring, 4, 1);
+        put(&ring, &[event(5, false), event(6, false)]);
+        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 4, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out, true), None);
+        put(&ring, &[event(7, true)]);
+        assert_eq!(next(&mut framer, &mut reader, &mut out, false), Some((5, 7, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out, false), None);
+        assert_eq!(framer.head().last_sequence, Sequence(7));
+    }
+
+    #[test]
+    fn a_group_that_does_not_fit_the_rest_of_a_frame_begins_the_next() {
+        let (ring, mut reader, mut framer, mut out) = setup();
+        group(&ring, 1, 400);
+        group(&ring, 401, 400);
+        group(&ring, 801, 1);
+        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 400, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out, false), Some((401, 801, true)));
+    }
+
+    #[test]
+    fn a_group_larger_than_a_frame_opens_a_commit_and_ends_in_a_frame_that_may_go_on() {
+        let (ring, mut reader, mut framer, mut out) = setup();
+        group(&ring, 1, 1);
+        group(&ring, 2, 1200);
+        group(&ring, 1202, 1);
+        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 1, true)));
+        let refused = framer.frame(&reader, &mut out, false, AcceptedTime(1), FrameFlags::NONE);
+        assert_eq!(refused, Framed::NeedsNewCommit);
+        let (_, second_last, ends) = next(&mut framer, &mut reader, &mut out, true).unwrap();
+        assert!(!ends);
+        let (third_first, third_last, ends) = next(&mut framer, &mut reader, &mut out, false).unwrap();
+        assert_eq!((third_first, ends), (second_last + 1, true));
+        assert_eq!(third_last, 1202, "the end of the group and the group after it share a frame");
+    }
+
+    #[test]
+    fn a_buffer_without_room_is_said_to_be_full_and_nothing_is_lost() {
+        let (ring, mut reader, mut framer, mut out) = setup();
+        group(&ring, 1, 10);
+        let small = framer.frame(&reader, &mut out[..256], false, AcceptedTime(1), FrameFlags::NONE);
+        assert_eq!(small, Framed::NeedsNewCommit);
+        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 10, true)));
+    }
+}

@@ -1,0 +1,402 @@
+//! One producer's way onto the tape, inside the node's process.
+//!
+//! Publishing deduplicates, claims slots of the ring (which gives the sequence), writes the events there and returns. It
+//! never waits, never locks, and allocates only for events larger than a slot.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use matchtape_schemas::event::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Payload, encode_event};
+use matchtape_schemas::limits::EVENT_BYTES_MAX;
+use matchtape_schemas::{AcceptedTime, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage};
+use parking_lot::Mutex;
+
+use crate::bell::Bell;
+use crate::producers::{ProducerMark, ProducerMarks};
+use crate::ring::{Claim, ClaimError, Ring};
+use crate::stages::{Stages, WaitError};
+
+/// What became of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// On the tape at these positions.
+    New {
+        /// The first event's position.
+        first: Sequence,
+        /// The last event's position.
+        last: Sequence,
+    },
+    /// The producer had published it before. Nothing was added.
+    Already {
+        /// The position of the producer's last event: the repeated one is there or before it.
+        sequence: Sequence,
+    },
+}
+
+impl Published {
+    /// Where to wait for a stage: once this position has reached it, what was published has.
+    pub fn sequence(self) -> Sequence {
+        match self {
+            Self::New { last, .. } => last,
+            Self::Already { sequence } => sequence,
+        }
+    }
+}
+
+/// Why nothing was published. Nothing has been claimed in any of these cases.
+#[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// The ring is full: the pipeline is behind. Try again, or wait with [`Publisher::wait_for_room`].
+    #[error("the ring is full; try again later")]
+    WouldBlock,
+    /// An empty group, or one with more events than the ring has slots.
+    #[error("a group has 1 to {limit} events, this one {events}")]
+    GroupSize {
+        /// As given.
+        events: usize,
+        /// The ring's slots.
+        limit: usize,
+    },
+    /// Producer sequences inside a group do not rise, or the group begins with events published before and goes on
+    /// with new ones.
+    #[error("producer sequence {found} in a group after {after}: a group is new as a whole and its numbers rise")]
+    GroupOrder {
+        /// The last one before it, in the group or on the tape.
+        after: ProducerSequence,
+        /// The one refused.
+        found: ProducerSequence,
+    },
+    /// The event time is further in the future than the node allows; one bad clock must not close every window.
+    #[error("event time {event_time} ns is more than {skew_ns_max} ns ahead of the sequencer's clock ({now} ns)")]
+    EventTimeAhead {
+        /// As given.
+        event_time: EventTime,
+        /// The sequencer's clock.
+        now: AcceptedTime,
+        /// The allowance.
+        skew_ns_max: i64,
+    },
+    /// Another node leads the tape.
+    #[error("fenced by a later epoch")]
+    Fenced,
+    /// The log could not be written or synced.
+    #[error("the log failed; the node takes no more events")]
+    Poisoned,
+    /// The node is closing.
+    #[error("the node is closed")]
+    Closed,
+}
+
+/// The sequencer's wall clock.
+pub(crate) fn wall_clock() -> AcceptedTime {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    AcceptedTime(i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// What publishers and pipeline share.
+pub(crate) struct Intake {
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) bell: Bell,
+    pub(crate) stages: Arc<Stages>,
+    pub(crate) skew_ns_max: i64,
+    /// The event that starts this epoch, until the first publish puts it on the tape.
+    epoch_start: Mutex<Option<Event>>,
+    producers: Mutex<Producers>,
+}
+
+struct Producers {
+    marks: ProducerMarks,
+    live: Vec<ProducerId>,
+}
+
+impl Intake {
+    pub(crate) fn new(
+        ring: Arc<Ring>,
+        stages: Arc<Stages>,
+        skew_ns_max: i64,
+        epoch_start: Event,
+        marks: ProducerMarks,
+    ) -> Self {
+        Self {
+            ring,
+            bell: Bell::default(),
+            stages,
+            skew_ns_max,
+            epoch_start: Mutex::new(Some(epoch_start)),
+            producers: Mutex::new(Producers { marks, live: Vec::new() }),
+        }
+    }
+
+    fn refusal(&self, why: ClaimError) -> PublishError {
+        match why {
+            ClaimError::Full => PublishError::WouldBlock,
+            ClaimError::Closed => match self.stages.ended() {
+                Some(WaitError::Fenced) => PublishError::Fenced,
+                Some(WaitError::Poisoned) => PublishError::Poisoned,
+                Some(WaitError::Closed | WaitError::TimedOut) | None => PublishError::Closed,
+            },
+        }
+    }
+
+    /// The epoch starts with the first append, not when the node opens: opening alone writes nothing.
+    fn ensure_epoch_started(&self) -> Result<(), PublishError> {
+        let mut epoch_start = self.epoch_start.lock();
+        let Some(event) = epoch_start.as_ref() else { return Ok(()) };
+        let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
+        claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
+        *epoch_start = None;
+        Ok(())
+    }
+
+    /// Puts one of the sequencer's own events on the tape.
+    pub(crate) fn publish_control(&self, event: &Event) -> Result<Sequence, PublishError> {
+        self.ensure_epoch_started()?;
+        let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
+        let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
+        self.bell.ring();
+        Ok(sequence)
+    }
+
+    /// Whether this node has put anything on the tape.
+    pub(crate) fn epoch_has_started(&self) -> bool {
+        self.epoch_start.lock().is_none()
+    }
+}
+
+/// One producer's handle; there is at most one per producer at a time.
+pub struct Publisher {
+    intake: Arc<Intake>,
+    producer: ProducerId,
+    last: Option<ProducerMark>,
+    /// Event times up to here need no look at the clock.
+    horizon: EventTime,
+    epoch_started: bool,
+}
+
+impl Publisher {
+    /// `None` while another handle of the producer lives, or for the sequencer's own id.
+    pub(crate) fn attach(intake: &Arc<Intake>, producer: ProducerId) -> Option<Self> {
+        let mut producers = intake.producers.lock();
+        if producer == ProducerId::SEQUENCER || producers.live.contains(&producer) {
+            return None;
+        }
+        producers.live.push(producer);
+        Some(Self {
+            intake: Arc::clone(intake),
+            producer,
+            last: producers.marks.get(producer),
+            horizon: EventTime::MIN,
+            epoch_started: false,
+        })
+    }
+
+    /// Which producer this is.
+    pub fn producer(&self) -> ProducerId {
+        self.producer
+    }
+
+    /// The producer's last event, in this run or before: go on after it.
+    pub fn last(&self) -> Option<ProducerMark> {
+        self.last
+    }
+
+    /// Puts one event on the tape, as a group of its own.
+    #[inline]
+    pub fn publish(&mut self, event: &Event) -> Result<Published, PublishError> {
+        self.put(
+            event.encoded_len(),
+            EventHeader {
+                length: 0,
+                kind: event.body.kind(),
+                flags: event.flags,
+                venue_flags: event.venue_flags,
+                instrument: event.instrument,
+                producer: self.producer,
+                producer_sequence: event.producer_sequence,
+                event_time: event.event_time,
+            },
+            |payload| event.body.encode(payload),
+        )
+    }
+
+    /// Puts events that belong together on consecutive positions, all or none; the last is flagged as such.
+    pub fn publish_group(&mut self, events: &[Event]) -> Result<Published, PublishError> {
+        let Some(last) = events.last() else {
+            return Err(PublishError::GroupSize { events: 0, limit: self.intake.ring.capacity() });
+        };
+        if let Some(mark) = self.last
+            && last.producer_sequence <= mark.producer_sequence
+        {
+            return Ok(Published::Already { sequence: mark.sequence });
+        }
+        let mut after = self.last.map(|mark| mark.producer_sequence);
+        for event in events {
+            if let Some(after) = after
+                && event.producer_sequence <= after
+            {
+                return Err(PublishError::GroupOrder { after, found: event.producer_sequence });
+            }
+            after = Some(event.producer_sequence);
+            self.check_time(event.event_time)?;
+        }
+        let producer = self.producer;
+        let mut claim = self.claim(events.len())?;
+        let first = claim.next_sequence();
+        let mut sequence = first;
+        for (index, event) in events.iter().enumerate() {
+            let flags = group_flags(event.flags, index + 1 == events.len());
+            sequence = claim.fill(event.encoded_len(), |out| {
+                encode_event(event, producer, out);
+                out[6] = flags.bits();
+            });
+        }
+        drop(claim);
+        self.intake.bell.ring();
+        self.last = Some(ProducerMark { producer_sequence: last.producer_sequence, sequence });
+        Ok(Published::New { first, last: sequence })
+    }
+
+    /// An event to be filled in field by field and then published. Nothing is claimed before [`Loan::publish`].
+    pub fn loan<P: Payload + Default>(
+        &mut self,
+        instrument: InstrumentId,
+        producer_sequence: ProducerSequence,
+        event_time: EventTime,
+    ) -> Loan<'_, P> {
+        let producer = self.producer;
+        Loan {
+            publisher: self,
+            header: EventHeader {
+                length: 0,
+                kind: P::KIND,
+                flags: EventFlags::NONE,
+                venue_flags: 0,
+                instrument,
+                producer,
+                producer_sequence,
+                event_time,
+            },
+            payload: P::default(),
+        }
+    }
+
+    /// Blocks until `slots` could be claimed (or waiting has ended). Another producer may take them first.
+    pub fn wait_for_room(&self, slots: usize) -> Result<(), WaitError> {
+        let ring = &self.intake.ring;
+        let needed = (ring.accepted().get() + slots as u64).saturating_sub(ring.capacity() as u64);
+        // The stages' `Accepted` cell is what has left the ring.
+        self.intake.stages.wait(Sequence(needed), Stage::Accepted, None)
+    }
+
+    #[inline]
+    fn put(
+        &mut self,
+        length: usize,
+        mut header: EventHeader,
+        payload: impl FnOnce(&mut [u8]),
+    ) -> Result<Published, PublishError> {
+        debug_assert!(length <= EVENT_BYTES_MAX);
+        if let Some(mark) = self.last
+            && header.producer_sequence <= mark.producer_sequence
+        {
+            return Ok(Published::Already { sequence: mark.sequence });
+        }
+        self.check_time(header.event_time)?;
+        header.flags = group_flags(header.flags, true);
+        header.length = length as u32;
+        let mut claim = self.claim(1)?;
+        let sequence = claim.fill(length, |out| {
+            header.encode(out);
+            payload(&mut out[EVENT_HEADER_BYTES..]);
+        });
+        drop(claim);
+        self.intake.bell.ring();
+        self.last = Some(ProducerMark { producer_sequence: header.producer_sequence, sequence });
+        Ok(Published::New { first: sequence, last: sequence })
+    }
+
+    #[inline]
+    fn claim(&mut self, slots: usize) -> Result<Claim<'_>, PublishError> {
+        if slots > self.intake.ring.capacity() {
+            return Err(PublishError::GroupSize { events: slots, limit: self.intake.ring.capacity() });
+        }
+        if !self.epoch_started {
+            self.intake.ensure_epoch_started()?;
+            self.epoch_started = true;
+        }
+        self.intake.ring.claim(slots).map_err(|why| self.intake.refusal(why))
+    }
+
+    #[inline]
+    fn check_time(&mut self, event_time: EventTime) -> Result<(), PublishError> {
+        if event_time <= self.horizon {
+            return Ok(());
+        }
+        let (now, skew_ns_max) = (wall_clock(), self.intake.skew_ns_max);
+        self.horizon = EventTime(now.get().saturating_add(skew_ns_max));
+        if event_time <= self.horizon {
+            return Ok(());
+        }
+        Err(PublishError::EventTimeAhead { event_time, now, skew_ns_max })
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let mut producers = self.intake.producers.lock();
+        producers.live.retain(|live| *live != self.producer);
+        if let Some(mark) = self.last {
+            producers.marks.set(self.producer, mark);
+        }
+    }
+}
+
+/// Group ends are the publisher's to set, so no producer can leave a group open.
+fn group_flags(flags: EventFlags, last: bool) -> EventFlags {
+    let flags = flags.without(EventFlags::LATE);
+    if last { flags.with(EventFlags::LAST_OF_GROUP) } else { flags.without(EventFlags::LAST_OF_GROUP) }
+}
+
+/// An event being filled in: dereferences to its payload.
+pub struct Loan<'p, P> {
+    publisher: &'p mut Publisher,
+    header: EventHeader,
+    payload: P,
+}
+
+impl<P: Payload> Loan<'_, P> {
+    /// Sets flags beyond those of groups.
+    #[must_use]
+    pub fn flags(mut self, flags: EventFlags) -> Self {
+        self.header.flags = flags;
+        self
+    }
+
+    /// Replaces the payload as a whole.
+    #[must_use]
+    pub fn fill(mut self, payload: P) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// Puts it on the tape, as a group of its own.
+    pub fn publish(self) -> Result<Published, PublishError> {
+        let length = EVENT_HEADER_BYTES + self.payload.encoded_len();
+        self.publisher.put(length, self.header, |out| self.payload.encode(out))
+    }
+}
+
+impl<P> Deref for Loan<'_, P> {
+    type Target = P;
+
+    fn deref(&self) -> &P {
+        &self.payload
+    }
+}
+
+impl<P> DerefMut for Loan<'_, P> {
+    fn deref_mut(&mut self) -> &mut P {
+        &mut self.payload
+    }
+}
