@@ -162,19 +162,37 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("the slice has N bytes")
 }
 
+impl EventHeader {
+    /// Writes the header over the first [`EVENT_HEADER_BYTES`] of `out`.
+    #[inline]
+    pub fn encode(&self, out: &mut [u8]) {
+        let out = &mut out[..EVENT_HEADER_BYTES];
+        out[0..4].copy_from_slice(&self.length.to_le_bytes());
+        out[4..6].copy_from_slice(&self.kind.tag().to_le_bytes());
+        out[6] = self.flags.bits();
+        out[7] = self.venue_flags;
+        out[8..12].copy_from_slice(&self.instrument.get().to_le_bytes());
+        out[12..16].copy_from_slice(&self.producer.get().to_le_bytes());
+        out[16..24].copy_from_slice(&self.producer_sequence.get().to_le_bytes());
+        out[24..32].copy_from_slice(&self.event_time.get().to_le_bytes());
+    }
+}
+
 /// Writes an event of `producer` over `out`, which has exactly [`Event::encoded_len`] bytes at a multiple of 16.
 #[inline]
 pub fn encode_event(event: &Event, producer: ProducerId, out: &mut [u8]) {
-    let (header, payload) = out.split_at_mut(EVENT_HEADER_BYTES);
-    header[0..4].copy_from_slice(&((EVENT_HEADER_BYTES + payload.len()) as u32).to_le_bytes());
-    header[4..6].copy_from_slice(&event.body.kind().tag().to_le_bytes());
-    header[6] = event.flags.bits();
-    header[7] = event.venue_flags;
-    header[8..12].copy_from_slice(&event.instrument.get().to_le_bytes());
-    header[12..16].copy_from_slice(&producer.get().to_le_bytes());
-    header[16..24].copy_from_slice(&event.producer_sequence.get().to_le_bytes());
-    header[24..32].copy_from_slice(&event.event_time.get().to_le_bytes());
-    event.body.encode(payload);
+    let header = EventHeader {
+        length: out.len() as u32,
+        kind: event.body.kind(),
+        flags: event.flags,
+        venue_flags: event.venue_flags,
+        instrument: event.instrument,
+        producer,
+        producer_sequence: event.producer_sequence,
+        event_time: event.event_time,
+    };
+    header.encode(out);
+    event.body.encode(&mut out[EVENT_HEADER_BYTES..]);
 }
 
 /// The length field of the event that starts `bytes`, if it is possible there.

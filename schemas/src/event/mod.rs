@@ -15,6 +15,8 @@ mod trade;
 
 use rkyv::bytecheck::CheckBytes;
 
+use crate::tags::Kind;
+
 pub use self::account::{
     AccountChanged, AccountOpened, AccountStatus, ArchivedAccountChanged, ArchivedAccountOpened,
     ArchivedPositionChanged, PositionChanged,
@@ -63,6 +65,9 @@ pub enum PayloadError {
 
 /// A payload of one kind: how it becomes bytes and is read back.
 pub trait Payload: Sized {
+    /// Which kind it is.
+    const KIND: Kind;
+
     /// The checked payload where it lies.
     type View<'a>: Copy;
 
@@ -130,6 +135,7 @@ macro_rules! payload {
         };
 
         impl $crate::event::Payload for $kind {
+            const KIND: $crate::tags::Kind = $crate::tags::Kind::$kind;
             type View<'a> = &'a $archived;
 
             #[inline]

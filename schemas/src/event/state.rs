@@ -87,6 +87,7 @@ fn lengths(bytes: &[u8]) -> Result<(usize, usize), PayloadError> {
 }
 
 impl Payload for StateSet {
+    const KIND: crate::tags::Kind = crate::tags::Kind::StateSet;
     type View<'a> = StateSetView<'a>;
 
     fn encoded_len(&self) -> usize {
