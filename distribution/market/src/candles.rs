@@ -1,0 +1,171 @@
+//! Candles: trades gathered by event time into equal intervals.
+//!
+//! An interval starts at a multiple of its length since 1970 UTC, so a day is the UTC day. A trade belongs to the interval
+//! of its event time, also when it comes late; within an interval, first and last are by position on the tape.
+//!
+//! A trade that was taken back leaves its candle as if it had never been there. Two ways to know:
+//!
+//! * history: the busts of the range are gathered first ([`Busts`]) and given to [`Candles::without`]; nothing but the
+//!   candles is kept;
+//! * live: [`Candles::live`] also keeps the trades of its candles until [`Candles::forget_before`], and a bust folds its
+//!   candle again.
+
+use std::collections::BTreeMap;
+
+use matchtape_schemas::event::Side;
+use matchtape_schemas::{BodyRef, EventRef, EventTime, InstrumentId, Price, Quantity, Sequence, TradeId};
+
+use crate::trades::{Busts, Trade, TradeSummary};
+
+/// The trades of one instrument in one interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candle {
+    /// Where the interval starts.
+    pub start: EventTime,
+    /// Its trades.
+    pub summary: TradeSummary,
+    /// The last event that changed it: a trade or a bust.
+    pub changed_at: Sequence,
+}
+
+/// One instrument's candles of one interval.
+#[derive(Clone, Debug)]
+pub struct Candles {
+    instrument: InstrumentId,
+    interval_ns: i64,
+    busts: Busts,
+    keeps_trades: bool,
+    candles: BTreeMap<EventTime, Kept>,
+    busts_of_unknown: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    candle: Candle,
+    trades: Vec<KeptTrade>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeptTrade {
+    sequence: Sequence,
+    trade_id: TradeId,
+    price: Price,
+    quantity: Quantity,
+    aggressor: Side,
+}
+
+impl Candles {
+    /// Candles of trades that are known not to be among `busts`; events that bust others are ignored.
+    ///
+    /// # Panics
+    /// If the interval is not positive.
+    pub fn without(instrument: InstrumentId, interval_ns: i64, busts: Busts) -> Self {
+        assert!(interval_ns > 0, "an interval lasts");
+        Self {
+            instrument,
+            interval_ns,
+            busts,
+            keeps_trades: false,
+            candles: BTreeMap::new(),
+            busts_of_unknown: 0,
+        }
+    }
+
+    /// Candles that follow a tape as it grows, busts included.
+    ///
+    /// # Panics
+    /// If the interval is not positive.
+    pub fn live(instrument: InstrumentId, interval_ns: i64) -> Self {
+        Self { keeps_trades: true, ..Self::without(instrument, interval_ns, Busts::new()) }
+    }
+
+    /// The start of the interval that a time belongs to.
+    pub fn start_of(&self, time: EventTime) -> EventTime {
+        EventTime(time.get().saturating_sub(time.get().rem_euclid(self.interval_ns)))
+    }
+
+    /// Takes in the next event; returns the start of the candle it changed.
+    pub fn apply(&mut self, event: &EventRef<'_>) -> Option<EventTime> {
+        if event.instrument() != self.instrument {
+            return None;
+        }
+        if let Some(trade) = Trade::of(event) {
+            return self.add(&trade);
+        }
+        match event.body() {
+            BodyRef::TradeBusted(bust) if self.keeps_trades => {
+                self.take_out(bust.trade_sequence.get(), bust.trade_id.get(), event.sequence())
+            }
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, trade: &Trade) -> Option<EventTime> {
+        if self.busts.contains(trade) {
+            return None;
+        }
+        let start = self.start_of(trade.event_time);
+        let kept = self.candles.entry(start).or_insert_with(|| Kept {
+            candle: Candle { start, summary: TradeSummary::default(), changed_at: trade.sequence },
+            trades: Vec::new(),
+        });
+        kept.candle.summary.add(trade.price, trade.quantity, trade.aggressor);
+        kept.candle.changed_at = trade.sequence;
+        if self.keeps_trades {
+            let &Trade { sequence, trade_id, price, quantity, aggressor, .. } = trade;
+            kept.trades.push(KeptTrade { sequence, trade_id, price, quantity, aggressor });
+        }
+        Some(start)
+    }
+
+    /// Folds the candle of a kept trade again without it. A candle that loses its last trade is gone.
+    fn take_out(&mut self, sequence: Sequence, trade_id: TradeId, at: Sequence) -> Option<EventTime> {
+        let is_busted = |trade: &KeptTrade| {
+            if sequence == Sequence::ZERO {
+                trade_id != TradeId(0) && trade.trade_id == trade_id
+            } else {
+                trade.sequence == sequence
+            }
+        };
+        let busted = self.candles.values_mut().rev().find_map(|kept| {
+            let place = kept.trades.iter().position(is_busted)?;
+            Some((kept, place))
+        });
+        let Some((kept, place)) = busted else {
+            self.busts_of_unknown += 1;
+            return None;
+        };
+        kept.trades.remove(place);
+        kept.candle.summary = TradeSummary::default();
+        for trade in &kept.trades {
+            kept.candle.summary.add(trade.price, trade.quantity, trade.aggressor);
+        }
+        kept.candle.changed_at = at;
+        let (start, is_empty) = (kept.candle.start, kept.trades.is_empty());
+        if is_empty {
+            self.candles.remove(&start);
+        }
+        Some(start)
+    }
+
+    /// The candles that have trades, by time.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Candle> + '_ {
+        self.candles.values().map(|kept| &kept.candle)
+    }
+
+    /// The candle that starts at a time.
+    pub fn get(&self, start: EventTime) -> Option<&Candle> {
+        self.candles.get(&start).map(|kept| &kept.candle)
+    }
+
+    /// Drops candles that start before a time, and their trades. A trade or a bust that still comes for one of them
+    /// starts it anew or is counted as unknown: drop only what is final.
+    pub fn forget_before(&mut self, start: EventTime) {
+        self.candles = self.candles.split_off(&start);
+    }
+
+    /// Busts of trades that are not kept.
+    pub fn busts_of_unknown(&self) -> u64 {
+        self.busts_of_unknown
+    }
+}

@@ -1,0 +1,271 @@
+//! What became of each order: its state at a position, also after it has left the book.
+//!
+//! Some venues report an execution and let another event change the book (`reports_only`). What such a report announces
+//! is remembered, so that the cancel or replacement that carries it out counts as executed and not as cancelled.
+
+use matchtape_schemas::event::{EventFlags, Side};
+use matchtape_schemas::{BodyRef, EventRef, EventTime, InstrumentId, OrderId, Price, Quantity, Sequence};
+use rustc_hash::FxHashMap;
+
+use crate::volume::Volume;
+
+/// How far an order has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderStatus {
+    /// Something is left of it.
+    Open,
+    /// All of it was executed.
+    Filled,
+    /// It left the book with something unexecuted.
+    Cancelled,
+    /// It left when the book was cleared.
+    Cleared,
+    /// It was never accepted.
+    Rejected,
+}
+
+impl OrderStatus {
+    /// The word used in queries and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Filled => "filled",
+            Self::Cancelled => "cancelled",
+            Self::Cleared => "cleared",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// One order as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderState {
+    /// Its instrument.
+    pub instrument: InstrumentId,
+    /// Its number: the last, where replacements changed it.
+    pub order_id: OrderId,
+    /// Its side.
+    pub side: Side,
+    /// Its limit: the last.
+    pub price: Price,
+    /// With how much it entered.
+    pub accepted: Quantity,
+    /// What is left of it.
+    pub left: Quantity,
+    /// What was executed of it after it entered.
+    pub executed: Volume,
+    /// What left the book unexecuted.
+    pub cancelled: Volume,
+    /// How often it was replaced.
+    pub replaced: u64,
+    /// How far it has come.
+    pub status: OrderStatus,
+    /// The position of its first event.
+    pub first_sequence: Sequence,
+    /// The position of its last event.
+    pub last_sequence: Sequence,
+    /// When it entered.
+    pub entered_at: EventTime,
+    /// When its last event was.
+    pub changed_at: EventTime,
+    /// Reported as executed, and not yet taken off the book.
+    announced: Quantity,
+}
+
+/// Every order of the events applied, in order of entry. An id used again is another order.
+#[derive(Clone, Debug, Default)]
+pub struct OrderStates {
+    orders: Vec<OrderState>,
+    newest: FxHashMap<(InstrumentId, OrderId), usize>,
+}
+
+impl OrderStates {
+    /// No orders yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in the next event of the tape (or of a part of it: orders that entered before are not known).
+    pub fn apply(&mut self, event: &EventRef<'_>) {
+        let reports_only = event.flags().contains(EventFlags::REPORTS_ONLY);
+        match event.body() {
+            BodyRef::OrderAccepted(order) => {
+                let (id, side) = (order.order_id.get(), order.side.get());
+                self.enter(event, id, side, order.price.get(), order.quantity.get(), OrderStatus::Open);
+            }
+            BodyRef::OrderRejected(order) => {
+                let (id, side) = (order.order_id.get(), order.side.get());
+                // The refusal of a change leaves the order as it is.
+                if self.open(event, id).is_none() {
+                    self.enter(
+                        event,
+                        id,
+                        side,
+                        order.price.get(),
+                        order.quantity.get(),
+                        OrderStatus::Rejected,
+                    );
+                }
+            }
+            BodyRef::OrderReplaced(order) => {
+                let (old, new) = (order.order_id.get(), order.new_order_id.get());
+                let new = if new == OrderId(0) { old } else { new };
+                self.replace(event, old, new, order.side.get(), order.price.get(), order.quantity.get());
+            }
+            BodyRef::OrderCancelled(order) => {
+                if let Some(state) = self.open(event, order.order_id.get()) {
+                    state.take_unexecuted(order.quantity.get());
+                    state.settle(OrderStatus::Cancelled);
+                }
+            }
+            BodyRef::OrderExecuted(order) => {
+                let quantity = order.quantity.get();
+                self.execute(event, order.order_id.get(), quantity, reports_only);
+            }
+            BodyRef::TradeMatched(trade) => {
+                // Where the trade only reports, each order's execution is an event of its own.
+                if !reports_only {
+                    self.execute(event, trade.buy_order_id.get(), trade.quantity.get(), false);
+                    self.execute(event, trade.sell_order_id.get(), trade.quantity.get(), false);
+                }
+            }
+            BodyRef::BookCleared(_) => {
+                for state in &mut self.orders {
+                    if state.instrument == event.instrument() && state.status == OrderStatus::Open {
+                        state.seen(event);
+                        state.take_unexecuted(state.left);
+                        state.status = OrderStatus::Cleared;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn enter(
+        &mut self,
+        event: &EventRef<'_>,
+        order_id: OrderId,
+        side: Side,
+        price: Price,
+        accepted: Quantity,
+        status: OrderStatus,
+    ) {
+        if let Some(replaced) = self.open(event, order_id) {
+            replaced.take_unexecuted(replaced.left);
+            replaced.status = OrderStatus::Cancelled;
+        }
+        let (sequence, time) = (event.sequence(), event.event_time());
+        self.newest.insert((event.instrument(), order_id), self.orders.len());
+        self.orders.push(OrderState {
+            instrument: event.instrument(),
+            order_id,
+            side,
+            price,
+            accepted,
+            left: if status == OrderStatus::Rejected { Quantity::ZERO } else { accepted },
+            executed: Volume::ZERO,
+            cancelled: Volume::ZERO,
+            replaced: 0,
+            status,
+            first_sequence: sequence,
+            last_sequence: sequence,
+            entered_at: time,
+            changed_at: time,
+            announced: Quantity::ZERO,
+        });
+    }
+
+    /// The open order of that number, whose last event this now is.
+    fn open(&mut self, event: &EventRef<'_>, order_id: OrderId) -> Option<&mut OrderState> {
+        let place = *self.newest.get(&(event.instrument(), order_id))?;
+        let state = &mut self.orders[place];
+        if state.status != OrderStatus::Open {
+            return None;
+        }
+        state.seen(event);
+        Some(state)
+    }
+
+    fn replace(
+        &mut self,
+        event: &EventRef<'_>,
+        old: OrderId,
+        new: OrderId,
+        side: Side,
+        price: Price,
+        quantity: Quantity,
+    ) {
+        let Some(state) = self.open(event, old) else {
+            return self.enter(event, new, side, price, quantity, OrderStatus::Open);
+        };
+        state.replaced += 1;
+        state.price = price;
+        if side != Side::None {
+            state.side = side;
+        }
+        if quantity < state.left {
+            // What a report announced was executed; the rest of the difference is a change of mind, not a cancel.
+            let less = state.left.saturating_sub(quantity);
+            state.announced = state.announced.saturating_sub(less);
+        }
+        state.left = quantity;
+        state.order_id = new;
+        state.settle(OrderStatus::Cancelled);
+        if new != old
+            && let Some(place) = self.newest.remove(&(event.instrument(), old))
+        {
+            self.newest.insert((event.instrument(), new), place);
+        }
+    }
+
+    fn execute(&mut self, event: &EventRef<'_>, order_id: OrderId, quantity: Quantity, reports_only: bool) {
+        let Some(state) = self.open(event, order_id) else {
+            return;
+        };
+        state.executed = state.executed.plus(quantity);
+        if reports_only {
+            let announced = state.announced.units().saturating_add(quantity.units());
+            state.announced = Quantity::from_units(announced);
+        } else {
+            state.left = state.left.saturating_sub(quantity);
+            state.settle(OrderStatus::Filled);
+        }
+    }
+
+    /// Every order, in order of entry.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &OrderState> + '_ {
+        self.orders.iter()
+    }
+
+    /// The newest order of a number.
+    pub fn get(&self, instrument: InstrumentId, order_id: OrderId) -> Option<&OrderState> {
+        self.newest.get(&(instrument, order_id)).map(|place| &self.orders[*place])
+    }
+}
+
+impl OrderState {
+    fn seen(&mut self, event: &EventRef<'_>) {
+        self.last_sequence = event.sequence();
+        self.changed_at = event.event_time();
+    }
+
+    /// Takes a quantity off the book: first what was announced as executed, the rest is cancelled.
+    fn take_unexecuted(&mut self, quantity: Quantity) {
+        let quantity = quantity.min(self.left);
+        let executed = quantity.min(self.announced);
+        self.announced = self.announced.saturating_sub(executed);
+        self.cancelled = self.cancelled.plus(quantity.saturating_sub(executed));
+        self.left = self.left.saturating_sub(quantity);
+    }
+
+    fn settle(&mut self, otherwise: OrderStatus) {
+        if self.left.is_zero() {
+            self.status = if self.cancelled.is_zero() && !self.executed.is_zero() {
+                OrderStatus::Filled
+            } else {
+                otherwise
+            };
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Instruments, trades, candles and order states.
+
+mod common;
+
+use common::*;
+use matchtape_market::*;
+use matchtape_schemas::event::Side::{Buy, Sell};
+use matchtape_schemas::event::*;
+use matchtape_schemas::text::Text;
+use matchtape_schemas::*;
+
+const MINUTE: i64 = 60_000_000_000;
+
+fn defined(id: u32, symbol: &str, venue_instrument_id: u64) -> Event {
+    let symbol = Text::new(symbol).unwrap();
+    of(
+        at(
+            Event::new(
+                INSTRUMENT,
+                ProducerSequence(1),
+                EventTime(1),
+                InstrumentDefined { symbol, venue_instrument_id, ..Default::default() },
+            ),
+            1,
+        ),
+        id,
+    )
+}
+
+fn status(id: u32, status: TradingStatus) -> Event {
+    of(
+        Event::new(
+            INSTRUMENT,
+            ProducerSequence(1),
+            EventTime(1),
+            TradingStatusChanged { status, ..Default::default() },
+        ),
+        id,
+    )
+}
+
+fn instruments_of(events: &[Event]) -> Instruments {
+    let mut instruments = Instruments::new();
+    Tape::of(events).each(|event| instruments.apply(event));
+    let mut section = Vec::new();
+    instruments.save(&mut section);
+    let mut restored = Instruments::new();
+    restored.restore(&section).unwrap();
+    for instrument in instruments.iter() {
+        assert_eq!(restored.get(instrument.id), Some(instrument));
+        let symbol = instrument.definition.symbol.as_str().into_owned();
+        assert_eq!(restored.by_symbol(&symbol), instruments.by_symbol(&symbol), "{symbol}");
+    }
+    assert!(Instruments::new().restore(&section[..section.len() - 1]).is_err());
+    instruments
+}
+
+#[test]
+fn instruments_are_found_by_symbol_venue_number_and_id() {
+    let instruments =
+        instruments_of(&[defined(3, "ESH4", 17077), defined(4, "17", 9), status(4, TradingStatus::Halted)]);
+    let found = |text: &str| instruments.find(text).map(|instrument| instrument.id.get());
+    assert_eq!(
+        (found("ESH4"), found("17077"), found("3"), found("17"), found("9")),
+        (Some(3), Some(3), Some(3), Some(4), Some(4))
+    );
+    assert_eq!((found("ESM4"), found("99999999999")), (None, None));
+    let four = instruments.get(InstrumentId(4)).unwrap();
+    assert_eq!(
+        (four.status, four.status_at, four.defined_at),
+        (TradingStatus::Halted, Sequence(3), Sequence(2))
+    );
+}
+
+#[test]
+fn a_symbol_belongs_to_the_last_instrument_defined_under_it() {
+    let two = [defined(1, "X", 0), defined(2, "X", 0)];
+    assert_eq!(instruments_of(&two).by_symbol("X").unwrap().id, InstrumentId(2));
+    let renamed = instruments_of(&[&two[..], &[defined(2, "Y", 0)]].concat());
+    assert_eq!(renamed.by_symbol("X").unwrap().id, InstrumentId(1));
+    assert_eq!(renamed.by_symbol("Y").unwrap().id, InstrumentId(2));
+    let all = instruments_of(&[&two[..], &[defined(2, "Y", 0), defined(1, "Z", 0)]].concat());
+    assert!(all.by_symbol("X").is_none());
+}
+
+fn summary(candle: &Candle) -> (i64, String) {
+    let summary = &candle.summary;
+    let text = format!(
+        "{} {} {} {} {} {} {}",
+        summary.open,
+        summary.high,
+        summary.low,
+        summary.close,
+        summary.volume,
+        summary.notional,
+        summary.trades
+    );
+    (candle.start.get(), text)
+}
+
+#[test]
+fn candles_gather_trades_by_event_time_also_late_ones() {
+    let tape = Tape::of(&[
+        at(traded(1, 2, "10.5", 4), 1),
+        at(traded(1, 2, "11", 1), MINUTE - 1),
+        at(traded(1, 2, "12", 2), MINUTE),
+        at(traded(1, 2, "9.25", 1), 30),
+        at(reports_only(traded(1, 2, "13", 1)), -1),
+        of(at(traded(1, 2, "99", 1), 1), 8),
+    ]);
+    let mut candles = Candles::live(INSTRUMENT, MINUTE);
+    tape.each(|event| {
+        candles.apply(event);
+    });
+    let rows: Vec<_> = candles.iter().map(summary).collect();
+    assert_eq!(
+        rows,
+        [
+            (-MINUTE, "13 13 13 13 1 13 1".to_owned()),
+            (0, "10.5 11 9.25 9.25 6 62.25 3".to_owned()),
+            (MINUTE, "12 12 12 12 2 24 1".to_owned()),
+        ]
+    );
+    candles.forget_before(EventTime(0));
+    assert_eq!(candles.iter().count(), 2);
+}
+
+fn bust(trade_id: u64, trade_sequence: u64) -> Event {
+    let bust = TradeBusted {
+        trade_id: TradeId(trade_id),
+        trade_sequence: Sequence(trade_sequence),
+        ..Default::default()
+    };
+    Event::new(INSTRUMENT, ProducerSequence(1), EventTime(5 * MINUTE), bust)
+}
+
+fn numbered(mut event: Event, trade_id: u64) -> Event {
+    let Body::TradeMatched(trade) = &mut event.body else { unreachable!() };
+    trade.trade_id = TradeId(trade_id);
+    event
+}
+
+#[test]
+fn a_busted_trade_leaves_its_candle_as_if_it_had_never_been_there() {
+    let tape = Tape::of(&[
+        numbered(at(traded(1, 2, "10", 1), 1), 501),
+        numbered(at(traded(1, 2, "15", 1), 2), 502),
+        numbered(at(traded(1, 2, "11", 1), 3), 503),
+        numbered(at(traded(1, 2, "20", 1), MINUTE), 504),
+        bust(502, 0),
+        bust(0, 3),
+        bust(0, 4),
+        bust(9, 0),
+    ]);
+    let (mut live, mut busts) = (Candles::live(INSTRUMENT, MINUTE), Busts::new());
+    tape.each(|event| {
+        live.apply(event);
+        busts.apply(event);
+    });
+    let mut history = Candles::without(INSTRUMENT, MINUTE, busts);
+    tape.each(|event| {
+        history.apply(event);
+    });
+    let expected = vec![(0, "10 10 10 10 1 10 1".to_owned())];
+    assert_eq!(live.iter().map(summary).collect::<Vec<_>>(), expected);
+    assert_eq!(history.iter().map(summary).collect::<Vec<_>>(), expected);
+    assert_eq!(live.busts_of_unknown(), 1);
+}
+
+#[test]
+fn summaries_split_the_volume_by_aggressor_and_skip_missing_prices() {
+    let mut summary = TradeSummary::default();
+    summary.add(price("10"), whole(1), Buy);
+    summary.add(Price::NONE, whole(2), Sell);
+    summary.add(price("-2"), whole(4), Side::None);
+    let volumes = [summary.volume, summary.buy_volume, summary.sell_volume].map(|volume| volume.to_string());
+    assert_eq!(volumes, ["7", "1", "2"]);
+    assert_eq!((summary.low, summary.high, summary.close), (price("-2"), price("10"), price("-2")));
+    assert_eq!((summary.notional.to_string(), summary.trades), ("2".to_owned(), 3));
+}
+
+fn states_of(events: &[Event]) -> Vec<String> {
+    let mut states = OrderStates::new();
+    Tape::of(events).each(|event| states.apply(event));
+    let text = |state: &OrderState| {
+        format!(
+            "{} {} {} left {} executed {} cancelled {} {}",
+            state.order_id,
+            state.side,
+            state.price,
+            state.left,
+            state.executed,
+            state.cancelled,
+            state.status.name()
+        )
+    };
+    states.iter().map(text).collect()
+}
+
+#[test]
+fn order_states_follow_each_order_to_its_end() {
+    let states = states_of(&[
+        accepted(1, Buy, "10", 5),
+        accepted(2, Sell, "11", 4),
+        accepted(3, Sell, "12", 3),
+        accepted(4, Sell, "13", 3),
+        traded(1, 99, "10", 2),
+        cancelled(1, 3),
+        executed(2, 4),
+        replaced(3, 30, Sell, "12.5", 1),
+        accepted(1, Sell, "14", 1),
+        cleared(),
+        accepted(5, Sell, "15", 1),
+    ]);
+    assert_eq!(
+        states,
+        [
+            "1 buy 10 left 0 executed 2 cancelled 3 cancelled",
+            "2 sell 11 left 0 executed 4 cancelled 0 filled",
+            "30 sell 12.5 left 0 executed 0 cancelled 1 cleared",
+            "4 sell 13 left 0 executed 0 cancelled 3 cleared",
+            "1 sell 14 left 0 executed 0 cancelled 1 cleared",
+            "5 sell 15 left 1 executed 0 cancelled 0 open",
+        ]
+    );
+}
+
+#[test]
+fn an_execution_reported_by_one_event_and_carried_out_by_another_counts_once() {
+    let states = states_of(&[
+        accepted(1, Buy, "10", 5),
+        accepted(2, Buy, "10", 5),
+        accepted(3, Buy, "10", 5),
+        reports_only(executed(1, 5)),
+        cancelled(1, 5),
+        reports_only(executed(2, 2)),
+        replaced(2, 2, Buy, "10", 3),
+        cancelled(2, 3),
+        reports_only(traded(3, 9, "10", 5)),
+    ]);
+    assert_eq!(
+        states,
+        [
+            "1 buy 10 left 0 executed 5 cancelled 0 filled",
+            "2 buy 10 left 0 executed 2 cancelled 3 cancelled",
+            "3 buy 10 left 5 executed 0 cancelled 0 open",
+        ]
+    );
+}
+
+#[test]
+fn a_refused_change_leaves_the_order_and_a_refused_order_is_rejected() {
+    let rejected = |id| {
+        let refusal =
+            OrderRejected { order_id: OrderId(id), side: Buy, price: price("1"), ..Default::default() };
+        Event::new(INSTRUMENT, ProducerSequence(1), EventTime(1), refusal)
+    };
+    assert_eq!(
+        states_of(&[accepted(1, Buy, "10", 5), rejected(1), rejected(2)]),
+        ["1 buy 10 left 5 executed 0 cancelled 0 open", "2 buy 1 left 0 executed 0 cancelled 0 rejected",]
+    );
+}
