@@ -122,12 +122,10 @@ impl OrderStates {
                 let quantity = order.quantity.get();
                 self.execute(event, order.order_id.get(), quantity, reports_only);
             }
-            BodyRef::TradeMatched(trade) => {
-                // Where the trade only reports, each order's execution is an event of its own.
-                if !reports_only {
-                    self.execute(event, trade.buy_order_id.get(), trade.quantity.get(), false);
-                    self.execute(event, trade.sell_order_id.get(), trade.quantity.get(), false);
-                }
+            // Where the trade only reports, each order's execution is an event of its own.
+            BodyRef::TradeMatched(trade) if !reports_only => {
+                self.execute(event, trade.buy_order_id.get(), trade.quantity.get(), false);
+                self.execute(event, trade.sell_order_id.get(), trade.quantity.get(), false);
             }
             BodyRef::BookCleared(_) => {
                 for state in &mut self.orders {
