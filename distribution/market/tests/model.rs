@@ -2,12 +2,17 @@
 
 mod common;
 
+use std::collections::{BTreeMap, HashMap};
+
 use common::*;
 use matchtape_market::*;
 use matchtape_schemas::event::Side::{Buy, Sell};
 use matchtape_schemas::event::*;
 use matchtape_schemas::*;
 use proptest::prelude::*;
+
+/// A copy of one side, kept by changes alone.
+type Levels = BTreeMap<Price, (Volume, u32)>;
 
 /// The rules once more, in the slowest and plainest way: one list of orders in order of arrival.
 #[derive(Default)]
@@ -182,8 +187,7 @@ proptest! {
     ) {
         let mut books = Books::new();
         books.watch();
-        let mut copies: std::collections::HashMap<InstrumentId, (Sequence, [std::collections::BTreeMap<Price, (Volume, u32)>; 2])> =
-            Default::default();
+        let mut copies: HashMap<InstrumentId, (Sequence, [Levels; 2])> = HashMap::new();
         let mut failure = None;
         Tape::of(&events).each(|event| {
             books.apply(event);
