@@ -1,0 +1,416 @@
+//! One-way latency and rate of the bus beside bare iceoryx2, in one run, with the same bytes and the same checks by the
+//! reader. Bare iceoryx2 neither validates nor knows sequences; the difference is what those cost.
+//!
+//! `cargo run --release -p matchtape-bus --example bus_latency [-- ROUNDS]`
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use iceoryx2::config::Config;
+use iceoryx2::prelude::{FileName, NodeBuilder, SemanticString, ZeroCopySend, ipc};
+use matchtape_bus::{
+    BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions,
+    WakeUp, on_own_thread,
+};
+use matchtape_schemas::event::{TradeMatched, encode_event};
+use matchtape_schemas::{
+    AcceptedTime, Epoch, Event, EventTime, FrameFlags, FrameWriter, Head, InstrumentId, ProducerId,
+    ProducerSequence, Sequence, TapeId, TradeId, Watermarks,
+};
+
+const TAPE: TapeId = TapeId(1);
+const BUFFER: usize = 64;
+/// The publisher stays this far ahead at most, so that nothing overflows and every event is checked.
+const WINDOW: u64 = BUFFER as u64 - 8;
+
+#[derive(Clone, Copy, Debug, ZeroCopySend)]
+#[repr(C)]
+#[repr(align(16))]
+struct Unit([u64; 2]);
+
+/// What reader and writer share beside the bus. The writer takes the times apart, so that nothing but the sample itself
+/// travels between the cores while the clock runs.
+struct Shared {
+    start: Instant,
+    read_at_ns: AtomicU64,
+    frames_read: AtomicU64,
+    sum: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        let zero = || AtomicU64::new(0);
+        Arc::new(Self {
+            start: Instant::now(),
+            read_at_ns: zero(),
+            frames_read: zero(),
+            sum: zero(),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// One frame was handled.
+    fn read(&self, words: u64) {
+        self.read_at_ns.store(self.now_ns(), Ordering::Relaxed);
+        self.sum.store(self.sum.load(Ordering::Relaxed).wrapping_add(words), Ordering::Relaxed);
+        // Release: pairs with Acquire in `wait_for`.
+        self.frames_read.fetch_add(1, Ordering::Release);
+    }
+
+    fn wait_for(&self, frames: u64) {
+        // Acquire: pairs with Release in `read`.
+        while self.frames_read.load(Ordering::Acquire) < frames {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// From `sent_at_ns` to when the last frame was handled.
+    fn latency_since(&self, sent_at_ns: u64) -> u64 {
+        self.read_at_ns.load(Ordering::Relaxed).saturating_sub(sent_at_ns)
+    }
+}
+
+/// How many frames are sent one at a time, for the latency.
+fn paced_frames(rounds: u64) -> u64 {
+    20_000 * rounds
+}
+
+/// The sum of all 8-byte words: what the reader must have seen of every byte.
+fn sum_words(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+    words.fold(0, u64::wrapping_add)
+}
+
+/// Consecutive frames of `events` trades of 128 bytes.
+struct Frames {
+    head: Head,
+    events: u64,
+}
+
+impl Frames {
+    fn new(events: u64) -> Self {
+        Self { head: Head { epoch: Epoch(1), ..Head::empty(TAPE) }, events }
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        let mut out = vec![Unit([0; 2]); 4096 + 16];
+        // SAFETY: units are plain words, aligned to 16, exclusively borrowed.
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(&out[..])) };
+        let (frame, event_out) = memory.split_at_mut(64 * 1024);
+        let mut writer = FrameWriter::new(frame, &self.head);
+        for index in 0..self.events {
+            let sequence = self.head.last_sequence.get() + 1 + index;
+            let trade = TradeMatched { trade_id: TradeId(sequence), ..TradeMatched::default() };
+            let event = Event::new(InstrumentId(1), ProducerSequence(sequence), EventTime(1), trade);
+            let bytes = &mut event_out[..event.encoded_len()];
+            encode_event(&event, ProducerId(1), bytes);
+            assert_eq!(bytes.len(), 128);
+            assert!(writer.push(bytes));
+        }
+        let length = writer.finish(&mut self.head, AcceptedTime(1), FrameFlags::NONE).length as usize;
+        frame[..length].to_vec()
+    }
+}
+
+fn at(sequence: Sequence) -> Watermarks {
+    Watermarks {
+        accepted: sequence,
+        written: sequence,
+        durable: sequence,
+        replicated: sequence,
+        visible: sequence,
+    }
+}
+
+/// Sends frames one at a time, then as fast as the window allows, and checks that every word arrived.
+fn drive(label: &str, events: u64, rounds: u64, shared: &Shared, mut send: impl FnMut(&[u8], &Head)) {
+    let mut frames = Frames::new(events);
+    let (mut sent, mut expected) = (0_u64, 0_u64);
+    let mut latencies = histogram();
+    for _ in 0..paced_frames(rounds) {
+        let frame = frames.next();
+        expected = expected.wrapping_add(sum_words(&frame));
+        let sent_at_ns = shared.now_ns();
+        send(&frame, &frames.head);
+        sent += 1;
+        shared.wait_for(sent);
+        latencies.saturating_record(shared.latency_since(sent_at_ns));
+    }
+    let per_round = (4 << 20) / (events * 128 + 96);
+    let mut rates = Vec::new();
+    for _ in 0..rounds * 4 {
+        let batch: Vec<_> = (0..per_round).map(|_| (frames.next(), frames.head)).collect();
+        expected = batch.iter().fold(expected, |sum, (frame, _)| sum.wrapping_add(sum_words(frame)));
+        let start = Instant::now();
+        for (frame, head) in &batch {
+            shared.wait_for((sent + 1).saturating_sub(WINDOW));
+            send(frame, head);
+            sent += 1;
+        }
+        shared.wait_for(sent);
+        rates.push((per_round * events) as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
+    shared.stop.store(true, Ordering::Release);
+    assert_eq!(shared.sum.load(Ordering::Relaxed), expected, "{label}: some word did not arrive as sent");
+    rates.sort_by(f64::total_cmp);
+    report(label, events, &latencies, rates[rates.len() / 2]);
+}
+
+fn report(label: &str, events: u64, latencies: &Histogram<u64>, rate: f64) {
+    let quantile = |q| latencies.value_at_quantile(q);
+    println!(
+        "{label:<26} {events:>4} {:>8} {:>8} {:>8} {rate:>12.1}",
+        quantile(0.5),
+        quantile(0.99),
+        quantile(0.999)
+    );
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("bounds")
+}
+
+fn bus_config() -> BusConfig {
+    BusConfig { subscribers_max: 8, subscribers_spare: 0, buffer_samples: BUFFER, ..BusConfig::default() }
+}
+
+fn measure_bus(
+    label: &str,
+    name: &BusName,
+    events: u64,
+    rounds: u64,
+    options: SubscriberOptions,
+) -> Result<(), BusError> {
+    let shared = Shared::new();
+    let head = Frames::new(events).head;
+    let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &head)?;
+    let (open_name, reader) = (name.clone(), Arc::clone(&shared));
+    let thread = on_own_thread(
+        "reader",
+        Some(1),
+        move || BusSubscriber::open(&open_name, BusService::Live, &options),
+        move |mut subscriber| {
+            while !reader.stop.load(Ordering::Relaxed) {
+                match subscriber.poll().expect("poll") {
+                    Some(Delivery::Frame(frame)) => {
+                        reader.read(sum_words(frame.bytes()));
+                    }
+                    Some(Delivery::Heartbeat { .. }) => (),
+                    Some(other) => panic!("{other:?}"),
+                    None if options.wake_up == WakeUp::Event => {
+                        subscriber.wait(Duration::from_millis(10)).expect("wait");
+                    }
+                    None => std::hint::spin_loop(),
+                }
+            }
+        },
+    )?;
+    publisher.heartbeat(&Watermarks::default())?;
+    drive(label, events, rounds, &shared, |frame, head| {
+        publisher.publish(frame, &at(head.last_sequence)).expect("publish");
+    });
+    thread.join().expect("reader");
+    Ok(())
+}
+
+fn measure_bare(
+    label: &str,
+    name: &BusName,
+    events: u64,
+    rounds: u64,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let shared = Shared::new();
+    let mut config = Config::default();
+    config.global.prefix = FileName::new(format!("bare_{}_", std::process::id()).as_bytes())?;
+    config.global.set_root_path(&iceoryx2::prelude::Path::new(name.root().as_os_str().as_encoded_bytes())?);
+    let open = move || -> Result<_, Box<dyn std::error::Error>> {
+        let node = NodeBuilder::new().config(&config).create::<ipc::Service>()?;
+        let service = node
+            .service_builder(&"bare".try_into()?)
+            .publish_subscribe::<[Unit]>()
+            .max_publishers(1)
+            .max_subscribers(8)
+            .subscriber_max_buffer_size(BUFFER)
+            .subscriber_max_borrowed_samples(8)
+            .history_size(0)
+            .enable_safe_overflow(true)
+            .open_or_create()?;
+        Ok((service, node))
+    };
+    let (service, _node) = open()?;
+    let publisher = service.publisher_builder().initial_max_slice_len(4096).max_loaned_samples(1).create()?;
+    let reader = Arc::clone(&shared);
+    let thread = on_own_thread(
+        "bare reader",
+        Some(1),
+        move || {
+            let (service, node) = open().map_err(|error| BusError::Internal {
+                doing: "opening bare iceoryx2",
+                cause: error.to_string(),
+            })?;
+            Ok((service.subscriber_builder().create().expect("subscriber"), node))
+        },
+        move |(subscriber, _node)| {
+            while !reader.stop.load(Ordering::Relaxed) {
+                let Some(sample) = subscriber.receive().expect("receive") else {
+                    std::hint::spin_loop();
+                    continue;
+                };
+                let units = sample.payload();
+                // SAFETY: units are plain words.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(units.as_ptr().cast::<u8>(), size_of_val(units)) };
+                reader.read(sum_words(bytes));
+            }
+        },
+    )?;
+    drive(label, events, rounds, &shared, |frame, _| {
+        let mut sample = publisher.loan_slice_uninit(frame.len() / 16).expect("loan");
+        let out = sample.payload_mut();
+        // SAFETY: frames are a multiple of 16 bytes and as long as the loan; this initialises all of it.
+        let sample = unsafe {
+            std::ptr::copy_nonoverlapping(frame.as_ptr(), out.as_mut_ptr().cast::<u8>(), frame.len());
+            sample.assume_init()
+        };
+        sample.send().expect("send");
+    });
+    thread.join().expect("reader");
+    Ok(())
+}
+
+/// What one `publish` costs its caller beside subscribers that do not read, so that every buffer overflows.
+fn measure_publish_cost(name: &BusName) -> Result<(), BusError> {
+    println!("\npublish(), ns: 32 events, subscribers that never read   P50      P99    P99.9");
+    for subscribers in [0, 1, 4, 8] {
+        for wake_up in [WakeUp::BusyPoll, WakeUp::Event] {
+            let mut frames = Frames::new(32);
+            let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &frames.head)?;
+            let options = SubscriberOptions { wake_up, ..SubscriberOptions::default() };
+            let open = || BusSubscriber::open(name, BusService::Live, &options);
+            let _subscribers: Vec<_> = (0..subscribers).map(|_| open()).collect::<Result<_, _>>()?;
+            let mut costs = histogram();
+            for _ in 0..20_000 {
+                let frame = frames.next();
+                let start = Instant::now();
+                publisher.publish(&frame, &at(frames.head.last_sequence))?;
+                costs.saturating_record(start.elapsed().as_nanos() as u64);
+            }
+            let quantile = |q| costs.value_at_quantile(q);
+            println!(
+                "  {subscribers} subscribers, {wake_up:?}{:>width$} {:>8} {:>8}",
+                quantile(0.5),
+                quantile(0.99),
+                quantile(0.999),
+                width = 50 - format!("{wake_up:?}").len()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// From `publish` to a subscriber that sleeps, and what waking it costs the publisher.
+fn measure_wake_up(name: &BusName) -> Result<(), BusError> {
+    let shared = Shared::new();
+    let mut frames = Frames::new(1);
+    let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &frames.head)?;
+    let options = SubscriberOptions { spin: Duration::ZERO, ..SubscriberOptions::default() };
+    let (open_name, reader) = (name.clone(), Arc::clone(&shared));
+    let thread = on_own_thread(
+        "sleeper",
+        None,
+        move || BusSubscriber::open(&open_name, BusService::Live, &options),
+        move |mut subscriber| {
+            while !reader.stop.load(Ordering::Acquire) {
+                if let Some(Delivery::Frame(frame)) = subscriber.poll().expect("poll") {
+                    reader.read(sum_words(frame.bytes()));
+                } else {
+                    subscriber.wait(Duration::from_millis(100)).expect("wait");
+                }
+            }
+        },
+    )?;
+    publisher.heartbeat(&Watermarks::default())?;
+    let (mut costs, mut latencies) = (histogram(), histogram());
+    for sent in 1..=3_000 {
+        std::thread::sleep(Duration::from_micros(200));
+        let frame = frames.next();
+        let sent_at_ns = shared.now_ns();
+        publisher.publish(&frame, &at(frames.head.last_sequence))?;
+        costs.saturating_record(shared.now_ns() - sent_at_ns);
+        shared.wait_for(sent);
+        latencies.saturating_record(shared.latency_since(sent_at_ns));
+    }
+    shared.stop.store(true, Ordering::Release);
+    thread.join().expect("sleeper");
+    println!("\nwaking a sleeping subscriber, ns                         P50      P99    P99.9");
+    for (what, histogram) in [("publish to handler", &latencies), ("publish() itself", &costs)] {
+        let quantile = |q| histogram.value_at_quantile(q);
+        println!("  {what:<50} {:>8} {:>8} {:>8}", quantile(0.5), quantile(0.99), quantile(0.999));
+    }
+    Ok(())
+}
+
+/// What one cache line costs to go to the other core and back. Virtual machines move between neighbouring and distant
+/// cores, which changes everything below by a factor: compare only rows of the same weather.
+fn core_round_trip_ns() -> Result<u64, BusError> {
+    const TRIPS: u64 = 200_000;
+    let shared = Shared::new();
+    let other = Arc::clone(&shared);
+    let echo = on_own_thread(
+        "echo",
+        Some(1),
+        || Ok(()),
+        move |()| {
+            for trip in 1..=TRIPS {
+                while other.sum.load(Ordering::Acquire) < trip {
+                    std::hint::spin_loop();
+                }
+                // Release: pairs with Acquire in `wait_for`.
+                other.frames_read.store(trip, Ordering::Release);
+            }
+        },
+    )?;
+    let start = Instant::now();
+    for trip in 1..=TRIPS {
+        shared.sum.store(trip, Ordering::Release);
+        shared.wait_for(trip);
+    }
+    echo.join().expect("echo");
+    Ok(start.elapsed().as_nanos() as u64 / TRIPS)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let rounds = std::env::args().nth(1).map_or(Ok(10), |text| text.parse())?;
+    let writer = on_own_thread(
+        "writer",
+        Some(0),
+        || Ok(()),
+        move |()| run(rounds).map_err(|error| error.to_string()),
+    )?;
+    Ok(writer.join().expect("writer")?)
+}
+
+fn run(rounds: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let root = tempfile::tempdir()?;
+    let name = BusName::with_root(&format!("bench-{}", std::process::id()), TAPE, root.path())?;
+    println!("core to core and back: {} ns", core_round_trip_ns()?);
+    println!("one-way, ns                events      P50      P99    P99.9   M events/s");
+    for events in [1, 32, 128] {
+        measure_bare("bare iceoryx2, polling", &name, events, rounds)?;
+        let poll = SubscriberOptions { wake_up: WakeUp::BusyPoll, ..SubscriberOptions::default() };
+        measure_bus("bus, polling", &name, events, rounds, poll)?;
+        measure_bus("bus, event with 50 us spin", &name, events, rounds, SubscriberOptions::default())?;
+    }
+    measure_publish_cost(&name)?;
+    measure_wake_up(&name)?;
+    println!("core to core and back: {} ns", core_round_trip_ns()?);
+    Ok(())
+}

@@ -1,0 +1,342 @@
+//! The one writer of a tape's bus. It never waits: not for a subscriber, not for a lock, not for memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use iceoryx2::identifiers::UniquePublisherId;
+use iceoryx2::node::{Node, NodeState, NodeView};
+use iceoryx2::port::notifier::Notifier;
+use iceoryx2::port::publisher::{Publisher, PublisherCreateError};
+use iceoryx2::port::update_connections::UpdateConnections;
+use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, LoanError, SendError};
+use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory, ipc};
+use matchtape_schemas::{Epoch, FrameHeader, Head, Sequence, Watermarks};
+
+use crate::block::{self, Block, blocks_for};
+use crate::config::{BusConfig, LOANED_SAMPLES, SHARED_MEMORY_DIR, shared_memory_available};
+use crate::error::{BadSample, BusError};
+use crate::header::{FORMAT_VERSION, SampleHeader, SampleKind};
+use crate::name::{BusName, BusService};
+use crate::service::{self, Opened, SampleFactory};
+
+/// Publishes the frames of one tape on one service, in order.
+///
+/// It belongs to one thread (`!Send`): open it where it is used, or with [`crate::on_own_thread`].
+#[derive(Debug)]
+pub struct BusPublisher {
+    // Dropped first to last: ports before the node whose tags let others clean up after a crash.
+    notifier: Option<Notifier<ipc::Service>>,
+    publisher: Publisher<ipc::Service, [Block], SampleHeader>,
+    service: BusService,
+    frame_bytes_max: usize,
+    /// What all headers share; `first_sequence` is the next to be published.
+    header: SampleHeader,
+    counters: PublisherCounters,
+    broken_connections: Arc<AtomicU64>,
+    _node: Node<ipc::Service>,
+}
+
+/// What a publisher has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublisherCounters {
+    /// Frames handed to iceoryx2.
+    pub frames: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Heartbeats.
+    pub heartbeats: u64,
+    /// Retractions.
+    pub retractions: u64,
+    /// Samples that did not reach everyone because sending failed (not: because a buffer overflowed).
+    pub send_failures: u64,
+    /// Connections to a subscriber that could not be made or broke. Such a subscriber hears nothing and raises its
+    /// heartbeat alarm.
+    pub broken_connections: u64,
+}
+
+impl BusPublisher {
+    /// Opens the bus of `name`, creating it where it does not exist, after checking that it fits into `/dev/shm`.
+    ///
+    /// `head` is where the tape stands: the first frame must begin right after `head.last_sequence`. Subscribers
+    /// still holding on to a killed predecessor notice the change from the first sample.
+    pub fn open(
+        name: &BusName,
+        service: BusService,
+        config: &BusConfig,
+        head: &Head,
+    ) -> Result<Self, BusError> {
+        config.check()?;
+        config.check_memory(shared_memory_available()?)?;
+        let opened = service::create(name, service, config)?;
+        refuse_second(&opened.samples, name, service, None)?;
+
+        let broken_connections = Arc::new(AtomicU64::new(0));
+        let publisher = create_publisher(name, service, config, &opened.samples, &broken_connections)?;
+        // Two publishers that start together pass the first check; registered, each sees the other.
+        refuse_second(&opened.samples, name, service, Some(publisher.id()))?;
+        reserve_memory(name, &opened, publisher.id(), config)?;
+
+        let Opened { samples: _, wake, node } = opened;
+        let notifier = match wake {
+            None => None,
+            Some(wake) => Some(wake.notifier_builder().create().map_err(|error| {
+                BusError::notifier(error, name.service_text(service), config.publisher_slots())
+            })?),
+        };
+        let header = SampleHeader {
+            format_version: FORMAT_VERSION,
+            tape: name.tape().get(),
+            epoch: head.epoch.get(),
+            incarnation: incarnation(),
+            first_sequence: head.last_sequence.next().get(),
+            ..SampleHeader::default()
+        };
+        Ok(Self {
+            notifier,
+            publisher,
+            service,
+            frame_bytes_max: config.frame_bytes_max,
+            header,
+            counters: PublisherCounters::default(),
+            broken_connections,
+            _node: node,
+        })
+    }
+
+    /// Copies one frame into shared memory and hands it to every subscriber. Returns how many there are; with none it
+    /// succeeds all the same.
+    ///
+    /// A subscriber whose buffer is full loses its oldest frame and will find the gap. After [`BusError::Send`] the
+    /// frame counts as published: some may have it, the others find the gap.
+    pub fn publish(&mut self, frame: &[u8], watermarks: &Watermarks) -> Result<usize, BusError> {
+        if frame.len() > self.frame_bytes_max {
+            return Err(BusError::FrameTooLarge { bytes: frame.len(), limit: self.frame_bytes_max });
+        }
+        let described =
+            FrameHeader::peek(frame).map_err(|error| BusError::BadFrame(BadSample::Frame(error)))?;
+        if described.tape.get() != self.header.tape {
+            let expected = self.header.tape.into();
+            return Err(BusError::BadFrame(BadSample::Tape { found: described.tape, expected }));
+        }
+        if described.length as usize != frame.len() {
+            let claimed = u64::from(described.length);
+            return Err(BusError::BadFrame(BadSample::Length { claimed, payload: frame.len() }));
+        }
+        if described.first_sequence != self.next() {
+            return Err(BusError::OutOfOrder { expected: self.next(), found: described.first_sequence });
+        }
+        if described.epoch.get() < self.header.epoch {
+            let current = Epoch(self.header.epoch);
+            return Err(BusError::EpochWentBack { found: described.epoch, current });
+        }
+        self.header.epoch = described.epoch.get();
+        let mut header = self.header;
+        header.kind = SampleKind::Frame.number();
+        header.count = u64::from(described.count);
+        header.kinds = described.kinds.0;
+        header.length = frame.len() as u64;
+        header.set_watermarks(watermarks);
+        self.header.first_sequence += header.count;
+        self.counters.frames += 1;
+        self.counters.events += header.count;
+        self.send(header, frame)
+    }
+
+    /// Tells every subscriber how far the tape is, and connects those that have come since the last sample. Call it
+    /// once per [`BusConfig::heartbeat_interval`] when nothing else was sent.
+    pub fn heartbeat(&mut self, watermarks: &Watermarks) -> Result<usize, BusError> {
+        if let Err(error) = self.publisher.update_connections() {
+            self.counters.send_failures += 1;
+            return Err(BusError::Send(SendError::ConnectionError(error)));
+        }
+        let mut header = self.header;
+        header.kind = SampleKind::Heartbeat.number();
+        header.set_watermarks(watermarks);
+        self.counters.heartbeats += 1;
+        self.send(header, &[])
+    }
+
+    /// Takes back the events `first..=last` of `epoch`, which were accepted but will never be visible. The next frame
+    /// must begin at `first`. Only on the speculative service.
+    pub fn retract(
+        &mut self,
+        epoch: Epoch,
+        first: Sequence,
+        last: Sequence,
+        watermarks: &Watermarks,
+    ) -> Result<usize, BusError> {
+        if self.service == BusService::Live {
+            return Err(BusError::RetractOnLive);
+        }
+        let count = last.get().saturating_sub(first.get()) + 1;
+        if first == Sequence::ZERO || last < first || last.next() != self.next() {
+            return Err(BusError::OutOfOrder { expected: self.next().previous(), found: last });
+        }
+        self.header.first_sequence = first.get();
+        let mut header = self.header;
+        header.kind = SampleKind::Retract.number();
+        header.epoch = epoch.get();
+        header.count = count;
+        header.set_watermarks(watermarks);
+        self.counters.retractions += 1;
+        self.send(header, &[])
+    }
+
+    /// The sequence the next frame must begin with.
+    #[must_use]
+    pub fn next(&self) -> Sequence {
+        self.header.first()
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn counters(&self) -> PublisherCounters {
+        let broken_connections = self.broken_connections.load(Ordering::Relaxed);
+        PublisherCounters { broken_connections, ..self.counters }
+    }
+
+    fn send(&mut self, header: SampleHeader, payload: &[u8]) -> Result<usize, BusError> {
+        let sent = self.send_sample(header, payload);
+        // After the sample: a woken subscriber must find it.
+        if let Some(notifier) = &self.notifier {
+            // The only errors left are about deadlines and event ids, and this service has neither.
+            let _ = notifier.notify();
+        }
+        sent.map_err(|error| {
+            self.counters.send_failures += 1;
+            BusError::Send(error)
+        })
+    }
+
+    fn send_sample(&self, header: SampleHeader, payload: &[u8]) -> Result<usize, SendError> {
+        let mut sample = self.publisher.loan_slice_uninit(blocks_for(payload.len())).map_err(loan_failed)?;
+        *sample.user_header_mut() = header;
+        block::fill(sample.payload_mut(), payload);
+        // SAFETY: `fill` initialised every byte of the payload.
+        unsafe { sample.assume_init() }.send()
+    }
+}
+
+/// The segment has a chunk for every place a sample can be, so a loan cannot fail for want of memory; if one does, the
+/// sample is lost like any other that could not be sent.
+fn loan_failed(error: LoanError) -> SendError {
+    SendError::LoanError(error)
+}
+
+fn create_publisher(
+    name: &BusName,
+    service: BusService,
+    config: &BusConfig,
+    samples: &SampleFactory,
+    broken_connections: &Arc<AtomicU64>,
+) -> Result<Publisher<ipc::Service, [Block], SampleHeader>, BusError> {
+    let broken = Arc::clone(broken_connections);
+    samples
+        .publisher_builder()
+        // Never `RetryUntilDelivered`: it hangs for good when a subscriber is killed. With overflow on nothing is ever
+        // full; should it be, this subscriber loses the sample and the others do not wait.
+        .backpressure_strategy(BackpressureStrategy::DiscardData)
+        // One segment of the computed size, made at start: nothing is allocated later.
+        .allocation_strategy(AllocationStrategy::Static)
+        .initial_max_slice_len(blocks_for(config.frame_bytes_max))
+        .max_loaned_samples(LOANED_SAMPLES)
+        .set_degradation_handler(move |_: DegradationCause, _: &DegradationInfo| {
+            broken.fetch_add(1, Ordering::Relaxed);
+            // One subscriber's broken connection is no reason to fail the others' sample.
+            DegradationAction::Warn
+        })
+        .create()
+        .map_err(|error| match error {
+            PublisherCreateError::ExceedsMaxSupportedPublishers => BusError::NoFreeSlot {
+                service: name.service_text(service),
+                what: "publisher",
+                slots: config.publisher_slots(),
+            },
+            PublisherCreateError::UnableToCreateDataSegment
+            | PublisherCreateError::FailedToDeployThreadsafetyPolicy
+            | PublisherCreateError::UnableToCreatePortTag
+            | PublisherCreateError::UnableToGenerateUniquePublisherId => {
+                BusError::Internal { doing: "creating the publisher", cause: format!("{error:?}") }
+            }
+        })
+}
+
+/// Greater for every publisher opened later on this machine, whatever the wall clock does: nanoseconds since it was
+/// started. Subscribers drop what an earlier incarnation left behind once they have seen a later one. A bus never
+/// outlives its machine's memory, so nothing needs to hold beyond a reboot.
+fn incarnation() -> u64 {
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    since_boot.tv_sec as u64 * 1_000_000_000 + since_boot.tv_nsec as u64
+}
+
+/// A tape has one publisher. Dead ones awaiting cleanup do not count.
+fn refuse_second(
+    samples: &SampleFactory,
+    name: &BusName,
+    service: BusService,
+    own: Option<UniquePublisherId>,
+) -> Result<(), BusError> {
+    let mut others = Vec::new();
+    samples.dynamic_config().list_publishers(|publisher| {
+        if Some(publisher.publisher_id) != own {
+            others.push(publisher.node_id);
+        }
+        CallbackProgression::Continue
+    });
+    for node_id in others {
+        let state = Node::<ipc::Service>::state_of(&name.iceoryx_config()?, node_id).map_err(|error| {
+            BusError::Internal { doing: "looking at another publisher", cause: error.to_string() }
+        })?;
+        let process = match state {
+            None | Some(NodeState::Dead(_)) => continue,
+            Some(NodeState::Alive(node)) => {
+                node.details().as_ref().map(|details| details.process_id().value())
+            }
+            Some(NodeState::Inaccessible(_) | NodeState::Undefined(_)) => None,
+        };
+        return Err(BusError::AnotherPublisher {
+            service: name.service_text(service),
+            process: process.map_or_else(|| "unknown".into(), |process| process.to_string()),
+        });
+    }
+    Ok(())
+}
+
+/// Makes the system set the segment's pages aside now. Shared memory is given out on first touch, and running out of
+/// it then is a SIGBUS in the middle of publishing; here it is an error. It also spares the first round of samples
+/// their page faults.
+fn reserve_memory(
+    name: &BusName,
+    opened: &Opened,
+    publisher: UniquePublisherId,
+    config: &BusConfig,
+) -> Result<(), BusError> {
+    let suffix = opened.node.config().global.service.data_segment_suffix;
+    // iceoryx2 puts a hash of the type between the prefix and the port's id.
+    let (prefix, end) = (name.prefix(), format!("{}{suffix}", publisher.value()));
+    let reserve = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(SHARED_MEMORY_DIR)? {
+            let entry = entry?;
+            let file = entry.file_name();
+            let file = file.to_string_lossy();
+            if file.starts_with(&prefix) && file.ends_with(&end) {
+                let segment = std::fs::OpenOptions::new().read(true).write(true).open(entry.path())?;
+                let bytes = segment.metadata()?.len();
+                rustix::fs::fallocate(&segment, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+                return Ok(());
+            }
+        }
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no segment {prefix}*{end}")))
+    };
+    match reserve() {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            Err(BusError::NotEnoughSharedMemory {
+                required: config.memory_required(),
+                available_bytes: shared_memory_available()?,
+                subscriber_slots: config.subscriber_slots(),
+            })
+        }
+        Err(error) => Err(BusError::Internal { doing: "reserving shared memory", cause: error.to_string() }),
+    }
+}

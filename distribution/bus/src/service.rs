@@ -1,0 +1,340 @@
+//! Creating and opening the iceoryx2 services behind a bus, with every setting stated.
+//!
+//! The publisher creates; subscribers only open, so sizes have one owner. A service outlives its publisher as long as
+//! a subscriber lives, which is why a restarted publisher opens what it finds.
+
+use iceoryx2::config::Config;
+use iceoryx2::node::{Node, NodeBuilder};
+use iceoryx2::prelude::{
+    AttributeVerifier, MessagingPattern, SemanticString, Service, SignalHandlingMode, ipc,
+};
+use iceoryx2::service::attribute::{AttributeKey, AttributeValue};
+use iceoryx2::service::builder::event::{EventCreateError, EventOpenError, EventOpenOrCreateError};
+use iceoryx2::service::builder::publish_subscribe::{
+    PublishSubscribeCreateError, PublishSubscribeOpenError, PublishSubscribeOpenOrCreateError,
+};
+use iceoryx2::service::port_factory::{event, publish_subscribe};
+
+use crate::block::Block;
+use crate::config::{BusConfig, HISTORY_SAMPLES, WakeUp};
+use crate::error::BusError;
+use crate::header::{FORMAT_VERSION, SampleHeader};
+use crate::name::{BusName, BusService};
+
+const FORMAT_KEY: &[u8] = b"matchtape.bus.format";
+
+/// There is one reason to wake up, so one event id.
+const EVENT_ID_MAX: usize = 0;
+
+pub(crate) type SampleFactory = publish_subscribe::PortFactory<ipc::Service, [Block], SampleHeader>;
+pub(crate) type WakeFactory = event::PortFactory<ipc::Service>;
+
+/// An open service and the node it belongs to.
+pub(crate) struct Opened {
+    pub samples: SampleFactory,
+    pub wake: Option<WakeFactory>,
+    pub node: Node<ipc::Service>,
+}
+
+/// Opens the service, or creates it with the sizes of `config`.
+pub(crate) fn create(name: &BusName, service: BusService, config: &BusConfig) -> Result<Opened, BusError> {
+    create_with_format(name, service, config, FORMAT_VERSION)
+}
+
+fn create_with_format(
+    name: &BusName,
+    service: BusService,
+    config: &BusConfig,
+    format: u32,
+) -> Result<Opened, BusError> {
+    let errors = Errors { name, service, slots: config.node_slots() };
+    let node = node(name, service)?;
+    let service_name = name.service_name(service)?;
+    let samples = node
+        .service_builder(&service_name)
+        .publish_subscribe::<[Block]>()
+        .user_header::<SampleHeader>()
+        .max_publishers(config.publisher_slots())
+        .max_subscribers(config.subscriber_slots())
+        .max_nodes(config.node_slots())
+        .subscriber_max_buffer_size(config.buffer_samples)
+        .subscriber_max_borrowed_samples(config.borrowed_samples)
+        .history_size(HISTORY_SAMPLES)
+        // The publisher never waits for a subscriber: the oldest sample makes room, its reader finds the gap.
+        .enable_safe_overflow(true)
+        .open_or_create_with_attributes(&required_format(format)?)
+        .map_err(|error| match error {
+            PublishSubscribeOpenOrCreateError::PublishSubscribeOpenError(error) => errors.open(error),
+            PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
+            PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
+        })?;
+    let wake = match config.wake_up {
+        WakeUp::BusyPoll => None,
+        WakeUp::Event => Some(
+            node.service_builder(&service_name)
+                .event()
+                .max_notifiers(config.publisher_slots())
+                .max_listeners(config.subscriber_slots())
+                .max_nodes(config.node_slots())
+                .event_id_max_value(EVENT_ID_MAX)
+                .disable_deadline()
+                .disable_notifier_created_event()
+                .disable_notifier_dropped_event()
+                .disable_notifier_dead_event()
+                .open_or_create()
+                .map_err(|error| match error {
+                    EventOpenOrCreateError::EventOpenError(error) => errors.open_wake(error),
+                    EventOpenOrCreateError::EventCreateError(error) => errors.create_wake(error),
+                    EventOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
+                })?,
+        ),
+    };
+    Ok(Opened { samples, wake, node })
+}
+
+/// Opens what a publisher has created, with the wake-up service only where the subscriber wants to sleep.
+pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Result<Opened, BusError> {
+    let errors = Errors { name, service, slots: 0 };
+    let node = node(name, service)?;
+    let service_name = name.service_name(service)?;
+    let samples = node
+        .service_builder(&service_name)
+        .publish_subscribe::<[Block]>()
+        .user_header::<SampleHeader>()
+        .open_with_attributes(&required_format(FORMAT_VERSION)?)
+        .map_err(|error| errors.open(error))?;
+    let wake = match wake_up {
+        WakeUp::BusyPoll => None,
+        WakeUp::Event => match node.service_builder(&service_name).event().open() {
+            Ok(wake) => Some(wake),
+            Err(EventOpenError::DoesNotExist) => {
+                return Err(BusError::NoWakeUps { service: name.service_text(service) });
+            }
+            Err(error) => return Err(errors.open_wake(error)),
+        },
+    };
+    Ok(Opened { samples, wake, node })
+}
+
+fn node(name: &BusName, service: BusService) -> Result<Node<ipc::Service>, BusError> {
+    check_root(name, service)?;
+    // The process's own signal handling stays its own.
+    NodeBuilder::new()
+        .config(&name.iceoryx_config()?)
+        .signal_handling_mode(SignalHandlingMode::Disabled)
+        .create::<ipc::Service>()
+        .map_err(|error| BusError::node(error, name.service_text(service), name.root().into()))
+}
+
+/// iceoryx2 reports a folder it may not write to as an internal error, so this looks first.
+fn check_root(name: &BusName, service: BusService) -> Result<(), BusError> {
+    let root = name.root();
+    let usable = std::fs::create_dir_all(root).and_then(|()| {
+        let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        rustix::fs::access(root, access).map_err(std::io::Error::from)
+    });
+    usable.map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            BusError::PermissionDenied { service: name.service_text(service), root: root.into() }
+        }
+        _ => BusError::Internal {
+            doing: "creating the bus's folder",
+            cause: format!("{}: {error}", root.display()),
+        },
+    })
+}
+
+fn format_key() -> Result<AttributeKey, BusError> {
+    AttributeKey::new(FORMAT_KEY)
+        .map_err(|error| BusError::Internal { doing: "naming the format", cause: format!("{error:?}") })
+}
+
+fn required_format(format: u32) -> Result<AttributeVerifier, BusError> {
+    let internal = |cause: String| BusError::Internal { doing: "stating the format", cause };
+    let value =
+        AttributeValue::new(format.to_string().as_bytes()).map_err(|error| internal(format!("{error:?}")))?;
+    AttributeVerifier::new().require(&format_key()?, &value).map_err(|error| internal(format!("{error:?}")))
+}
+
+/// The format a running service states, for the message about it.
+fn format_found(name: &BusName, service: BusService, config: &Config) -> Option<String> {
+    let service_name = name.service_name(service).ok()?;
+    let details = ipc::Service::details(&service_name, config, MessagingPattern::PublishSubscribe).ok()??;
+    let key = format_key().ok()?;
+    let value = details.static_details.attributes().key_value(&key, 0)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Turns iceoryx2's reports into errors that say what to do.
+struct Errors<'a> {
+    name: &'a BusName,
+    service: BusService,
+    slots: usize,
+}
+
+impl Errors<'_> {
+    fn text(&self) -> String {
+        self.name.service_text(self.service)
+    }
+
+    fn permission(&self) -> BusError {
+        BusError::PermissionDenied { service: self.text(), root: self.name.root().into() }
+    }
+
+    fn busy(&self, cause: &str) -> BusError {
+        BusError::Busy { service: self.text(), cause: cause.into() }
+    }
+
+    fn config_changed(&self, reason: &str) -> BusError {
+        BusError::ConfigChanged { service: self.text(), reason: reason.into() }
+    }
+
+    fn corrupted(&self, cause: &dyn std::fmt::Debug) -> BusError {
+        BusError::Corrupted {
+            service: self.text(),
+            cause: format!("{cause:?}"),
+            root: self.name.root().into(),
+            prefix: self.name.prefix(),
+        }
+    }
+
+    fn format(&self) -> BusError {
+        let found =
+            self.name.iceoryx_config().ok().and_then(|config| format_found(self.name, self.service, &config));
+        BusError::FormatVersion {
+            service: self.text(),
+            found: found.unwrap_or_else(|| "unknown".into()),
+            expected: FORMAT_VERSION,
+        }
+    }
+
+    fn internal(&self, cause: &dyn std::fmt::Debug) -> BusError {
+        BusError::Internal { doing: "opening the bus", cause: format!("{cause:?}") }
+    }
+
+    fn open(&self, error: PublishSubscribeOpenError) -> BusError {
+        use PublishSubscribeOpenError as E;
+        match error {
+            E::DoesNotExist => BusError::NotFound { service: self.text(), root: self.name.root().into() },
+            E::InsufficientPermissions => self.permission(),
+            E::VersionMismatch => BusError::IceoryxVersion { service: self.text() },
+            E::IncompatibleTypes | E::IncompatibleAttributes | E::IncompatibleMessagingPattern => {
+                self.format()
+            }
+            E::DoesNotSupportRequestedMinBufferSize => self.config_changed("buffer_samples is larger now"),
+            E::DoesNotSupportRequestedMinHistorySize => self.config_changed("its history is smaller"),
+            E::DoesNotSupportRequestedMinSubscriberBorrowedSamples => {
+                self.config_changed("borrowed_samples is larger now")
+            }
+            E::DoesNotSupportRequestedAmountOfPublishers => {
+                self.config_changed("publishers_spare is larger now")
+            }
+            E::DoesNotSupportRequestedAmountOfSubscribers => {
+                self.config_changed("subscribers_max or subscribers_spare is larger now")
+            }
+            E::DoesNotSupportRequestedAmountOfNodes => self.config_changed("there are more slots now"),
+            E::IncompatibleOverflowBehavior => self.config_changed("its overflow behaviour differs"),
+            E::ExceedsMaxNumberOfNodes => {
+                BusError::NoFreeSlot { service: self.text(), what: "node", slots: self.slots }
+            }
+            E::ServiceInCorruptedState => self.corrupted(&error),
+            E::HangsInCreation | E::IsMarkedForDestruction | E::Interrupt => self.busy(&format!("{error:?}")),
+            E::InternalFailure
+            | E::UnableToCreateServiceTag
+            | E::UnableToAcquireTypeDefinition
+            | E::InvalidTypeDefinition => self.internal(&error),
+        }
+    }
+
+    fn create(&self, error: PublishSubscribeCreateError) -> BusError {
+        use PublishSubscribeCreateError as E;
+        match error {
+            E::InsufficientPermissions => self.permission(),
+            E::ServiceInCorruptedState => self.corrupted(&error),
+            E::AlreadyExists | E::IsBeingCreatedByAnotherInstance | E::HangsInCreation | E::Interrupt => {
+                self.busy(&format!("{error:?}"))
+            }
+            E::SubscriberBufferMustBeLargerThanHistorySize
+            | E::InternalFailure
+            | E::UnableToCreateServiceTag
+            | E::ServiceConfigCouldNotBeCreated
+            | E::UnableToAcquireTypeDefinition
+            | E::InvalidTypeDefinition
+            | E::UnableToGenerateUniqueServiceId => self.internal(&error),
+        }
+    }
+
+    fn open_wake(&self, error: EventOpenError) -> BusError {
+        use EventOpenError as E;
+        match error {
+            E::DoesNotExist => BusError::NotFound { service: self.text(), root: self.name.root().into() },
+            E::InsufficientPermissions => self.permission(),
+            E::VersionMismatch => BusError::IceoryxVersion { service: self.text() },
+            E::IncompatibleMessagingPattern | E::IncompatibleAttributes => self.format(),
+            E::IncompatibleDeadline
+            | E::IncompatibleNotifierCreatedEvent
+            | E::IncompatibleNotifierDroppedEvent
+            | E::IncompatibleNotifierDeadEvent
+            | E::DoesNotSupportRequestedMaxEventId => self.config_changed("its wake-up events differ"),
+            E::DoesNotSupportRequestedAmountOfNotifiers => {
+                self.config_changed("publishers_spare is larger now")
+            }
+            E::DoesNotSupportRequestedAmountOfListeners => {
+                self.config_changed("subscribers_max or subscribers_spare is larger now")
+            }
+            E::DoesNotSupportRequestedAmountOfNodes => self.config_changed("there are more slots now"),
+            E::ExceedsMaxNumberOfNodes => {
+                BusError::NoFreeSlot { service: self.text(), what: "node", slots: self.slots }
+            }
+            E::ServiceInCorruptedState => self.corrupted(&error),
+            E::HangsInCreation | E::IsMarkedForDestruction | E::Interrupt => self.busy(&format!("{error:?}")),
+            E::InternalFailure | E::UnableToCreateServiceTag => self.internal(&error),
+        }
+    }
+
+    fn create_wake(&self, error: EventCreateError) -> BusError {
+        use EventCreateError as E;
+        match error {
+            E::InsufficientPermissions => self.permission(),
+            E::ServiceInCorruptedState => self.corrupted(&error),
+            E::AlreadyExists | E::IsBeingCreatedByAnotherInstance | E::Interrupt => {
+                self.busy(&format!("{error:?}"))
+            }
+            E::InternalFailure
+            | E::UnableToCreateServiceTag
+            | E::ServiceConfigCouldNotBeCreated
+            | E::EventIdExceedsMaxSupportedValue
+            | E::UnableToGenerateUniqueServiceId => self.internal(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_schemas::TapeId;
+
+    use super::*;
+    use crate::name::TestName;
+
+    #[test]
+    fn a_bus_of_another_format_is_refused_with_both_versions() {
+        let test = TestName::new("format", TapeId(1));
+        let name = &test.name;
+        let config = BusConfig { subscribers_max: 1, ..BusConfig::default() };
+        let newer =
+            create_with_format(name, BusService::Live, &config, FORMAT_VERSION + 1).expect("a newer bus");
+        let attempts = [
+            create(name, BusService::Live, &config).err(),
+            open(name, BusService::Live, WakeUp::BusyPoll).err(),
+        ];
+        for error in attempts {
+            match error {
+                Some(BusError::FormatVersion { found, expected: FORMAT_VERSION, .. }) => {
+                    assert_eq!(found, "2")
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(newer);
+    }
+}

@@ -1,0 +1,121 @@
+//! The process at the other end of the tests.
+//!
+//! `bus-test-peer ROOT NAMESPACE publish LAST EPOCH` publishes after LAST; told `frames N COUNT`, `heartbeat`.
+//! `bus-test-peer ROOT NAMESPACE subscribe NEXT UNTIL poll|event [each]` checks every event and says what it gets until
+//! it has passed UNTIL; with `each` also `taken LAST` for each frame.
+//! `bus-test-peer ROOT NAMESPACE open` says whether a subscriber can be opened.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use matchtape_bus::{
+    BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions,
+    WakeUp,
+};
+use matchtape_schemas::Sequence;
+use tape::{TAPE, Tape, check_trades};
+
+mod tape;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [root, namespace, role @ ..] = arguments.as_slice() else { panic!("ROOT NAMESPACE ...") };
+    let name = BusName::with_root(namespace, TAPE, Path::new(root)).expect("name");
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    match role {
+        ["publish", last, epoch] => publish(&name, number(last), number(epoch)),
+        ["subscribe", next, until, wake_up, each @ ..] => {
+            let wake_up = if *wake_up == "event" { WakeUp::Event } else { WakeUp::BusyPoll };
+            subscribe(&name, number(next), number(until), wake_up, !each.is_empty());
+        }
+        ["open"] => match BusSubscriber::open(&name, BusService::Live, &SubscriberOptions::default()) {
+            Ok(_) => say("open"),
+            Err(error) => say(&format!("{error:?} | {error}")),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).expect("the test listens");
+}
+
+fn publish(name: &BusName, last: u64, epoch: u64) {
+    let config = BusConfig {
+        buffer_samples: 4,
+        borrowed_samples: 2,
+        frame_bytes_max: 16 * 1024,
+        ..BusConfig::default()
+    };
+    let mut tape = Tape::after(last, epoch);
+    let mut publisher = match BusPublisher::open(name, BusService::Live, &config, &tape.head) {
+        Ok(publisher) => publisher,
+        Err(error) => return say(&format!("{error:?}")),
+    };
+    say("open");
+    for line in std::io::stdin().lines() {
+        let line = line.expect("text");
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["frames", frames, count] => {
+                for _ in 0..frames.parse::<u64>().expect("a number") {
+                    let frame = tape.trades(count.parse().expect("a number")).to_vec();
+                    publisher.publish(&frame, &tape.watermarks()).expect("publish");
+                }
+                say(&format!("published {}", tape.head.last_sequence));
+            }
+            ["heartbeat"] => {
+                let receivers = publisher.heartbeat(&tape.watermarks()).expect("heartbeat");
+                say(&format!("heartbeat {receivers}"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn subscribe(name: &BusName, next: u64, until: u64, wake_up: WakeUp, each: bool) {
+    let options = SubscriberOptions { next: Some(Sequence(next)), wake_up, ..SubscriberOptions::default() };
+    let mut subscriber = loop {
+        match BusSubscriber::open(name, BusService::Live, &options) {
+            Ok(subscriber) => break subscriber,
+            Err(BusError::NotFound { .. } | BusError::Busy { .. }) => std::thread::yield_now(),
+            Err(error) => return say(&format!("{error:?}")),
+        }
+    };
+    say("open");
+    let (mut events, mut heard) = (0, false);
+    while subscriber.next().expect("given") <= Sequence(until) {
+        match subscriber.poll().expect("poll") {
+            None => {
+                subscriber.wait(Duration::from_millis(100)).expect("wait");
+            }
+            Some(Delivery::Frame(frame)) => {
+                check_trades(&frame.frame());
+                let last = frame.frame().last_sequence();
+                events += last.get() - frame.first_new().get() + 1;
+                if each {
+                    say(&format!("taken {last}"));
+                }
+            }
+            Some(Delivery::Heartbeat { .. }) => {
+                // The first is the sign that the publisher knows this subscriber.
+                if !heard {
+                    say("heartbeat");
+                    heard = true;
+                }
+            }
+            Some(Delivery::Gap { expected, found }) => say(&format!("gap {expected} {found}")),
+            Some(Delivery::Retract { first, last, .. }) => say(&format!("retract {first} {last}")),
+            Some(Delivery::PublisherRestarted { epoch }) => say(&format!("restarted {epoch}")),
+        }
+    }
+    let counters = subscriber.counters();
+    say(&format!(
+        "done next={} events={events} missed={}",
+        subscriber.next().expect("given"),
+        counters.missed
+    ));
+}
