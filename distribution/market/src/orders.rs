@@ -25,6 +25,10 @@ pub enum OrderStatus {
 }
 
 impl OrderStatus {
+    /// Every status.
+    pub const ALL: &'static [Self] =
+        &[Self::Open, Self::Filled, Self::Cancelled, Self::Cleared, Self::Rejected];
+
     /// The word used in queries and JSON.
     pub const fn name(self) -> &'static str {
         match self {

@@ -13,6 +13,11 @@ impl Volume {
     /// Nothing.
     pub const ZERO: Self = Self(0);
 
+    /// From units of 1e-9.
+    pub const fn from_units(units: u128) -> Self {
+        Self(units)
+    }
+
     /// In units of 1e-9.
     #[inline]
     pub const fn units(self) -> u128 {
@@ -25,7 +30,7 @@ impl Volume {
         self.0 == 0
     }
 
-    /// With a quantity more: 2^64 of the largest ones fit, so there is no overflow.
+    /// With a quantity more. 2^64 of the largest ones fit, so summing never overflows.
     #[inline]
     #[must_use]
     pub const fn plus(self, quantity: Quantity) -> Self {

@@ -1,0 +1,26 @@
+//! How a tape is presented to people and machines: rows as JSON lines, CSV or an aligned table.
+//!
+//! One rule for all of them, so that no reader loses digits:
+//!
+//! * what this project counts (sequence, epoch, numbers of orders and trades) is a JSON number; it stays far below 2^53;
+//! * what others chose (order, trade and account ids, venue and producer sequences) is a JSON string of decimal digits,
+//!   because it may be any 64-bit number and browsers round above 2^53;
+//! * prices and quantities are decimal strings without trailing zeros;
+//! * times are nanoseconds since 1970 UTC as strings of decimal digits (in tables: RFC 3339, UTC);
+//! * everything else is a JSON string; what is absent is omitted in JSON and empty in CSV and tables.
+//!
+//! Reading a row back accepts numbers and strings alike.
+//!
+//! Read in this order: `cell` (one value), `row` (declaring rows), `event_row`, `views`, `output`, `time`.
+
+pub mod cell;
+mod event_row;
+mod output;
+mod row;
+pub mod time;
+mod views;
+
+pub use event_row::EventRow;
+pub use output::{Format, Output};
+pub use row::Row;
+pub use views::{CandleRow, LevelRow, OrderRow, TradeRow};
