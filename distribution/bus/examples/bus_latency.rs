@@ -229,7 +229,7 @@ fn measure_bare(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let shared = Shared::new();
     let mut config = Config::default();
-    config.global.prefix = FileName::new(format!("bare_{}_", std::process::id()).as_bytes())?;
+    config.global.prefix = FileName::new(b"mt_bench_bare_")?;
     config.global.set_root_path(&iceoryx2::prelude::Path::new(name.root().as_os_str().as_encoded_bytes())?);
     let open = move || -> Result<_, Box<dyn std::error::Error>> {
         let node = NodeBuilder::new().config(&config).create::<ipc::Service>()?;
@@ -400,7 +400,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn run(rounds: u64) -> Result<(), Box<dyn std::error::Error>> {
     let root = tempfile::tempdir()?;
-    let name = BusName::with_root(&format!("bench-{}", std::process::id()), TAPE, root.path())?;
+    let name = BusName::with_root("bench", TAPE, root.path())?;
     println!("core to core and back: {} ns", core_round_trip_ns()?);
     println!("one-way, ns                events      P50      P99    P99.9   M events/s");
     for events in [1, 32, 128] {

@@ -303,8 +303,8 @@ fn refuse_second(
 }
 
 /// Makes the system set the segment's pages aside now. Shared memory is given out on first touch, and running out of
-/// it then is a SIGBUS in the middle of publishing; here it is an error. It also spares the first round of samples
-/// their page faults.
+/// it then is a SIGBUS in the middle of publishing; here it is an error. (What remains of a first touch is mapping the
+/// page, some microseconds per chunk in the first round.)
 fn reserve_memory(
     name: &BusName,
     opened: &Opened,
