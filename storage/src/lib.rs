@@ -1,6 +1,8 @@
 //! The durable half: write-ahead log, memtable, tables, recovery, reads.
 
 mod disk;
+pub mod limits;
+pub mod wal;
 
 /// A disk that can lose power at any moment, for tests and for simulating whole clusters.
 pub use disk::sim;

@@ -1,0 +1,533 @@
+//! Which files exist: the one atomic switch. A file that the manifest does not name is not part of the store, however whole
+//! it is; a file that it names was durable before it was named.
+//!
+//! ```text
+//! file header | record | record | ...
+//! ```
+//!
+//! | offset | size | field of a record |
+//! |---|---|---|
+//! | 0 | 4 | bytes of the payload |
+//! | 4 | 4 | number of the record in this file, from 1 |
+//! | 8 | 4 | zero |
+//! | 12 | 4 | CRC-32 over tape (8), generation (8), offset of the record in the file (8), bytes 0..12, payload |
+//! | 16 | | payload: edits, one after the other |
+//!
+//! An edit is a tag byte and its fields: `1` file number of a new event table (8), its bytes (8), its footer; `2` file
+//! number of a new index table (8), its bytes (8), its level (1), its footer; `3` file number of a new snapshot (8), its
+//! bytes (8), its footer; `4` the file number of one that is gone (8); `5` the next file number (8).
+//!
+//! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
+//! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
+//! last record is gone. After that, each change appends one record and syncs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use matchtape_schemas::{Sequence, TapeId};
+
+use crate::codec::{Fields, Short};
+use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
+use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
+use crate::snapshot::{SnapshotFooter, SnapshotMeta};
+use crate::sstable::{EventFooter, EventTableMeta, IndexFooter, IndexTableMeta, TableError, new_path};
+use crate::wal::Damage;
+
+/// The manifest's name.
+pub(crate) const MANIFEST: &str = "manifest";
+const RECORD_HEADER_BYTES: usize = 16;
+/// A longer payload is impossible: about a million tables.
+const PAYLOAD_BYTES_MAX: usize = 512 << 20;
+
+/// One change of what exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    AddEvents(EventTableMeta),
+    AddIndex(IndexTableMeta),
+    AddSnapshot(SnapshotMeta),
+    Remove(u64),
+    NextFile(u64),
+}
+
+impl Edit {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::AddEvents(meta) => {
+                out.push(1);
+                out.extend_from_slice(&meta.number.to_le_bytes());
+                out.extend_from_slice(&meta.bytes.to_le_bytes());
+                meta.footer.put(out);
+            }
+            Self::AddIndex(meta) => {
+                out.push(2);
+                out.extend_from_slice(&meta.number.to_le_bytes());
+                out.extend_from_slice(&meta.bytes.to_le_bytes());
+                out.push(meta.level);
+                meta.footer.put(out);
+            }
+            Self::AddSnapshot(meta) => {
+                out.push(3);
+                out.extend_from_slice(&meta.number.to_le_bytes());
+                out.extend_from_slice(&meta.bytes.to_le_bytes());
+                meta.footer.put(out);
+            }
+            Self::Remove(number) => {
+                out.push(4);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            Self::NextFile(number) => {
+                out.push(5);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Result<Self, Short> {
+        let at = fields.at();
+        Ok(match fields.u8()? {
+            1 => Self::AddEvents(EventTableMeta {
+                number: fields.u64()?,
+                bytes: fields.u64()?,
+                footer: EventFooter::read(fields)?,
+            }),
+            2 => Self::AddIndex(IndexTableMeta {
+                number: fields.u64()?,
+                bytes: fields.u64()?,
+                level: fields.u8()?,
+                footer: IndexFooter::read(fields)?,
+            }),
+            3 => Self::AddSnapshot(SnapshotMeta {
+                number: fields.u64()?,
+                bytes: fields.u64()?,
+                footer: SnapshotFooter::read(fields)?,
+            }),
+            4 => Self::Remove(fields.u64()?),
+            5 => Self::NextFile(fields.u64()?),
+            _ => return Err(Short { at }),
+        })
+    }
+}
+
+/// What exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub tape: TapeId,
+    /// Oldest first; each continues the one before.
+    pub event_tables: Vec<EventTableMeta>,
+    /// In the order they were added.
+    pub index_tables: Vec<IndexTableMeta>,
+    /// Oldest first.
+    pub snapshots: Vec<SnapshotMeta>,
+    /// Above every number ever given to a file.
+    pub next_file: u64,
+}
+
+impl Contents {
+    pub(crate) fn empty(tape: TapeId) -> Self {
+        Self { tape, event_tables: Vec::new(), index_tables: Vec::new(), snapshots: Vec::new(), next_file: 1 }
+    }
+
+    /// Every event up to here is in a table, and in the index tables.
+    pub(crate) fn flushed_through(&self) -> Sequence {
+        self.event_tables.last().map_or(Sequence::ZERO, EventTableMeta::last)
+    }
+
+    /// Whether a file of this number is part of the store.
+    pub(crate) fn names(&self, number: u64) -> bool {
+        self.event_tables.iter().any(|table| table.number == number)
+            || self.index_tables.iter().any(|table| table.number == number)
+            || self.snapshots.iter().any(|snapshot| snapshot.number == number)
+    }
+
+    pub(crate) fn apply(&mut self, edit: Edit) {
+        match edit {
+            Edit::AddEvents(meta) => self.event_tables.push(meta),
+            Edit::AddIndex(meta) => self.index_tables.push(meta),
+            Edit::AddSnapshot(meta) => self.snapshots.push(meta),
+            Edit::Remove(number) => {
+                self.event_tables.retain(|table| table.number != number);
+                self.index_tables.retain(|table| table.number != number);
+                self.snapshots.retain(|snapshot| snapshot.number != number);
+            }
+            Edit::NextFile(number) => self.next_file = self.next_file.max(number),
+        }
+    }
+
+    fn edits(&self) -> Vec<Edit> {
+        let mut edits = vec![Edit::NextFile(self.next_file)];
+        edits.extend(self.event_tables.iter().copied().map(Edit::AddEvents));
+        edits.extend(self.index_tables.iter().cloned().map(Edit::AddIndex));
+        edits.extend(self.snapshots.iter().copied().map(Edit::AddSnapshot));
+        edits
+    }
+
+    /// What cannot be, if anything.
+    fn contradiction(&self) -> Option<String> {
+        for pair in self.event_tables.windows(2) {
+            let (before, after) = (pair[0].footer.after, pair[1].footer.before);
+            if before != after {
+                return Some(format!(
+                    "event table {} ends at {} ({:08x}), event table {} begins after {} ({:08x})",
+                    pair[0].number,
+                    before.last_sequence,
+                    before.checksum,
+                    pair[1].number,
+                    after.last_sequence,
+                    after.checksum
+                ));
+            }
+        }
+        let tapes = self.event_tables.iter().map(|table| table.footer.after.tape);
+        let tapes = tapes.chain(self.index_tables.iter().map(|table| table.footer.tape));
+        let tapes = tapes.chain(self.snapshots.iter().map(|snapshot| snapshot.footer.head.tape));
+        for tape in tapes {
+            if tape != self.tape {
+                return Some(format!("a file of tape {tape} on tape {}", self.tape));
+            }
+        }
+        let through = self.flushed_through();
+        if let Some(snapshot) = self.snapshots.iter().find(|snapshot| snapshot.sequence() > through) {
+            return Some(format!("a snapshot at {}, but tables end at {through}", snapshot.sequence()));
+        }
+        None
+    }
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub contents: Contents,
+    pub generation: u64,
+    /// The last record was not whole and was left out: where it begins.
+    pub torn_at: Option<u64>,
+}
+
+fn checksum(tape: TapeId, generation: u64, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&tape.0.to_le_bytes());
+    hasher.update(&generation.to_le_bytes());
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(&header[..12]);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+fn encode_record(tape: TapeId, generation: u64, offset: u64, number: u32, edits: &[Edit]) -> Vec<u8> {
+    let mut record = vec![0; RECORD_HEADER_BYTES];
+    for edit in edits {
+        edit.put(&mut record);
+    }
+    let length = (record.len() - RECORD_HEADER_BYTES) as u32;
+    record[0..4].copy_from_slice(&length.to_le_bytes());
+    record[4..8].copy_from_slice(&number.to_le_bytes());
+    let sum = checksum(tape, generation, offset, &record, &record[RECORD_HEADER_BYTES..]);
+    record[12..16].copy_from_slice(&sum.to_le_bytes());
+    record
+}
+
+/// The payload of the record at `offset`, and its number, if one stands there whole.
+fn record_at(bytes: &[u8], tape: TapeId, generation: u64, offset: usize) -> Option<(u32, &[u8])> {
+    let rest = &bytes[offset..];
+    let header = rest.get(..RECORD_HEADER_BYTES)?;
+    let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    let length = word(0) as usize;
+    if length > PAYLOAD_BYTES_MAX || word(8) != 0 {
+        return None;
+    }
+    let payload = rest.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length)?;
+    (checksum(tape, generation, offset as u64, header, payload) == word(12)).then(|| (word(4), payload))
+}
+
+/// Reads a manifest's bytes. A last record that is not whole is a change that was never promised; anything else that does
+/// not check is damage.
+pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Loaded, TableError> {
+    let damage = |offset: usize, part, expected: String, found: String| {
+        TableError::Damage(Damage { file: path.to_path_buf(), offset: offset as u64, part, expected, found })
+    };
+    let (tape, generation) = file_header::decode(path, FileKind::Manifest, bytes)?;
+    let mut contents = Contents::empty(tape);
+    let (mut offset, mut number) = (FILE_HEADER_BYTES, 0);
+    let mut torn_at = None;
+    while offset < bytes.len() {
+        let found = record_at(bytes, tape, generation, offset);
+        let Some((_, payload)) = found.filter(|(found, _)| *found == number + 1) else {
+            // Records are synced one by one: a later one proves that this one had been whole.
+            let later = (offset + 1..bytes.len()).find(|at| {
+                record_at(bytes, tape, generation, *at).is_some_and(|(later, _)| later > number)
+            });
+            if later.is_some() || number == 0 {
+                let expected = format!("record {}", number + 1);
+                return Err(damage(offset, "record of the manifest", expected, "other bytes".to_owned()));
+            }
+            torn_at = Some(offset as u64);
+            break;
+        };
+        number += 1;
+        let mut fields = Fields::new(payload);
+        while !fields.is_empty() {
+            let edit = Edit::read(&mut fields).map_err(|short| {
+                let at = offset + RECORD_HEADER_BYTES + short.at;
+                damage(at, "edit of the manifest", "a possible one".to_owned(), "another".to_owned())
+            })?;
+            contents.apply(edit);
+        }
+        offset += RECORD_HEADER_BYTES + payload.len();
+    }
+    if number == 0 {
+        return Err(damage(offset, "record of the manifest", "record 1".to_owned(), "the end of the file".to_owned()));
+    }
+    if let Some(contradiction) = contents.contradiction() {
+        return Err(damage(0, "manifest", "files that fit together".to_owned(), contradiction));
+    }
+    Ok(Loaded { contents, generation, torn_at })
+}
+
+/// Reads the manifest; `None` if there is none.
+pub(crate) fn load(disk: &dyn Disk) -> Result<Option<Loaded>, TableError> {
+    let path = Path::new(MANIFEST);
+    let file = match disk.open(path, Access::Read, Caching::Buffered) {
+        Ok(file) => file,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let length = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX);
+    if length > FILE_HEADER_BYTES + 2 * PAYLOAD_BYTES_MAX {
+        return Err(TableError::Damage(Damage {
+            file: path.to_path_buf(),
+            offset: 0,
+            part: "length of the manifest",
+            expected: "a possible one".to_owned(),
+            found: format!("{length} bytes"),
+        }));
+    }
+    let mut bytes = vec![0; length];
+    let read = file.read_at(&mut bytes, 0)?;
+    decode(path, &bytes[..read]).map(Some)
+}
+
+/// The manifest of a store that is open for writing.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    contents: Contents,
+    generation: u64,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+    records: u32,
+    broken: bool,
+}
+
+impl Manifest {
+    /// Writes the whole manifest anew and makes it the one that counts.
+    pub(crate) fn write(disk: &dyn Disk, contents: Contents, generation: u64) -> Result<Self, DiskError> {
+        let path = PathBuf::from(MANIFEST);
+        let temporary = new_path(&path);
+        match disk.remove(&temporary) {
+            Ok(()) => {}
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+        let mut bytes = file_header::encode(FileKind::Manifest, contents.tape, generation).to_vec();
+        let record = encode_record(contents.tape, generation, bytes.len() as u64, 1, &contents.edits());
+        bytes.extend_from_slice(&record);
+        let file = disk.open(&temporary, Access::CreateNew, Caching::Buffered)?;
+        file.write_at(&bytes, 0)?;
+        file.sync_all()?;
+        disk.rename(&temporary, &path)?;
+        disk.sync_directory(Path::new(""))?;
+        Ok(Self { contents, generation, file, length: bytes.len() as u64, records: 1, broken: false })
+    }
+
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Numbers for `count` new files. They are spent even if nothing comes of it.
+    pub(crate) fn take_files(&mut self, count: u64) -> u64 {
+        let first = self.contents.next_file;
+        self.contents.next_file += count;
+        first
+    }
+
+    /// Makes a change durable. After an error nothing more is appended: what the file holds is not known.
+    pub(crate) fn append(&mut self, mut edits: Vec<Edit>) -> Result<(), DiskError> {
+        if self.broken {
+            let source = std::io::Error::other("an earlier change of the manifest failed");
+            return Err(DiskError::new(crate::disk::Operation::Write, self.file.path(), source));
+        }
+        edits.push(Edit::NextFile(self.contents.next_file));
+        let record =
+            encode_record(self.contents.tape, self.generation, self.length, self.records + 1, &edits);
+        self.broken = true;
+        self.file.write_at(&record, self.length)?;
+        self.file.sync_data()?;
+        self.broken = false;
+        self.length += record.len() as u64;
+        self.records += 1;
+        for edit in edits {
+            self.contents.apply(edit);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::sstable::block::BlockAt;
+    use matchtape_schemas::{AcceptedTime, EventTime, Head, InstrumentId, KindMask};
+    use proptest::prelude::*;
+
+    const TAPE: TapeId = TapeId(77);
+
+    fn head(last: u64) -> Head {
+        Head { last_sequence: Sequence(last), checksum: last * 3, ..Head::empty(TAPE) }
+    }
+
+    fn events(number: u64, before: u64, after: u64) -> Edit {
+        let footer = EventFooter {
+            before: head(before),
+            after: head(after),
+            first_accepted: AcceptedTime(1),
+            min_time: EventTime(2),
+            max_time: EventTime(3),
+            kinds: KindMask::ORDERS,
+            min_instrument: InstrumentId(4),
+            max_instrument: InstrumentId(5),
+            frames: 6,
+            blocks: 7,
+            raw_bytes: 8,
+            top: BlockAt { offset: 9, bytes: 10 },
+        };
+        Edit::AddEvents(EventTableMeta { number, bytes: 1000, footer })
+    }
+
+    fn index(number: u64, first: u64, last: u64) -> Edit {
+        let footer = IndexFooter {
+            tape: TAPE,
+            first: Sequence(first),
+            last: Sequence(last),
+            entities: 4,
+            postings: 5,
+            blocks: 6,
+            filter_at: 7,
+            filter_pages: 8,
+            top: BlockAt { offset: 9, bytes: 10 },
+            min_key: b"\x01a".as_slice().into(),
+            max_key: b"\x05zz".as_slice().into(),
+        };
+        Edit::AddIndex(IndexTableMeta { number, bytes: 500, level: 0, footer })
+    }
+
+    fn snapshot(number: u64, at: u64) -> Edit {
+        let footer =
+            SnapshotFooter { head: head(at), sections: 1, top: BlockAt { offset: 1, bytes: 2 }, hash: [3; 32] };
+        Edit::AddSnapshot(SnapshotMeta { number, bytes: 200, footer })
+    }
+
+    fn flush(number: u64, before: u64, after: u64) -> Vec<Edit> {
+        vec![events(number, before, after), index(number + 1, before + 1, after), snapshot(number + 2, after)]
+    }
+
+    /// A manifest of three flushes and a removal, and its bytes.
+    fn example() -> (SimDisk, Contents) {
+        let disk = SimDisk::new(1);
+        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 4).unwrap();
+        for round in 0..3 {
+            let number = manifest.take_files(3);
+            manifest.append(flush(number, round * 10, round * 10 + 10)).unwrap();
+        }
+        manifest.append(vec![Edit::Remove(3)]).unwrap();
+        (disk, manifest.contents().clone())
+    }
+
+    #[test]
+    fn what_was_appended_is_read_back() {
+        let (disk, contents) = example();
+        assert_eq!((contents.event_tables.len(), contents.index_tables.len(), contents.snapshots.len()), (3, 3, 2));
+        let loaded = load(&disk).unwrap().unwrap();
+        assert_eq!((loaded.contents, loaded.generation, loaded.torn_at), (contents.clone(), 4, None));
+        assert_eq!(contents.flushed_through(), Sequence(30));
+        let again = Manifest::write(&disk, contents.clone(), 5).unwrap();
+        assert_eq!(load(&disk).unwrap().unwrap().contents, *again.contents());
+        assert_eq!(*again.contents(), contents);
+    }
+
+    #[test]
+    fn a_cut_anywhere_leaves_whole_records_or_is_an_error() {
+        let (disk, _) = example();
+        let bytes = disk.content(Path::new(MANIFEST)).unwrap();
+        let mut ends = Vec::new();
+        for length in 0..bytes.len() {
+            match decode(Path::new(MANIFEST), &bytes[..length]) {
+                Ok(loaded) => {
+                    let torn = loaded.torn_at.map_or(length as u64, |at| at);
+                    ends.push((torn, loaded.contents.flushed_through().0));
+                }
+                Err(error) => assert!(length < FILE_HEADER_BYTES + RECORD_HEADER_BYTES + 10, "{length}: {error}"),
+            }
+        }
+        ends.dedup();
+        let flushed: Vec<u64> = ends.iter().map(|(_, flushed)| *flushed).collect();
+        assert_eq!(flushed, [0, 10, 20, 30], "one prefix of whole records per stretch");
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_an_error_or_costs_only_the_last_record() {
+        let (disk, contents) = example();
+        let mut bytes = disk.content(Path::new(MANIFEST)).unwrap();
+        let mut last_record = 0;
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(loaded) = decode(Path::new(MANIFEST), &bytes) {
+                // As after a crash in the middle of the last change: nothing rests on it but the change itself.
+                assert!(loaded.torn_at.is_some_and(|at| at as usize <= bit / 8), "bit {bit}");
+                assert_eq!(loaded.contents.event_tables, contents.event_tables);
+                last_record += 1;
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert!(last_record > 0 && last_record < 8 * 64, "{last_record}");
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_together_are_refused() {
+        let disk = SimDisk::new(1);
+        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+        manifest.append(flush(1, 0, 10)).unwrap();
+        manifest.append(flush(4, 11, 20)).unwrap();
+        let error = load(&disk).unwrap_err().to_string();
+        assert!(error.contains("ends at 10") && error.contains("begins after 11"), "{error}");
+    }
+
+    #[test]
+    fn after_a_failed_sync_nothing_more_is_appended() {
+        let disk = SimDisk::new(1);
+        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+        disk.fail_at(disk.operations() + 1, crate::disk::sim::Fault::Eio);
+        assert!(manifest.append(flush(1, 0, 10)).is_err());
+        let operations = disk.operations();
+        assert!(manifest.append(flush(1, 0, 10)).is_err());
+        assert_eq!(disk.operations(), operations, "not even tried");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_at_all_are_refused_without_a_panic(bytes: Vec<u8>, tail in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(decode(Path::new(MANIFEST), &bytes).is_err());
+            let mut bytes = file_header::encode(FileKind::Manifest, TAPE, 1).to_vec();
+            bytes.extend_from_slice(&tail);
+            prop_assert!(decode(Path::new(MANIFEST), &bytes).is_err());
+            // Records that check but hold anything.
+            let mut record = vec![0; RECORD_HEADER_BYTES];
+            record.extend_from_slice(&tail);
+            record[0..4].copy_from_slice(&(tail.len() as u32).to_le_bytes());
+            record[4] = 1;
+            let sum = checksum(TAPE, 1, FILE_HEADER_BYTES as u64, &record, &tail);
+            record[12..16].copy_from_slice(&sum.to_le_bytes());
+            let mut bytes = file_header::encode(FileKind::Manifest, TAPE, 1).to_vec();
+            bytes.extend_from_slice(&record);
+            let _ = decode(Path::new(MANIFEST), &bytes);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The block: what every part of a table is made of.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | stored bytes: of the payload as it lies in the file |
+//! | 4 | 4 | raw bytes: of the payload when decompressed |
+//! | 8 | 1 | what it holds: [`BlockKind`] |
+//! | 9 | 1 | compression: 0 none, 1 LZ4 (block format) |
+//! | 10 | 2 | zero |
+//! | 12 | 4 | CRC-32 over tape (8), file number (8), offset in the file (8), bytes 0..12 and the payload |
+//! | 16 | | payload |
+//!
+//! Tape, file number and offset are not stored but summed: a block that was read from another place, another file or
+//! another tape does not check, even if it is intact.
+
+use std::path::Path;
+
+use matchtape_schemas::TapeId;
+
+use crate::disk::{AlignedBytes, DiskFile};
+use crate::sstable::TableError;
+use crate::wal::Damage;
+
+/// The header before every payload.
+pub(crate) const BLOCK_HEADER_BYTES: usize = 16;
+
+/// The longest payload, raw or stored: it bounds what a damaged length can make us allocate. The top index of an index
+/// table is the largest block there is.
+pub(crate) const BLOCK_RAW_BYTES_MAX: usize = 16 << 20;
+
+/// What a payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum BlockKind {
+    /// Whole frames.
+    Frames = 1,
+    /// Postings of an index.
+    Postings = 2,
+    /// Where the data blocks are.
+    Leaf = 3,
+    /// Where the leaves are.
+    Top = 4,
+    /// A page of an entity filter.
+    Filter = 5,
+    /// What the table is; the last block of the file.
+    Footer = 6,
+    /// What the file is; the first block of the file.
+    Header = 7,
+    /// A section of a snapshot.
+    Section = 8,
+}
+
+impl BlockKind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Frames => "block of frames",
+            Self::Postings => "block of postings",
+            Self::Leaf => "leaf of the index",
+            Self::Top => "top of the index",
+            Self::Filter => "page of the filter",
+            Self::Footer => "footer",
+            Self::Header => "header",
+            Self::Section => "section",
+        }
+    }
+}
+
+/// Which file a block belongs to: part of every checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub tape: TapeId,
+    pub number: u64,
+}
+
+/// Where a block lies in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockAt {
+    pub offset: u64,
+    /// Header and stored payload.
+    pub bytes: u32,
+}
+
+fn checksum(file: FileId, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&file.tape.0.to_le_bytes());
+    hasher.update(&file.number.to_le_bytes());
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(&header[..12]);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// Whether a payload is worth compressing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compress {
+    /// LZ4, if it saves at least an eighth.
+    Lz4,
+    /// Random or tiny bytes.
+    Never,
+}
+
+/// Appends a block to `out`, which ends at `offset` of the file.
+pub(crate) fn put_block(
+    out: &mut Vec<u8>,
+    file: FileId,
+    offset: u64,
+    kind: BlockKind,
+    raw: &[u8],
+    compress: Compress,
+) -> BlockAt {
+    assert!(raw.len() <= BLOCK_RAW_BYTES_MAX, "blocks are bounded");
+    let start = out.len();
+    out.resize(start + BLOCK_HEADER_BYTES, 0);
+    let mut compression = 0;
+    if compress == Compress::Lz4 {
+        let room = lz4_flex::block::get_maximum_output_size(raw.len());
+        out.resize(start + BLOCK_HEADER_BYTES + room, 0);
+        let stored = lz4_flex::block::compress_into(raw, &mut out[start + BLOCK_HEADER_BYTES..])
+            .expect("the output has the maximum size");
+        if stored <= raw.len() - raw.len() / 8 {
+            compression = 1;
+            out.truncate(start + BLOCK_HEADER_BYTES + stored);
+        } else {
+            out.truncate(start + BLOCK_HEADER_BYTES);
+        }
+    }
+    if compression == 0 {
+        out.extend_from_slice(raw);
+    }
+    let stored = out.len() - start - BLOCK_HEADER_BYTES;
+    let (header, payload) = out[start..].split_at_mut(BLOCK_HEADER_BYTES);
+    header[0..4].copy_from_slice(&(stored as u32).to_le_bytes());
+    header[4..8].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+    header[8] = kind as u8;
+    header[9] = compression;
+    let sum = checksum(file, offset, header, payload);
+    header[12..16].copy_from_slice(&sum.to_le_bytes());
+    BlockAt { offset, bytes: (BLOCK_HEADER_BYTES + stored) as u32 }
+}
+
+/// A block's header that is plausible, and its payload that checks.
+struct Opened<'a> {
+    raw_bytes: usize,
+    compressed: bool,
+    payload: &'a [u8],
+}
+
+fn open<'a>(
+    path: &Path,
+    file: FileId,
+    offset: u64,
+    kind: BlockKind,
+    block: &'a [u8],
+) -> Result<Opened<'a>, Damage> {
+    let damage = |expected: String, found: String| Damage {
+        file: path.to_path_buf(),
+        offset,
+        part: kind.name(),
+        expected,
+        found,
+    };
+    if block.len() < BLOCK_HEADER_BYTES {
+        return Err(damage(format!("{BLOCK_HEADER_BYTES} bytes of block header"), format!("{} bytes", block.len())));
+    }
+    let (header, payload) = block.split_at(BLOCK_HEADER_BYTES);
+    let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    let (stored, raw, stated) = (word(0) as usize, word(4) as usize, word(12));
+    if stored != payload.len() {
+        return Err(damage(format!("{} stored bytes", payload.len()), stored.to_string()));
+    }
+    let found = checksum(file, offset, header, payload);
+    if stated != found {
+        return Err(damage(format!("checksum {stated:08x}"), format!("{found:08x}")));
+    }
+    if header[8] != kind as u8 || header[9] > 1 || header[10..12] != [0, 0] {
+        return Err(damage(format!("kind {}", kind as u8), format!("{:02x?}", &header[8..12])));
+    }
+    if raw > BLOCK_RAW_BYTES_MAX || (header[9] == 0 && raw != stored) {
+        return Err(damage("a possible length".to_owned(), raw.to_string()));
+    }
+    Ok(Opened { raw_bytes: raw, compressed: header[9] == 1, payload })
+}
+
+impl Opened<'_> {
+    fn write_raw(&self, out: &mut [u8]) -> Result<(), String> {
+        if !self.compressed {
+            out.copy_from_slice(self.payload);
+            return Ok(());
+        }
+        match lz4_flex::block::decompress_into(self.payload, out) {
+            Ok(written) if written == out.len() => Ok(()),
+            Ok(written) => Err(format!("{written} decompressed bytes of {}", out.len())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn refuse(path: &Path, offset: u64, kind: BlockKind, found: String) -> Damage {
+    Damage { file: path.to_path_buf(), offset, part: kind.name(), expected: "LZ4".to_owned(), found }
+}
+
+/// The raw payload of a block that was read from `offset`.
+pub(crate) fn read_payload(
+    path: &Path,
+    file: FileId,
+    offset: u64,
+    kind: BlockKind,
+    block: &[u8],
+) -> Result<Vec<u8>, Damage> {
+    let opened = open(path, file, offset, kind, block)?;
+    let mut raw = vec![0; opened.raw_bytes];
+    opened.write_raw(&mut raw).map_err(|found| refuse(path, offset, kind, found))?;
+    Ok(raw)
+}
+
+/// The raw payload in aligned memory, and its length.
+pub(crate) fn read_payload_aligned(
+    path: &Path,
+    file: FileId,
+    offset: u64,
+    kind: BlockKind,
+    block: &[u8],
+) -> Result<(AlignedBytes, usize), Damage> {
+    let opened = open(path, file, offset, kind, block)?;
+    let mut raw = AlignedBytes::zeroed(opened.raw_bytes.max(1));
+    opened.write_raw(&mut raw[..opened.raw_bytes]).map_err(|found| refuse(path, offset, kind, found))?;
+    Ok((raw, opened.raw_bytes))
+}
+
+/// Reads a block's bytes, whose place another block states.
+pub(crate) fn load(file: &dyn DiskFile, at: BlockAt, buffer: &mut Vec<u8>) -> Result<(), TableError> {
+    let bytes = at.bytes as usize;
+    if !(BLOCK_HEADER_BYTES..=BLOCK_HEADER_BYTES + BLOCK_RAW_BYTES_MAX).contains(&bytes) {
+        return Err(TableError::Damage(Damage {
+            file: file.path().to_path_buf(),
+            offset: at.offset,
+            part: "place of a block",
+            expected: "a possible length".to_owned(),
+            found: bytes.to_string(),
+        }));
+    }
+    buffer.resize(bytes, 0);
+    let read = file.read_at(buffer, at.offset)?;
+    if read < bytes {
+        return Err(TableError::Damage(Damage {
+            file: file.path().to_path_buf(),
+            offset: at.offset,
+            part: "block",
+            expected: format!("{bytes} bytes"),
+            found: format!("{read} until the file ends"),
+        }));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FILE: FileId = FileId { tape: TapeId(7), number: 3 };
+
+    fn block(raw: &[u8], compress: Compress) -> Vec<u8> {
+        let mut out = Vec::new();
+        let at = put_block(&mut out, FILE, 4096, BlockKind::Postings, raw, compress);
+        assert_eq!((at.offset, at.bytes as usize), (4096, out.len()));
+        out
+    }
+
+    fn read(file: FileId, offset: u64, kind: BlockKind, bytes: &[u8]) -> Result<Vec<u8>, Damage> {
+        read_payload(Path::new("tables/x"), file, offset, kind, bytes)
+    }
+
+    proptest! {
+        #[test]
+        fn a_payload_comes_back_compressed_or_not(raw: Vec<u8>, repeats in 1usize..50) {
+            let raw = raw.repeat(repeats);
+            for compress in [Compress::Lz4, Compress::Never] {
+                let bytes = block(&raw, compress);
+                prop_assert_eq!(&read(FILE, 4096, BlockKind::Postings, &bytes).unwrap(), &raw);
+                let (aligned, length) =
+                    read_payload_aligned(Path::new("x"), FILE, 4096, BlockKind::Postings, &bytes).unwrap();
+                prop_assert_eq!(&aligned[..length], &raw[..]);
+            }
+        }
+
+        #[test]
+        fn any_bytes_at_all_are_refused_without_a_panic(bytes: Vec<u8>) {
+            prop_assert!(read(FILE, 4096, BlockKind::Postings, &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn every_single_flipped_bit_and_every_other_place_is_noticed() {
+        for compress in [Compress::Lz4, Compress::Never] {
+            let mut bytes = block(&b"some postings ".repeat(20), compress);
+            for bit in 0..bytes.len() * 8 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(read(FILE, 4096, BlockKind::Postings, &bytes).is_err(), "bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            assert!(read(FILE, 8192, BlockKind::Postings, &bytes).is_err(), "another offset");
+            assert!(read(FileId { number: 4, ..FILE }, 4096, BlockKind::Postings, &bytes).is_err(), "another file");
+            assert!(read(FileId { tape: TapeId(8), ..FILE }, 4096, BlockKind::Postings, &bytes).is_err());
+            assert!(read(FILE, 4096, BlockKind::Leaf, &bytes).is_err(), "another kind");
+            assert!(read(FILE, 4096, BlockKind::Postings, &bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+}

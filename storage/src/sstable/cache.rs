@@ -1,0 +1,164 @@
+//! A bounded cache of checked, decompressed blocks.
+//!
+//! Second-chance replacement: an entry that was used since the hand last passed stays once more. Bulk scans read past it
+//! ([`Caller::Scan`](super::Caller)), so a replay does not push out what point reads use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::index_table::{IndexLeaf, PostingBlock};
+use super::leaf::EventLeaf;
+use crate::chunk::Chunk;
+
+/// So many independently locked parts.
+const SHARDS: usize = 16;
+
+/// What is cached.
+#[derive(Clone, Debug)]
+pub(crate) enum Cached {
+    Frames(Arc<Chunk>),
+    EventLeaf(Arc<EventLeaf>),
+    Postings(Arc<PostingBlock>),
+    IndexLeaf(Arc<IndexLeaf>),
+    Filter(Arc<[u8]>),
+}
+
+impl Cached {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Frames(chunk) => chunk.memory_bytes(),
+            Self::EventLeaf(leaf) => leaf.memory_bytes(),
+            Self::Postings(block) => block.memory_bytes(),
+            Self::IndexLeaf(leaf) => leaf.memory_bytes(),
+            Self::Filter(page) => page.len(),
+        }
+    }
+}
+
+/// File number and offset.
+type Key = (u64, u64);
+
+#[derive(Debug)]
+struct Slot {
+    key: Key,
+    value: Cached,
+    used: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    places: HashMap<Key, usize>,
+    slots: Vec<Slot>,
+    hand: usize,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct BlockCache {
+    shards: [Mutex<Shard>; SHARDS],
+    shard_bytes_max: usize,
+}
+
+impl BlockCache {
+    /// At most about `bytes_max` of blocks.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), shard_bytes_max: bytes_max / SHARDS }
+    }
+
+    fn shard(&self, key: Key) -> &Mutex<Shard> {
+        let mixed = (key.0 ^ key.1.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &self.shards[(mixed >> 60) as usize % SHARDS]
+    }
+
+    pub(crate) fn get(&self, file: u64, offset: u64) -> Option<Cached> {
+        let mut shard = self.shard((file, offset)).lock();
+        let place = *shard.places.get(&(file, offset))?;
+        let slot = &mut shard.slots[place];
+        slot.used = true;
+        Some(slot.value.clone())
+    }
+
+    pub(crate) fn insert(&self, file: u64, offset: u64, value: Cached) {
+        let key = (file, offset);
+        let mut shard = self.shard(key).lock();
+        let shard = &mut *shard;
+        if shard.places.contains_key(&key) {
+            return;
+        }
+        shard.bytes += value.bytes();
+        shard.places.insert(key, shard.slots.len());
+        shard.slots.push(Slot { key, value, used: true });
+        // The newest entry alone may be larger than the bound; it then goes with the next one.
+        while shard.bytes > self.shard_bytes_max && shard.slots.len() > 1 {
+            shard.evict_one();
+        }
+    }
+
+    /// Memory held, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().bytes).sum()
+    }
+}
+
+impl Shard {
+    fn evict_one(&mut self) {
+        loop {
+            if self.hand >= self.slots.len() {
+                self.hand = 0;
+            }
+            let slot = &mut self.slots[self.hand];
+            if slot.used {
+                slot.used = false;
+                self.hand += 1;
+                continue;
+            }
+            let slot = self.slots.swap_remove(self.hand);
+            self.places.remove(&slot.key);
+            self.bytes -= slot.value.bytes();
+            if let Some(moved) = self.slots.get(self.hand) {
+                self.places.insert(moved.key, self.hand);
+            }
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(byte: u8) -> Cached {
+        Cached::Filter(vec![byte; 1000].into())
+    }
+
+    #[test]
+    fn what_is_cached_stays_within_the_bound_and_is_what_was_inserted() {
+        let cache = BlockCache::new(SHARDS * 10_000);
+        for offset in 0..5000 {
+            cache.insert(offset % 3, offset, page(offset as u8));
+            assert!(cache.bytes() <= SHARDS * 10_000);
+        }
+        let kept = (0..5000).filter(|offset| match cache.get(offset % 3, *offset) {
+            Some(Cached::Filter(page)) => {
+                assert_eq!(page[0], *offset as u8);
+                true
+            }
+            _ => false,
+        });
+        let kept = kept.count();
+        assert!((100..=160).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn an_entry_that_is_used_outlives_those_that_are_not() {
+        let cache = BlockCache::new(SHARDS * 10_000);
+        cache.insert(9, 9, page(1));
+        for offset in 0..5000 {
+            cache.insert(1, offset, page(0));
+            assert!(cache.get(9, 9).is_some(), "after {offset} others");
+        }
+    }
+}

@@ -1,0 +1,683 @@
+//! Reads an index table: the positions of an entity's events.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use matchtape_schemas::{Sequence, TapeId};
+
+use super::block::{BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId};
+use super::cache::{BlockCache, Cached};
+use super::event_table::load_payload;
+use super::filter;
+use super::table_file::{TableFile, open_file};
+use super::{Caller, TableError};
+use crate::codec::{Fields, Short, put_varint};
+use crate::disk::{Disk, DiskFile};
+use crate::entity::{ENTITY_KEY_BYTES_MAX, Selector};
+use crate::file_header::FileKind;
+use crate::wal::Damage;
+
+/// Every so many entries of a block, the whole key is written and its place noted, so that a search skips.
+pub(super) const RESTART_INTERVAL: usize = 16;
+
+/// What an index table is; its last block, and repeated in the manifest.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 8 | tape |
+/// | 8 | 8 | first event covered |
+/// | 16 | 8 | last event covered |
+/// | 24 | 8 | entities |
+/// | 32 | 8 | postings |
+/// | 40 | 8 | blocks of postings |
+/// | 48 | 8 | offset of the first page of the filter; the others follow |
+/// | 56 | 4 | pages of the filter |
+/// | 60 | 4 | bytes of the top of the index |
+/// | 64 | 8 | offset of the top of the index |
+/// | 72 | 2 | bytes of the least key |
+/// | 74 | 2 | bytes of the greatest key |
+/// | 76 | 129 | least key, then zeros |
+/// | 205 | 129 | greatest key, then zeros |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IndexFooter {
+    pub tape: TapeId,
+    pub first: Sequence,
+    pub last: Sequence,
+    pub entities: u64,
+    pub postings: u64,
+    pub blocks: u64,
+    pub filter_at: u64,
+    pub filter_pages: u32,
+    pub top: BlockAt,
+    pub min_key: Box<[u8]>,
+    pub max_key: Box<[u8]>,
+}
+
+impl IndexFooter {
+    pub(crate) const BYTES: usize = 76 + 2 * ENTITY_KEY_BYTES_MAX;
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        let numbers = [
+            self.tape.0,
+            self.first.0,
+            self.last.0,
+            self.entities,
+            self.postings,
+            self.blocks,
+            self.filter_at,
+        ];
+        for number in numbers {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.filter_pages.to_le_bytes());
+        out.extend_from_slice(&self.top.bytes.to_le_bytes());
+        out.extend_from_slice(&self.top.offset.to_le_bytes());
+        out.extend_from_slice(&(self.min_key.len() as u16).to_le_bytes());
+        out.extend_from_slice(&(self.max_key.len() as u16).to_le_bytes());
+        for key in [&self.min_key, &self.max_key] {
+            out.extend_from_slice(key);
+            out.extend(std::iter::repeat_n(0, ENTITY_KEY_BYTES_MAX - key.len()));
+        }
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, Short> {
+        let start = fields.at();
+        let (tape, first, last) = (TapeId(fields.u64()?), fields.sequence()?, fields.sequence()?);
+        let (entities, postings, blocks) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (filter_at, filter_pages) = (fields.u64()?, fields.u32()?);
+        let top_bytes = fields.u32()?;
+        let top = BlockAt { offset: fields.u64()?, bytes: top_bytes };
+        let (min_bytes, max_bytes) = (usize::from(fields.u16()?), usize::from(fields.u16()?));
+        let mut key = |bytes: usize| -> Result<Box<[u8]>, Short> {
+            let at = fields.at();
+            let padded = fields.bytes(ENTITY_KEY_BYTES_MAX)?;
+            let (key, zeros) = padded.split_at_checked(bytes).ok_or(Short { at })?;
+            if zeros.iter().any(|byte| *byte != 0) {
+                return Err(Short { at });
+            }
+            Ok(key.into())
+        };
+        let (min_key, max_key) = (key(min_bytes)?, key(max_bytes)?);
+        if first == Sequence::ZERO || last < first || last == Sequence::MAX || min_key > max_key {
+            return Err(Short { at: start });
+        }
+        Ok(Self {
+            tape,
+            first,
+            last,
+            entities,
+            postings,
+            blocks,
+            filter_at,
+            filter_pages,
+            top,
+            min_key,
+            max_key,
+        })
+    }
+}
+
+/// An index table as the manifest knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IndexTableMeta {
+    pub number: u64,
+    /// The file's length.
+    pub bytes: u64,
+    /// Zero as flushed. Of one entity, the postings in a higher level are older.
+    pub level: u8,
+    pub footer: IndexFooter,
+}
+
+impl IndexTableMeta {
+    pub(crate) fn file(&self) -> TableFile {
+        TableFile { kind: FileKind::Index, number: self.number }
+    }
+}
+
+/// One entry of a leaf or of the top: where a block begins.
+///
+/// Encoded as varints: bytes of the key, the key, first sequence, offset, bytes of the block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LeafEntry {
+    pub key: Box<[u8]>,
+    /// The first posting of its first entry.
+    pub first: Sequence,
+    pub at: BlockAt,
+}
+
+impl LeafEntry {
+    pub(super) fn encode_all(entries: &[Self]) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for entry in entries {
+            put_varint(&mut raw, entry.key.len() as u64);
+            raw.extend_from_slice(&entry.key);
+            put_varint(&mut raw, entry.first.0);
+            put_varint(&mut raw, entry.at.offset);
+            put_varint(&mut raw, u64::from(entry.at.bytes));
+        }
+        raw
+    }
+
+    fn position(&self) -> (&[u8], Sequence) {
+        (&self.key, self.first)
+    }
+}
+
+/// A decoded leaf or top: at least one entry, ascending by key and position.
+#[derive(Debug)]
+pub(crate) struct IndexLeaf {
+    entries: Box<[LeafEntry]>,
+}
+
+impl IndexLeaf {
+    fn decode(path: &Path, offset: u64, raw: &[u8]) -> Result<Self, Damage> {
+        let damage = |found: String| Damage {
+            file: path.to_path_buf(),
+            offset,
+            part: "index of an index table",
+            expected: "entries in order".to_owned(),
+            found,
+        };
+        let mut fields = Fields::new(raw);
+        let mut entries: Vec<LeafEntry> = Vec::new();
+        while !fields.is_empty() {
+            let mut read = || -> Result<LeafEntry, Short> {
+                let length = bounded(&mut fields, ENTITY_KEY_BYTES_MAX)?;
+                let key = fields.bytes(length)?.into();
+                let first = Sequence(fields.varint()?);
+                let at = BlockAt { offset: fields.varint()?, bytes: bounded(&mut fields, u32::MAX as usize)? as u32 };
+                Ok(LeafEntry { key, first, at })
+            };
+            let entry = read().map_err(|short| damage(format!("an impossible field at byte {}", short.at)))?;
+            if entries.last().is_some_and(|before| before.position() >= entry.position()) {
+                return Err(damage(format!("entry {} is not behind the one before", entries.len())));
+            }
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            return Err(damage("none".to_owned()));
+        }
+        Ok(Self { entries: entries.into_boxed_slice() })
+    }
+
+    /// The last entry that begins at or before this place; the first one, if none does.
+    fn seek(&self, key: &[u8], position: Sequence) -> usize {
+        self.entries.partition_point(|entry| entry.position() <= (key, position)).saturating_sub(1)
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| size_of::<LeafEntry>() + entry.key.len()).sum()
+    }
+}
+
+fn bounded(fields: &mut Fields<'_>, max: usize) -> Result<usize, Short> {
+    let at = fields.at();
+    match usize::try_from(fields.varint()?) {
+        Ok(value) if value <= max => Ok(value),
+        _ => Err(Short { at }),
+    }
+}
+
+/// A block of postings.
+///
+/// ```text
+/// u64 base | entry ... | u32 place of every 16th entry ... | u32 how many places
+/// entry    varint bytes of the key shared with the entry before (0 at a noted place)
+///          varint bytes of the rest of the key
+///          varint postings
+///          varint bytes of the encoded postings
+///          the rest of the key
+///          varint first posting minus base, then varint differences, each at least 1
+/// ```
+///
+/// A long list goes on in further entries of the same key.
+#[derive(Debug)]
+pub(crate) struct PostingBlock {
+    raw: Vec<u8>,
+    base: u64,
+    /// Where the entries end and the noted places begin.
+    entries_end: usize,
+    restarts: usize,
+}
+
+/// Why a block of postings cannot be read.
+type Impossible = (usize, &'static str);
+
+impl PostingBlock {
+    pub(super) fn decode(raw: Vec<u8>) -> Result<Self, Impossible> {
+        let count_at = raw.len().checked_sub(4).ok_or((0, "length"))?;
+        let restarts = u32::from_le_bytes(raw[count_at..].try_into().expect("four bytes")) as usize;
+        let places = restarts.checked_mul(4).filter(|_| restarts > 0);
+        let entries_end =
+            places.and_then(|bytes| count_at.checked_sub(bytes)).ok_or((count_at, "number of places"))?;
+        if entries_end < 8 {
+            return Err((count_at, "number of places"));
+        }
+        let base = u64::from_le_bytes(raw[..8].try_into().expect("eight bytes"));
+        let block = Self { raw, base, entries_end, restarts };
+        for number in 0..restarts {
+            if !(8..entries_end).contains(&block.restart(number)) {
+                return Err((entries_end + 4 * number, "place of an entry"));
+            }
+        }
+        Ok(block)
+    }
+
+    fn restart(&self, number: usize) -> usize {
+        let at = self.entries_end + 4 * number;
+        u32::from_le_bytes(self.raw[at..at + 4].try_into().expect("checked when decoded")) as usize
+    }
+
+    /// Calls `visit` with key and postings (encoded) of every entry from the noted place `restart` on, until it says stop.
+    fn walk<'a>(
+        &'a self,
+        restart: usize,
+        mut visit: impl FnMut(&[u8], u64, Fields<'a>) -> Result<bool, Short>,
+    ) -> Result<(), Impossible> {
+        let start = self.restart(restart);
+        let mut fields = Fields::new(&self.raw[start..self.entries_end]);
+        let mut key = Vec::with_capacity(ENTITY_KEY_BYTES_MAX);
+        while !fields.is_empty() {
+            let mut next = || -> Result<bool, Short> {
+                let shared = bounded(&mut fields, key.len())?;
+                let rest = bounded(&mut fields, ENTITY_KEY_BYTES_MAX - shared)?;
+                let count = fields.varint()?;
+                let bytes = bounded(&mut fields, self.raw.len())?;
+                key.truncate(shared);
+                key.extend_from_slice(fields.bytes(rest)?);
+                let postings = Fields::new(fields.bytes(bytes)?);
+                visit(&key, count, postings)
+            };
+            if !next().map_err(|short| (start + short.at, "entry"))? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The last noted place whose key is below `key`; the first one, if none is.
+    fn seek(&self, key: &[u8]) -> Result<usize, Impossible> {
+        let (mut low, mut high) = (0, self.restarts);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut below = false;
+            self.walk(middle, |found, _, _| {
+                below = found < key;
+                Ok(false)
+            })?;
+            if below { low = middle + 1 } else { high = middle }
+        }
+        Ok(low.saturating_sub(1))
+    }
+
+    fn decode_postings(&self, count: u64, mut fields: Fields<'_>, out: &mut Vec<u64>) -> Result<(), Short> {
+        let mut position = self.base;
+        for number in 0..count {
+            let at = fields.at();
+            let step = fields.varint()?;
+            position = position.checked_add(step).filter(|_| number == 0 || step > 0).ok_or(Short { at })?;
+            out.push(position);
+        }
+        if fields.is_empty() { Ok(()) } else { Err(Short { at: fields.at() }) }
+    }
+
+    /// Appends the postings of all keys that are (`exact`) or begin with `key`.
+    fn collect(&self, key: &[u8], exact: bool, out: &mut Vec<u64>) -> Result<(), Impossible> {
+        let restart = self.seek(key)?;
+        self.walk(restart, |found, count, postings| {
+            let wanted = if exact { found == key } else { found.starts_with(key) };
+            if wanted {
+                self.decode_postings(count, postings, out)?;
+            }
+            Ok(wanted || found < key)
+        })
+    }
+
+    /// Every key with its postings, in order.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) -> Result<(), Impossible> {
+        let mut decoded = Vec::new();
+        self.walk(0, |key, count, postings| {
+            decoded.clear();
+            self.decode_postings(count, postings, &mut decoded)?;
+            for position in &decoded {
+                visit(key, *position);
+            }
+            Ok(true)
+        })
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.raw.len()
+    }
+}
+
+/// An index table, opened when first asked.
+#[derive(Debug)]
+pub(crate) struct IndexTable {
+    pub meta: IndexTableMeta,
+    disk: Arc<dyn Disk>,
+    cache: Arc<BlockCache>,
+    opened: OnceLock<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: Arc<dyn DiskFile>,
+    top: IndexLeaf,
+}
+
+impl IndexTable {
+    pub(crate) fn new(meta: IndexTableMeta, disk: Arc<dyn Disk>, cache: Arc<BlockCache>) -> Self {
+        Self { meta, disk, cache, opened: OnceLock::new() }
+    }
+
+    fn id(&self) -> FileId {
+        FileId { tape: self.meta.footer.tape, number: self.meta.number }
+    }
+
+    fn opened(&self) -> Result<&Opened, TableError> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
+        let opened = self.open()?;
+        Ok(self.opened.get_or_init(|| opened))
+    }
+
+    fn open(&self) -> Result<Opened, TableError> {
+        let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
+        let path = file.path().to_path_buf();
+        let mut buffer = Vec::new();
+        let bytes = (BLOCK_HEADER_BYTES + IndexFooter::BYTES) as u32;
+        let footer_at = BlockAt { offset: self.meta.bytes.saturating_sub(u64::from(bytes)), bytes };
+        let raw = load_payload(&path, &*file, self.id(), footer_at, BlockKind::Footer, &mut buffer)?;
+        if IndexFooter::read(&mut Fields::new(&raw)).as_ref() != Ok(&self.meta.footer) {
+            return Err(TableError::Damage(Damage {
+                file: path,
+                offset: footer_at.offset,
+                part: "footer",
+                expected: "the one the manifest states".to_owned(),
+                found: "another".to_owned(),
+            }));
+        }
+        let top_at = self.meta.footer.top;
+        let raw = load_payload(&path, &*file, self.id(), top_at, BlockKind::Top, &mut buffer)?;
+        let top = IndexLeaf::decode(&path, top_at.offset, &raw)?;
+        Ok(Opened { file, top })
+    }
+
+    fn leaf(&self, at: BlockAt) -> Result<Arc<IndexLeaf>, TableError> {
+        if let Some(Cached::IndexLeaf(leaf)) = self.cache.get(self.meta.number, at.offset) {
+            return Ok(leaf);
+        }
+        let file = &self.opened()?.file;
+        let raw = load_payload(file.path(), &**file, self.id(), at, BlockKind::Leaf, &mut Vec::new())?;
+        let leaf = Arc::new(IndexLeaf::decode(file.path(), at.offset, &raw)?);
+        self.cache.insert(self.meta.number, at.offset, Cached::IndexLeaf(Arc::clone(&leaf)));
+        Ok(leaf)
+    }
+
+    fn block(&self, at: BlockAt, caller: Caller) -> Result<Arc<PostingBlock>, TableError> {
+        if let Some(Cached::Postings(block)) = self.cache.get(self.meta.number, at.offset) {
+            return Ok(block);
+        }
+        let block = Arc::new(self.load_block(at)?);
+        if caller == Caller::Point {
+            self.cache.insert(self.meta.number, at.offset, Cached::Postings(Arc::clone(&block)));
+        }
+        Ok(block)
+    }
+
+    fn load_block(&self, at: BlockAt) -> Result<PostingBlock, TableError> {
+        let file = &self.opened()?.file;
+        let raw = load_payload(file.path(), &**file, self.id(), at, BlockKind::Postings, &mut Vec::new())?;
+        PostingBlock::decode(raw).map_err(|impossible| self.refuse(at.offset, impossible))
+    }
+
+    fn refuse(&self, offset: u64, (at, what): Impossible) -> TableError {
+        TableError::Damage(Damage {
+            file: self.meta.file().path(),
+            offset,
+            part: "block of postings",
+            expected: format!("a possible {what} at byte {at} of the payload"),
+            found: "an impossible one".to_owned(),
+        })
+    }
+
+    /// `false`: the entity with this key has no posting here.
+    fn may_hold(&self, key: &[u8]) -> Result<bool, TableError> {
+        let footer = &self.meta.footer;
+        if *key < *footer.min_key || *key > *footer.max_key {
+            return Ok(false);
+        }
+        if footer.filter_pages == 0 {
+            return Ok(true);
+        }
+        let hash = filter::hash(key);
+        let page_bytes = (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u64;
+        let number = filter::page_of(hash, footer.filter_pages);
+        let offset = footer.filter_at.saturating_add(u64::from(number) * page_bytes);
+        if let Some(Cached::Filter(page)) = self.cache.get(self.meta.number, offset) {
+            return Ok(filter::may_contain(&page, hash));
+        }
+        let page = self.load_filter_page(offset)?;
+        let found = filter::may_contain(&page, hash);
+        self.cache.insert(self.meta.number, offset, Cached::Filter(page));
+        Ok(found)
+    }
+
+    fn load_filter_page(&self, offset: u64) -> Result<Arc<[u8]>, TableError> {
+        let file = &self.opened()?.file;
+        let at = BlockAt { offset, bytes: (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u32 };
+        let page = load_payload(file.path(), &**file, self.id(), at, BlockKind::Filter, &mut Vec::new())?;
+        Ok(page.into())
+    }
+
+    /// Every posting, in order, read past the cache; and every page of the filter must know every entity. For `verify`.
+    pub(crate) fn for_each_posting(&self, mut visit: impl FnMut(&[u8], u64)) -> Result<(), TableError> {
+        let pages = (0..self.meta.footer.filter_pages)
+            .map(|number| {
+                let page_bytes = (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u64;
+                self.load_filter_page(self.meta.footer.filter_at + u64::from(number) * page_bytes)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        for leaf_entry in &self.opened()?.top.entries {
+            let file = &self.opened()?.file;
+            let raw = load_payload(file.path(), &**file, self.id(), leaf_entry.at, BlockKind::Leaf, &mut Vec::new())?;
+            let leaf = IndexLeaf::decode(file.path(), leaf_entry.at.offset, &raw)?;
+            for entry in &leaf.entries {
+                let block = self.load_block(entry.at)?;
+                let mut unknown = false;
+                block
+                    .for_each(|key, position| {
+                        let hash = filter::hash(key);
+                        let page = filter::page_of(hash, self.meta.footer.filter_pages) as usize;
+                        unknown |= !pages.get(page).is_some_and(|page| filter::may_contain(page, hash));
+                        visit(key, position);
+                    })
+                    .map_err(|impossible| self.refuse(entry.at.offset, impossible))?;
+                if unknown {
+                    return Err(self.refuse(entry.at.offset, (0, "entity: one is not in the filter")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The postings of a selector in one table, in either direction, a block at a time.
+#[derive(Debug)]
+pub(crate) struct Postings {
+    table: Arc<IndexTable>,
+    key: Vec<u8>,
+    exact: bool,
+    from: Sequence,
+    through: Sequence,
+    forward: bool,
+    caller: Caller,
+    /// The leaf and the number of the entry in it of the block that `ready` came from.
+    place: Option<(usize, usize)>,
+    ready: Vec<u64>,
+    /// How many of `ready` were given.
+    given: usize,
+    done: bool,
+}
+
+impl Postings {
+    /// Those of `selector` in `from..=through`.
+    pub(crate) fn new(
+        table: Arc<IndexTable>,
+        selector: &Selector,
+        from: Sequence,
+        through: Sequence,
+        forward: bool,
+        caller: Caller,
+    ) -> Self {
+        let mut key = Vec::new();
+        selector.write_prefix(&mut key);
+        let exact = selector.entity().is_some();
+        Self { table, key, exact, from, through, forward, caller, place: None, ready: Vec::new(), given: 0, done: false }
+    }
+
+    /// The next position.
+    pub(crate) fn next(&mut self) -> Result<Option<Sequence>, TableError> {
+        loop {
+            if self.given < self.ready.len() {
+                let at = if self.forward { self.given } else { self.ready.len() - 1 - self.given };
+                self.given += 1;
+                return Ok(Some(Sequence(self.ready[at])));
+            }
+            if self.done {
+                return Ok(None);
+            }
+            self.ready.clear();
+            self.given = 0;
+            if self.exact { self.load_next()? } else { self.load_all()? }
+            let (from, through) = (self.from.0, self.through.0);
+            self.ready.retain(|position| (from..=through).contains(position));
+        }
+    }
+
+    fn collect(&mut self, at: BlockAt) -> Result<(), TableError> {
+        let block = self.table.block(at, self.caller)?;
+        let collected = block.collect(&self.key, self.exact, &mut self.ready);
+        collected.map_err(|impossible| self.table.refuse(at.offset, impossible))
+    }
+
+    /// Loads the next block that may hold the key.
+    fn load_next(&mut self) -> Result<(), TableError> {
+        let table = Arc::clone(&self.table);
+        let place = match self.place {
+            None => {
+                if !table.may_hold(&self.key)? {
+                    self.done = true;
+                    return Ok(());
+                }
+                let position = if self.forward { self.from } else { self.through };
+                self.seek(position)?
+            }
+            Some(place) => match self.neighbour(place)? {
+                Some(place) => place,
+                None => {
+                    self.done = true;
+                    return Ok(());
+                }
+            },
+        };
+        self.place = Some(place);
+        let leaf = table.leaf(table.opened()?.top.entries[place.0].at)?;
+        let entry = &leaf.entries[place.1];
+        let beyond = if self.forward {
+            (&*entry.key, entry.first) > (&*self.key, self.through)
+        } else {
+            // A block that begins at or before the first wanted posting is the last one to look at.
+            (&*entry.key, entry.first) <= (&*self.key, self.from)
+        };
+        if self.forward && beyond {
+            self.done = true;
+            return Ok(());
+        }
+        self.done = beyond;
+        self.collect(entry.at)
+    }
+
+    fn seek(&self, position: Sequence) -> Result<(usize, usize), TableError> {
+        let opened = self.table.opened()?;
+        let leaf_number = opened.top.seek(&self.key, position);
+        let leaf = self.table.leaf(opened.top.entries[leaf_number].at)?;
+        Ok((leaf_number, leaf.seek(&self.key, position)))
+    }
+
+    fn neighbour(&self, (leaf_number, entry): (usize, usize)) -> Result<Option<(usize, usize)>, TableError> {
+        let opened = self.table.opened()?;
+        let entries = |number: usize| -> Result<usize, TableError> {
+            Ok(self.table.leaf(opened.top.entries[number].at)?.entries.len())
+        };
+        Ok(match self.forward {
+            true if entry + 1 < entries(leaf_number)? => Some((leaf_number, entry + 1)),
+            true if leaf_number + 1 < opened.top.entries.len() => Some((leaf_number + 1, 0)),
+            false if entry > 0 => Some((leaf_number, entry - 1)),
+            false if leaf_number > 0 => Some((leaf_number - 1, entries(leaf_number - 1)? - 1)),
+            true | false => None,
+        })
+    }
+
+    /// The postings of all keys that begin with the prefix, sorted together. A number's few events in each instrument.
+    fn load_all(&mut self) -> Result<(), TableError> {
+        let table = Arc::clone(&self.table);
+        self.done = true;
+        let forward = std::mem::replace(&mut self.forward, true);
+        let mut place = Some(self.seek(Sequence::ZERO)?);
+        while let Some(at) = place {
+            let leaf = table.leaf(table.opened()?.top.entries[at.0].at)?;
+            let entry = &leaf.entries[at.1];
+            if *entry.key > *self.key && !entry.key.starts_with(&self.key) {
+                break;
+            }
+            self.collect(entry.at)?;
+            place = self.neighbour(at)?;
+        }
+        self.forward = forward;
+        self.ready.sort_unstable();
+        self.ready.dedup();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_at_all_make_a_block_or_an_error_but_no_panic(raw: Vec<u8>, key: Vec<u8>) {
+            if let Ok(block) = PostingBlock::decode(raw.clone()) {
+                let _ = block.collect(&key, true, &mut Vec::new());
+                let _ = block.for_each(|_, _| {});
+            }
+            let _ = IndexLeaf::decode(Path::new("x"), 0, &raw);
+        }
+
+        #[test]
+        fn a_footer_survives_and_any_bytes_at_all_do_not_panic(raw in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = IndexFooter::read(&mut Fields::new(&raw));
+            let footer = IndexFooter {
+                tape: TapeId(1),
+                first: Sequence(2),
+                last: Sequence(3),
+                entities: 4,
+                postings: 5,
+                blocks: 6,
+                filter_at: 7,
+                filter_pages: 8,
+                top: BlockAt { offset: 9, bytes: 10 },
+                min_key: b"\x01".as_slice().into(),
+                max_key: vec![5; ENTITY_KEY_BYTES_MAX].into(),
+            };
+            let mut bytes = Vec::new();
+            footer.put(&mut bytes);
+            prop_assert_eq!(bytes.len(), IndexFooter::BYTES);
+            prop_assert_eq!(IndexFooter::read(&mut Fields::new(&bytes)), Ok(footer));
+        }
+    }
+}

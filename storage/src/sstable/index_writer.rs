@@ -1,0 +1,253 @@
+//! Writes an index table: sorted postings in, compressed blocks out.
+
+use std::path::PathBuf;
+
+use matchtape_schemas::{Sequence, TapeId};
+
+use super::block::{BlockAt, BlockKind, Compress, FileId};
+use super::filter;
+use super::index_table::{IndexFooter, IndexTableMeta, LeafEntry, RESTART_INTERVAL};
+use super::table_file::{FileWriter, TableFile};
+use crate::codec::put_varint;
+use crate::disk::{Disk, DiskError};
+use crate::entity::Entity;
+use crate::file_header::FileKind;
+
+/// A block is closed when it has reached this.
+const BLOCK_BYTES_TARGET: usize = 8 << 10;
+/// A leaf is closed when it has reached this.
+const LEAF_BYTES_TARGET: usize = 4 << 10;
+/// Longer lists go on in a further entry, so that a block stays below twice its target.
+const ENTRY_POSTINGS_MAX: usize = 512;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct IndexTableWriter {
+    out: FileWriter,
+    number: u64,
+    tape: TapeId,
+    covers: (Sequence, Sequence),
+    block: BlockWriter,
+    leaf: Vec<LeafEntry>,
+    leaf_bytes: usize,
+    top: Vec<LeafEntry>,
+    key: Vec<u8>,
+    next_key: Vec<u8>,
+    postings: Vec<u64>,
+    hashes: Vec<u64>,
+    posting_count: u64,
+    blocks: u64,
+    min_key: Vec<u8>,
+}
+
+impl IndexTableWriter {
+    /// A table of the postings of the events `covers.0..=covers.1`.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        number: u64,
+        tape: TapeId,
+        covers: (Sequence, Sequence),
+    ) -> Result<Self, DiskError> {
+        let out = FileWriter::create(disk, TableFile { kind: FileKind::Index, number }, FileId { tape, number })?;
+        Ok(Self {
+            out,
+            number,
+            tape,
+            covers,
+            block: BlockWriter::default(),
+            leaf: Vec::new(),
+            leaf_bytes: 0,
+            top: Vec::new(),
+            key: Vec::new(),
+            next_key: Vec::new(),
+            postings: Vec::with_capacity(ENTRY_POSTINGS_MAX),
+            hashes: Vec::new(),
+            posting_count: 0,
+            blocks: 0,
+            min_key: Vec::new(),
+        })
+    }
+
+    /// Takes in the next posting, in the order of key and position.
+    ///
+    /// # Panics
+    /// If it is not behind the one before.
+    pub(crate) fn add(&mut self, entity: Entity<'_>, sequence: Sequence) -> Result<(), DiskError> {
+        let mut next_key = std::mem::take(&mut self.next_key);
+        entity.write_key(&mut next_key);
+        if next_key == self.key {
+            assert!(self.postings.last().is_none_or(|last| *last < sequence.0), "postings come in order");
+            if self.postings.len() == ENTRY_POSTINGS_MAX {
+                self.close_entry()?;
+            }
+        } else {
+            assert!(next_key > self.key, "keys come in order");
+            self.close_entry()?;
+            std::mem::swap(&mut self.key, &mut next_key);
+            self.hashes.push(filter::hash(&self.key));
+            if self.min_key.is_empty() {
+                self.min_key.clone_from(&self.key);
+            }
+        }
+        self.next_key = next_key;
+        self.postings.push(sequence.0);
+        self.posting_count += 1;
+        Ok(())
+    }
+
+    fn close_entry(&mut self) -> Result<(), DiskError> {
+        if self.postings.is_empty() {
+            return Ok(());
+        }
+        if self.block.is_empty() {
+            let first = Sequence(self.postings[0]);
+            let entry = LeafEntry { key: self.key.clone().into(), first, at: BlockAt { offset: 0, bytes: 0 } };
+            self.leaf_bytes += entry.key.len() + 16;
+            self.leaf.push(entry);
+            self.block.begin(self.covers.0);
+        }
+        self.block.add(&self.key, &self.postings);
+        self.postings.clear();
+        if self.block.bytes() >= BLOCK_BYTES_TARGET {
+            self.close_block()?;
+        }
+        Ok(())
+    }
+
+    fn close_block(&mut self) -> Result<(), DiskError> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let raw = self.block.finish();
+        let at = self.out.block(BlockKind::Postings, raw, Compress::Lz4)?;
+        self.block.clear();
+        self.blocks += 1;
+        self.leaf.last_mut().expect("a block begins with its leaf entry").at = at;
+        if self.leaf_bytes >= LEAF_BYTES_TARGET {
+            self.close_leaf()?;
+        }
+        Ok(())
+    }
+
+    fn close_leaf(&mut self) -> Result<(), DiskError> {
+        let Some(first) = self.leaf.first() else { return Ok(()) };
+        let (key, first) = (first.key.clone(), first.first);
+        let at = self.out.block(BlockKind::Leaf, &LeafEntry::encode_all(&self.leaf), Compress::Lz4)?;
+        self.leaf.clear();
+        self.leaf_bytes = 0;
+        self.top.push(LeafEntry { key, first, at });
+        Ok(())
+    }
+
+    /// Writes filter and index and syncs the file, which still has its temporary name; returns what it is to be called.
+    ///
+    /// # Panics
+    /// If no posting was added.
+    pub(crate) fn finish(mut self) -> Result<(IndexTableMeta, PathBuf), DiskError> {
+        self.close_entry()?;
+        self.close_block()?;
+        assert!(self.posting_count > 0, "every event has at least one posting");
+        let filter_at = self.out.offset();
+        let pages = self.write_filter()?;
+        self.close_leaf()?;
+        let top = self.out.block(BlockKind::Top, &LeafEntry::encode_all(&self.top), Compress::Never)?;
+        let footer = IndexFooter {
+            tape: self.tape,
+            first: self.covers.0,
+            last: self.covers.1,
+            entities: self.hashes.len() as u64,
+            postings: self.posting_count,
+            blocks: self.blocks,
+            filter_at,
+            filter_pages: pages,
+            top,
+            min_key: self.min_key.into(),
+            max_key: self.key.into(),
+        };
+        let mut raw = Vec::new();
+        footer.put(&mut raw);
+        let (bytes, path) = self.out.finish(&raw)?;
+        Ok((IndexTableMeta { number: self.number, bytes, level: 0, footer }, path))
+    }
+
+    fn write_filter(&mut self) -> Result<u32, DiskError> {
+        let pages = filter::page_count(self.hashes.len() as u64);
+        // By page: the page is chosen by the highest bits of the hash.
+        self.hashes.sort_unstable();
+        let mut page = [0; filter::PAGE_BYTES];
+        let mut hashes = self.hashes.iter().peekable();
+        for number in 0..pages {
+            page.fill(0);
+            while let Some(hash) = hashes.next_if(|hash| filter::page_of(**hash, pages) == number) {
+                filter::insert(&mut page, *hash);
+            }
+            self.out.block(BlockKind::Filter, &page, Compress::Never)?;
+        }
+        Ok(pages)
+    }
+}
+
+/// Fills one block of postings; see [`PostingBlock`](super::index_table::PostingBlock) for its layout.
+#[derive(Debug, Default)]
+struct BlockWriter {
+    raw: Vec<u8>,
+    base: u64,
+    restarts: Vec<u32>,
+    entries: usize,
+    last_key: Vec<u8>,
+    encoded: Vec<u8>,
+}
+
+impl BlockWriter {
+    fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    fn bytes(&self) -> usize {
+        self.raw.len() + self.restarts.len() * 4
+    }
+
+    fn begin(&mut self, base: Sequence) {
+        self.base = base.0;
+        self.raw.extend_from_slice(&base.0.to_le_bytes());
+    }
+
+    fn add(&mut self, key: &[u8], postings: &[u64]) {
+        let shared = if self.entries.is_multiple_of(RESTART_INTERVAL) {
+            self.restarts.push(self.raw.len() as u32);
+            0
+        } else {
+            self.last_key.iter().zip(key).take_while(|(left, right)| left == right).count()
+        };
+        self.encoded.clear();
+        let mut before = self.base;
+        for position in postings {
+            put_varint(&mut self.encoded, position - before);
+            before = *position;
+        }
+        put_varint(&mut self.raw, shared as u64);
+        put_varint(&mut self.raw, (key.len() - shared) as u64);
+        put_varint(&mut self.raw, postings.len() as u64);
+        put_varint(&mut self.raw, self.encoded.len() as u64);
+        self.raw.extend_from_slice(&key[shared..]);
+        self.raw.extend_from_slice(&self.encoded);
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.entries += 1;
+    }
+
+    fn finish(&mut self) -> &[u8] {
+        for restart in &self.restarts {
+            self.raw.extend_from_slice(&restart.to_le_bytes());
+        }
+        self.raw.extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
+        &self.raw
+    }
+
+    fn clear(&mut self) {
+        self.raw.clear();
+        self.restarts.clear();
+        self.entries = 0;
+        self.last_key.clear();
+    }
+}

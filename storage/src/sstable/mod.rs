@@ -1,0 +1,73 @@
+//! Tables: immutable files of what was flushed from memory.
+//!
+//! ```text
+//! NNNN.events   file header | frames | frames | ... | leaf | leaf | ... | top | footer
+//! NNNN.index    file header | postings | ... | filter page | ... | leaf | ... | top | footer
+//! ```
+//!
+//! An **event table** holds whole frames, byte for byte, in compressed blocks, in the order of the tape; its key is the
+//! sequence. An **index table** holds postings (index, entity, sequence), sorted. Both have a two-level index: the top
+//! stays in memory with the open table, leaves come through the block cache. Everything is a [`block`] and so is
+//! checked, with its tape, file number and offset, whenever it is read.
+//!
+//! Never decides which tables exist (`manifest.rs`) and never reads one that the manifest did not name.
+
+pub(crate) mod block;
+mod cache;
+mod event_table;
+mod event_writer;
+mod filter;
+mod index_table;
+mod index_writer;
+mod leaf;
+mod table_file;
+
+use crate::disk::DiskError;
+use crate::file_header::{HeaderError, VersionError};
+use crate::wal::Damage;
+
+pub(crate) use self::cache::BlockCache;
+pub(crate) use self::event_table::{EventFooter, EventTable, EventTableMeta};
+pub(crate) use self::event_writer::EventTableWriter;
+pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta, Postings};
+pub(crate) use self::index_writer::IndexTableWriter;
+pub(crate) use self::leaf::BlockEntry;
+pub(crate) use self::table_file::{FileWriter, TABLES, TableFile, install, new_path, open_file};
+
+/// Who reads: decides whether blocks enter the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A lookup: likely to come back.
+    Point,
+    /// A pass over many blocks: would only push out what lookups use.
+    Scan,
+}
+
+/// Why a table cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The bytes are not what was written.
+    #[error("damaged table: {0}")]
+    Damage(Damage),
+    /// The file is a newer release's.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+}
+
+impl From<Damage> for TableError {
+    fn from(damage: Damage) -> Self {
+        Self::Damage(damage)
+    }
+}
+
+impl From<HeaderError> for TableError {
+    fn from(error: HeaderError) -> Self {
+        match error {
+            HeaderError::Damage(damage) => Self::Damage(damage),
+            HeaderError::Version(version) => Self::Version(version),
+        }
+    }
+}

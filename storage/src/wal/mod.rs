@@ -1,0 +1,45 @@
+//! The write-ahead log: the event log itself; everything else in storage can be rebuilt from it.
+//!
+//! ```text
+//! segment file   header | commit | commit | ... | idle block | commit | ... | footer      (blocks of 4096 bytes)
+//! commit         header | frame | frame | ... | zeros
+//! ```
+//!
+//! Read in this order: `segment` and `block` (the bytes), `buffer` (a commit in memory), `writer` (appending),
+//! `group_commit` (the thread around it), `scan` (reading and checking one segment), `recovery` (what the end of the log
+//! is), `reader` (frames by sequence; following a live log). `ON_DISK.md` has the offsets.
+//!
+//! Never reads a clock, never looks inside an event further than its frame's checks do.
+
+mod block;
+mod buffer;
+mod bytes;
+mod config;
+mod error;
+mod follower;
+mod frames;
+mod group_commit;
+mod reader;
+mod recovery;
+mod report;
+mod scan;
+mod segment;
+mod segments;
+mod spare;
+mod tally;
+mod writer;
+
+pub use block::COMMIT_HEADER_BYTES;
+pub use buffer::{BufferPool, CommitBuffer, Refusal};
+pub use config::{Mistakes, Preparation, SyncPolicy, WalConfig, WriteBackend};
+pub use error::{Damage, WalError};
+pub use follower::{WalFollower, WalIdentity, identify};
+pub use frames::{FramePlace, WalFrame, WalFrames};
+pub use group_commit::{AppendError, CommitObserver, GroupCommit, GroupCommitOptions, WhenFull};
+pub use reader::{SegmentFile, WalReader};
+pub use recovery::{OpenedWal, open};
+pub use report::{Cut, CutReason, WalReport};
+pub use segment::{ClusterId, SegmentNumber, SegmentRoot, SegmentTotals};
+pub use segments::{Sealed, SegmentInfo, Segments};
+pub use spare::SpaceProblem;
+pub use writer::{Committed, Writer};

@@ -1,0 +1,519 @@
+//! Opening the log for writing: find the segments, prove the sealed ones by their footers, check every byte of the
+//! open one, decide what its end is, repair it, and hand out a writer.
+//!
+//! The decision (crash rule 3): a place that does not check is a torn tail, unless something later in the log proves
+//! that it had been durable. Then nothing is touched and the error says where and why.
+//!
+//! Everything is read past the page cache after a sync (crash rule 8): the kernel may hold bytes of an earlier process
+//! that never reached the disk, and call them clean.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use matchtape_schemas::{Head, Sequence};
+
+use super::block::{CommitHeader, hex};
+use super::config::{Mistakes, WalConfig};
+use super::error::{Damage, WalError};
+use super::report::{Cut, CutReason, WalReport};
+use super::scan::{
+    Block, First, SegmentScan, Stop, Window, find_proof, open_past_cache, read_footer, read_header,
+};
+use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId, SegmentNumber, SegmentRoot};
+use super::segments::{Sealed, SegmentInfo, Segments};
+use super::spare::Spares;
+use super::tally::Tally;
+use super::writer::{OpenSegment, Resume, Writer, begin, new_segment_id, seal};
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, EntryKind};
+
+/// A log that is ready to be appended to.
+#[derive(Debug)]
+pub struct OpenedWal {
+    /// Appends to it.
+    pub writer: Writer,
+    /// Where the tape stands. Every event up to here is durable; none behind it is on the disk.
+    pub head: Head,
+    /// Its segments, shared with the writer.
+    pub segments: Segments,
+    /// What was found and done.
+    pub report: WalReport,
+}
+
+/// Opens the log below `config.directory`, creating it if there is none. The caller holds the data directory's lock.
+pub fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<OpenedWal, WalError> {
+    config.check()?;
+    create_directory(&*disk, &config.directory)?;
+    let mut report = WalReport::default();
+    let numbers = find_files(&*disk, &config.directory, &mut report)?;
+    let (headers, ready) = read_headers(&disk, &config, &numbers)?;
+    let mut incarnation = [0; 8];
+    disk.random(&mut incarnation)?;
+    let recovery = Recovery { disk, config, incarnation: u64::from_le_bytes(incarnation), report };
+    match headers.split_last() {
+        None => recovery.start(ready),
+        Some((last, sealed)) => recovery.resume(sealed, *last, ready),
+    }
+}
+
+fn create_directory(disk: &dyn Disk, directory: &Path) -> Result<(), WalError> {
+    match disk.create_directory(directory) {
+        Ok(()) => {}
+        Err(error) if error.is_existing() => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Also when it existed: the process that created it may have died before this sync (crash rule 2).
+    disk.sync_directory(directory.parent().unwrap_or(Path::new("")))?;
+    disk.sync_directory(directory)?;
+    Ok(())
+}
+
+/// The numbers of the segment files, which must be dense.
+fn find_files(
+    disk: &dyn Disk,
+    directory: &Path,
+    report: &mut WalReport,
+) -> Result<Vec<SegmentNumber>, WalError> {
+    let mut numbers: Vec<SegmentNumber> = Vec::new();
+    for entry in disk.list(directory)? {
+        let number = SegmentNumber::from_name(&entry.name);
+        let preparing = entry.name.strip_suffix(".new").and_then(SegmentNumber::from_name);
+        match (number, preparing, entry.kind) {
+            (Some(number), _, EntryKind::File) => numbers.push(number),
+            (None, Some(_), EntryKind::File) => {
+                disk.remove(&directory.join(&entry.name))?;
+                report.removed.push(entry.name);
+            }
+            _ => report.ignored.push(entry.name),
+        }
+    }
+    numbers.sort_unstable();
+    check_dense(directory, &numbers)?;
+    Ok(numbers)
+}
+
+pub(super) fn check_dense(directory: &Path, numbers: &[SegmentNumber]) -> Result<(), WalError> {
+    for pair in numbers.windows(2) {
+        if pair[1] != pair[0].next() {
+            return Err(WalError::MissingSegment { file: pair[0].next().path(directory), next: pair[1].0 });
+        }
+    }
+    Ok(())
+}
+
+/// The headers of the segments that were begun, oldest first, and the greatest number whose file exists.
+fn read_headers(
+    disk: &Arc<dyn Disk>,
+    config: &WalConfig,
+    numbers: &[SegmentNumber],
+) -> Result<(Vec<SegmentHeader>, Option<SegmentNumber>), WalError> {
+    let ready = numbers.last().copied();
+    let mut begun = numbers.len();
+    // From the end: prepared segments, which must be empty, until the newest that was begun.
+    while begun > 0 {
+        let number = numbers[begun - 1];
+        let path = number.path(&config.directory);
+        let file = read_durably(&**disk, &path, config.mistakes())?;
+        let damage = match read_header(&file, number, config)? {
+            First::Header(_) => break,
+            First::Zero => {
+                let (expected, found) = ("a header before the commits".to_owned(), "zeros".to_owned());
+                Damage { file: path.clone(), offset: 0, part: "segment header", expected, found }
+            }
+            First::Damaged(damage) => damage,
+        };
+        check_never_begun(&**disk, &file, damage)?;
+        begun -= 1;
+    }
+    if begun == 0
+        && let Some(first) = numbers.first()
+        && *first != SegmentNumber::FIRST
+    {
+        let file = SegmentNumber(first.0 - 1).path(&config.directory);
+        return Err(WalError::MissingSegment { file, next: first.0 });
+    }
+    let mut headers = Vec::with_capacity(begun);
+    for (index, number) in numbers[..begun].iter().enumerate() {
+        let path = number.path(&config.directory);
+        let file = if index + 1 == begun {
+            read_durably(&**disk, &path, config.mistakes())?
+        } else {
+            disk.open(&path, Access::Read, Caching::Buffered)?
+        };
+        let damage = match read_header(&file, *number, config)? {
+            First::Header(header) => {
+                headers.push(header);
+                continue;
+            }
+            First::Damaged(damage) => damage,
+            First::Zero => Damage {
+                file: path,
+                offset: 0,
+                part: "segment header",
+                expected: "a header".to_owned(),
+                found: "zeros".to_owned(),
+            },
+        };
+        return Err(WalError::Corrupt { damage, because: "a later segment was begun".to_owned() });
+    }
+    Ok((headers, ready))
+}
+
+/// Syncs a file, then opens it for reading what the device holds.
+fn read_durably(disk: &dyn Disk, path: &Path, mistakes: Mistakes) -> Result<Arc<dyn DiskFile>, DiskError> {
+    if mistakes.trust_page_cache {
+        return disk.open(path, Access::Read, Caching::Buffered);
+    }
+    disk.open(path, Access::ReadWrite, Caching::Buffered)?.sync_all()?;
+    open_past_cache(disk, path)
+}
+
+/// A file without a good header is a prepared segment only if there is nothing else in it.
+fn check_never_begun(disk: &dyn Disk, file: &Arc<dyn DiskFile>, damage: Damage) -> Result<(), WalError> {
+    let rest = find_proof(file, SegmentId([0; 16]), 0, Sequence::MAX)?;
+    if let Some(offset) = rest.not_zero.iter().find(|offset| **offset >= SEGMENT_START) {
+        let because = format!("something was written behind the header, at byte {offset}");
+        return Err(WalError::Corrupt { damage, because });
+    }
+    if !rest.not_zero.is_empty() {
+        erase(disk, file.path(), &rest.not_zero)?;
+    }
+    Ok(())
+}
+
+/// Overwrites blocks with zeros, durably.
+fn erase(disk: &dyn Disk, path: &Path, blocks: &[u64]) -> Result<(), DiskError> {
+    let file = disk.open(path, Access::ReadWrite, Caching::Buffered)?;
+    let zeros = AlignedBytes::zeroed(BLOCK_BYTES);
+    for offset in blocks {
+        file.write_at(&zeros, *offset)?;
+    }
+    file.sync_all()
+}
+
+/// The end of the open segment, as it was found.
+struct Tail {
+    at: u64,
+    commits: u64,
+    head: Head,
+    ended: bool,
+    proven: Sequence,
+    tally: Tally,
+    footer: Option<Footer>,
+    /// Blocks behind `at` that hold something, and why they are to be cut.
+    stale: Vec<u64>,
+    reason: Option<CutReason>,
+}
+
+struct Recovery {
+    disk: Arc<dyn Disk>,
+    config: WalConfig,
+    incarnation: u64,
+    report: WalReport,
+}
+
+impl Recovery {
+    /// An empty log: begins the first segment.
+    fn start(mut self, ready: Option<SegmentNumber>) -> Result<OpenedWal, WalError> {
+        let head = self.config.start;
+        let first = SegmentNumber::FIRST;
+        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready.unwrap_or(SegmentNumber(0)));
+        let open = self.begin(&spares, first, head, SegmentRoot::NONE, SegmentId([0; 16]))?;
+        let segments = Segments::of(vec![SegmentInfo { number: first, begins: head, sealed: None }]);
+        self.report.segments = 1;
+        self.hand_over(open, head, head.last_sequence, segments, spares)
+    }
+
+    fn resume(
+        mut self,
+        sealed: &[SegmentHeader],
+        last: SegmentHeader,
+        ready: Option<SegmentNumber>,
+    ) -> Result<OpenedWal, WalError> {
+        let mut list = Vec::with_capacity(sealed.len() + 1);
+        for (index, header) in sealed.iter().enumerate() {
+            let next = sealed.get(index + 1).unwrap_or(&last);
+            list.push(self.check_sealed(header, next)?);
+        }
+        let path = last.number.path(&self.config.directory);
+        let tail = self.scan_open(&path, last)?;
+        if tail.head.last_sequence < self.config.known_durable {
+            return Err(WalError::Short { last: tail.head.last_sequence, known: self.config.known_durable });
+        }
+        // From here on the disk is changed.
+        self.cut(&path, &tail)?;
+        let garbage_end = tail.stale.last().map_or(tail.at, |offset| offset + BLOCK_BYTES as u64);
+        let file = self.disk.open(&path, Access::ReadWrite, self.config.caching())?;
+        let at = if self.config.mistakes().append_after_garbage { garbage_end } else { tail.at };
+        let mut open = OpenSegment { header: last, file, at, commits: tail.commits, tally: tail.tally };
+        list.push(SegmentInfo { number: last.number, begins: last.head, sealed: None });
+        self.report.segments = list.len() as u64;
+        let segments = Segments::of(list);
+        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready.unwrap_or(last.number));
+        if tail.footer.is_none() && !tail.ended {
+            return self.hand_over(open, tail.head, tail.proven, segments, spares);
+        }
+        self.report.finished_rotation = true;
+        // Writing the same footer again is harmless; the file may still have to be cut behind it.
+        let sealed = seal(&mut open, tail.head, false)?;
+        segments.seal_last(sealed);
+        let next = last.number.next();
+        let open = self.begin(&spares, next, tail.head, sealed.root, last.id)?;
+        segments.begin(SegmentInfo { number: next, begins: tail.head, sealed: None });
+        self.report.segments += 1;
+        self.hand_over(open, tail.head, tail.head.last_sequence, segments, spares)
+    }
+
+    fn begin(
+        &self,
+        spares: &Spares,
+        number: SegmentNumber,
+        head: Head,
+        previous_root: SegmentRoot,
+        previous_id: SegmentId,
+    ) -> Result<OpenSegment, WalError> {
+        spares.wait(number)?;
+        let path = number.path(&self.config.directory);
+        let file = self.disk.open(&path, Access::ReadWrite, self.config.caching())?;
+        let header = SegmentHeader {
+            id: new_segment_id(&*self.disk)?,
+            cluster: self.config.cluster,
+            number,
+            head,
+            previous_root,
+            previous_id,
+            incarnation: self.incarnation,
+        };
+        begin(file, header)
+    }
+
+    fn hand_over(
+        mut self,
+        open: OpenSegment,
+        head: Head,
+        proven: Sequence,
+        segments: Segments,
+        spares: Spares,
+    ) -> Result<OpenedWal, WalError> {
+        self.report.first_sequence = segments.first_sequence().unwrap_or(Sequence::FIRST).0;
+        self.report.last_sequence = head.last_sequence.0;
+        let Self { disk, config, incarnation, report } = self;
+        let writer = Writer::resume(Resume {
+            disk,
+            config,
+            incarnation,
+            open,
+            head,
+            proven,
+            segments: segments.clone(),
+            spares,
+        });
+        Ok(OpenedWal { writer, head, segments, report })
+    }
+
+    /// A sealed segment is proven by its footer, which the next segment's header repeats.
+    fn check_sealed(
+        &mut self,
+        header: &SegmentHeader,
+        next: &SegmentHeader,
+    ) -> Result<SegmentInfo, WalError> {
+        let path = header.number.path(&self.config.directory);
+        let file = self.disk.open(&path, Access::Read, Caching::Buffered)?;
+        let footer = match read_footer(&file, header)? {
+            Ok(footer) => footer,
+            Err(Stop::Error(error)) => return Err(error),
+            Err(Stop::Damage(damage)) => {
+                return Err(WalError::Corrupt { damage, because: "a later segment was begun".to_owned() });
+            }
+        };
+        check_link(&self.config, footer, header, next)?;
+        let file_bytes = file.len_bytes()?;
+        self.report.sealed_bytes += file_bytes;
+        let sealed = Sealed { ends: footer.head, totals: footer.totals, root: footer.root, file_bytes };
+        Ok(SegmentInfo { number: header.number, begins: header.head, sealed: Some(sealed) })
+    }
+
+    fn scan_open(&mut self, path: &Path, header: SegmentHeader) -> Result<Tail, WalError> {
+        let file = read_durably(&*self.disk, path, self.config.mistakes())?;
+        let mut scan = SegmentScan::new(Arc::clone(&file), header);
+        let mut tally = Tally::new();
+        // Where an unfinished group began, with everything as it was there.
+        let mut before_group: Option<Tail> = None;
+        let mut damage = None;
+        let mut footer = None;
+        loop {
+            let before = (scan.at, scan.commits, scan.head);
+            match scan.next_block() {
+                Ok(Block::Commit(commit)) => {
+                    if !commit.open_group {
+                        before_group = None;
+                    } else if before_group.is_none() && !self.config.mistakes().keep_unfinished_group {
+                        before_group = Some(tail_at(before, &scan, tally.clone()));
+                    }
+                    tally.add_commit(scan.accepted_frames());
+                    self.report.scanned_commits += 1;
+                }
+                Ok(Block::Footer(found)) => {
+                    footer = Some(found);
+                    break;
+                }
+                Ok(Block::Nothing) => break,
+                Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::Damage(found)) => {
+                    if self.config.mistakes().skip_bad_commits && skip_to_next_commit(&mut scan)? {
+                        continue;
+                    }
+                    damage = Some(found);
+                    break;
+                }
+            }
+        }
+        self.report.scanned_bytes = scan.at;
+        let end = tail_at((scan.at, scan.commits, scan.head), &scan, tally);
+        let last_in_group = scan.head.last_sequence;
+        let mut tail = match footer {
+            Some(footer) => {
+                check_root(&file, &end, footer)?;
+                Tail { footer: Some(footer), ..end }
+            }
+            None => self.judge_end(&file, header.id, end, damage)?,
+        };
+        if let Some(before) = before_group {
+            let stale = find_proof(&file, header.id, before.at, before.head.last_sequence.next())?.not_zero;
+            let first = before.head.last_sequence.next().0;
+            let reason = Some(CutReason::UnfinishedGroup { first, last: last_in_group.0 });
+            tail = Tail { stale, reason, proven: tail.proven, ..before };
+        }
+        self.report.replayed_events = tail.head.last_sequence.0 - header.head.last_sequence.0;
+        Ok(tail)
+    }
+
+    /// The scan ended at `tail.at` without a footer: a clean end, a torn tail, or corruption.
+    fn judge_end(
+        &self,
+        file: &Arc<dyn DiskFile>,
+        id: SegmentId,
+        tail: Tail,
+        damage: Option<Damage>,
+    ) -> Result<Tail, WalError> {
+        let next = tail.head.last_sequence.next();
+        let rest = find_proof(file, id, tail.at, next)?;
+        let clean = damage.is_none();
+        let damage = damage.unwrap_or_else(|| Damage {
+            file: file.path().to_path_buf(),
+            offset: tail.at,
+            part: "commit",
+            expected: format!("commit {} from sequence {next}", tail.commits + 1),
+            found: "zeros".to_owned(),
+        });
+        if let Some(because) = rest.proof {
+            return Err(WalError::Corrupt { damage, because });
+        }
+        if clean && rest.not_zero.is_empty() {
+            return Ok(tail);
+        }
+        if self.config.mistakes().torn_tail_is_fatal {
+            return Err(WalError::Corrupt { damage, because: "of a known mistake".to_owned() });
+        }
+        let reason = Some(CutReason::TornTail { damage: damage.to_string() });
+        Ok(Tail { stale: rest.not_zero, reason, ..tail })
+    }
+
+    /// Crash rule 4: the stale tail is erased and synced before the first append.
+    fn cut(&mut self, path: &Path, tail: &Tail) -> Result<(), WalError> {
+        let Some(reason) = &tail.reason else { return Ok(()) };
+        self.report.cut = Some(Cut {
+            file: path.display().to_string(),
+            offset: tail.at,
+            blocks: tail.stale.len() as u64,
+            reason: reason.clone(),
+        });
+        if !self.config.mistakes().append_after_garbage {
+            erase(&*self.disk, path, &tail.stale)?;
+        }
+        Ok(())
+    }
+}
+
+fn tail_at((at, commits, head): (u64, u64, Head), scan: &SegmentScan, tally: Tally) -> Tail {
+    Tail {
+        at,
+        commits,
+        head,
+        ended: scan.ended,
+        proven: scan.proven,
+        tally,
+        footer: None,
+        stale: Vec::new(),
+        reason: None,
+    }
+}
+
+/// A footer whose sums are not those of the commits before it.
+fn check_root(file: &Arc<dyn DiskFile>, tail: &Tail, footer: Footer) -> Result<(), WalError> {
+    let (totals, root) = tail.tally.finish();
+    if (totals, root) == (footer.totals, footer.root) {
+        return Ok(());
+    }
+    let damage = Damage {
+        file: file.path().to_path_buf(),
+        offset: tail.at,
+        part: "footer's sums",
+        expected: format!("root {} of {} events", footer.root, footer.totals.events),
+        found: format!("root {root} of {} events", totals.events),
+    };
+    Err(WalError::Corrupt {
+        damage,
+        because: "the footer was written after its commits were durable".to_owned(),
+    })
+}
+
+/// Checks that `next` continues the segment of `header`, which `footer` seals.
+pub(super) fn check_link(
+    config: &WalConfig,
+    footer: Footer,
+    header: &SegmentHeader,
+    next: &SegmentHeader,
+) -> Result<(), WalError> {
+    let corrupt = |offset, part, expected: String, found: String| {
+        let damage = Damage { file: next.number.path(&config.directory), offset, part, expected, found };
+        let because = format!("segment {} before it is sealed", header.number);
+        Err(WalError::Corrupt { damage, because })
+    };
+    if next.previous_id != header.id {
+        return corrupt(104, "previous segment's id", hex(&header.id.0), hex(&next.previous_id.0));
+    }
+    if next.previous_root != footer.root {
+        return corrupt(
+            72,
+            "previous segment's root",
+            footer.root.to_string(),
+            next.previous_root.to_string(),
+        );
+    }
+    if next.head != footer.head {
+        return corrupt(56, "place on the tape", format!("{:?}", footer.head), format!("{:?}", next.head));
+    }
+    Ok(())
+}
+
+/// The mistake `skip_bad_commits`: goes on at the next place that looks like a commit of this segment.
+fn skip_to_next_commit(scan: &mut SegmentScan) -> Result<bool, WalError> {
+    let mut window = Window::new(Arc::clone(scan.file()));
+    let mut at = scan.at;
+    loop {
+        at += BLOCK_BYTES as u64;
+        let block = window.get(at, BLOCK_BYTES)?;
+        if block.is_empty() {
+            return Ok(false);
+        }
+        if let Ok(commit) = CommitHeader::decode(block)
+            && commit.segment_id == scan.header.id
+        {
+            scan.at = at;
+            scan.commits = commit.commit_number - 1;
+            scan.head.last_sequence = commit.first_sequence.previous();
+            scan.head.checksum = commit.previous_checksum;
+            return Ok(true);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The one place that appends to the log: one write and at most one sync per commit, in the caller's thread.
+//!
+//! ```text
+//! written group end >= durable group end >= durable_through of the last block written
+//! ```
+//!
+//! Never retries and never continues after a failed write or sync: what such a failure left on the disk is
+//! unknown to this process, so the writer is poisoned and recovery decides at the next start.
+
+use std::sync::Arc;
+
+use matchtape_schemas::{FrameFlags, Head, Sequence};
+
+use super::block::{COMMIT_HEADER_BYTES, CommitHeader};
+use super::buffer::{BufferPool, CommitBuffer};
+use super::config::{SyncPolicy, WalConfig};
+use super::error::WalError;
+use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId};
+use super::segments::{Sealed, SegmentInfo, Segments};
+use super::spare::{SpaceProblem, Spares};
+use super::tally::Tally;
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskFile};
+
+/// A commit that was written.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Its frames, from now on read-only and shared.
+    pub commit: Arc<CommitBuffer>,
+    /// The last event handed to the kernel.
+    pub written: Sequence,
+    /// The last event synced. An event whose group has not ended is dropped by recovery even if it is durable: a
+    /// promise about it must wait for the group's end.
+    pub durable: Sequence,
+}
+
+/// Appends commits to the open segment.
+#[derive(Debug)]
+pub struct Writer {
+    disk: Arc<dyn Disk>,
+    config: WalConfig,
+    incarnation: u64,
+    open: OpenSegment,
+    head: Head,
+    durable: Sequence,
+    written_group_end: Sequence,
+    durable_group_end: Sequence,
+    /// What the blocks on the disk prove to have been durable.
+    proven: Sequence,
+    /// Written and reported; its sum is still to be added to the tally, off the path of the one who waits.
+    untallied: Option<Arc<CommitBuffer>>,
+    /// The last frame ended the segment: seal it, begin the next.
+    rotation_due: bool,
+    poison: Option<Arc<WalError>>,
+    segments: Segments,
+    spares: Spares,
+    buffers: Arc<BufferPool>,
+}
+
+/// The segment that commits go to.
+#[derive(Debug)]
+pub(super) struct OpenSegment {
+    pub(super) header: SegmentHeader,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Where the next block goes.
+    pub(super) at: u64,
+    /// The number of the last commit.
+    pub(super) commits: u64,
+    pub(super) tally: Tally,
+}
+
+/// What recovery hands to a new writer: a log whose every byte up to `open.at` is durable.
+pub(super) struct Resume {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) config: WalConfig,
+    pub(super) incarnation: u64,
+    pub(super) open: OpenSegment,
+    pub(super) head: Head,
+    pub(super) proven: Sequence,
+    pub(super) segments: Segments,
+    pub(super) spares: Spares,
+}
+
+impl Writer {
+    pub(super) fn resume(resume: Resume) -> Self {
+        let Resume { disk, config, incarnation, open, head, proven, segments, spares } = resume;
+        spares.prepare(open.header.number.next());
+        let buffers = BufferPool::new(config.commit_bytes, 8);
+        Self {
+            disk,
+            config,
+            incarnation,
+            open,
+            head,
+            durable: head.last_sequence,
+            written_group_end: head.last_sequence,
+            durable_group_end: head.last_sequence,
+            proven,
+            untallied: None,
+            rotation_due: false,
+            poison: None,
+            segments,
+            spares,
+            buffers,
+        }
+    }
+
+    /// Where the tape stands: what the next commit must continue.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The last event synced.
+    pub fn durable(&self) -> Sequence {
+        self.durable
+    }
+
+    /// The segments of this log.
+    pub fn segments(&self) -> Segments {
+        self.segments.clone()
+    }
+
+    /// Where empty commit buffers come from.
+    pub fn buffers(&self) -> &Arc<BufferPool> {
+        &self.buffers
+    }
+
+    /// Says when new events should be refused for want of disk space.
+    pub fn space_problem(&self) -> SpaceProblem {
+        self.spares.problem()
+    }
+
+    /// The log's configuration.
+    pub fn config(&self) -> &WalConfig {
+        &self.config
+    }
+
+    /// Whether the next frame should carry [`FrameFlags::ENDS_SEGMENT`]: the segment is full and the next one prepared.
+    pub fn wants_segment_end(&self) -> bool {
+        let number = self.open.header.number.next();
+        !self.rotation_due && self.open.at >= self.config.segment_limit() && self.spares.is_ready(number)
+    }
+
+    /// Whether [`Writer::idle`] would write a block.
+    pub fn has_unproven(&self) -> bool {
+        self.poison.is_none() && self.proven < self.durable_group_end
+    }
+
+    /// Whether something written is not yet synced.
+    pub fn has_unsynced(&self) -> bool {
+        self.poison.is_none() && self.durable < self.head.last_sequence
+    }
+
+    /// Writes one commit; it is durable on return under [`SyncPolicy::EveryBatch`].
+    ///
+    /// A refusal ([`WalError::Chain`], [`WalError::Rule`], a full disk where a segment must begin) writes nothing; any
+    /// other error is final.
+    pub fn commit(&mut self, mut buffer: CommitBuffer) -> Result<Committed, WalError> {
+        self.check_poison()?;
+        self.maintain()?;
+        let (Some(first), Some(last)) = (buffer.first_frame(), buffer.last_frame()) else {
+            return Err(WalError::Rule("a commit holds at least one frame"));
+        };
+        first.check_follows(&self.head)?;
+        let ends_segment = last.flags.contains(FrameFlags::ENDS_SEGMENT);
+        if ends_segment && !last.ends_group() {
+            return Err(WalError::Rule("a segment ends with a group"));
+        }
+        let header = CommitHeader {
+            segment_id: self.open.header.id,
+            commit_number: self.open.commits + 1,
+            first_sequence: first.first_sequence,
+            last_sequence: last.last_sequence(),
+            durable_through: self.durable_group_end,
+            frame_bytes: u32::try_from(buffer.frame_bytes().len()).expect("bounded by COMMIT_BYTES_MAX"),
+            frame_count: buffer.frame_count(),
+            previous_checksum: self.head.checksum,
+            last_checksum: last.checksum,
+            incarnation: self.incarnation,
+            open_group: !last.ends_group(),
+        };
+        let bytes = buffer.finish(&header);
+        if let Err(error) = self.open.file.write_at(bytes, self.open.at) {
+            return Err(self.poison_with(error.into()));
+        }
+        self.open.at += header.total_bytes();
+        self.open.commits += 1;
+        self.proven = header.durable_through;
+        self.head = last.head();
+        if last.ends_group() {
+            self.written_group_end = last.last_sequence();
+        }
+        self.rotation_due = ends_segment;
+        match self.config.sync {
+            SyncPolicy::EveryBatch => self.sync()?,
+            SyncPolicy::Interval(_) | SyncPolicy::None => {}
+        }
+        let commit = buffer.share();
+        self.untallied = Some(Arc::clone(&commit));
+        Ok(Committed { commit, written: self.head.last_sequence, durable: self.durable })
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&mut self) -> Result<(), WalError> {
+        self.check_poison()?;
+        if self.config.caching() != Caching::DirectSync && !self.config.mistakes().report_before_sync {
+            let mut synced = self.open.file.sync_data();
+            if synced.is_err() && self.config.mistakes().retry_failed_sync {
+                synced = self.open.file.sync_data();
+            }
+            if let Err(error) = synced {
+                return Err(self.poison_with(error.into()));
+            }
+        }
+        self.durable = self.head.last_sequence;
+        self.durable_group_end = self.written_group_end;
+        Ok(())
+    }
+
+    /// Does what was put off so that no one had to wait for it: sums, sealing, beginning the next segment. The next
+    /// commit does it otherwise.
+    ///
+    /// A full disk is an error that is not final: nothing was changed, and a later call tries again.
+    pub fn maintain(&mut self) -> Result<(), WalError> {
+        self.check_poison()?;
+        self.tally();
+        if self.rotation_due {
+            self.spares.wait(self.open.header.number.next())?;
+            self.rotate().map_err(|error| self.poison_with(error))?;
+        }
+        Ok(())
+    }
+
+    /// Called when nothing more has arrived: writes one empty block, and syncs it, so that the last durable group is
+    /// provably durable (to a read-only reader, and to recovery as against a torn tail).
+    pub fn idle(&mut self) -> Result<(), WalError> {
+        self.maintain()?;
+        if !self.has_unproven() {
+            return Ok(());
+        }
+        let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+        let header = CommitHeader {
+            segment_id: self.open.header.id,
+            commit_number: self.open.commits + 1,
+            first_sequence: self.head.last_sequence.next(),
+            last_sequence: self.head.last_sequence,
+            durable_through: self.durable_group_end,
+            frame_bytes: 0,
+            frame_count: 0,
+            previous_checksum: self.head.checksum,
+            last_checksum: self.head.checksum,
+            incarnation: self.incarnation,
+            open_group: self.written_group_end != self.head.last_sequence,
+        };
+        header.encode(&mut block[..COMMIT_HEADER_BYTES]);
+        if let Err(error) = self.open.file.write_at(&block, self.open.at) {
+            return Err(self.poison_with(error.into()));
+        }
+        self.open.at += BLOCK_BYTES as u64;
+        self.open.commits += 1;
+        self.open.tally.add_commit(&[]);
+        self.proven = header.durable_through;
+        self.sync()
+    }
+
+    /// Makes everything durable and provable.
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.maintain()?;
+        self.sync()?;
+        self.idle()
+    }
+
+    /// Removes the oldest segments whose every event is at or below `through`; never the open one. Returns the first
+    /// sequence the log still holds. The caller has made sure that nothing needs them (crash rule 5).
+    pub fn drop_segments_through(&mut self, through: Sequence) -> Result<Sequence, WalError> {
+        while let Some(oldest) = self.segments.drop_oldest(through) {
+            self.disk.remove(&oldest.number.path(&self.config.directory))?;
+            // One at a time, oldest first: a power loss never leaves a hole in the chain.
+            self.disk.sync_directory(&self.config.directory)?;
+        }
+        Ok(self.segments.first_sequence().unwrap_or(Sequence::FIRST))
+    }
+
+    fn tally(&mut self) {
+        if let Some(commit) = self.untallied.take() {
+            self.open.tally.add_commit(commit.frame_bytes());
+        }
+    }
+
+    fn rotate(&mut self) -> Result<(), WalError> {
+        let skip_sync = self.config.mistakes().rotate_without_sync;
+        if self.durable < self.head.last_sequence {
+            self.sync()?;
+        }
+        let sealed = seal(&mut self.open, self.head, skip_sync)?;
+        self.segments.seal_last(sealed);
+        let number = self.open.header.number.next();
+        let path = number.path(&self.config.directory);
+        let header = SegmentHeader {
+            id: new_segment_id(&*self.disk)?,
+            cluster: self.config.cluster,
+            number,
+            head: self.head,
+            previous_root: sealed.root,
+            previous_id: self.open.header.id,
+            incarnation: self.incarnation,
+        };
+        let file = self.disk.open(&path, Access::ReadWrite, self.config.caching())?;
+        self.open = begin(file, header)?;
+        self.segments.begin(SegmentInfo { number, begins: self.head, sealed: None });
+        // The new header, durable by now, proves everything before it.
+        self.proven = self.durable_group_end;
+        self.rotation_due = false;
+        self.spares.prepare(number.next());
+        Ok(())
+    }
+
+    fn check_poison(&self) -> Result<(), WalError> {
+        match &self.poison {
+            None => Ok(()),
+            Some(cause) => Err(WalError::Poisoned(Arc::clone(cause))),
+        }
+    }
+
+    fn poison_with(&mut self, error: WalError) -> WalError {
+        let cause = match error {
+            WalError::Poisoned(cause) => cause,
+            other => Arc::new(other),
+        };
+        self.poison = Some(Arc::clone(&cause));
+        WalError::Poisoned(cause)
+    }
+}
+
+/// Writes the footer after the last block, cuts the file there, and makes both durable.
+pub(super) fn seal(open: &mut OpenSegment, head: Head, skip_sync: bool) -> Result<Sealed, WalError> {
+    let (totals, root) = open.tally.finish();
+    let footer = Footer {
+        id: open.header.id,
+        first_sequence: open.header.head.last_sequence.next(),
+        head,
+        totals,
+        root,
+    };
+    let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+    footer.encode(&mut block);
+    open.file.write_at(&block, open.at)?;
+    let file_bytes = open.at + BLOCK_BYTES as u64;
+    if !skip_sync {
+        // The footer first: a file that is short and has no footer could not be told from a damaged one.
+        open.file.sync_data()?;
+        open.file.set_len(file_bytes)?;
+        open.file.sync_all()?;
+    }
+    Ok(Sealed { ends: head, totals, root, file_bytes })
+}
+
+/// Writes a segment's header, durable on return, over a prepared file.
+pub(super) fn begin(file: Arc<dyn DiskFile>, header: SegmentHeader) -> Result<OpenSegment, WalError> {
+    let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+    header.encode(&mut block);
+    file.write_at(&block, 0)?;
+    file.sync_data()?;
+    Ok(OpenSegment { header, file, at: SEGMENT_START, commits: 0, tally: Tally::new() })
+}
+
+/// Draws the identity of a new segment.
+pub(super) fn new_segment_id(disk: &dyn Disk) -> Result<SegmentId, WalError> {
+    let mut id = [0; 16];
+    disk.random(&mut id)?;
+    Ok(SegmentId(id))
+}

@@ -1,0 +1,304 @@
+//! The log loses power, or its process, at every operation of a recorded run, and is judged by what it then holds.
+//!
+//! Each known mistake of [`Mistakes`] is switched on once, to show that the judge would notice it.
+
+mod support;
+
+use std::sync::Arc;
+
+use matchtape_schemas::{FrameFlags, Sequence};
+use matchtape_storage::Disk;
+use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
+use matchtape_storage::wal::{self, Mistakes, SyncPolicy, WalConfig, WalError, WriteBackend};
+use support::{FrameMaker, History, judge, small_config};
+
+/// What is tried at each crash point.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// Seeded choices of what survives, beside "nothing" and "everything".
+    seeds: u64,
+    /// Of the crash points of each recovery, one in this many is tried; zero: none.
+    second_crash_every: usize,
+}
+
+const FULL: Effort = Effort { seeds: 4, second_crash_every: 6 };
+const QUICK: Effort = Effort { seeds: 6, second_crash_every: 0 };
+
+fn choices(effort: Effort, operation: usize) -> Vec<PowerLoss> {
+    let seeded = (0..effort.seeds).map(|seed| PowerLoss::Seeded(seed * 1_000_003 + operation as u64));
+    [PowerLoss::LoseUnsynced, PowerLoss::KeepUnsynced].into_iter().chain(seeded).collect()
+}
+
+/// Writes a tape with several rotations, small and large groups, idle blocks and a restart; ends in the middle.
+fn record(disk: &SimDisk, config: &WalConfig, seed: u64) -> History {
+    let mut history = History::default();
+    let mut maker: Option<FrameMaker> = None;
+    for life in 0..2 {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let opened = wal::open(shared, config.clone()).expect("a healthy log opens");
+        let mut writer = opened.writer;
+        let maker = maker.get_or_insert_with(|| FrameMaker::new(opened.head, seed));
+        assert_eq!(maker.head, opened.head, "a clean restart loses nothing");
+        for step in 0..26 {
+            let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            let large_group = step % 9 == 4;
+            if large_group {
+                for _ in 0..2 {
+                    let open = maker.commit(&writer, 2, true, FrameFlags::NONE);
+                    history.commit(disk, &mut writer, open).expect("committed");
+                }
+            }
+            let frames = 1 + maker.below(4);
+            let buffer = maker.commit(&writer, frames, false, ends);
+            history.commit(disk, &mut writer, buffer).expect("committed");
+            if step % 5 == 2 {
+                writer.idle().expect("idle");
+            }
+            if step % 7 == 6 && config.sync != SyncPolicy::EveryBatch {
+                writer.sync().expect("synced");
+                history.durable.push((disk.operations(), history.group_end(writer.durable())));
+            }
+        }
+        if life == 0 {
+            writer.close().expect("closed");
+            let end = disk.operations();
+            history.durable.push((end, history.group_end(Sequence::MAX)));
+        }
+    }
+    history
+}
+
+/// Every violation found by crashing at every operation.
+fn violations(
+    disk: &SimDisk,
+    config: &WalConfig,
+    history: &History,
+    effort: Effort,
+    enough: usize,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    disk.for_each_crash_point(|point| {
+        let operation = point.operation;
+        let durable = history.durable_at(operation);
+        for choice in choices(effort, operation) {
+            if found.len() >= enough {
+                return;
+            }
+            let lost = point.power_loss(choice);
+            if let Err(wrong) = survive(&lost, config, history, operation, durable, effort) {
+                found.push(format!("power lost at operation {operation} ({choice:?}): {wrong}"));
+            }
+        }
+        let killed = point.killed();
+        let written = history.written_at(operation);
+        if let Err(wrong) = survive(&killed, config, history, operation, written, effort) {
+            found.push(format!("killed at operation {operation}: {wrong}"));
+        }
+    });
+    found
+}
+
+/// Recovers, writes on, loses power again, recovers again; and loses power in the middle of the first recovery.
+fn survive(
+    disk: &SimDisk,
+    config: &WalConfig,
+    history: &History,
+    begun: usize,
+    at_least: Sequence,
+    effort: Effort,
+) -> Result<(), String> {
+    let (mut writer, head) = judge(disk, config, history, begun, at_least)?;
+    let recovered = disk.operations();
+    // From now on the recovered events are promised: rule 8.
+    let again = disk.crash_at(recovered, PowerLoss::LoseUnsynced);
+    judge(&again, config, history, begun, head.last_sequence)
+        .map_err(|wrong| format!("after recovery: {wrong}"))?;
+
+    let mut later = History { frames: Vec::new(), ..History::default() };
+    later.frames.extend(
+        history
+            .frames
+            .iter()
+            .filter(|(_, frame)| frame.last_sequence() <= head.last_sequence)
+            .map(|(_, f)| (0, *f)),
+    );
+    let mut maker = FrameMaker::new(head, begun as u64);
+    for _ in 0..3 {
+        let buffer = maker.commit(&writer, 2, false, FrameFlags::NONE);
+        later.commit(disk, &mut writer, buffer).map_err(|error| format!("cannot write on: {error}"))?;
+    }
+    writer.idle().map_err(|error| format!("cannot write on: {error}"))?;
+    let end = disk.operations();
+    for choice in [PowerLoss::LoseUnsynced, PowerLoss::Seeded(begun as u64)] {
+        let again = disk.crash_at(end, choice);
+        judge(&again, config, &later, usize::MAX, later.durable_at(end))
+            .map_err(|wrong| format!("after writing on: {wrong}"))?;
+    }
+    if effort.second_crash_every > 0 {
+        for operation in (begun % effort.second_crash_every..recovered).step_by(effort.second_crash_every) {
+            for choice in [PowerLoss::LoseUnsynced, PowerLoss::Seeded(operation as u64)] {
+                let again = disk.crash_at(operation, choice);
+                // What the first recovery began from was on the device or in the cache of a killed process; only
+                // what was durable has to outlive the second crash.
+                let durable = history.durable_at(begun);
+                judge(&again, config, history, begun, durable).map_err(|wrong| {
+                    format!("crashed again at operation {operation} of recovery: {wrong}")
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn assert_clean(found: &[String], disk: &SimDisk) {
+    assert!(
+        found.is_empty(),
+        "{} violations, the first: {}\n{}",
+        found.len(),
+        found[0],
+        disk.describe_trace().join("\n")
+    );
+}
+
+fn crash_everywhere(config: &WalConfig, seed: u64) {
+    let disk = SimDisk::new(seed);
+    let history = record(&disk, config, seed);
+    let segments = disk.list(&config.directory).expect("listed").len();
+    assert!(segments >= 4, "the trace has rotations in it: {segments} files");
+    assert_clean(&violations(&disk, config, &history, FULL, 3), &disk);
+}
+
+#[test]
+fn a_crash_at_every_operation_loses_nothing_durable_with_buffered_writes() {
+    crash_everywhere(&small_config(), 1);
+}
+
+#[test]
+fn a_crash_at_every_operation_loses_nothing_durable_with_direct_writes() {
+    crash_everywhere(&WalConfig { backend: WriteBackend::Direct, ..small_config() }, 2);
+}
+
+#[test]
+fn a_crash_at_every_operation_keeps_a_prefix_when_nothing_is_synced() {
+    crash_everywhere(&WalConfig { sync: SyncPolicy::None, ..small_config() }, 3);
+    crash_everywhere(
+        &WalConfig { sync: SyncPolicy::None, backend: WriteBackend::Direct, ..small_config() },
+        4,
+    );
+}
+
+#[test]
+fn a_failed_sync_ends_all_writing_and_no_later_promise_is_broken() {
+    assert_clean(&failed_sync_violations(&small_config()), &SimDisk::new(0));
+}
+
+/// Fails every sync of a run in turn, goes on as far as the log lets it, then kills the process, recovers on the
+/// same machine (whose cache holds what never reached the disk), and loses power.
+fn failed_sync_violations(config: &WalConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    for failing in 0..60 {
+        let disk = SimDisk::new(9);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let opened = wal::open(shared, config.clone()).expect("opened");
+        let mut writer = opened.writer;
+        let mut maker = FrameMaker::new(opened.head, 9);
+        let mut history = History::default();
+        disk.fail_at(disk.operations() + failing, Fault::Eio);
+        let mut failed = false;
+        for _ in 0..14 {
+            let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            let buffer = maker.commit(&writer, 4, false, ends);
+            match history.commit(&disk, &mut writer, buffer) {
+                Ok(()) => assert!(
+                    !failed || config.mistakes.retry_failed_sync,
+                    "nothing is accepted after a failure"
+                ),
+                Err(WalError::Poisoned(_)) => failed = true,
+                // The next segment could not be prepared; nothing was written.
+                Err(WalError::Disk(_)) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let end = disk.operations();
+        let durable = history.durable_at(end);
+        for choice in [PowerLoss::LoseUnsynced, PowerLoss::KeepUnsynced, PowerLoss::Seeded(failing as u64)] {
+            if let Err(wrong) = judge(&disk.crash_at(end, choice), config, &history, usize::MAX, durable) {
+                found.push(format!("operation {failing} failed, power lost: {wrong}"));
+            }
+        }
+        let killed = disk.kill_at(end);
+        match judge(&killed, config, &history, usize::MAX, durable) {
+            Err(wrong) => found.push(format!("operation {failing} failed, killed: {wrong}")),
+            Ok((_, head)) => {
+                let lost = killed.crash_at(killed.operations(), PowerLoss::LoseUnsynced);
+                if let Err(wrong) = judge(&lost, config, &history, usize::MAX, head.last_sequence) {
+                    found.push(format!("operation {failing} failed, killed, recovered, power lost: {wrong}"));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn red(mistakes: Mistakes) {
+    let honest = small_config();
+    let config = WalConfig { mistakes, ..small_config() };
+    assert_ne!(config.mistakes, honest.mistakes);
+    let found = (1..4).find_map(|seed| {
+        let disk = SimDisk::new(seed);
+        let history = record(&disk, &config, seed);
+        violations(&disk, &config, &history, QUICK, 1).pop()
+    });
+    let found = found.unwrap_or_else(|| panic!("{mistakes:?} went unnoticed"));
+    println!("{mistakes:?}: {found}");
+}
+
+#[test]
+fn the_judge_notices_a_torn_tail_taken_for_corruption() {
+    red(Mistakes { torn_tail_is_fatal: true, ..Mistakes::default() });
+}
+
+#[test]
+fn the_judge_notices_appending_after_garbage() {
+    red(Mistakes { append_after_garbage: true, ..Mistakes::default() });
+}
+
+#[test]
+fn the_judge_notices_rotation_without_sync() {
+    red(Mistakes { rotate_without_sync: true, ..Mistakes::default() });
+}
+
+#[test]
+fn the_judge_notices_a_promise_before_the_sync() {
+    red(Mistakes { report_before_sync: true, ..Mistakes::default() });
+}
+
+#[test]
+fn the_judge_notices_a_kept_unfinished_group() {
+    red(Mistakes { keep_unfinished_group: true, ..Mistakes::default() });
+}
+
+#[test]
+fn the_judge_notices_recovery_from_the_page_cache_alone() {
+    red(Mistakes { trust_page_cache: true, ..Mistakes::default() });
+}
+
+#[test]
+fn the_judge_notices_a_retried_sync() {
+    let mistakes = Mistakes { retry_failed_sync: true, ..Mistakes::default() };
+    assert!(!failed_sync_violations(&WalConfig { mistakes, ..small_config() }).is_empty());
+}
+
+#[test]
+fn the_judge_notices_a_skipped_bad_commit() {
+    let mistakes = Mistakes { skip_bad_commits: true, ..Mistakes::default() };
+    // Only unsynced commits can be lost in the middle; under this policy they are.
+    let config = WalConfig { mistakes, sync: SyncPolicy::None, ..small_config() };
+    let found = (1..6).find_map(|seed| {
+        let disk = SimDisk::new(seed);
+        let history = record(&disk, &config, seed);
+        violations(&disk, &config, &history, QUICK, 1).pop()
+    });
+    let found = found.unwrap_or_else(|| panic!("{mistakes:?} went unnoticed"));
+    println!("{mistakes:?}: {found}");
+}
