@@ -1,7 +1,9 @@
 //! A tape in memory, an exchange to trade on, and random commands for it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use matchtape_examples::engine::{Command, Engine, EngineOptions, NewOrder, SelfTrade, Session};
+use matchtape_examples::engine::{
+    Command, Engine, EngineOptions, NewOrder, RestingOrder, SelfTrade, Session,
+};
 use matchtape_schemas::event::{
     AccountOpened, AccountStatus, InstrumentDefined, OrderType, Side, TimeInForce, TradingStatus,
     encode_event,
@@ -127,6 +129,12 @@ pub fn limit(account: u64, side: Side, price: i64, quantity: u64) -> NewOrder {
 #[derive(Clone, Debug)]
 pub enum Action {
     Trader(Command),
+    /// Moves one of the resting orders by ticks and shares, or cancels it where nothing would be left.
+    Amend {
+        pick: prop::sample::Index,
+        ticks: i64,
+        shares: i64,
+    },
     Status(InstrumentId, TradingStatus),
     NewDay,
 }
@@ -136,6 +144,28 @@ impl Action {
     pub fn perform(&self, engine: &mut Engine, now: EventTime, out: &mut Vec<Event>) {
         match self {
             Self::Trader(command) => engine.execute(command, now, out),
+            Self::Amend { pick, ticks, shares } => {
+                let resting: Vec<(InstrumentId, RestingOrder)> = engine
+                    .instruments()
+                    .flat_map(|(id, ..)| [(id, Side::Buy), (id, Side::Sell)])
+                    .flat_map(|(id, side)| engine.orders(id, side).map(move |order| (id, *order)))
+                    .collect();
+                if resting.is_empty() {
+                    return;
+                }
+                let (instrument, order) = *pick.get(&resting);
+                let (account, order_id) = (order.account, order.id);
+                let price = Price::from_units(order.price.units() + cents(*ticks).units());
+                let left = order.quantity.units() as i64 + shares * decimal::UNITS_PER_ONE;
+                let command = match u64::try_from(left) {
+                    Ok(left) if left > 0 => {
+                        let quantity = Quantity::from_units(left);
+                        Command::Replace { instrument, account, order_id, price, quantity }
+                    }
+                    _ => Command::Cancel { instrument, account, order_id },
+                };
+                engine.execute(&command, now, out);
+            }
             Self::Status(instrument, status) => {
                 let _ = engine.set_status(*instrument, *status, now, out);
             }
@@ -200,8 +230,10 @@ pub fn any_action(instruments: u32) -> impl Strategy<Value = Action> {
     );
     prop_oneof![
         60 => order.prop_map(Action::Trader),
-        12 => cancel.prop_map(Action::Trader),
-        20 => replace.prop_map(Action::Trader),
+        8 => cancel.prop_map(Action::Trader),
+        8 => replace.prop_map(Action::Trader),
+        25 => (any::<prop::sample::Index>(), -2..=2i64, -3..=2i64)
+            .prop_map(|(pick, ticks, shares)| Action::Amend { pick, ticks, shares }),
         1 => (instrument, prop::sample::select(TradingStatus::ALL)).prop_map(|(id, status)| Action::Status(id, status)),
         2 => (1..=instruments).prop_map(|id| Action::Status(InstrumentId(id), TradingStatus::Continuous)),
         1 => Just(Action::NewDay),
