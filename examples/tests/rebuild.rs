@@ -2,10 +2,12 @@
 
 mod support;
 
-use matchtape_examples::engine::{Engine, EngineOptions, Flow, FlowOptions, SelfTrade, Session};
+use matchtape_examples::engine::{
+    Engine, EngineOptions, EngineProjection, Flow, FlowOptions, SelfTrade, Session,
+};
 use matchtape_schemas::event::{OrderCancelled, Side, TradeMatched};
 use matchtape_schemas::{
-    Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Quantity, TradeId,
+    Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Projection, Quantity, TradeId,
 };
 use proptest::prelude::*;
 use support::{ACME, Action, NOW, Tape, any_action, cents, exchange, limit, shares};
@@ -62,6 +64,33 @@ proptest! {
         let after = run(&mut stopped, &actions[stop..], stop);
         prop_assert_eq!(&after[..], &groups[stop..]);
         prop_assert_eq!(all_of(&stopped), all_of(&straight));
+    }
+
+    #[test]
+    fn an_engine_restored_from_a_snapshot_says_what_one_that_never_stopped_says(
+        self_trade in prop::sample::select(vec![SelfTrade::Allow, SelfTrade::CancelResting, SelfTrade::CancelArriving]),
+        actions in prop::collection::vec(any_action(2), 1..200),
+        stop in any::<prop::sample::Index>(),
+    ) {
+        let (mut straight, setup) = exchange(self_trade, 2);
+        let groups = run(&mut straight, &actions, 0);
+
+        let stop = stop.index(actions.len() + 1);
+        let mut tape = Tape::new(straight.options().producer);
+        tape.append(&[&[setup][..], &groups[..stop]].concat().concat());
+        let mut folded = EngineProjection::new(straight.options());
+        tape.events().for_each(|event| folded.apply(&event));
+        let (mut section, mut again) = (Vec::new(), Vec::new());
+        folded.save(&mut section);
+        let mut restored = EngineProjection::new(straight.options());
+        restored.restore(&section).unwrap();
+        restored.save(&mut again);
+        prop_assert_eq!(&again, &section);
+
+        let mut restored = restored.into_engine().unwrap();
+        let after = run(&mut restored, &actions[stop..], stop);
+        prop_assert_eq!(&after[..], &groups[stop..]);
+        prop_assert_eq!(all_of(&restored), all_of(&straight));
     }
 }
 
@@ -162,4 +191,42 @@ fn a_tape_that_the_engine_cannot_have_written_is_refused_with_the_position() {
         ..Default::default()
     };
     assert_eq!(refusal(market_order.into(), ACME), "1 left of order 1, which may not rest");
+}
+
+#[test]
+fn a_section_that_was_not_saved_by_this_engine_is_refused() {
+    let (engine, setup) = exchange(SelfTrade::Allow, 1);
+    let mut tape = Tape::new(engine.options().producer);
+    tape.append(&setup);
+    let mut folded = EngineProjection::new(engine.options());
+    tape.events().for_each(|event| folded.apply(&event));
+    let mut section = Vec::new();
+    folded.save(&mut section);
+    let refusal = |options: EngineOptions, section: &[u8]| {
+        EngineProjection::new(options).restore(section).unwrap_err().to_string()
+    };
+    let other = EngineOptions { producer: ProducerId(2), ..engine.options() };
+    assert_eq!(refusal(other, &section), "section engine: the engine of producer 1, not 2 at byte 0");
+    assert!(refusal(engine.options(), &section[..40]).contains("40 bytes"));
+    assert!(refusal(engine.options(), &section[..section.len() - 16]).contains("at byte 48"));
+    for at in (48..section.len()).step_by(97) {
+        let mut damaged = section.clone();
+        damaged[at] ^= 1;
+        assert!(refusal(engine.options(), &damaged).contains("at byte 48"), "byte {at}");
+    }
+}
+
+#[test]
+fn a_projection_of_a_foreign_tape_says_so_also_from_its_snapshot() {
+    let (engine, _) = exchange(SelfTrade::Allow, 1);
+    let mut tape = Tape::new(engine.options().producer);
+    let cancel = OrderCancelled { order_id: OrderId(5), quantity: shares(1), ..Default::default() };
+    tape.append(&[Event::new(ACME, ProducerSequence(1), NOW, cancel)]);
+    let mut folded = EngineProjection::new(engine.options());
+    tape.events().for_each(|event| folded.apply(&event));
+    let (mut section, mut restored) = (Vec::new(), EngineProjection::new(engine.options()));
+    folded.save(&mut section);
+    restored.restore(&section).unwrap();
+    assert_eq!(folded.into_engine().unwrap_err().to_string(), "event 1: no instrument 1");
+    assert_eq!(restored.into_engine().unwrap_err().sequence.get(), 1);
 }

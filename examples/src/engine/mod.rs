@@ -17,7 +17,7 @@
 //! So a book folded from the tape is crossed inside such a group and right at its end, which is the only place where
 //! readers stop. A replacement that loses its place reads the same with `OrderReplaced` in front.
 //!
-//! Read in this order: `command`, `book`, `trading` (the matching), `group` (what is said), `rebuild`; then `flow` and `plan`.
+//! Read in this order: `command`, `book`, `trading` (the matching), `group` (what is said), `rebuild`, `section`; then `flow` and `plan`.
 
 mod book;
 mod command;
@@ -27,6 +27,7 @@ mod operator;
 mod plan;
 mod random;
 mod rebuild;
+mod section;
 mod trading;
 
 use matchtape_schemas::event::{AccountStatus, InstrumentDefined, Side, TradingStatus};
@@ -37,6 +38,7 @@ pub use self::book::RestingOrder;
 pub use self::command::{Command, NewOrder, OperatorError, SelfTrade};
 pub use self::flow::{Flow, FlowOptions};
 pub use self::rebuild::RebuildError;
+pub use self::section::EngineProjection;
 
 use self::book::Book;
 use self::group::Numbers;

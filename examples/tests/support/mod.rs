@@ -12,6 +12,7 @@ use matchtape_schemas::limits::FRAME_BYTES_MAX;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::*;
 use proptest::prelude::*;
+use rkyv::util::AlignedVec;
 
 pub const NOW: EventTime = EventTime(1_700_000_000_000_000_000);
 pub const ACME: InstrumentId = InstrumentId(1);
@@ -20,7 +21,7 @@ pub const ACME: InstrumentId = InstrumentId(1);
 pub struct Tape {
     pub producer: ProducerId,
     head: Head,
-    frames: Vec<Box<[u128]>>,
+    frames: Vec<AlignedVec<16>>,
 }
 
 impl Tape {
@@ -32,7 +33,8 @@ impl Tape {
     /// Appends whole groups, each in a frame of its own, or several if it is large; returns the first new frame's number.
     pub fn append(&mut self, events: &[Event]) -> usize {
         let first_new = self.frames.len();
-        let mut frame = vec![0u128; FRAME_BYTES_MAX / 16];
+        let mut frame = AlignedVec::<16>::new();
+        frame.resize(FRAME_BYTES_MAX, 0);
         for group in events.chunk_by(|event, _| !event.flags.contains(EventFlags::LAST_OF_GROUP)) {
             let mut left = group;
             while !left.is_empty() {
@@ -42,24 +44,24 @@ impl Tape {
         first_new
     }
 
-    fn append_frame<'e>(&mut self, events: &'e [Event], frame: &mut [u128]) -> &'e [Event] {
-        let mut writer = FrameWriter::new(bytes_mut(frame), &self.head);
-        let mut encoded = [0u128; 64];
+    fn append_frame<'e>(&mut self, events: &'e [Event], frame: &mut AlignedVec<16>) -> &'e [Event] {
+        let mut writer = FrameWriter::new(frame, &self.head);
+        let mut encoded = AlignedVec::<16>::new();
         let written = events.iter().take_while(|event| {
-            let encoded = &mut bytes_mut(&mut encoded)[..event.encoded_len()];
-            encode_event(event, self.producer, encoded);
-            writer.push(encoded)
+            encoded.resize(event.encoded_len(), 0);
+            encode_event(event, self.producer, &mut encoded);
+            writer.push(&encoded)
         });
         let written = written.count();
         let info = writer.finish(&mut self.head, AcceptedTime(NOW.get()), FrameFlags::NONE);
-        self.frames.push(frame[..info.length as usize / 16].into());
+        let mut exact = AlignedVec::with_capacity(info.length as usize);
+        exact.extend_from_slice(&frame[..info.length as usize]);
+        self.frames.push(exact);
         &events[written..]
     }
 
     pub fn frames_from(&self, first: usize) -> impl Iterator<Item = Frame<'_>> {
-        self.frames[first..]
-            .iter()
-            .map(|frame| Frame::decode(bytes(frame)).expect("frames written here are sound"))
+        self.frames[first..].iter().map(|frame| Frame::decode(frame).expect("frames written here are sound"))
     }
 
     pub fn events_from(&self, first: usize) -> impl Iterator<Item = EventRef<'_>> {
@@ -69,16 +71,6 @@ impl Tape {
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.events_from(0)
     }
-}
-
-fn bytes(words: &[u128]) -> &[u8] {
-    // SAFETY: every byte of a u128 is initialised and u8 takes every value; the length is the slice's in bytes.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
-}
-
-fn bytes_mut(words: &mut [u128]) -> &mut [u8] {
-    // SAFETY: as in `bytes`; the exclusive borrow covers the whole slice.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }
 
 /// Prices in cents, quantities in whole shares; accounts 1 to 4, of which 4 may not trade.
