@@ -1,0 +1,334 @@
+//! What a node is told: built-in defaults, then a TOML file, then `MATCHTAPE_...` variables, then flags.
+//!
+//! A key that does not exist is refused, wherever it stands: a misspelt setting must not become a silent default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use matchtape_bus::{BusConfig, WakeUp};
+use matchtape_node::{BusOptions, NodeOptions, PipelineWait, VisibleAt};
+use matchtape_storage::wal::{SyncPolicy, WriteBackend};
+use serde::{Deserialize, Serialize};
+
+/// Everything `serve` and `demo` can be told.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub node: NodeSection,
+    pub storage: StorageSection,
+    pub bus: BusSection,
+    pub gateway: GatewaySection,
+}
+
+/// The sequencer.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// Written where this node leads the tape. At most 40 bytes.
+    pub name: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Slots between publishers and pipeline, a power of two: the most events a group may have.
+    pub ring_slots: usize,
+    /// How far an event time may lie ahead of this machine's clock.
+    pub event_time_skew_ms_max: u64,
+    /// How long the pipeline thread looks for events before it sleeps.
+    pub spin_us: u64,
+    /// `durable`: readers are given events once they are synced. `written`: before; what they saw in the last moments
+    /// vanishes when the power goes.
+    pub visible_at: VisibleAtName,
+    /// Say on an idle tape that time has passed. For live tapes, not for imports of another day. 0: never.
+    pub time_advanced_after_ms: u64,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum VisibleAtName {
+    Durable,
+    Written,
+}
+
+/// The log, the memtable, the tables.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// `every-batch`: nothing reported durable is ever lost. `interval`: the last `sync_interval_ms` may be. `none`: any
+    /// event of the open segment may be, when the power goes.
+    pub sync: SyncName,
+    /// For `sync = "interval"`.
+    pub sync_interval_ms: u64,
+    /// `buffered` (write, then fdatasync) or `direct` (O_DIRECT | O_DSYNC). Which is faster depends on the device.
+    pub write_backend: BackendName,
+    /// Size of a log segment.
+    pub segment_mib: u64,
+    /// Recent events in memory before they are flushed to tables.
+    pub memtable_mib: usize,
+    /// Memory for blocks of tables.
+    pub block_cache_mib: usize,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncName {
+    EveryBatch,
+    Interval,
+    None,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendName {
+    Buffered,
+    Direct,
+}
+
+/// Shared memory distribution.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct BusSection {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Separates instances on one machine: 1 to 20 of a-z, 0-9 and '-'.
+    pub namespace: String,
+    /// The folder through which processes meet; the system's folder for temporary files when absent.
+    pub root: Option<PathBuf>,
+    /// Whether accepted events are sent before they are durable, on a service of their own.
+    pub speculative: bool,
+    /// Subscribers that may be attached to each service at a time.
+    pub subscribers_max: usize,
+    /// Frames a subscriber may be behind before the oldest is overwritten (it then reads the log).
+    pub buffer_frames: usize,
+    /// The interval of heartbeats; subscribers alarm after three.
+    pub heartbeat_ms: u64,
+    /// `event`: sleeping readers are woken. `busy-poll`: nobody sleeps; a core each for the lowest latency.
+    pub wake_up: WakeUpName,
+    /// The core the live publisher is bound to.
+    pub core: Option<usize>,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum WakeUpName {
+    Event,
+    BusyPoll,
+}
+
+/// WebSocket, HTTP and the page.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySection {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Loopback only, as long as there is no authentication.
+    pub listen: SocketAddr,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        let options = NodeOptions::default();
+        Self {
+            name: options.name,
+            data: PathBuf::from("matchtape-data"),
+            ring_slots: options.ring_slots,
+            event_time_skew_ms_max: options.event_time_skew_max.as_millis() as u64,
+            spin_us: 50,
+            visible_at: VisibleAtName::Durable,
+            time_advanced_after_ms: 100,
+        }
+    }
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self {
+            sync: SyncName::EveryBatch,
+            sync_interval_ms: 50,
+            write_backend: BackendName::Buffered,
+            segment_mib: 256,
+            memtable_mib: 128,
+            block_cache_mib: 64,
+        }
+    }
+}
+
+impl Default for BusSection {
+    fn default() -> Self {
+        let config = BusConfig::default();
+        Self {
+            enabled: true,
+            namespace: "matchtape".into(),
+            root: None,
+            speculative: true,
+            subscribers_max: config.subscribers_max,
+            buffer_frames: config.buffer_samples,
+            heartbeat_ms: config.heartbeat_interval.as_millis() as u64,
+            wake_up: WakeUpName::Event,
+            core: None,
+        }
+    }
+}
+
+impl Default for GatewaySection {
+    fn default() -> Self {
+        Self { enabled: true, listen: SocketAddr::from(([127, 0, 0, 1], 7474)) }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(thiserror::Error, Debug)]
+pub enum ConfigError {
+    /// The file is not there.
+    #[error("configuration file {} cannot be read: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    /// A key that does not exist, or a value of another type.
+    #[error("{0}")]
+    Content(Box<figment::Error>),
+    /// A value out of bounds.
+    #[error("{key} = {value}: {reason}")]
+    Value { key: &'static str, value: String, reason: &'static str },
+}
+
+impl Config {
+    /// Defaults, then the file, then `MATCHTAPE_SECTION__KEY`, then `flags` (a serialisable tree of what was given).
+    pub fn load(file: Option<&Path>, flags: &impl Serialize) -> Result<Self, ConfigError> {
+        let mut layers = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+            layers = layers.merge(Toml::string(&text));
+        }
+        // MATCHTAPE_DATA and MATCHTAPE_CHECK belong to the tests; settings always name a section.
+        let variables = Env::prefixed("MATCHTAPE_").filter(|key| key.as_str().contains("__")).split("__");
+        let config: Self = layers
+            .merge(variables)
+            .merge(Serialized::defaults(flags))
+            .extract()
+            .map_err(|error| ConfigError::Content(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let slots = self.node.ring_slots;
+        if !slots.is_power_of_two() || !(2..=1 << 24).contains(&slots) {
+            let reason = "a power of two between 2 and 16777216";
+            return Err(ConfigError::Value { key: "node.ring_slots", value: slots.to_string(), reason });
+        }
+        if self.node.name.is_empty() || self.node.name.len() > 40 {
+            let reason = "1 to 40 bytes";
+            return Err(ConfigError::Value { key: "node.name", value: self.node.name.clone(), reason });
+        }
+        let segment = self.storage.segment_mib;
+        if !(1..=4096).contains(&segment) {
+            let reason = "1 to 4096 MiB";
+            return Err(ConfigError::Value { key: "storage.segment_mib", value: segment.to_string(), reason });
+        }
+        if !(1..=1 << 16).contains(&self.storage.memtable_mib) {
+            let (value, reason) = (self.storage.memtable_mib.to_string(), "1 to 65536 MiB");
+            return Err(ConfigError::Value { key: "storage.memtable_mib", value, reason });
+        }
+        if self.gateway.enabled && !self.gateway.listen.ip().is_loopback() {
+            let (value, reason) = (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
+            return Err(ConfigError::Value { key: "gateway.listen", value, reason });
+        }
+        Ok(())
+    }
+
+    /// As the node wants it.
+    pub fn node_options(&self) -> NodeOptions {
+        let mut options = NodeOptions {
+            name: self.node.name.clone(),
+            ring_slots: self.node.ring_slots,
+            event_time_skew_max: Duration::from_millis(self.node.event_time_skew_ms_max),
+            wait: PipelineWait::Adaptive { spin: Duration::from_micros(self.node.spin_us) },
+            visible_at: match self.node.visible_at {
+                VisibleAtName::Durable => VisibleAt::Durable,
+                VisibleAtName::Written => VisibleAt::Written,
+            },
+            bus: self.bus.enabled.then(|| self.bus_options()),
+            time_advanced_after: match self.node.time_advanced_after_ms {
+                0 => None,
+                after => Some(Duration::from_millis(after)),
+            },
+            ..NodeOptions::default()
+        };
+        let (store, storage) = (&mut options.store, &self.storage);
+        store.memtable_bytes = storage.memtable_mib << 20;
+        store.block_cache_bytes = storage.block_cache_mib << 20;
+        store.wal.segment_bytes = storage.segment_mib << 20;
+        store.wal.sync = match storage.sync {
+            SyncName::EveryBatch => SyncPolicy::EveryBatch,
+            SyncName::Interval => SyncPolicy::Interval(Duration::from_millis(storage.sync_interval_ms)),
+            SyncName::None => SyncPolicy::None,
+        };
+        store.wal.backend = match storage.write_backend {
+            BackendName::Buffered => WriteBackend::Buffered,
+            BackendName::Direct => WriteBackend::Direct,
+        };
+        options
+    }
+
+    /// As bus publishers and subscribers want it.
+    pub fn bus_options(&self) -> BusOptions {
+        BusOptions {
+            namespace: self.bus.namespace.clone(),
+            root: self.bus.root.clone(),
+            config: BusConfig {
+                subscribers_max: self.bus.subscribers_max,
+                buffer_samples: self.bus.buffer_frames,
+                heartbeat_interval: Duration::from_millis(self.bus.heartbeat_ms),
+                wake_up: match self.bus.wake_up {
+                    WakeUpName::Event => WakeUp::Event,
+                    WakeUpName::BusyPoll => WakeUp::BusyPoll,
+                },
+                ..BusConfig::default()
+            },
+            speculative: self.bus.speculative,
+            core: self.bus.core,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Config::load(Some(file.path()), &serde_json::json!({}))
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_and_flags_override_the_file() {
+        let config = load("[node]\nname = \"a\"\n[gateway]\nlisten = \"127.0.0.1:9\"\n").unwrap();
+        assert_eq!((config.node.name.as_str(), config.gateway.listen.port()), ("a", 9));
+        assert_eq!(config.storage.segment_mib, 256);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"[node]\nname = \"a\"\n").unwrap();
+        let flags = serde_json::json!({"node": {"name": "b"}});
+        assert_eq!(Config::load(Some(file.path()), &flags).unwrap().node.name, "b");
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused_by_name() {
+        for (text, named) in [
+            ("[node]\nnmae = \"a\"\n", "nmae"),
+            ("[nodes]\n", "nodes"),
+            ("[node]\nring_slots = 1000\n", "node.ring_slots"),
+            ("[node]\nring_slots = \"many\"\n", "ring_slots"),
+            ("[storage]\nsync = \"sometimes\"\n", "sometimes"),
+            ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
+        ] {
+            let error = load(text).expect_err(text).to_string();
+            assert!(error.contains(named), "{text:?} gives {error:?}");
+        }
+        let missing = Config::load(Some(Path::new("no/such/file.toml")), &serde_json::json!({})).unwrap_err();
+        assert!(missing.to_string().contains("no/such/file.toml"));
+    }
+}

@@ -1,0 +1,75 @@
+//! Which id an instrument has on the tape: the one it has there already, else the next free one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use matchtape_market::Instruments;
+use matchtape_schemas::InstrumentId;
+use matchtape_schemas::event::InstrumentDefined;
+
+/// What tells instruments apart across sources: the venue, the source's number for its feed, and the symbol (or the
+/// venue's number, where it gives one: symbols are used again).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    venue: String,
+    publisher: u16,
+    venue_instrument_id: u64,
+    symbol: String,
+}
+
+impl Identity {
+    fn of(definition: &InstrumentDefined) -> Self {
+        Self {
+            venue: definition.venue.as_str().into_owned(),
+            publisher: definition.publisher,
+            venue_instrument_id: definition.venue_instrument_id,
+            symbol: definition.symbol.as_str().into_owned(),
+        }
+    }
+}
+
+/// The instruments of a tape and their ids.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    ids: BTreeMap<Identity, InstrumentId>,
+    symbols: BTreeSet<String>,
+    greatest: u32,
+}
+
+impl Directory {
+    /// Of an empty tape.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Of a tape with these instruments.
+    pub fn of(instruments: &Instruments) -> Self {
+        let mut directory = Self::new();
+        for instrument in instruments.iter() {
+            directory.greatest = directory.greatest.max(instrument.id.get());
+            directory.symbols.insert(instrument.definition.symbol.as_str().into_owned());
+            directory.ids.insert(Identity::of(&instrument.definition), instrument.id);
+        }
+        directory
+    }
+
+    /// The id an instrument has.
+    pub fn get(&self, definition: &InstrumentDefined) -> Option<InstrumentId> {
+        self.ids.get(&Identity::of(definition)).copied()
+    }
+
+    /// Whether some instrument is called so.
+    pub fn has_symbol(&self, symbol: &str) -> bool {
+        self.symbols.contains(symbol)
+    }
+
+    /// The id an instrument has, or gets now.
+    pub fn get_or_add(&mut self, definition: &InstrumentDefined) -> InstrumentId {
+        let greatest = &mut self.greatest;
+        let id = *self.ids.entry(Identity::of(definition)).or_insert_with(|| {
+            *greatest += 1;
+            InstrumentId(*greatest)
+        });
+        self.symbols.insert(definition.symbol.as_str().into_owned());
+        id
+    }
+}

@@ -1,0 +1,3 @@
+//! The `matchtape` binary as a library, so that its parts can be tested and fuzzed.
+
+pub mod import;

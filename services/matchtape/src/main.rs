@@ -1,0 +1,3 @@
+//! The `matchtape` binary.
+
+fn main() {}
