@@ -4,7 +4,9 @@
 //! is remembered, so that the cancel or replacement that carries it out counts as executed and not as cancelled.
 
 use matchtape_schemas::event::{EventFlags, Side};
-use matchtape_schemas::{BodyRef, EventRef, EventTime, InstrumentId, OrderId, Price, Quantity, Sequence};
+use matchtape_schemas::{
+    AccountId, BodyRef, EventRef, EventTime, InstrumentId, OrderId, Price, Quantity, Sequence,
+};
 use rustc_hash::FxHashMap;
 
 use crate::volume::Volume;
@@ -48,6 +50,8 @@ pub struct OrderState {
     pub instrument: InstrumentId,
     /// Its number: the last, where replacements changed it.
     pub order_id: OrderId,
+    /// Its owner, zero where the tape does not say; private.
+    pub account: AccountId,
     /// Its side.
     pub side: Side,
     /// Its limit: the last.
@@ -83,6 +87,28 @@ pub struct OrderStates {
     newest: FxHashMap<(InstrumentId, OrderId), usize>,
 }
 
+/// What an event says of an order that enters or changes.
+struct Stated {
+    order_id: OrderId,
+    account: AccountId,
+    side: Side,
+    price: Price,
+    quantity: Quantity,
+}
+
+/// The same of any kind of event that carries it.
+macro_rules! stated {
+    ($order:ident) => {
+        Stated {
+            order_id: $order.order_id.get(),
+            account: $order.account.get(),
+            side: $order.side.get(),
+            price: $order.price.get(),
+            quantity: $order.quantity.get(),
+        }
+    };
+}
+
 impl OrderStates {
     /// No orders yet.
     pub fn new() -> Self {
@@ -93,28 +119,17 @@ impl OrderStates {
     pub fn apply(&mut self, event: &EventRef<'_>) {
         let reports_only = event.flags().contains(EventFlags::REPORTS_ONLY);
         match event.body() {
-            BodyRef::OrderAccepted(order) => {
-                let (id, side) = (order.order_id.get(), order.side.get());
-                self.enter(event, id, side, order.price.get(), order.quantity.get(), OrderStatus::Open);
-            }
+            BodyRef::OrderAccepted(order) => self.enter(event, stated!(order), OrderStatus::Open),
             BodyRef::OrderRejected(order) => {
-                let (id, side) = (order.order_id.get(), order.side.get());
                 // The refusal of a change leaves the order as it is.
-                if self.open(event, id).is_none() {
-                    self.enter(
-                        event,
-                        id,
-                        side,
-                        order.price.get(),
-                        order.quantity.get(),
-                        OrderStatus::Rejected,
-                    );
+                if self.open(event, order.order_id.get()).is_none() {
+                    self.enter(event, stated!(order), OrderStatus::Rejected);
                 }
             }
             BodyRef::OrderReplaced(order) => {
                 let (old, new) = (order.order_id.get(), order.new_order_id.get());
                 let new = if new == OrderId(0) { old } else { new };
-                self.replace(event, old, new, order.side.get(), order.price.get(), order.quantity.get());
+                self.replace(event, old, Stated { order_id: new, ..stated!(order) });
             }
             BodyRef::OrderCancelled(order) => {
                 if let Some(state) = self.open(event, order.order_id.get()) {
@@ -144,15 +159,8 @@ impl OrderStates {
         }
     }
 
-    fn enter(
-        &mut self,
-        event: &EventRef<'_>,
-        order_id: OrderId,
-        side: Side,
-        price: Price,
-        accepted: Quantity,
-        status: OrderStatus,
-    ) {
+    fn enter(&mut self, event: &EventRef<'_>, stated: Stated, status: OrderStatus) {
+        let Stated { order_id, account, side, price, quantity } = stated;
         if let Some(replaced) = self.open(event, order_id) {
             replaced.take_unexecuted(replaced.left);
             replaced.status = OrderStatus::Cancelled;
@@ -162,10 +170,11 @@ impl OrderStates {
         self.orders.push(OrderState {
             instrument: event.instrument(),
             order_id,
+            account,
             side,
             price,
-            accepted,
-            left: if status == OrderStatus::Rejected { Quantity::ZERO } else { accepted },
+            accepted: quantity,
+            left: if status == OrderStatus::Rejected { Quantity::ZERO } else { quantity },
             executed: Volume::ZERO,
             cancelled: Volume::ZERO,
             replaced: 0,
@@ -189,18 +198,11 @@ impl OrderStates {
         Some(state)
     }
 
-    fn replace(
-        &mut self,
-        event: &EventRef<'_>,
-        old: OrderId,
-        new: OrderId,
-        side: Side,
-        price: Price,
-        quantity: Quantity,
-    ) {
+    fn replace(&mut self, event: &EventRef<'_>, old: OrderId, stated: Stated) {
         let Some(state) = self.open(event, old) else {
-            return self.enter(event, new, side, price, quantity, OrderStatus::Open);
+            return self.enter(event, stated, OrderStatus::Open);
         };
+        let Stated { order_id: new, account: _, side, price, quantity } = stated;
         state.replaced += 1;
         state.price = price;
         if side != Side::None {

@@ -39,7 +39,7 @@ macro_rules! plain_cells {
         }
     )*};
 }
-plain_cells!(u8, u16, u32, u64, i32, i64, Price, Quantity);
+plain_cells!(bool, u8, u16, u32, u64, i32, i64, Price, Quantity);
 
 macro_rules! number_cells {
     ($($type:ident),*) => {$(

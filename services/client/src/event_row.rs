@@ -11,7 +11,7 @@ use matchtape_schemas::{
 };
 
 use crate::row::row;
-use crate::views::{some_order, some_price, some_trade};
+use crate::views::{some_account, some_order, some_price, some_trade};
 
 row! {
     /// One event. Ids that are zero ("none"), prices that are not there and texts that are empty are absent.
@@ -133,10 +133,6 @@ row! {
         /// The node that writes the term.
         node: maybe String,
     }
-}
-
-fn some_account(account: AccountId) -> Option<AccountId> {
-    (account != AccountId(0)).then_some(account)
 }
 
 fn some_text<const N: usize>(text: &Text<N>) -> Option<String> {

@@ -2,7 +2,9 @@
 
 use matchtape_market::{Candle, Level, OrderState, OrderStatus, Trade, Volume};
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{EventTime, Notional, OrderId, Price, Quantity, Sequence, TradeId, VenueSequence};
+use matchtape_schemas::{
+    AccountId, EventTime, Notional, OrderId, Price, Quantity, Sequence, TradeId, VenueSequence,
+};
 
 use crate::row::row;
 
@@ -29,6 +31,8 @@ row! {
         sell_order_id: maybe OrderId,
         /// The venue's number for the record.
         venue_sequence: text VenueSequence,
+        /// `true` if the trade was taken back later on.
+        busted: maybe bool,
     }
 }
 
@@ -63,6 +67,8 @@ row! {
         entered_at: text EventTime,
         /// When its last event was, ns since 1970 UTC.
         changed_at: text EventTime,
+        /// Its owner; private.
+        account: maybe AccountId,
     }
 }
 
@@ -110,6 +116,10 @@ pub(crate) fn some_price(price: Price) -> Option<Price> {
     (!price.is_none()).then_some(price)
 }
 
+pub(crate) fn some_account(account: AccountId) -> Option<AccountId> {
+    (account != AccountId(0)).then_some(account)
+}
+
 pub(crate) fn some_order(order_id: OrderId) -> Option<OrderId> {
     (order_id != OrderId(0)).then_some(order_id)
 }
@@ -119,8 +129,8 @@ pub(crate) fn some_trade(trade_id: TradeId) -> Option<TradeId> {
 }
 
 impl TradeRow {
-    /// The row of a trade.
-    pub fn new(trade: &Trade, symbol: &str) -> Self {
+    /// The row of a trade; `busted`: it was taken back.
+    pub fn new(trade: &Trade, symbol: &str, busted: bool) -> Self {
         Self {
             sequence: trade.sequence,
             event_time: trade.event_time,
@@ -132,6 +142,7 @@ impl TradeRow {
             buy_order_id: some_order(trade.buy_order_id),
             sell_order_id: some_order(trade.sell_order_id),
             venue_sequence: trade.venue_sequence,
+            busted: busted.then_some(true),
         }
     }
 }
@@ -154,6 +165,7 @@ impl OrderRow {
             last_sequence: state.last_sequence,
             entered_at: state.entered_at,
             changed_at: state.changed_at,
+            account: some_account(state.account),
         }
     }
 }

@@ -124,7 +124,7 @@ fn trades_and_candles_read_back_from_their_json() {
     let mut candles = Candles::live(events[0].instrument, 60_000_000_000);
     with_each(events, |event| {
         candles.apply(event);
-        let trade = TradeRow::new(&Trade::of(event).unwrap(), "ESH4");
+        let trade = TradeRow::new(&Trade::of(event).unwrap(), "ESH4", true);
         assert_eq!(serde_json::from_str::<TradeRow>(&serde_json::to_string(&trade).unwrap()).unwrap(), trade);
     });
     let candle = CandleRow::new(candles.iter().next().unwrap());
