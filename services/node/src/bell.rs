@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::Thread;
+use std::time::Instant;
 
 #[derive(Default)]
 pub(crate) struct Bell {
@@ -23,14 +24,20 @@ impl Bell {
         }
     }
 
-    /// Sleeps until rung, unless `available` says there is something already. Only ever called by one thread.
-    pub(crate) fn sleep_unless(&self, available: impl Fn() -> bool) {
+    /// Sleeps until rung or until `deadline`, unless `available` says there is something already. Only ever called by
+    /// one thread.
+    pub(crate) fn sleep_unless(&self, available: impl Fn() -> bool, deadline: Option<Instant>) {
         self.sleeper.get_or_init(std::thread::current);
         self.asleep.store(true, Ordering::Relaxed);
         // Pairs with the fence in `ring`.
         fence(Ordering::SeqCst);
         if !available() {
-            std::thread::park();
+            match deadline {
+                None => std::thread::park(),
+                Some(deadline) => {
+                    std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()))
+                }
+            }
         }
         self.asleep.store(false, Ordering::Relaxed);
     }
@@ -54,7 +61,7 @@ mod tests {
             });
             let mut seen = 0;
             while seen < 50_000 {
-                bell.sleep_unless(|| made.load(Ordering::Relaxed) > seen);
+                bell.sleep_unless(|| made.load(Ordering::Relaxed) > seen, None);
                 seen = made.load(Ordering::Relaxed);
             }
         });

@@ -10,26 +10,15 @@
 
 use matchtape_schemas::event::EventFlags;
 use matchtape_schemas::limits::{EVENT_BYTES_MAX, FRAME_BYTES_MAX};
-use matchtape_schemas::{AcceptedTime, FrameFlags, FrameHeader, FrameWriter, Head, frame::FRAME_HEADER_BYTES};
+use matchtape_schemas::{
+    AcceptedTime, FrameFlags, FrameHeader, FrameWriter, Head, frame::FRAME_HEADER_BYTES,
+};
 
 use crate::ring::RingReader;
-
-/// What framing came to.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Framed {
-    /// One frame was written; it holds this many events, which may now leave the ring.
-    Frame(FrameHeader, usize),
-    /// No whole group is there.
-    Nothing,
-    /// What is there needs a commit buffer of its own: this one has no room, or a large group must open a commit.
-    NeedsNewCommit,
-}
 
 /// The chain of one tape's frames.
 pub(crate) struct Framer {
     head: Head,
-    /// The last frame ended inside a group larger than a frame.
-    inside_group: bool,
 }
 
 /// The next group in the ring.
@@ -47,64 +36,57 @@ const _: () = assert!(EVENT_BYTES_MAX <= EVENTS_BYTES_MAX);
 
 impl Framer {
     pub(crate) fn new(head: Head) -> Self {
-        Self { head, inside_group: false }
+        Self { head }
     }
 
     pub(crate) fn head(&self) -> Head {
         self.head
     }
 
-    /// Writes at most one frame at the start of `out`. `empty_commit`: nothing precedes it in its commit.
+    /// Whether there is something to frame.
+    pub(crate) fn ready(ring: &RingReader) -> bool {
+        !matches!(next_group(ring, 0), Group::Incomplete)
+    }
+
+    /// Writes one frame at the start of `out`, which has [`FRAME_BYTES_MAX`] bytes; returns it with the number of events
+    /// that may now leave the ring. `ends_segment` is honoured where the frame ends a group.
+    ///
+    /// # Panics
+    /// If nothing is [`ready`](Self::ready).
     pub(crate) fn frame(
         &mut self,
         ring: &RingReader,
         out: &mut [u8],
-        empty_commit: bool,
         accepted_time: AcceptedTime,
-        flags: FrameFlags,
-    ) -> Framed {
-        if out.len() < FRAME_HEADER_BYTES {
-            return if ring.filled(0).is_some() { Framed::NeedsNewCommit } else { Framed::Nothing };
-        }
+        ends_segment: bool,
+    ) -> (FrameHeader, usize) {
         let mut writer = FrameWriter::new(out, &self.head);
         let mut taken = 0;
         loop {
             match next_group(ring, taken) {
                 Group::Whole { events, bytes } if bytes <= writer.room() => {
                     for ahead in taken..taken + events {
-                        let event = ring.filled(ahead).expect("seen as filled, and only this thread frees slots");
+                        let event =
+                            ring.filled(ahead).expect("seen as filled, and only this thread frees slots");
                         assert!(writer.push(event), "the group was measured");
                     }
                     taken += events;
                 }
-                // It fits a frame, but not what is left of this one.
-                Group::Whole { .. } if taken > 0 => break,
-                Group::Whole { .. } => return Framed::NeedsNewCommit,
-                Group::Large if taken > 0 => break,
-                Group::Large if !empty_commit && !self.inside_group => return Framed::NeedsNewCommit,
-                Group::Large => {
-                    while let Some(event) = ring.filled(taken) {
-                        if !writer.push(event) {
-                            break;
-                        }
+                Group::Large if taken == 0 => {
+                    while let Some(event) = ring.filled(taken)
+                        && writer.push(event)
+                    {
                         taken += 1;
-                        if writer.ends_group() {
-                            break;
-                        }
-                    }
-                    if taken == 0 {
-                        return Framed::NeedsNewCommit;
                     }
                     break;
                 }
-                Group::Incomplete => break,
+                // What comes next does not fit beside what is in the frame, or is not there yet.
+                Group::Whole { .. } | Group::Large | Group::Incomplete => break,
             }
         }
-        if taken == 0 {
-            return Framed::Nothing;
-        }
-        self.inside_group = !writer.ends_group();
-        Framed::Frame(writer.finish(&mut self.head, accepted_time, flags), taken)
+        let flags =
+            if ends_segment && writer.ends_group() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+        (writer.finish(&mut self.head, accepted_time, flags), taken)
     }
 }
 
@@ -168,17 +150,16 @@ mod tests {
         (ring, reader, framer, AlignedBytes::zeroed(1 << 20))
     }
 
-    fn next(framer: &mut Framer, reader: &mut RingReader, out: &mut [u8], empty: bool) -> Option<(u64, u64, bool)> {
-        match framer.frame(reader, out, empty, AcceptedTime(1), FrameFlags::NONE) {
-            Framed::Frame(header, taken) => {
-                let frame = Frame::decode(out).unwrap();
-                assert_eq!(frame.events().count(), taken);
-                reader.release(taken);
-                Some((header.first_sequence.get(), header.last_sequence().get(), header.ends_group()))
-            }
-            Framed::Nothing => None,
-            Framed::NeedsNewCommit => panic!("there was room"),
+    fn next(framer: &mut Framer, reader: &mut RingReader, out: &mut [u8]) -> Option<(u64, u64, bool)> {
+        if !Framer::ready(reader) {
+            return None;
         }
+        let (header, taken) = framer.frame(reader, out, AcceptedTime(1), true);
+        let frame = Frame::decode(out).unwrap();
+        assert_eq!(frame.events().count(), taken);
+        assert_eq!(header.flags.contains(FrameFlags::ENDS_SEGMENT), header.ends_group());
+        reader.release(taken);
+        Some((header.first_sequence.get(), header.last_sequence().get(), header.ends_group()))
     }
 
     #[test]
@@ -187,11 +168,11 @@ mod tests {
         group(&ring, 1, 3);
         group(&ring, 4, 1);
         put(&ring, &[event(5, false), event(6, false)]);
-        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 4, true)));
-        assert_eq!(next(&mut framer, &mut reader, &mut out, true), None);
+        assert_eq!(next(&mut framer, &mut reader, &mut out), Some((1, 4, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out), None);
         put(&ring, &[event(7, true)]);
-        assert_eq!(next(&mut framer, &mut reader, &mut out, false), Some((5, 7, true)));
-        assert_eq!(next(&mut framer, &mut reader, &mut out, false), None);
+        assert_eq!(next(&mut framer, &mut reader, &mut out), Some((5, 7, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out), None);
         assert_eq!(framer.head().last_sequence, Sequence(7));
     }
 
@@ -201,32 +182,21 @@ mod tests {
         group(&ring, 1, 400);
         group(&ring, 401, 400);
         group(&ring, 801, 1);
-        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 400, true)));
-        assert_eq!(next(&mut framer, &mut reader, &mut out, false), Some((401, 801, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out), Some((1, 400, true)));
+        assert_eq!(next(&mut framer, &mut reader, &mut out), Some((401, 801, true)));
     }
 
     #[test]
-    fn a_group_larger_than_a_frame_opens_a_commit_and_ends_in_a_frame_that_may_go_on() {
+    fn a_group_larger_than_a_frame_has_frames_of_its_own_until_its_end() {
         let (ring, mut reader, mut framer, mut out) = setup();
         group(&ring, 1, 1);
         group(&ring, 2, 1200);
         group(&ring, 1202, 1);
-        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 1, true)));
-        let refused = framer.frame(&reader, &mut out, false, AcceptedTime(1), FrameFlags::NONE);
-        assert_eq!(refused, Framed::NeedsNewCommit);
-        let (_, second_last, ends) = next(&mut framer, &mut reader, &mut out, true).unwrap();
+        assert_eq!(next(&mut framer, &mut reader, &mut out), Some((1, 1, true)));
+        let (_, second_last, ends) = next(&mut framer, &mut reader, &mut out).unwrap();
         assert!(!ends);
-        let (third_first, third_last, ends) = next(&mut framer, &mut reader, &mut out, false).unwrap();
+        let (third_first, third_last, ends) = next(&mut framer, &mut reader, &mut out).unwrap();
         assert_eq!((third_first, ends), (second_last + 1, true));
         assert_eq!(third_last, 1202, "the end of the group and the group after it share a frame");
-    }
-
-    #[test]
-    fn a_buffer_without_room_is_said_to_be_full_and_nothing_is_lost() {
-        let (ring, mut reader, mut framer, mut out) = setup();
-        group(&ring, 1, 10);
-        let small = framer.frame(&reader, &mut out[..256], false, AcceptedTime(1), FrameFlags::NONE);
-        assert_eq!(small, Framed::NeedsNewCommit);
-        assert_eq!(next(&mut framer, &mut reader, &mut out, true), Some((1, 10, true)));
     }
 }

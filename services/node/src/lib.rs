@@ -1,12 +1,32 @@
 //! The process that owns a tape: admit, sequence, commit, publish.
+//!
+//! ```text
+//!  publisher.rs   admit: deduplicate, claim slots of the ring (which is sequencing), write the events there
+//!  ring.rs        bounded, claimed by compare-and-swap, read in order
+//!  pipeline.rs    frames what has accumulated (framer.rs) for the log and the speculative bus
+//!  storage        writes and syncs; tells `Progress`, which raises the stages (stages.rs) and the readers' gate
+//!  bus.rs         the live bus follows what is visible
+//! ```
+//!
+//! The only place where storage and distribution meet. Never holds an event back for a subscriber, never shows one
+//! before the stage it was asked to wait for.
 
 mod bell;
+mod bus;
 mod framer;
+mod history;
+mod idle;
+mod node;
+mod pipeline;
 mod producers;
 mod publisher;
 mod ring;
 mod stages;
 
+pub use bus::BusOptions;
+pub use history::{StoreFrame, StoreHistory};
+pub use node::{Node, NodeError, NodeOptions, TapeProgress};
+pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};
 pub use publisher::{Loan, PublishError, Published, Publisher};
 pub use stages::{StageReached, WaitError};

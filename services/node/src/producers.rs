@@ -51,7 +51,8 @@ impl Projection for ProducerMarks {
     fn apply(&mut self, event: &EventRef<'_>) {
         let header = event.header();
         if header.producer != ProducerId::SEQUENCER {
-            let mark = ProducerMark { producer_sequence: header.producer_sequence, sequence: event.sequence() };
+            let mark =
+                ProducerMark { producer_sequence: header.producer_sequence, sequence: event.sequence() };
             self.set(header.producer, mark);
         }
     }
@@ -80,7 +81,8 @@ impl Projection for ProducerMarks {
             if marks.last_key_value().is_some_and(|(last, _)| *last >= producer) {
                 return Err(wrong(4 + at * ENTRY_BYTES, format!("producer {producer} out of order")));
             }
-            let mark = ProducerMark { producer_sequence: ProducerSequence(word(4)), sequence: Sequence(word(12)) };
+            let mark =
+                ProducerMark { producer_sequence: ProducerSequence(word(4)), sequence: Sequence(word(12)) };
             marks.insert(producer, mark);
         }
         self.marks = marks;
@@ -96,7 +98,10 @@ mod tests {
     fn marks_survive_their_section_and_damage_is_refused() {
         let mut marks = ProducerMarks::default();
         for producer in [1, 7, 9] {
-            let mark = ProducerMark { producer_sequence: ProducerSequence(u64::MAX), sequence: Sequence(u64::from(producer)) };
+            let mark = ProducerMark {
+                producer_sequence: ProducerSequence(u64::MAX),
+                sequence: Sequence(u64::from(producer)),
+            };
             marks.set(ProducerId(producer), mark);
         }
         let mut section = Vec::new();

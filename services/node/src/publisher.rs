@@ -5,11 +5,13 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use matchtape_schemas::event::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Payload, encode_event};
 use matchtape_schemas::limits::EVENT_BYTES_MAX;
-use matchtape_schemas::{AcceptedTime, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage};
+use matchtape_schemas::{
+    AcceptedTime, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, Watermarks,
+};
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
@@ -60,7 +62,9 @@ pub enum PublishError {
     },
     /// Producer sequences inside a group do not rise, or the group begins with events published before and goes on
     /// with new ones.
-    #[error("producer sequence {found} in a group after {after}: a group is new as a whole and its numbers rise")]
+    #[error(
+        "producer sequence {found} in a group after {after}: a group is new as a whole and its numbers rise"
+    )]
     GroupOrder {
         /// The last one before it, in the group or on the tape.
         after: ProducerSequence,
@@ -68,7 +72,9 @@ pub enum PublishError {
         found: ProducerSequence,
     },
     /// The event time is further in the future than the node allows; one bad clock must not close every window.
-    #[error("event time {event_time} ns is more than {skew_ns_max} ns ahead of the sequencer's clock ({now} ns)")]
+    #[error(
+        "event time {event_time} ns is more than {skew_ns_max} ns ahead of the sequencer's clock ({now} ns)"
+    )]
     EventTimeAhead {
         /// As given.
         event_time: EventTime,
@@ -156,6 +162,24 @@ impl Intake {
         let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
         self.bell.ring();
         Ok(sequence)
+    }
+
+    /// All watermarks; `accepted` is what the ring has given out.
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        let reached = self.stages.watermarks();
+        Watermarks { accepted: self.ring.accepted().max(reached.written), ..reached }
+    }
+
+    pub(crate) fn wait(
+        &self,
+        sequence: Sequence,
+        stage: Stage,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
+        if stage == Stage::Accepted && sequence <= self.ring.accepted() {
+            return Ok(());
+        }
+        self.stages.wait(sequence, stage, deadline)
     }
 
     /// Whether this node has put anything on the tape.

@@ -23,7 +23,8 @@ pub const SLOT_EVENT_BYTES: usize = 160;
 const CLOSED: u64 = 1 << 63;
 
 const _: () = assert!(size_of::<Slot>() == 192, "a slot is three cache lines");
-const _: () = assert!(EVENT_HEADER_BYTES + 112 <= SLOT_EVENT_BYTES, "every order and trade event fits its slot");
+const _: () =
+    assert!(EVENT_HEADER_BYTES + 112 <= SLOT_EVENT_BYTES, "every order and trade event fits its slot");
 
 #[repr(C, align(64))]
 struct Slot {
@@ -78,7 +79,12 @@ impl Ring {
                 event: UnsafeCell::new(SlotEvent { bytes: [0; SLOT_EVENT_BYTES], boxed: None }),
             })
             .collect::<Box<[Slot]>>();
-        Self { mask: slots.len() as u64 - 1, slots, base: head.next(), tail: CachePadded::new(AtomicU64::new(0)) }
+        Self {
+            mask: slots.len() as u64 - 1,
+            slots,
+            base: head.next(),
+            tail: CachePadded::new(AtomicU64::new(0)),
+        }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -114,7 +120,8 @@ impl Ring {
             // Slots are freed in order, so when the last one is free, so are those before it.
             let stamp = self.slot(last).stamp.load(Ordering::Acquire);
             if stamp == last {
-                match self.tail.compare_exchange_weak(tail, tail + count, Ordering::AcqRel, Ordering::Relaxed) {
+                match self.tail.compare_exchange_weak(tail, tail + count, Ordering::AcqRel, Ordering::Relaxed)
+                {
                     Ok(_) => return Ok(Claim { ring: self, next: tail, end: tail + count }),
                     Err(now) => tail = now,
                 }
@@ -128,9 +135,14 @@ impl Ring {
         }
     }
 
-    /// Ends claiming for good; what was claimed before is still read. Returns the number of positions ever claimed.
-    pub(crate) fn close(&self) -> u64 {
-        self.tail.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED
+    /// Ends claiming for good; what was claimed before is still read.
+    pub(crate) fn close(&self) {
+        self.tail.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    /// The number of positions ever claimed.
+    pub(crate) fn claimed(&self) -> u64 {
+        self.tail.load(Ordering::Acquire) & !CLOSED
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -259,7 +271,10 @@ mod tests {
         let ring = Arc::new(Ring::new(4, Sequence(10)));
         let mut reader = RingReader::new(Arc::clone(&ring));
         let mut claim = ring.claim(3).unwrap();
-        assert_eq!((0..3).map(|at| put(&mut claim, 48, at)).collect::<Vec<_>>(), [Sequence(11), Sequence(12), Sequence(13)]);
+        assert_eq!(
+            (0..3).map(|at| put(&mut claim, 48, at)).collect::<Vec<_>>(),
+            [Sequence(11), Sequence(12), Sequence(13)]
+        );
         drop(claim);
         assert_eq!(ring.claim(2).err(), Some(ClaimError::Full));
         assert_eq!(ring.accepted(), Sequence(13));
@@ -301,7 +316,8 @@ mod tests {
         let ring = Arc::new(Ring::new(4, Sequence::ZERO));
         let reader = RingReader::new(Arc::clone(&ring));
         put(&mut ring.claim(1).unwrap(), 48, 7);
-        assert_eq!(ring.close(), 1);
+        ring.close();
+        assert_eq!(ring.claimed(), 1);
         assert_eq!(ring.claim(1).err(), Some(ClaimError::Closed));
         assert_eq!(ring.accepted(), Sequence(1));
         assert_eq!(reader.filled(0).map(mark), Some(7));
@@ -339,10 +355,13 @@ mod tests {
                     std::thread::yield_now();
                     continue;
                 };
-                let (producer, group, member) = (mark(event) >> 48, mark(event) >> 8 & 0xFF_FFFF_FFFF, mark(event) & 0xFF);
+                let (producer, group, member) =
+                    (mark(event) >> 48, mark(event) >> 8 & 0xFF_FFFF_FFFF, mark(event) & 0xFF);
                 match inside {
                     None => assert_eq!((member, group), (0, next_group[producer as usize])),
-                    Some(expected) => assert_eq!((producer, group, member), expected, "groups are never interleaved"),
+                    Some(expected) => {
+                        assert_eq!((producer, group, member), expected, "groups are never interleaved")
+                    }
                 }
                 inside = (member + 1 < group % 5 + 1).then_some((producer, group, member + 1));
                 if inside.is_none() {

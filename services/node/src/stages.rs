@@ -295,7 +295,9 @@ mod tests {
     fn no_wake_up_is_lost_between_raising_and_waiting() {
         let stages = Arc::new(Stages::new(Sequence::ZERO));
         let raiser = Arc::clone(&stages);
-        let raiser = std::thread::spawn(move || (1..=20_000).for_each(|at| raiser.raise(Stage::Durable, Sequence(at))));
+        let raiser = std::thread::spawn(move || {
+            (1..=20_000).for_each(|at| raiser.raise(Stage::Durable, Sequence(at)))
+        });
         for at in 1..=20_000 {
             stages.wait(Sequence(at), Stage::Durable, None).unwrap();
         }

@@ -1,0 +1,66 @@
+//! Says on an idle live tape that time has passed, so that windows by event time close.
+//!
+//! One `TimeAdvanced` when the tape falls idle, then one per [`REPEAT_EVERY`]: silence is what heartbeats are for.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use matchtape_schemas::event::{Event, TimeAdvanced};
+use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence};
+
+use crate::publisher::{Intake, wall_clock};
+
+/// Between two events that say the same.
+const REPEAT_EVERY: Duration = Duration::from_secs(10);
+/// How far behind this clock a producer's events may still be under way without being late.
+const ALLOWANCE: Duration = Duration::from_millis(20);
+
+pub(crate) struct IdleClock {
+    stop: SyncSender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl IdleClock {
+    pub(crate) fn start(intake: Arc<Intake>, idle_after: Duration) -> Self {
+        let (stop, stopped) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("idle-clock".into())
+            .spawn(move || {
+                let mut seen = intake.ring.accepted();
+                let mut pause = idle_after;
+                let mut said: Option<Instant> = None;
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    let head = intake.ring.accepted();
+                    if head != seen {
+                        (seen, said, pause) = (head, None, idle_after);
+                        continue;
+                    }
+                    if !intake.epoch_has_started() || said.is_some_and(|said| said.elapsed() < REPEAT_EVERY) {
+                        continue;
+                    }
+                    let now = wall_clock();
+                    let event_time = EventTime(now.get() - ALLOWANCE.as_nanos() as i64);
+                    let body = TimeAdvanced { accepted_time: now, ..TimeAdvanced::default() };
+                    let event = Event::new(InstrumentId(0), ProducerSequence(0), event_time, body);
+                    // A full or closed ring is not idle.
+                    if let Ok(sequence) = intake.publish_control(&event) {
+                        (seen, said) = (sequence, Some(Instant::now()));
+                    }
+                }
+            })
+            .expect("the system can start a thread");
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for IdleClock {
+    fn drop(&mut self) {
+        // Full: it was told already.
+        let _ = self.stop.try_send(());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

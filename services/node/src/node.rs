@@ -1,0 +1,375 @@
+//! The node: one tape's store, sequencer and buses in one process.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use matchtape_bus::{BusError, BusName};
+use matchtape_schemas::event::{EpochStarted, Event};
+use matchtape_schemas::text::Text;
+use matchtape_schemas::{
+    Epoch, InstrumentId, ProducerId, ProducerSequence, Projection, Sequence, Stage, TapeId, Watermarks,
+};
+use matchtape_storage::wal::GroupCommitOptions;
+use matchtape_storage::{
+    Disk, DiskError, EventStore, FlushError, OpenError, Reader, RealDisk, RecoveryReport, StoreOptions,
+};
+
+use crate::bus::{BusOptions, LiveBus, SpeculativeBus};
+use crate::framer::Framer;
+use crate::idle::IdleClock;
+use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt};
+use crate::producers::{self, ProducerMarks};
+use crate::publisher::{Intake, Publisher};
+use crate::ring::{Ring, RingReader};
+use crate::stages::{StageReached, Stages, WaitError};
+
+/// How a node runs. The default is right for a node alone on its disk.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The node's name, written where it leads the tape. At most 40 bytes.
+    pub name: String,
+    /// The store below it.
+    pub store: StoreOptions,
+    /// Slots of the ring between publishers and pipeline: a power of two, and the most events a group may have.
+    pub ring_slots: usize,
+    /// How far an event time may lie ahead of this machine's clock.
+    pub event_time_skew_max: Duration,
+    /// How the pipeline thread waits.
+    pub wait: PipelineWait,
+    /// From which stage on readers are given events.
+    pub visible_at: VisibleAt,
+    /// Shared memory distribution; none by default.
+    pub bus: Option<BusOptions>,
+    /// On a live tape: after this long without an event, say with `TimeAdvanced` that time has passed, so that windows
+    /// by event time close. Not for tapes whose event times are of another day (imports).
+    pub time_advanced_after: Option<Duration>,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            name: "node".into(),
+            store: StoreOptions::default(),
+            ring_slots: 1 << 16,
+            event_time_skew_max: Duration::from_secs(1),
+            wait: PipelineWait::default(),
+            visible_at: VisibleAt::default(),
+            bus: None,
+            time_advanced_after: None,
+        }
+    }
+}
+
+/// Why a node did not open.
+#[derive(thiserror::Error, Debug)]
+pub enum NodeError {
+    /// The data directory.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The store in it.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// An option out of bounds.
+    #[error("{option}: {reason}")]
+    Option {
+        /// Which.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A snapshot's section of the producers that this release cannot read.
+    #[error("the recovered state of the producers: {0}")]
+    Producers(#[from] matchtape_schemas::ProjectionError),
+    /// The system refused a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// Two handles of one producer could not both deduplicate.
+    #[error("producer {0} is in use by another handle, or is the sequencer's own id")]
+    ProducerInUse(ProducerId),
+    /// The store did not close in order; what was acknowledged is safe.
+    #[error(transparent)]
+    Close(#[from] FlushError),
+}
+
+/// A running node. Close it with [`Node::close`]; dropping it stops it as a crash would, safely.
+pub struct Node {
+    intake: Arc<Intake>,
+    /// Taken when closing.
+    store: Option<Arc<EventStore>>,
+    reader: Reader,
+    pipeline: Option<JoinHandle<()>>,
+    live: Option<LiveBus>,
+    idle_clock: Option<IdleClock>,
+    bus_name: Option<BusName>,
+    recovery: RecoveryReport,
+    tape: TapeId,
+    epoch: Epoch,
+}
+
+impl Node {
+    /// Opens the data directory (made if missing), recovers it and starts.
+    ///
+    /// `projections` are folded along and kept in snapshots, beside the node's own.
+    pub fn open(
+        directory: &Path,
+        options: NodeOptions,
+        projections: Vec<Box<dyn Projection>>,
+    ) -> Result<Self, NodeError> {
+        Self::open_on(Arc::new(RealDisk::create(directory)?), options, projections)
+    }
+
+    /// The same on any disk.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        options: NodeOptions,
+        mut projections: Vec<Box<dyn Projection>>,
+    ) -> Result<Self, NodeError> {
+        check(&options)?;
+        let mut incarnation = [0; 8];
+        disk.random(&mut incarnation)?;
+        projections.push(Box::new(ProducerMarks::default()));
+        let (store, recovery) = EventStore::open(disk, options.store.clone(), projections)?;
+        let found = store.head();
+        let mut marks = ProducerMarks::default();
+        if let Some(section) = store.projection_section(producers::SECTION) {
+            marks.restore(section)?;
+        }
+
+        // Every opening is a term of its own; it costs nothing until something is appended.
+        let head = matchtape_schemas::Head { epoch: Epoch(found.epoch.get() + 1), ..found };
+        let epoch_start = Event::new(
+            InstrumentId(0),
+            ProducerSequence(0),
+            found.max_event_time,
+            EpochStarted {
+                epoch: head.epoch,
+                previous_epoch: found.epoch,
+                previous_last_sequence: found.last_sequence,
+                previous_checksum: found.checksum,
+                writer_incarnation: u64::from_le_bytes(incarnation),
+                node: Text::new(&options.name)
+                    .map_err(|error| NodeError::Option { option: "name", reason: error.to_string() })?,
+                previous_segment_root: [0; 32],
+            },
+        );
+
+        let stages = Arc::new(Stages::new(store.visible().get()));
+        let ring = Arc::new(Ring::new(options.ring_slots, found.last_sequence));
+        let ring_reader = RingReader::new(Arc::clone(&ring));
+        let skew_ns_max = i64::try_from(options.event_time_skew_max.as_nanos()).unwrap_or(i64::MAX);
+        let intake = Arc::new(Intake::new(ring, Arc::clone(&stages), skew_ns_max, epoch_start, marks));
+        let commits = Arc::new(AtomicU64::new(0));
+        let progress = Progress {
+            stages,
+            gate: Arc::clone(store.visible()),
+            visible_at: options.visible_at,
+            intake: Arc::clone(&intake),
+            commits: Arc::clone(&commits),
+            written_group_end: found.last_sequence,
+        };
+        store.start_log(progress, GroupCommitOptions::default());
+
+        let store = Arc::new(store);
+        let reader = store.reader();
+        let tape = found.tape;
+        let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
+        let live = match (&options.bus, &bus_name) {
+            (Some(bus), Some(name)) => {
+                Some(LiveBus::start(name, bus, found, reader.clone(), Arc::clone(&intake))?)
+            }
+            _ => None,
+        };
+        let parts =
+            (Arc::clone(&intake), ring_reader, Framer::new(head), Arc::clone(&store), options.wait, commits);
+        let pipeline = match (&options.bus, &bus_name) {
+            (Some(bus), Some(name)) if bus.speculative => {
+                let (name, config, intake) = (name.clone(), bus.config.clone(), Arc::clone(&intake));
+                let (opened, open) = std::sync::mpsc::sync_channel(1);
+                let thread = std::thread::Builder::new().name("pipeline".into()).spawn(move || {
+                    match SpeculativeBus::open(&name, &config, &found, intake) {
+                        Ok(bus) => {
+                            let _ = opened.send(Ok(()));
+                            run(parts, bus);
+                        }
+                        Err(error) => {
+                            let _ = opened.send(Err(error));
+                        }
+                    }
+                })?;
+                match open.recv() {
+                    Ok(result) => result?,
+                    Err(_) => unreachable!("the pipeline thread reports before it runs"),
+                }
+                thread
+            }
+            _ => std::thread::Builder::new()
+                .name("pipeline".into())
+                .spawn(move || run(parts, NoSpeculation))?,
+        };
+        let idle_clock =
+            options.time_advanced_after.map(|after| IdleClock::start(Arc::clone(&intake), after));
+        Ok(Self {
+            intake,
+            store: Some(store),
+            reader,
+            pipeline: Some(pipeline),
+            live,
+            idle_clock,
+            bus_name,
+            recovery,
+            tape,
+            epoch: head.epoch,
+        })
+    }
+
+    /// What recovery found, replayed and cut.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
+    }
+
+    /// The tape.
+    pub fn tape(&self) -> TapeId {
+        self.tape
+    }
+
+    /// The term this node writes in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where subscribers in other processes find the tape's bus.
+    pub fn bus_name(&self) -> Option<&BusName> {
+        self.bus_name.as_ref()
+    }
+
+    /// The handle of one producer; there is at most one at a time.
+    pub fn publisher(&self, producer: ProducerId) -> Result<Publisher, NodeError> {
+        Publisher::attach(&self.intake, producer).ok_or(NodeError::ProducerInUse(producer))
+    }
+
+    /// Reads what is visible.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// The store below, for its tools.
+    ///
+    /// # Panics
+    /// Never: it is there until the node is closed.
+    pub fn store(&self) -> &EventStore {
+        self.store.as_ref().expect("there until closed")
+    }
+
+    /// How far the tape has come.
+    pub fn watermarks(&self) -> Watermarks {
+        self.intake.watermarks()
+    }
+
+    /// Follows the watermarks and waits for stages, also after the node is gone.
+    pub fn progress(&self) -> TapeProgress {
+        TapeProgress { intake: Arc::clone(&self.intake) }
+    }
+
+    /// Blocks until the event at `sequence` has reached `stage`.
+    pub fn wait(&self, sequence: Sequence, stage: Stage) -> Result<(), WaitError> {
+        self.intake.wait(sequence, stage, None)
+    }
+
+    /// Blocks until the event at `sequence` has reached `stage`, at most for `limit`.
+    pub fn wait_for(&self, sequence: Sequence, stage: Stage, limit: Duration) -> Result<(), WaitError> {
+        self.intake.wait(sequence, stage, Some(Instant::now() + limit))
+    }
+
+    /// Resolves when the event at `sequence` has reached `stage`.
+    pub fn wait_async(&self, sequence: Sequence, stage: Stage) -> StageReached {
+        StageReached::new(Arc::clone(&self.intake.stages), sequence, stage)
+    }
+
+    /// Takes no more events, makes durable and visible what was accepted, and closes the store.
+    pub fn close(mut self) -> Result<(), NodeError> {
+        drop(self.idle_clock.take());
+        self.stop_pipeline();
+        let store = self.store.take().expect("there until closed");
+        let closed = match Arc::try_unwrap(store) {
+            Ok(store) => store.close().map(|_| ()).map_err(NodeError::from),
+            Err(_) => unreachable!("the pipeline thread held the only other handle"),
+        };
+        self.stop_distribution();
+        closed
+    }
+
+    fn stop_pipeline(&mut self) {
+        self.intake.ring.close();
+        self.intake.bell.ring();
+        if let Some(pipeline) = self.pipeline.take()
+            && let Err(panic) = pipeline.join()
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn stop_distribution(&mut self) {
+        self.intake.stages.end(WaitError::Closed);
+        if let Some(live) = self.live.take() {
+            live.stop();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.store.is_none() {
+            return;
+        }
+        drop(self.idle_clock.take());
+        self.stop_pipeline();
+        // The log's own end writes and syncs what was appended; nothing is flushed or snapshotted.
+        drop(self.store.take());
+        self.stop_distribution();
+    }
+}
+
+/// The watermarks of a node, to be followed from elsewhere in its process.
+#[derive(Clone)]
+pub struct TapeProgress {
+    intake: Arc<Intake>,
+}
+
+impl TapeProgress {
+    /// How far the tape has come.
+    pub fn watermarks(&self) -> Watermarks {
+        self.intake.watermarks()
+    }
+
+    /// Blocks until the event at `sequence` has reached `stage`, at most for `limit`.
+    pub fn wait_for(&self, sequence: Sequence, stage: Stage, limit: Duration) -> Result<(), WaitError> {
+        self.intake.wait(sequence, stage, Some(Instant::now() + limit))
+    }
+
+    /// Resolves when the event at `sequence` has reached `stage`.
+    pub fn wait_async(&self, sequence: Sequence, stage: Stage) -> StageReached {
+        StageReached::new(Arc::clone(&self.intake.stages), sequence, stage)
+    }
+}
+
+type Parts = (Arc<Intake>, RingReader, Framer, Arc<EventStore>, PipelineWait, Arc<AtomicU64>);
+
+fn run<S: Speculative>(parts: Parts, speculative: S) {
+    let (intake, ring, framer, store, wait, commits) = parts;
+    Pipeline { intake, ring, framer, store, wait, commits, speculative }.run();
+}
+
+fn check(options: &NodeOptions) -> Result<(), NodeError> {
+    let wrong = |option, reason: String| Err(NodeError::Option { option, reason });
+    if !options.ring_slots.is_power_of_two() || !(2..=1 << 24).contains(&options.ring_slots) {
+        return wrong("ring_slots", format!("{} is not a power of two in 2..=16777216", options.ring_slots));
+    }
+    Ok(())
+}

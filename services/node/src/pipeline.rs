@@ -1,0 +1,242 @@
+//! The pipeline thread: frames what has accumulated in the ring and hands it to the log, and to the speculative bus.
+//!
+//! ```text
+//!   ring --frame--> log (its own thread writes and syncs) --committed--> stages, readers, live bus
+//!              \--> speculative bus
+//! ```
+//!
+//! It never waits for a disk, a network or a subscriber. When the log is behind by all its buffers, or the memtable by
+//! all its memory, events stay in the ring, and a full ring is the publishers' `WouldBlock`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use matchtape_schemas::limits::FRAME_BYTES_MAX;
+use matchtape_schemas::{Sequence, Stage};
+use matchtape_storage::wal::{AppendError, CommitObserver, Committed, WalError};
+use matchtape_storage::{EventStore, VisibleGate};
+
+use crate::framer::Framer;
+use crate::publisher::{Intake, wall_clock};
+use crate::ring::RingReader;
+use crate::stages::{Stages, WaitError};
+
+/// How the pipeline thread waits for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PipelineWait {
+    /// Looks for events this long, then sleeps; the publisher that wakes it pays for the call.
+    Adaptive {
+        /// How long it looks.
+        spin: Duration,
+    },
+    /// Never sleeps: a core is its own.
+    Spin,
+}
+
+impl Default for PipelineWait {
+    fn default() -> Self {
+        Self::Adaptive { spin: Duration::from_micros(50) }
+    }
+}
+
+/// From which stage on readers are given events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VisibleAt {
+    /// Once they are synced: nothing a reader saw can vanish.
+    #[default]
+    Durable,
+    /// Once they are handed to the kernel: what readers saw in the last moments vanishes when the power goes.
+    Written,
+}
+
+/// How long the pipeline leaves a full memtable alone before it looks again.
+const PRESSURE_PAUSE: Duration = Duration::from_micros(500);
+
+/// What the log thread tells: raises the stages, opens the gate of the readers.
+pub(crate) struct Progress {
+    pub(crate) stages: Arc<Stages>,
+    pub(crate) gate: Arc<VisibleGate>,
+    pub(crate) visible_at: VisibleAt,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) commits: Arc<AtomicU64>,
+    /// The last group end that was written.
+    pub(crate) written_group_end: Sequence,
+}
+
+impl Progress {
+    fn show(&self, sequence: Sequence) {
+        // The gate first: who is told that an event is visible must be able to read it.
+        self.gate.raise(sequence);
+        self.stages.raise(Stage::Visible, sequence);
+    }
+
+    fn made_durable(&self, durable: Sequence) {
+        self.stages.raise(Stage::Durable, durable);
+        // A node alone is its own quorum.
+        self.stages.raise(Stage::Replicated, durable);
+        if durable >= self.written_group_end {
+            self.show(self.written_group_end);
+        }
+    }
+}
+
+impl CommitObserver for Progress {
+    fn committed(&mut self, committed: &Committed) {
+        self.written_group_end = committed.commit.last_group_end().unwrap_or(self.written_group_end);
+        self.stages.raise(Stage::Written, committed.written);
+        if self.visible_at == VisibleAt::Written {
+            self.show(self.written_group_end);
+        }
+        self.made_durable(committed.durable);
+        // Release: pairs with the Acquire in `Pipeline::wait_for_log`.
+        self.commits.fetch_add(1, Ordering::Release);
+        self.intake.bell.ring();
+    }
+
+    fn durable(&mut self, durable: Sequence) {
+        self.made_durable(durable);
+    }
+
+    fn failed(&mut self, error: &Arc<WalError>) {
+        if !matches!(**error, WalError::Closed) {
+            tracing::error!(%error, "the log failed: no more events are taken, and the outcome of those under way is unknown");
+            self.stages.end(WaitError::Poisoned);
+            self.intake.ring.close();
+            self.intake.bell.ring();
+        }
+    }
+}
+
+/// Told of every frame as soon as it is cut, on the pipeline thread.
+pub(crate) trait Speculative {
+    /// The next frame of the tape, accepted but not yet written.
+    fn accepted(&mut self, frame: &[u8]);
+    /// When it wants to be called without a frame.
+    fn next_beat(&self) -> Option<Instant>;
+    /// It is that time.
+    fn beat(&mut self);
+}
+
+/// Nobody.
+pub(crate) struct NoSpeculation;
+
+impl Speculative for NoSpeculation {
+    fn accepted(&mut self, _: &[u8]) {}
+
+    fn next_beat(&self) -> Option<Instant> {
+        None
+    }
+
+    fn beat(&mut self) {}
+}
+
+pub(crate) struct Pipeline<S> {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) ring: RingReader,
+    pub(crate) framer: Framer,
+    pub(crate) store: Arc<EventStore>,
+    pub(crate) wait: PipelineWait,
+    pub(crate) commits: Arc<AtomicU64>,
+    pub(crate) speculative: S,
+}
+
+impl<S: Speculative> Pipeline<S> {
+    /// Runs until the ring is closed and empty, or the log has ended.
+    pub(crate) fn run(mut self) {
+        loop {
+            // Before looking at the ring: what is claimed before the closing is still there to be framed.
+            let closed = self.intake.ring.is_closed();
+            if !Framer::ready(&self.ring) {
+                if closed && self.ring.released() == self.intake.ring.claimed() {
+                    return;
+                }
+                self.wait_for_events();
+                continue;
+            }
+            if self.store.pressure().must_wait() {
+                if self.store.health().is_err() {
+                    self.intake.stages.end(WaitError::Poisoned);
+                    self.intake.ring.close();
+                    return;
+                }
+                std::thread::park_timeout(PRESSURE_PAUSE);
+                continue;
+            }
+            if !self.append() {
+                return;
+            }
+        }
+    }
+
+    /// One frame; `false` when the log has ended.
+    fn append(&mut self) -> bool {
+        let commits = self.commits.load(Ordering::Acquire);
+        let wal = self.store.wal();
+        let ends_segment = wal.wants_segment_end();
+        let mut taken = 0;
+        let appended = wal.append(FRAME_BYTES_MAX, |out| {
+            let (frame, events) = self.framer.frame(&self.ring, out, wall_clock(), ends_segment);
+            taken = events;
+            self.speculative.accepted(&out[..frame.length as usize]);
+            frame
+        });
+        match appended {
+            Ok(frame) => {
+                self.ring.release(taken);
+                self.intake.stages.raise(Stage::Accepted, frame.last_sequence());
+                true
+            }
+            Err(AppendError::Full) => {
+                self.wait_for_log(commits);
+                true
+            }
+            Err(AppendError::Ended(error)) => {
+                tracing::error!(%error, "the log takes no more frames");
+                false
+            }
+            Err(AppendError::Chain(error)) => panic!("the pipeline alone continues the chain: {error}"),
+        }
+    }
+
+    /// Sleeps until the log has written another commit than the first `seen`.
+    fn wait_for_log(&self, seen: u64) {
+        // Acquire: pairs with the Release in `Progress::committed`.
+        let moved = || self.commits.load(Ordering::Acquire) != seen || self.intake.ring.is_closed();
+        if !moved() {
+            self.intake.bell.sleep_unless(moved, None);
+        }
+    }
+
+    fn wait_for_events(&mut self) {
+        let available = || Framer::ready(&self.ring) || self.intake.ring.is_closed();
+        match self.wait {
+            PipelineWait::Spin => {
+                std::hint::spin_loop();
+                if self.intake.ring.is_closed() {
+                    std::thread::yield_now();
+                }
+            }
+            PipelineWait::Adaptive { spin } => {
+                let start = Instant::now();
+                while start.elapsed() < spin {
+                    if available() {
+                        return;
+                    }
+                    for _ in 0..16 {
+                        std::hint::spin_loop();
+                    }
+                }
+                if self.intake.ring.is_closed() {
+                    // Claimed before the closing, still being filled in by its producer.
+                    std::thread::yield_now();
+                } else {
+                    self.intake.bell.sleep_unless(available, self.speculative.next_beat());
+                }
+            }
+        }
+        if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
+            self.speculative.beat();
+        }
+    }
+}

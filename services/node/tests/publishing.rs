@@ -1,0 +1,262 @@
+//! What publishers are promised, on a real disk.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use matchtape_node::{Node, NodeError, PublishError, Published, WaitError};
+use matchtape_schemas::event::{OrderAccepted, StateSet};
+use matchtape_schemas::{
+    Body, Epoch, Event, EventFlags, EventTime, InstrumentId, Kind, OrderId, ProducerId, ProducerSequence,
+    Sequence, Stage,
+};
+use matchtape_storage::{Disk, RealDisk};
+use support::{cancel, open, order, put, small};
+
+const PRODUCER: ProducerId = ProducerId(5);
+
+fn disk() -> (tempfile::TempDir, Arc<dyn Disk>) {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::create(&folder.path().join("data")).unwrap());
+    (folder, disk)
+}
+
+fn kinds(node: &Node) -> Vec<(u64, Kind)> {
+    let mut frames = node.reader().frames(Sequence::FIRST).unwrap();
+    let mut kinds = Vec::new();
+    while let Some(frame) = frames.next_frame().unwrap() {
+        kinds.extend(frame.frame().events().map(|event| (event.sequence().get(), event.kind())));
+    }
+    kinds
+}
+
+#[test]
+fn an_event_waited_for_is_durable_visible_and_read_back_as_it_was() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    assert_eq!(node.watermarks().accepted, Sequence::ZERO, "opening writes nothing");
+    let published = put(&mut publisher, &order(1));
+    assert_eq!(published, Published::New { first: Sequence(2), last: Sequence(2) }, "the epoch starts at 1");
+    node.wait(published.sequence(), Stage::Visible).unwrap();
+    assert!(node.watermarks().chain_holds());
+    let read = node.reader().event(Sequence(2)).unwrap().unwrap();
+    assert_eq!(read.event().to_event(), order(1));
+    assert_eq!(read.event().header().producer, PRODUCER);
+    assert_eq!(kinds(&node), [(1, Kind::EpochStarted), (2, Kind::OrderAccepted)]);
+    drop(publisher);
+    node.close().unwrap();
+}
+
+#[test]
+fn a_repeated_publish_adds_nothing_in_this_run_or_after_a_restart_or_after_a_crash() {
+    let (_folder, disk) = disk();
+    for restart in 0..3 {
+        let node = open(&disk);
+        let mut publisher = node.publisher(PRODUCER).unwrap();
+        for number in 1..=100 {
+            let published = put(&mut publisher, &order(number));
+            match (restart, published) {
+                (0, Published::New { first, .. }) => assert_eq!(first, Sequence(number + 1)),
+                (1.., Published::Already { sequence }) => assert_eq!(sequence, Sequence(101)),
+                other => panic!("{other:?} in round {restart}"),
+            }
+        }
+        assert!(matches!(publisher.publish(&order(50)).unwrap(), Published::Already { .. }));
+        assert_eq!(publisher.last().unwrap().producer_sequence, ProducerSequence(100));
+        node.wait(Sequence(101), Stage::Durable).unwrap();
+        assert_eq!(kinds(&node).len(), 101);
+        drop(publisher);
+        if restart == 0 {
+            // As a crash: nothing is flushed, the marks come from the log.
+            drop(node);
+        } else {
+            node.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_opening_that_appends_is_an_epoch_of_its_own() {
+    let (_folder, disk) = disk();
+    for round in 1..=3u64 {
+        let node = open(&disk);
+        let mut publisher = node.publisher(PRODUCER).unwrap();
+        let sequence = put(&mut publisher, &order(round)).sequence();
+        node.wait(sequence, Stage::Visible).unwrap();
+        let event = node.reader().event(sequence).unwrap().unwrap();
+        assert_eq!((event.event().epoch(), node.epoch()), (Epoch(round), Epoch(round)));
+        drop(publisher);
+        node.close().unwrap();
+    }
+    let idle = open(&disk);
+    assert_eq!((idle.epoch(), idle.watermarks().accepted), (Epoch(4), Sequence(6)));
+}
+
+#[test]
+fn a_group_stands_together_whole_and_in_order() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let group = [order(1), order(2), cancel(3, 1)];
+    let published = publisher.publish_group(&group).unwrap();
+    assert_eq!(published, Published::New { first: Sequence(2), last: Sequence(4) });
+    assert!(matches!(publisher.publish_group(&group).unwrap(), Published::Already { sequence: Sequence(4) }));
+    assert!(matches!(
+        publisher.publish_group(&[order(3), order(4)]),
+        Err(PublishError::GroupOrder { after: ProducerSequence(3), found: ProducerSequence(3) })
+    ));
+    assert!(matches!(publisher.publish_group(&[order(5), order(5)]), Err(PublishError::GroupOrder { .. })));
+    assert!(matches!(publisher.publish_group(&[]), Err(PublishError::GroupSize { events: 0, .. })));
+    let too_many: Vec<Event> = (10..10 + 1025).map(order).collect();
+    assert!(matches!(
+        publisher.publish_group(&too_many),
+        Err(PublishError::GroupSize { events: 1025, limit: 1024 })
+    ));
+    node.wait(Sequence(4), Stage::Visible).unwrap();
+    let ends: Vec<bool> =
+        (2..=4).map(|at| node.reader().event(Sequence(at)).unwrap().unwrap().event().ends_group()).collect();
+    assert_eq!(ends, [false, false, true]);
+}
+
+#[test]
+fn a_group_larger_than_a_frame_becomes_visible_as_one() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let group: Vec<Event> = (1..=1000).map(order).collect();
+    let last = publisher.publish_group(&group).unwrap().sequence();
+    node.wait(last, Stage::Visible).unwrap();
+    let reader = node.reader();
+    assert!(reader.event(last).unwrap().unwrap().event().ends_group());
+    assert_eq!(kinds(&node).len(), 1001);
+}
+
+#[test]
+fn a_loan_is_filled_in_place_and_claims_nothing_until_published() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let mut abandoned = publisher.loan::<OrderAccepted>(InstrumentId(1), ProducerSequence(1), EventTime(7));
+    abandoned.order_id = OrderId(9);
+    drop(abandoned);
+    let mut loan = publisher.loan::<OrderAccepted>(InstrumentId(1), ProducerSequence(1), EventTime(7));
+    loan.order_id = OrderId(3);
+    let sequence = loan.flags(EventFlags::SNAPSHOT).publish().unwrap().sequence();
+    node.wait(sequence, Stage::Visible).unwrap();
+    let event = node.reader().event(sequence).unwrap().unwrap().event().to_event();
+    assert_eq!(event.flags, EventFlags::SNAPSHOT.with(EventFlags::LAST_OF_GROUP));
+    assert!(matches!(event.body, Body::OrderAccepted(order) if order.order_id == OrderId(3)));
+}
+
+#[test]
+fn the_largest_event_and_the_smallest_share_a_tape() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let value = vec![7; 48 * 1024 - 3];
+    let set = StateSet::new(b"key", &value).unwrap();
+    for number in 1..=20 {
+        let event = if number % 2 == 0 {
+            order(number)
+        } else {
+            Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), set.clone())
+        };
+        put(&mut publisher, &event);
+    }
+    node.wait(Sequence(21), Stage::Visible).unwrap();
+    let read = node.reader().event(Sequence(20)).unwrap().unwrap();
+    assert_eq!(read.event().to_event().body, Body::StateSet(set));
+}
+
+#[test]
+fn an_event_time_too_far_ahead_is_refused_and_a_late_one_marked() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let mut ahead = order(1);
+    ahead.event_time = EventTime(i64::MAX);
+    assert!(matches!(
+        publisher.publish(&ahead),
+        Err(PublishError::EventTimeAhead { event_time: EventTime::MAX, .. })
+    ));
+    put(&mut publisher, &order(9));
+    let mut late = order(10);
+    late.event_time = EventTime(5);
+    let sequence = put(&mut publisher, &late).sequence();
+    node.wait(sequence, Stage::Visible).unwrap();
+    assert!(node.reader().event(sequence).unwrap().unwrap().event().flags().contains(EventFlags::LATE));
+}
+
+#[test]
+fn a_producer_has_one_handle_at_a_time() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let first = node.publisher(PRODUCER).unwrap();
+    assert!(matches!(node.publisher(PRODUCER), Err(NodeError::ProducerInUse(PRODUCER))));
+    assert!(matches!(node.publisher(ProducerId::SEQUENCER), Err(NodeError::ProducerInUse(_))));
+    drop(first);
+    assert!(node.publisher(PRODUCER).is_ok());
+}
+
+#[test]
+fn waiting_ends_when_the_node_closes_and_publishing_says_so() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let progress = node.progress();
+    let waiting = std::thread::spawn(move || {
+        progress.wait_for(Sequence(1000), Stage::Durable, Duration::from_secs(60))
+    });
+    put(&mut publisher, &order(1));
+    node.close().unwrap();
+    assert_eq!(waiting.join().unwrap(), Err(WaitError::Closed));
+    assert!(matches!(publisher.publish(&order(2)), Err(PublishError::Closed)));
+}
+
+#[test]
+fn producers_on_many_threads_share_one_dense_tape() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    std::thread::scope(|scope| {
+        for producer in 1..=8 {
+            let node = &node;
+            scope.spawn(move || {
+                let mut publisher = node.publisher(ProducerId(producer)).unwrap();
+                for number in 1..=2_000 {
+                    let sequence = put(&mut publisher, &order(number)).sequence();
+                    if number % 500 == 0 {
+                        node.wait(sequence, Stage::Durable).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    node.wait(Sequence(16_001), Stage::Visible).unwrap();
+    let mut next = [1u64; 9];
+    let mut frames = node.reader().frames(Sequence::FIRST).unwrap();
+    let mut count = 0;
+    while let Some(frame) = frames.next_frame().unwrap() {
+        for event in frame.frame().events() {
+            count += 1;
+            assert_eq!(event.sequence(), Sequence(count));
+            let header = event.header();
+            if header.producer != ProducerId::SEQUENCER {
+                let expected = &mut next[header.producer.get() as usize];
+                assert_eq!(header.producer_sequence, ProducerSequence(*expected));
+                *expected += 1;
+            }
+        }
+    }
+    assert_eq!(count, 16_001);
+    node.close().unwrap();
+}
+
+#[test]
+fn the_same_directory_is_refused_to_a_second_node_which_is_told_who_has_it() {
+    let (_folder, disk) = disk();
+    let _node = open(&disk);
+    let refused = Node::open_on(disk, small(), Vec::new()).err().expect("one owner");
+    assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+}
