@@ -2,7 +2,7 @@
 //! sync, and the rate at which recovery checks it.
 //!
 //! ```text
-//! cargo run --release -p matchtape-storage --example wal_speed -- DIRECTORY [SECONDS]
+//! cargo run --release -p matchtape-storage --example wal_speed -- DIRECTORY [SECONDS [COMMIT_KIB]]
 //! ```
 //!
 //! Throughput: one thread frames 128-byte events as fast as the log takes them, for SECONDS (default 10); every event is
@@ -57,10 +57,12 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().expect("usage: wal_speed DIRECTORY [SECONDS]"));
     let seconds = arguments.next().map_or(10, |text| text.parse().expect("SECONDS is a number"));
+    let commit_bytes =
+        arguments.next().map_or(1 << 20, |text| 1024 * text.parse::<usize>().expect("a number of KiB"));
     println!("device, 4 KiB buffered write + fdatasync: {}", device_sync(&directory, Caching::Buffered));
     println!("device, 4 KiB O_DIRECT|O_DSYNC write:     {}", device_sync(&directory, Caching::DirectSync));
     for backend in [WriteBackend::Buffered, WriteBackend::Direct] {
-        let config = WalConfig { backend, directory: PathBuf::from("wal"), ..WalConfig::new(TapeId(1)) };
+        let config = WalConfig { backend, commit_bytes, ..WalConfig::new(TapeId(1)) };
         let root = tempdir_in(&directory);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&root).expect("the directory can be created"));
         println!("{backend:?}, one durable event at a time: {}", latency(&disk, &config));

@@ -23,6 +23,9 @@ pub use real::RealDisk;
 /// commit is padded to. 4096 satisfies every device in use, whatever its own block.
 pub const BLOCK_BYTES: usize = 4096;
 
+/// Bytes of zeros written per call: large enough that the call costs nothing.
+const ZERO_BYTES: usize = 1 << 20;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -103,15 +106,29 @@ pub trait DiskFile: Send + Sync + Debug {
     fn sync_all(&self) -> Result<(), DiskError>;
     /// Cuts or extends (with zeros that may be a hole) to `bytes`.
     fn set_len(&self, bytes: u64) -> Result<(), DiskError>;
-    /// Allocates the first `bytes` and writes zeros over all of them, so that later writes inside change no
-    /// metadata. Not synced.
-    fn allocate_zeroed(&self, bytes: u64) -> Result<(), DiskError>;
+    /// Makes the file `bytes` long and reserves the space, so that writing inside cannot fail for want of it. Reads as
+    /// zeros. Not synced. Only zeros written over it spare later writes the change of metadata.
+    fn allocate(&self, bytes: u64) -> Result<(), DiskError>;
     /// Lets go of the clean cached pages of a range, so that the next read asks the device. Pages not yet synced stay.
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError>;
     /// The file's length in bytes.
     fn len_bytes(&self) -> Result<u64, DiskError>;
     /// The path it was opened by, for messages.
     fn path(&self) -> &Path;
+
+    /// Allocates the first `bytes` and writes zeros over all of them. Not synced.
+    fn allocate_zeroed(&self, bytes: u64) -> Result<(), DiskError> {
+        // Allocating first lets the file system choose few extents, and fails early when the disk is full.
+        self.allocate(bytes)?;
+        let zeros = AlignedBytes::zeroed(ZERO_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_BYTES)).max(1));
+        let mut at = 0;
+        while at < bytes {
+            let chunk = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(zeros.len());
+            self.write_at(&zeros[..chunk], at)?;
+            at += chunk as u64;
+        }
+        Ok(())
+    }
 
     /// Reads exactly `buffer`; a file that ends earlier is an error.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {

@@ -10,12 +10,9 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::rand::GetRandomFlags;
 
 use super::{
-    Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind, LockError,
-    LockHolder, Operation, check_direct, check_relative,
+    Access, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind, LockError, LockHolder, Operation,
+    check_direct, check_relative,
 };
-
-/// Bytes of zeros written per call while a file is allocated: large enough that the call costs nothing.
-const ZERO_CHUNK_BYTES: usize = 1 << 20;
 
 /// A data directory on the machine's file system.
 #[derive(Debug)]
@@ -231,21 +228,13 @@ impl DiskFile for RealFile {
             .map_err(|errno| self.error(Operation::SetLength, errno).at(bytes))
     }
 
-    fn allocate_zeroed(&self, bytes: u64) -> Result<(), DiskError> {
-        // Allocating first lets the file system choose few extents, and fails early when the disk is full.
+    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
         match retry_on_intr(|| rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), 0, bytes)) {
-            // Where fallocate is missing, the zeros below allocate as they go.
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(self.error(Operation::Allocate, errno)),
+            Ok(()) => Ok(()),
+            // Where fallocate is missing, only writing reserves space; the length at least is as promised.
+            Err(Errno::OPNOTSUPP) => self.set_len(bytes.max(self.len_bytes()?)),
+            Err(errno) => Err(self.error(Operation::Allocate, errno)),
         }
-        let zeros = AlignedBytes::zeroed(ZERO_CHUNK_BYTES);
-        let mut at = 0;
-        while at < bytes {
-            let chunk = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(ZERO_CHUNK_BYTES);
-            self.write_at(&zeros[..chunk], at)?;
-            at += chunk as u64;
-        }
-        Ok(())
     }
 
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError> {

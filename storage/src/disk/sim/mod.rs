@@ -429,6 +429,16 @@ impl SimFile {
         })
     }
 
+    fn grow(&self, operation: Operation, bytes: u64) -> Result<(), DiskError> {
+        self.act(operation, |state| {
+            state.fail(operation, &self.path)?;
+            let growth = bytes.saturating_sub(state.now.len_bytes(self.file));
+            state.make_room(operation, &self.path, growth)?;
+            state.record(Op::SetLen { file: self.file, bytes });
+            Ok(())
+        })
+    }
+
     fn write_as(&self, operation: Operation, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         self.act(operation, |state| {
             let durable = self.caching == Caching::DirectSync;
@@ -502,19 +512,12 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, bytes: u64) -> Result<(), DiskError> {
         self.check_writable(Operation::SetLength)?;
-        self.act(Operation::SetLength, |state| {
-            state.fail(Operation::SetLength, &self.path)?;
-            let growth = bytes.saturating_sub(state.now.len_bytes(self.file));
-            state.make_room(Operation::SetLength, &self.path, growth)?;
-            state.record(Op::SetLen { file: self.file, bytes });
-            Ok(())
-        })
+        self.grow(Operation::SetLength, bytes)
     }
 
-    fn allocate_zeroed(&self, bytes: u64) -> Result<(), DiskError> {
+    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
         self.check_writable(Operation::Allocate)?;
-        let zeros = vec![0; usize::try_from(bytes).expect("a simulated file fits memory")];
-        self.write_as(Operation::Allocate, &zeros, 0)
+        self.grow(Operation::Allocate, bytes)
     }
 
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError> {
