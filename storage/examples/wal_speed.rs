@@ -65,6 +65,11 @@ fn main() {
         let config = WalConfig { backend, commit_bytes, ..WalConfig::new(TapeId(1)) };
         let root = tempdir_in(&directory);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&root).expect("the directory can be created"));
+        let caching = if backend == WriteBackend::Direct { Caching::DirectSync } else { Caching::Buffered };
+        println!(
+            "device, {backend:?} writes of one buffer, each synced: {:.2} GB/s",
+            device_rate(&*disk, caching, commit_bytes)
+        );
         println!("{backend:?}, one durable event at a time: {}", latency(&disk, &config));
         throughput(&disk, &config, Duration::from_secs(seconds));
         recovery(&disk, &config);
@@ -100,6 +105,27 @@ fn device_sync(directory: &Path, caching: Caching) -> String {
     let text = summary(taken.collect());
     std::fs::remove_dir_all(&root).expect("removed");
     text
+}
+
+/// What the device alone takes, with the log's own pattern: whole buffers into zeros, each synced.
+fn device_rate(disk: &dyn Disk, caching: Caching, bytes: usize) -> f64 {
+    const TOTAL: u64 = 512 << 20;
+    let path = Path::new("probe");
+    let file = disk.open(path, Access::CreateNew, caching).expect("created");
+    file.allocate_zeroed(TOTAL).expect("allocated");
+    file.sync_all().expect("synced");
+    let buffer = AlignedBytes::zeroed(bytes);
+    let start = Instant::now();
+    let count = TOTAL / bytes as u64;
+    for index in 0..count {
+        file.write_at(&buffer, index * bytes as u64).expect("written");
+        if caching == Caching::Buffered {
+            file.sync_data().expect("synced");
+        }
+    }
+    let rate = (count * bytes as u64) as f64 / start.elapsed().as_secs_f64() / 1e9;
+    disk.remove(path).expect("removed");
+    rate
 }
 
 /// Frames of as many events as fit `bytes`, appended behind `head`.

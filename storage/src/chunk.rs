@@ -87,15 +87,11 @@ impl Chunk {
         if frames.is_empty() {
             return Err((0, ChunkError::Empty));
         }
-        Ok(Self { memory: Memory::Own(bytes, length), frames: frames.into_boxed_slice(), offsets: OnceLock::new() })
-    }
-
-    /// Copies a checked frame into a chunk of its own.
-    pub(crate) fn of_frame(frame: &Frame<'_>) -> Self {
-        let mut bytes = AlignedBytes::zeroed(frame.bytes().len());
-        bytes[..frame.bytes().len()].copy_from_slice(frame.bytes());
-        let frames = [FrameAt { header: *frame.header(), start: 0, first_event: 0 }];
-        Self { memory: Memory::Own(bytes, frame.bytes().len()), frames: Box::new(frames), offsets: OnceLock::new() }
+        Ok(Self {
+            memory: Memory::Own(bytes, length),
+            frames: frames.into_boxed_slice(),
+            offsets: OnceLock::new(),
+        })
     }
 
     /// All frames, one after the other.
@@ -175,6 +171,49 @@ impl Chunk {
     }
 }
 
+/// Gathers checked frames into chunks of a convenient size.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkBuilder {
+    bytes: Option<AlignedBytes>,
+    used: usize,
+    frames: Vec<FrameAt>,
+}
+
+/// What a gathered chunk holds at most.
+const GATHERED_BYTES: usize = 4 * FRAME_BYTES_MAX;
+
+impl ChunkBuilder {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn has_room_for(&self, frame: &Frame<'_>) -> bool {
+        self.used + frame.bytes().len() <= GATHERED_BYTES
+    }
+
+    /// Copies the next frame of the tape, which has room.
+    pub(crate) fn add(&mut self, frame: &Frame<'_>) {
+        let bytes = self.bytes.get_or_insert_with(|| AlignedBytes::zeroed(GATHERED_BYTES));
+        bytes[self.used..self.used + frame.bytes().len()].copy_from_slice(frame.bytes());
+        let first_event = self.frames.last().map_or(0, |before| before.first_event + before.header.count);
+        self.frames.push(FrameAt { header: *frame.header(), start: self.used as u32, first_event });
+        self.used += frame.bytes().len();
+    }
+
+    /// What was gathered, in memory of its size; `None` if that is nothing.
+    pub(crate) fn take(&mut self) -> Option<Chunk> {
+        let mut bytes = self.bytes.take()?;
+        let used = std::mem::take(&mut self.used);
+        if used <= GATHERED_BYTES / 2 {
+            let mut exact = AlignedBytes::zeroed(used);
+            exact.copy_from_slice(&bytes[..used]);
+            bytes = exact;
+        }
+        let frames = std::mem::take(&mut self.frames).into_boxed_slice();
+        Some(Chunk { memory: Memory::Own(bytes, used), frames, offsets: OnceLock::new() })
+    }
+}
+
 /// A whole frame that was read, as it lies in WAL, bus and wire.
 #[derive(Clone, Debug)]
 pub struct FrameHandle {
@@ -210,12 +249,17 @@ pub struct EventHandle {
 }
 
 impl EventHandle {
+    /// The event that starts `offset` bytes into frame `number`.
+    #[inline]
+    pub(crate) fn new(chunk: &Arc<Chunk>, number: usize, offset: usize, sequence: Sequence) -> Self {
+        Self { chunk: Arc::clone(chunk), frame: number as u32, offset: offset as u32, sequence }
+    }
+
     /// The event of number `index` in frame `number`.
     #[inline]
     pub(crate) fn at(chunk: &Arc<Chunk>, number: usize, index: u32) -> Self {
         let sequence = Sequence(chunk.frames()[number].header.first_sequence.0 + u64::from(index));
-        let offset = chunk.event_offset(number, index) as u32;
-        Self { chunk: Arc::clone(chunk), frame: number as u32, offset, sequence }
+        Self::new(chunk, number, chunk.event_offset(number, index), sequence)
     }
 
     /// The event at `sequence`, which is in the chunk.
@@ -236,6 +280,8 @@ impl EventHandle {
     #[inline]
     pub fn event(&self) -> EventRef<'_> {
         let frame = self.chunk.frame(self.frame as usize);
-        frame.event_at(self.sequence, self.offset as usize).expect("the offset came from the frame's own events")
+        frame
+            .event_at(self.sequence, self.offset as usize)
+            .expect("the offset came from the frame's own events")
     }
 }

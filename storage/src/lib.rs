@@ -1,8 +1,29 @@
 //! The durable half: write-ahead log, memtable, tables, recovery, reads.
 
+mod chunk;
+mod codec;
 mod disk;
+mod entity;
+mod file_header;
+mod flush;
+mod fold;
+mod ingest;
+mod inspect;
 pub mod limits;
+mod manifest;
+mod memtable;
+mod open;
+mod options;
+mod read;
+mod read_only;
+mod snapshot;
+mod sstable;
+mod store;
+mod verify;
+mod visible;
 pub mod wal;
+
+pub use chunk::{EventHandle, FrameHandle};
 
 /// A disk that can lose power at any moment, for tests and for simulating whole clusters.
 pub use disk::sim;
@@ -10,3 +31,16 @@ pub use disk::{
     Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind,
     LockError, LockHolder, Operation, RealDisk,
 };
+pub use file_header::VersionError;
+pub use flush::FlushError;
+pub use ingest::Pressure;
+pub use inspect::{EventTableView, IndexTableView, Inspection, MemoryView, SegmentView, SnapshotView};
+pub use open::{OpenError, RecoveryReport};
+pub use options::{ReadOnlyOptions, StoreOptions, VisibleAtOpen, WalOptions, Workers};
+pub use read::{Direction, FrameCursor, Query, QueryCursor, ReadError, Reader};
+pub use read_only::ReadOnlyStore;
+pub use snapshot::{Section, Snapshot};
+pub use sstable::TableError;
+pub use store::EventStore;
+pub use verify::{Finding, VerifyProgress, VerifyReport};
+pub use visible::VisibleGate;

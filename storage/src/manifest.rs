@@ -15,7 +15,8 @@
 //!
 //! An edit is a tag byte and its fields: `1` file number of a new event table (8), its bytes (8), its footer; `2` file
 //! number of a new index table (8), its bytes (8), its level (1), its footer; `3` file number of a new snapshot (8), its
-//! bytes (8), its footer; `4` the file number of one that is gone (8); `5` the next file number (8).
+//! bytes (8), its footer; `4` the file number of one that is gone (8); `5` the next file number (8); `6`
+//! the log was begun, so its absence from now on is damage.
 //!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
@@ -47,6 +48,7 @@ pub(crate) enum Edit {
     AddSnapshot(SnapshotMeta),
     Remove(u64),
     NextFile(u64),
+    LogBegun,
 }
 
 impl Edit {
@@ -79,6 +81,7 @@ impl Edit {
                 out.push(5);
                 out.extend_from_slice(&number.to_le_bytes());
             }
+            Self::LogBegun => out.push(6),
         }
     }
 
@@ -103,6 +106,7 @@ impl Edit {
             }),
             4 => Self::Remove(fields.u64()?),
             5 => Self::NextFile(fields.u64()?),
+            6 => Self::LogBegun,
             _ => return Err(Short { at }),
         })
     }
@@ -120,11 +124,20 @@ pub(crate) struct Contents {
     pub snapshots: Vec<SnapshotMeta>,
     /// Above every number ever given to a file.
     pub next_file: u64,
+    /// The log was begun: it has to be there.
+    pub log_begun: bool,
 }
 
 impl Contents {
     pub(crate) fn empty(tape: TapeId) -> Self {
-        Self { tape, event_tables: Vec::new(), index_tables: Vec::new(), snapshots: Vec::new(), next_file: 1 }
+        Self {
+            tape,
+            event_tables: Vec::new(),
+            index_tables: Vec::new(),
+            snapshots: Vec::new(),
+            next_file: 1,
+            log_begun: false,
+        }
     }
 
     /// Every event up to here is in a table, and in the index tables.
@@ -150,11 +163,13 @@ impl Contents {
                 self.snapshots.retain(|snapshot| snapshot.number != number);
             }
             Edit::NextFile(number) => self.next_file = self.next_file.max(number),
+            Edit::LogBegun => self.log_begun = true,
         }
     }
 
     fn edits(&self) -> Vec<Edit> {
         let mut edits = vec![Edit::NextFile(self.next_file)];
+        edits.extend(self.log_begun.then_some(Edit::LogBegun));
         edits.extend(self.event_tables.iter().copied().map(Edit::AddEvents));
         edits.extend(self.index_tables.iter().cloned().map(Edit::AddIndex));
         edits.extend(self.snapshots.iter().copied().map(Edit::AddSnapshot));
@@ -252,9 +267,8 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Loaded, TableError> {
         let found = record_at(bytes, tape, generation, offset);
         let Some((_, payload)) = found.filter(|(found, _)| *found == number + 1) else {
             // Records are synced one by one: a later one proves that this one had been whole.
-            let later = (offset + 1..bytes.len()).find(|at| {
-                record_at(bytes, tape, generation, *at).is_some_and(|(later, _)| later > number)
-            });
+            let later = (offset + 1..bytes.len())
+                .find(|at| record_at(bytes, tape, generation, *at).is_some_and(|(later, _)| later > number));
             if later.is_some() || number == 0 {
                 let expected = format!("record {}", number + 1);
                 return Err(damage(offset, "record of the manifest", expected, "other bytes".to_owned()));
@@ -274,7 +288,12 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Loaded, TableError> {
         offset += RECORD_HEADER_BYTES + payload.len();
     }
     if number == 0 {
-        return Err(damage(offset, "record of the manifest", "record 1".to_owned(), "the end of the file".to_owned()));
+        return Err(damage(
+            offset,
+            "record of the manifest",
+            "record 1".to_owned(),
+            "the end of the file".to_owned(),
+        ));
     }
     if let Some(contradiction) = contents.contradiction() {
         return Err(damage(0, "manifest", "files that fit together".to_owned(), contradiction));
@@ -420,8 +439,12 @@ mod tests {
     }
 
     fn snapshot(number: u64, at: u64) -> Edit {
-        let footer =
-            SnapshotFooter { head: head(at), sections: 1, top: BlockAt { offset: 1, bytes: 2 }, hash: [3; 32] };
+        let footer = SnapshotFooter {
+            head: head(at),
+            sections: 1,
+            top: BlockAt { offset: 1, bytes: 2 },
+            hash: [3; 32],
+        };
         Edit::AddSnapshot(SnapshotMeta { number, bytes: 200, footer })
     }
 
@@ -444,7 +467,10 @@ mod tests {
     #[test]
     fn what_was_appended_is_read_back() {
         let (disk, contents) = example();
-        assert_eq!((contents.event_tables.len(), contents.index_tables.len(), contents.snapshots.len()), (3, 3, 2));
+        assert_eq!(
+            (contents.event_tables.len(), contents.index_tables.len(), contents.snapshots.len()),
+            (3, 3, 2)
+        );
         let loaded = load(&disk).unwrap().unwrap();
         assert_eq!((loaded.contents, loaded.generation, loaded.torn_at), (contents.clone(), 4, None));
         assert_eq!(contents.flushed_through(), Sequence(30));
@@ -464,7 +490,9 @@ mod tests {
                     let torn = loaded.torn_at.map_or(length as u64, |at| at);
                     ends.push((torn, loaded.contents.flushed_through().0));
                 }
-                Err(error) => assert!(length < FILE_HEADER_BYTES + RECORD_HEADER_BYTES + 10, "{length}: {error}"),
+                Err(error) => {
+                    assert!(length < FILE_HEADER_BYTES + RECORD_HEADER_BYTES + 10, "{length}: {error}")
+                }
             }
         }
         ends.dedup();

@@ -257,7 +257,11 @@ impl Reading<'_> {
         let mut sections = Vec::new();
         while !fields.is_empty() {
             let listed = read_listed(&mut fields).map_err(|short| {
-                self.damage(self.meta.footer.top, "list of sections", format!("an impossible field at {}", short.at))
+                self.damage(
+                    self.meta.footer.top,
+                    "list of sections",
+                    format!("an impossible field at {}", short.at),
+                )
             })?;
             sections.push(listed);
         }
@@ -320,7 +324,8 @@ mod tests {
 
     #[test]
     fn every_single_flipped_bit_of_a_snapshot_is_noticed_and_so_is_a_cut() {
-        let (disk, meta, _) = written(vec![section("producers", vec![7; 40]), section("books", b"text".repeat(20))]);
+        let (disk, meta, _) =
+            written(vec![section("producers", vec![7; 40]), section("books", b"text".repeat(20))]);
         let path = meta.file().path();
         for offset in 0..meta.bytes {
             for bit in 0..8 {

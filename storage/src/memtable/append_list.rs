@@ -80,7 +80,11 @@ mod tests {
         let mut expected = (0, 0);
         for index in 0..100_000 {
             assert_eq!(place(index), expected);
-            expected = if expected.1 + 1 == FIRST_BUCKET << expected.0 { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
+            expected = if expected.1 + 1 == FIRST_BUCKET << expected.0 {
+                (expected.0 + 1, 0)
+            } else {
+                (expected.0, expected.1 + 1)
+            };
         }
     }
 

@@ -114,10 +114,6 @@ impl MemTable {
         }
     }
 
-    pub(crate) fn chunk_count(&self) -> usize {
-        self.chunks.len()
-    }
-
     pub(crate) fn chunk(&self, number: usize) -> Option<&Arc<Chunk>> {
         self.chunks.get(number)
     }
@@ -130,7 +126,8 @@ impl MemTable {
     /// The number of the chunk that holds `sequence`, if one does.
     #[inline]
     pub(crate) fn chunk_holding(&self, sequence: Sequence) -> Option<usize> {
-        let number = self.chunks.partition_point(|chunk| chunk.first_sequence() <= sequence).checked_sub(1)?;
+        let number =
+            self.chunks.partition_point(|chunk| chunk.first_sequence() <= sequence).checked_sub(1)?;
         (sequence <= self.chunks.get(number)?.last_sequence()).then_some(number)
     }
 

@@ -147,17 +147,21 @@ impl Run {
                 let key = u64::from(*id) << 32;
                 RunPostings::Instrument(range(&self.instruments, key | u64::from(low), key | u64::from(high)))
             }
-            Selector::Order(OrderId(id), Some(instrument)) => {
-                RunPostings::Order(range(&self.orders, wide(*id, *instrument, low), wide(*id, *instrument, high)))
-            }
+            Selector::Order(OrderId(id), Some(instrument)) => RunPostings::Order(range(
+                &self.orders,
+                wide(*id, *instrument, low),
+                wide(*id, *instrument, high),
+            )),
             Selector::Order(OrderId(id), None) => collect(&self.orders, *id, low, high),
             Selector::Account(AccountId(id)) => {
                 let none = InstrumentId(0);
                 RunPostings::Account(range(&self.accounts, wide(*id, none, low), wide(*id, none, high)))
             }
-            Selector::Trade(TradeId(id), Some(instrument)) => {
-                RunPostings::Trade(range(&self.trades, wide(*id, *instrument, low), wide(*id, *instrument, high)))
-            }
+            Selector::Trade(TradeId(id), Some(instrument)) => RunPostings::Trade(range(
+                &self.trades,
+                wide(*id, *instrument, low),
+                wide(*id, *instrument, high),
+            )),
             Selector::Trade(TradeId(id), None) => collect(&self.trades, *id, low, high),
             Selector::State(key) => {
                 let start = self.states.partition_point(|(k, place)| (&**k, *place) < (&**key, low));

@@ -44,10 +44,8 @@ pub(crate) enum BlockKind {
     Filter = 5,
     /// What the table is; the last block of the file.
     Footer = 6,
-    /// What the file is; the first block of the file.
-    Header = 7,
     /// A section of a snapshot.
-    Section = 8,
+    Section = 7,
 }
 
 impl BlockKind {
@@ -59,7 +57,6 @@ impl BlockKind {
             Self::Top => "top of the index",
             Self::Filter => "page of the filter",
             Self::Footer => "footer",
-            Self::Header => "header",
             Self::Section => "section",
         }
     }
@@ -160,7 +157,10 @@ fn open<'a>(
         found,
     };
     if block.len() < BLOCK_HEADER_BYTES {
-        return Err(damage(format!("{BLOCK_HEADER_BYTES} bytes of block header"), format!("{} bytes", block.len())));
+        return Err(damage(
+            format!("{BLOCK_HEADER_BYTES} bytes of block header"),
+            format!("{} bytes", block.len()),
+        ));
     }
     let (header, payload) = block.split_at(BLOCK_HEADER_BYTES);
     let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
@@ -300,7 +300,10 @@ mod tests {
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
             assert!(read(FILE, 8192, BlockKind::Postings, &bytes).is_err(), "another offset");
-            assert!(read(FileId { number: 4, ..FILE }, 4096, BlockKind::Postings, &bytes).is_err(), "another file");
+            assert!(
+                read(FileId { number: 4, ..FILE }, 4096, BlockKind::Postings, &bytes).is_err(),
+                "another file"
+            );
             assert!(read(FileId { tape: TapeId(8), ..FILE }, 4096, BlockKind::Postings, &bytes).is_err());
             assert!(read(FILE, 4096, BlockKind::Leaf, &bytes).is_err(), "another kind");
             assert!(read(FILE, 4096, BlockKind::Postings, &bytes[..bytes.len() - 1]).is_err());

@@ -90,7 +90,7 @@ impl BlockCache {
         }
         shard.bytes += value.bytes();
         shard.places.insert(key, shard.slots.len());
-        shard.slots.push(Slot { key, value, used: true });
+        shard.slots.push(Slot { key, value, used: false });
         // The newest entry alone may be larger than the bound; it then goes with the next one.
         while shard.bytes > self.shard_bytes_max && shard.slots.len() > 1 {
             shard.evict_one();

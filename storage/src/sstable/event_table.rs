@@ -171,7 +171,12 @@ impl EventTable {
         let top_at = self.meta.footer.top;
         let raw = load_payload(&path, &*file, self.id(), top_at, BlockKind::Top, &mut buffer)?;
         let top = EventLeaf::decode(&path, top_at.offset, &raw)?;
-        self.check_range(&path, top_at.offset, (self.meta.first(), self.meta.last()), (top.first(), top.last()))?;
+        self.check_range(
+            &path,
+            top_at.offset,
+            (self.meta.first(), self.meta.last()),
+            (top.first(), top.last()),
+        )?;
         Ok(Opened { file, top })
     }
 
@@ -207,7 +212,12 @@ impl EventTable {
         let file = &self.opened()?.file;
         let raw = load_payload(file.path(), &**file, self.id(), entry.at, BlockKind::Leaf, &mut Vec::new())?;
         let leaf = EventLeaf::decode(file.path(), entry.at.offset, &raw)?;
-        self.check_range(file.path(), entry.at.offset, (entry.first, entry.last()), (leaf.first(), leaf.last()))?;
+        self.check_range(
+            file.path(),
+            entry.at.offset,
+            (entry.first, entry.last()),
+            (leaf.first(), leaf.last()),
+        )?;
         let leaf = Arc::new(leaf);
         self.cache.insert(self.meta.number, entry.at.offset, Cached::EventLeaf(Arc::clone(&leaf)));
         Ok(leaf)
@@ -256,7 +266,11 @@ impl EventTable {
     }
 
     /// Reads every block past the cache, as `verify` wants it.
-    pub(crate) fn load_uncached(&self, entry: &BlockEntry, buffer: &mut Vec<u8>) -> Result<Arc<Chunk>, TableError> {
+    pub(crate) fn load_uncached(
+        &self,
+        entry: &BlockEntry,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Arc<Chunk>, TableError> {
         self.load_chunk(entry, buffer).map(Arc::new)
     }
 }

@@ -18,7 +18,8 @@ const BLOCK_BYTES_TARGET: usize = 32 << 10;
 /// A leaf is closed when it has reached this.
 const LEAF_BYTES_TARGET: usize = 4 << 10;
 
-const _: () = assert!(BLOCK_BYTES_TARGET <= FRAME_BYTES_MAX && FRAME_BYTES_MAX <= super::block::BLOCK_RAW_BYTES_MAX);
+const _: () =
+    assert!(BLOCK_BYTES_TARGET <= FRAME_BYTES_MAX && FRAME_BYTES_MAX <= super::block::BLOCK_RAW_BYTES_MAX);
 
 /// See the module.
 #[derive(Debug)]

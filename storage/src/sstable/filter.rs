@@ -10,13 +10,17 @@ const PAGE_BITS: u64 = PAGE_BYTES as u64 * 8;
 const BITS_PER_ENTITY: u64 = 11;
 const PROBES: u64 = 7;
 
-/// The persisted hash of an entity's key: FNV-1a, then MurmurHash3's finaliser, which spreads every input bit over all
-/// output bits.
-pub(super) fn hash(key: &[u8]) -> u64 {
+/// The persisted hash of an entity's key: FNV-1a, then [`mix`].
+pub(crate) fn hash(key: &[u8]) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325_u64;
     for byte in key {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3);
     }
+    mix(hash)
+}
+
+/// MurmurHash3's finaliser: spreads every input bit over all output bits.
+pub(crate) fn mix(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xFF51_AFD7_ED55_8CCD);
     hash ^= hash >> 33;
@@ -31,7 +35,7 @@ pub(super) fn page_count(entities: u64) -> u32 {
 
 /// The page an entity belongs to, of `pages`.
 pub(super) fn page_of(hash: u64, pages: u32) -> u32 {
-    ((hash >> 32) * u64::from(pages) >> 32) as u32
+    (((hash >> 32) * u64::from(pages)) >> 32) as u32
 }
 
 /// The bits of an entity in its page, from hash bits that did not choose the page.

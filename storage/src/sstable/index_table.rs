@@ -185,10 +185,14 @@ impl IndexLeaf {
                 let length = bounded(&mut fields, ENTITY_KEY_BYTES_MAX)?;
                 let key = fields.bytes(length)?.into();
                 let first = Sequence(fields.varint()?);
-                let at = BlockAt { offset: fields.varint()?, bytes: bounded(&mut fields, u32::MAX as usize)? as u32 };
+                let at = BlockAt {
+                    offset: fields.varint()?,
+                    bytes: bounded(&mut fields, u32::MAX as usize)? as u32,
+                };
                 Ok(LeafEntry { key, first, at })
             };
-            let entry = read().map_err(|short| damage(format!("an impossible field at byte {}", short.at)))?;
+            let entry =
+                read().map_err(|short| damage(format!("an impossible field at byte {}", short.at)))?;
             if entries.last().is_some_and(|before| before.position() >= entry.position()) {
                 return Err(damage(format!("entry {} is not behind the one before", entries.len())));
             }
@@ -405,6 +409,11 @@ impl IndexTable {
         Ok(Opened { file, top })
     }
 
+    /// Opens the file now, so that it can be read even when its name is gone.
+    pub(crate) fn prepare(&self) -> Result<(), TableError> {
+        self.opened().map(|_| ())
+    }
+
     fn leaf(&self, at: BlockAt) -> Result<Arc<IndexLeaf>, TableError> {
         if let Some(Cached::IndexLeaf(leaf)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(leaf);
@@ -482,7 +491,14 @@ impl IndexTable {
             .collect::<Result<Vec<_>, _>>()?;
         for leaf_entry in &self.opened()?.top.entries {
             let file = &self.opened()?.file;
-            let raw = load_payload(file.path(), &**file, self.id(), leaf_entry.at, BlockKind::Leaf, &mut Vec::new())?;
+            let raw = load_payload(
+                file.path(),
+                &**file,
+                self.id(),
+                leaf_entry.at,
+                BlockKind::Leaf,
+                &mut Vec::new(),
+            )?;
             let leaf = IndexLeaf::decode(file.path(), leaf_entry.at.offset, &raw)?;
             for entry in &leaf.entries {
                 let block = self.load_block(entry.at)?;
@@ -535,7 +551,19 @@ impl Postings {
         let mut key = Vec::new();
         selector.write_prefix(&mut key);
         let exact = selector.entity().is_some();
-        Self { table, key, exact, from, through, forward, caller, place: None, ready: Vec::new(), given: 0, done: false }
+        Self {
+            table,
+            key,
+            exact,
+            from,
+            through,
+            forward,
+            caller,
+            place: None,
+            ready: Vec::new(),
+            given: 0,
+            done: false,
+        }
     }
 
     /// The next position.
@@ -551,7 +579,11 @@ impl Postings {
             }
             self.ready.clear();
             self.given = 0;
-            if self.exact { self.load_next()? } else { self.load_all()? }
+            if self.exact {
+                self.load_next()?
+            } else {
+                self.load_all()?
+            }
             let (from, through) = (self.from.0, self.through.0);
             self.ready.retain(|position| (from..=through).contains(position));
         }

@@ -48,7 +48,8 @@ impl IndexTableWriter {
         tape: TapeId,
         covers: (Sequence, Sequence),
     ) -> Result<Self, DiskError> {
-        let out = FileWriter::create(disk, TableFile { kind: FileKind::Index, number }, FileId { tape, number })?;
+        let out =
+            FileWriter::create(disk, TableFile { kind: FileKind::Index, number }, FileId { tape, number })?;
         Ok(Self {
             out,
             number,
@@ -101,7 +102,8 @@ impl IndexTableWriter {
         }
         if self.block.is_empty() {
             let first = Sequence(self.postings[0]);
-            let entry = LeafEntry { key: self.key.clone().into(), first, at: BlockAt { offset: 0, bytes: 0 } };
+            let entry =
+                LeafEntry { key: self.key.clone().into(), first, at: BlockAt { offset: 0, bytes: 0 } };
             self.leaf_bytes += entry.key.len() + 16;
             self.leaf.push(entry);
             self.block.begin(self.covers.0);

@@ -29,6 +29,7 @@ use crate::wal::Damage;
 pub(crate) use self::cache::BlockCache;
 pub(crate) use self::event_table::{EventFooter, EventTable, EventTableMeta};
 pub(crate) use self::event_writer::EventTableWriter;
+pub(crate) use self::filter::{hash as entity_hash, mix};
 pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta, Postings};
 pub(crate) use self::index_writer::IndexTableWriter;
 pub(crate) use self::leaf::BlockEntry;

@@ -97,7 +97,12 @@ impl FileWriter {
         self.written + self.pending.len() as u64
     }
 
-    pub(crate) fn block(&mut self, kind: BlockKind, raw: &[u8], compress: Compress) -> Result<BlockAt, DiskError> {
+    pub(crate) fn block(
+        &mut self,
+        kind: BlockKind,
+        raw: &[u8],
+        compress: Compress,
+    ) -> Result<BlockAt, DiskError> {
         let offset = self.offset();
         let at = put_block(&mut self.pending, self.id, offset, kind, raw, compress);
         if self.pending.len() >= WRITE_BYTES {
@@ -161,7 +166,9 @@ mod tests {
             assert_eq!(TableFile::from_name(&table.name()), Some(table));
             assert_eq!(TableFile::from_name(&format!("{}.new", table.name())), Some(table));
         }
-        for name in ["", "1.events", "0000000000000001.wal", "000000000000000x.events", "+000000000000001.index"] {
+        for name in
+            ["", "1.events", "0000000000000001.wal", "000000000000000x.events", "+000000000000001.index"]
+        {
             assert_eq!(TableFile::from_name(name), None, "{name}");
         }
     }

@@ -1,0 +1,154 @@
+//! Memtable to tables: one event table, one index table, one snapshot, one change of the manifest, one change of what
+//! readers see.
+//!
+//! Only what is visible is flushed: tables and snapshots never hold an event that could still be retracted. A crash before
+//! the manifest's change leaves files that nothing names; opening the store removes them. A failure ends flushing until
+//! the store is opened again: nothing accepted is lost, the log has it all.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use matchtape_schemas::Sequence;
+use parking_lot::Mutex;
+
+use crate::disk::DiskError;
+use crate::fold::Fold;
+use crate::manifest::{Edit, Manifest};
+use crate::memtable::{MemTable, Run};
+use crate::read::view::Shared;
+use crate::snapshot::Snapshot;
+use crate::sstable::{EventTableWriter, IndexTableWriter, TABLES, install};
+
+/// Why memory could not be written to tables.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// The disk refused.
+    #[error("cannot flush: {0}")]
+    Disk(#[from] DiskError),
+    /// It failed before; the store has to be opened again.
+    #[error("flushing ended with an earlier failure: {0}")]
+    Ended(Arc<FlushError>),
+    /// The log could not be closed.
+    #[error(transparent)]
+    Log(#[from] crate::wal::WalError),
+}
+
+/// What flushing changes; one thread at a time.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    state: Mutex<State>,
+    failure: std::sync::OnceLock<Arc<FlushError>>,
+}
+
+#[derive(Debug)]
+struct State {
+    manifest: Manifest,
+    fold: Fold,
+}
+
+impl Flusher {
+    pub(crate) fn new(manifest: Manifest, fold: Fold) -> Self {
+        Self { state: Mutex::new(State { manifest, fold }), failure: std::sync::OnceLock::new() }
+    }
+
+    /// The failure that ended flushing, if one did.
+    pub(crate) fn failure(&self) -> Option<&Arc<FlushError>> {
+        self.failure.get()
+    }
+
+    /// Flushes every sealed memtable that is wholly visible, oldest first.
+    pub(crate) fn flush_sealed(&self, shared: &Shared) -> Result<(), FlushError> {
+        let mut state = self.state.lock();
+        if let Some(failure) = self.failure.get() {
+            return Err(FlushError::Ended(Arc::clone(failure)));
+        }
+        loop {
+            let visible = shared.visible.get();
+            let view = shared.view();
+            let [oldest, _, ..] = view.memtables.as_slice() else { return Ok(()) };
+            if oldest.last_sequence() > visible {
+                return Ok(());
+            }
+            let oldest = Arc::clone(oldest);
+            drop(view);
+            if let Err(error) = state.flush(shared, &oldest) {
+                let failure = Arc::new(error);
+                let failure = self.failure.get_or_init(|| failure);
+                return Err(FlushError::Ended(Arc::clone(failure)));
+            }
+        }
+    }
+
+    /// Folds everything in the view that no projection had yet.
+    pub(crate) fn fold_all(&self, shared: &Shared) {
+        let fold = &mut self.state.lock().fold;
+        for memtable in &shared.view().memtables {
+            for chunk in memtable.chunks() {
+                fold.add_chunk(chunk);
+            }
+        }
+    }
+
+    /// The state of all projections where they stand.
+    pub(crate) fn folded(&self) -> Snapshot {
+        self.state.lock().fold.snapshot()
+    }
+
+    /// Makes a change of the manifest durable.
+    pub(crate) fn edit_manifest(&self, edits: Vec<Edit>) -> Result<(), DiskError> {
+        self.state.lock().manifest.append(edits)
+    }
+}
+
+impl State {
+    fn flush(&mut self, shared: &Shared, memtable: &Arc<MemTable>) -> Result<(), FlushError> {
+        let disk = &*shared.disk;
+        let number = self.manifest.take_files(3);
+        let mut edits = Vec::with_capacity(3);
+        let mut paths = Vec::with_capacity(3);
+
+        let mut events = EventTableWriter::create(disk, number, *memtable.before())?;
+        for chunk in memtable.chunks() {
+            for frame in 0..chunk.frames().len() {
+                let frame = chunk.frame(frame);
+                events.add(&frame)?;
+                self.fold.add(&frame);
+            }
+        }
+        let (meta, path) = events.finish()?;
+        edits.push(Edit::AddEvents(meta));
+        paths.push(path);
+
+        while memtable.index_more() > 0 {}
+        let runs = memtable.index();
+        let postings = Run::merge(&runs.runs);
+        let covers = (memtable.first_sequence(), memtable.last_sequence());
+        assert_eq!((postings.first(), postings.last()), covers, "the runs cover the memtable");
+        let mut index = IndexTableWriter::create(disk, number + 1, memtable.before().tape, covers)?;
+        postings.for_each(|entity, position| index.add(entity, position))?;
+        drop(postings);
+        let (meta, path) = index.finish()?;
+        edits.push(Edit::AddIndex(meta));
+        paths.push(path);
+
+        // The projections may be ahead: recovery folds the whole tail. Then the next flush that catches up takes one.
+        if self.fold.head().last_sequence == memtable.last_sequence() {
+            let (meta, path) = self.fold.snapshot().write(disk, number + 2)?;
+            edits.push(Edit::AddSnapshot(meta));
+            paths.push(path);
+        }
+
+        install(disk, Path::new(TABLES), &paths)?;
+        self.manifest.append(edits)?;
+        shared.change(|view| {
+            shared.install_files(view, self.manifest.contents());
+            view.memtables.retain(|kept| !Arc::ptr_eq(kept, memtable));
+        });
+        Ok(())
+    }
+}
+
+/// The last event in tables.
+pub(crate) fn flushed_through(shared: &Shared) -> Sequence {
+    shared.view().flushed_through()
+}

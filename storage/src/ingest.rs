@@ -1,0 +1,228 @@
+//! The way of a commit from the log into memory: on the log's thread, so it must cost next to nothing.
+//!
+//! Pushing the commit's `Arc` makes it readable (behind the gate). Everything else is somebody else's work: the indexing
+//! thread follows the memtable's list, the flushing thread takes sealed memtables. Nothing here waits for them; how
+//! far they are behind is in [`Pressure`], which the pipeline looks at.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use matchtape_schemas::Sequence;
+use parking_lot::Mutex;
+
+use crate::chunk::Chunk;
+use crate::flush::{FlushError, Flusher};
+use crate::memtable::MemTable;
+use crate::read::view::Shared;
+use crate::visible::Bell;
+use crate::wal::{CommitObserver, Committed, WalError};
+
+/// The indexing thread sleeps until so many events wait for it: a reader filters that many in a few microseconds, and at
+/// low rates nobody pays for waking it.
+const INDEX_AFTER_EVENTS: usize = 512;
+
+/// How far indexing and flushing are behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Pressure {
+    /// Bytes of frames that no index covers yet.
+    pub unindexed_bytes: u64,
+    /// Memory of everything that is not in tables yet, in bytes.
+    pub unflushed_bytes: u64,
+    /// The most that `unflushed_bytes` should become.
+    pub limit_bytes: u64,
+}
+
+impl Pressure {
+    /// Whether nothing more should be appended for now: memory is full, or indexing is a quarter of it behind.
+    pub fn must_wait(&self) -> bool {
+        self.unflushed_bytes >= self.limit_bytes || self.unindexed_bytes >= self.limit_bytes / 4
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    pub shared: Arc<Shared>,
+    pub flusher: Flusher,
+    active: Mutex<Active>,
+    memtable_bytes: usize,
+    limit_bytes: usize,
+    unindexed_bytes: AtomicUsize,
+    index_bell: Bell,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Active {
+    memtable: Arc<MemTable>,
+    /// Whether the last frame ends its group.
+    ends_group: bool,
+    unannounced_events: usize,
+}
+
+impl Ingest {
+    /// Takes over a store whose newest memtable is the view's last.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        flusher: Flusher,
+        memtable_bytes: usize,
+        limit_bytes: usize,
+    ) -> Self {
+        let view = shared.view();
+        let memtable = Arc::clone(&view.memtables[view.memtables.len() - 1]);
+        let unindexed = view
+            .memtables
+            .iter()
+            .flat_map(|memtable| {
+                let through = memtable.index().through;
+                memtable
+                    .chunks()
+                    .filter(move |chunk| chunk.first_sequence() > through)
+                    .map(|chunk| chunk.bytes().len())
+            })
+            .sum();
+        Self {
+            flusher,
+            active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
+            memtable_bytes,
+            limit_bytes,
+            unindexed_bytes: AtomicUsize::new(unindexed),
+            index_bell: Bell::default(),
+            stopping: AtomicBool::new(false),
+            shared,
+        }
+    }
+
+    /// Takes in the next frames of the tape.
+    pub(crate) fn take(&self, chunk: Chunk) {
+        let (bytes, events) = (chunk.bytes().len(), chunk.event_count());
+        let mut active = self.active.lock();
+        if active.ends_group
+            && !active.memtable.is_empty()
+            && (active.memtable.memory_bytes() >= self.memtable_bytes
+                || !active.memtable.has_places_for(&chunk))
+        {
+            self.seal(&mut active);
+        }
+        active.ends_group = chunk.last_header().ends_group();
+        active.unannounced_events += events;
+        // Counted before it is there to be indexed, so that the count never falls below zero.
+        self.unindexed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        active.memtable.push(Arc::new(chunk));
+        let announce = active.unannounced_events >= INDEX_AFTER_EVENTS;
+        if announce {
+            active.unannounced_events = 0;
+        }
+        drop(active);
+        if announce {
+            self.index_bell.ring();
+        }
+    }
+
+    /// Closes the growing memtable and begins another.
+    fn seal(&self, active: &mut Active) {
+        let next = Arc::new(MemTable::new(active.memtable.head()));
+        active.memtable = Arc::clone(&next);
+        self.shared.change(|view| view.memtables.push(next));
+        self.shared.visible.interrupt();
+    }
+
+    /// Seals what there is, if all of it is visible and ends with a group.
+    pub(crate) fn seal_visible(&self) {
+        let mut active = self.active.lock();
+        let wanted = !active.memtable.is_empty()
+            && active.ends_group
+            && active.memtable.last_sequence() <= self.shared.visible.get();
+        if wanted {
+            self.seal(&mut active);
+        }
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        let view = self.shared.view();
+        let unflushed: usize = view.memtables.iter().map(|memtable| memtable.memory_bytes()).sum();
+        Pressure {
+            unindexed_bytes: self.unindexed_bytes.load(Ordering::Relaxed) as u64,
+            unflushed_bytes: unflushed as u64,
+            limit_bytes: self.limit_bytes as u64,
+        }
+    }
+
+    /// Brings every index up to what was appended.
+    pub(crate) fn index_all(&self) {
+        for memtable in &self.shared.view().memtables {
+            loop {
+                let taken = memtable.index_more();
+                if taken == 0 {
+                    break;
+                }
+                self.unindexed_bytes.fetch_sub(taken, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Flushes what is sealed and visible, its indexes first.
+    pub(crate) fn flush(&self) -> Result<Sequence, FlushError> {
+        self.index_all();
+        self.flusher.flush_sealed(&self.shared)?;
+        Ok(crate::flush::flushed_through(&self.shared))
+    }
+
+    /// The indexing thread.
+    pub(crate) fn run_indexer(&self) {
+        loop {
+            self.index_bell.wait();
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            self.index_all();
+        }
+    }
+
+    /// The flushing thread.
+    pub(crate) fn run_flusher(&self) {
+        loop {
+            let oldest = self.shared.view().memtables[0].clone();
+            let sealed = self.shared.view().memtables.len() > 1;
+            // An unsealed one is not waited for; sealing interrupts.
+            let awaited = if sealed { oldest.last_sequence() } else { Sequence::MAX };
+            self.shared.visible.wait(awaited);
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            if self.flush().is_err() {
+                // Kept in the flusher: the pipeline sees it by `health`.
+                return;
+            }
+        }
+    }
+
+    /// Ends both threads.
+    pub(crate) fn stop(&self) {
+        // Release: pairs with Acquire in both loops; the bells come after.
+        self.stopping.store(true, Ordering::Release);
+        self.index_bell.ring();
+        self.shared.visible.interrupt();
+    }
+}
+
+/// Puts the store before another observer of the log: what that one hears of is readable.
+pub(crate) struct StoreFirst<O> {
+    pub ingest: Arc<Ingest>,
+    pub next: O,
+}
+
+impl<O: CommitObserver> CommitObserver for StoreFirst<O> {
+    fn committed(&mut self, committed: &Committed) {
+        self.ingest.take(Chunk::of_commit(Arc::clone(&committed.commit)));
+        self.next.committed(committed);
+    }
+
+    fn durable(&mut self, durable: Sequence) {
+        self.next.durable(durable);
+    }
+
+    fn failed(&mut self, error: &Arc<WalError>) {
+        self.next.failed(error);
+    }
+}

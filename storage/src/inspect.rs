@@ -1,0 +1,219 @@
+//! Which files a store has and what is in them, as plain values for a terminal or as JSON.
+
+use matchtape_schemas::Sequence;
+use serde::Serialize;
+
+use crate::ingest::Pressure;
+use crate::read::view::Shared;
+use crate::wal::SegmentInfo;
+
+/// A store at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The tape, in hexadecimal as everywhere in messages.
+    pub tape: String,
+    /// The term of the last event.
+    pub epoch: u64,
+    /// The last event in memory or tables.
+    pub last_sequence: u64,
+    /// The first event still there.
+    pub first_kept: u64,
+    /// The last event that readers are given.
+    pub visible: u64,
+    /// The last event in tables.
+    pub flushed_through: u64,
+    /// Segments of the log, oldest first.
+    pub segments: Vec<SegmentView>,
+    /// Tables of events, oldest first.
+    pub event_tables: Vec<EventTableView>,
+    /// Tables of index entries.
+    pub index_tables: Vec<IndexTableView>,
+    /// Snapshots, oldest first.
+    pub snapshots: Vec<SnapshotView>,
+    /// What is in memory only.
+    pub memory: MemoryView,
+    /// Bytes of all tables and snapshots.
+    pub table_bytes: u64,
+    /// Bytes of the sealed segments.
+    pub sealed_segment_bytes: u64,
+}
+
+/// A segment of the log.
+#[derive(Clone, Debug, Serialize)]
+pub struct SegmentView {
+    /// Its place in the chain.
+    pub number: u64,
+    /// Its first event.
+    pub first_sequence: u64,
+    /// Its last event, once it is sealed.
+    pub last_sequence: Option<u64>,
+    /// Bytes of the file, once it is sealed.
+    pub bytes: Option<u64>,
+    /// BLAKE3 over its frames, once it is sealed.
+    pub root: Option<String>,
+}
+
+/// A table of events.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventTableView {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// Its first event.
+    pub first_sequence: u64,
+    /// Its last event.
+    pub last_sequence: u64,
+    /// Frames in it.
+    pub frames: u64,
+    /// Blocks in it.
+    pub blocks: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Bytes of its frames, uncompressed.
+    pub raw_bytes: u64,
+    /// The least event time, ns.
+    pub min_event_time: i64,
+    /// The greatest event time, ns.
+    pub max_event_time: i64,
+    /// Accepted time of its first frame, ns.
+    pub first_accepted_time: i64,
+    /// Accepted time of its last frame, ns.
+    pub last_accepted_time: i64,
+    /// The least instrument.
+    pub min_instrument: u32,
+    /// The greatest instrument.
+    pub max_instrument: u32,
+}
+
+/// A table of index entries.
+#[derive(Clone, Debug, Serialize)]
+pub struct IndexTableView {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// Zero as flushed.
+    pub level: u8,
+    /// The first event it covers.
+    pub first_sequence: u64,
+    /// The last event it covers.
+    pub last_sequence: u64,
+    /// Entities in it.
+    pub entities: u64,
+    /// Postings in it.
+    pub postings: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotView {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// The last event in it.
+    pub sequence: u64,
+    /// Sections in it.
+    pub sections: u32,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// BLAKE3 over the state.
+    pub hash: String,
+}
+
+/// What is in memory only.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryView {
+    /// Memtables, the growing one included.
+    pub memtables: usize,
+    /// Events in them that are in no table.
+    pub events: u64,
+    /// Decompressed blocks, in bytes.
+    pub block_cache_bytes: u64,
+    /// How far indexing and flushing are behind.
+    pub pressure: Pressure,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Pressure) -> Inspection {
+    let view = shared.view();
+    let event_tables: Vec<EventTableView> = view
+        .event_tables
+        .iter()
+        .map(|table| {
+            let footer = &table.meta.footer;
+            EventTableView {
+                file: table.meta.file().path().display().to_string(),
+                first_sequence: table.meta.first().0,
+                last_sequence: table.meta.last().0,
+                frames: footer.frames,
+                blocks: footer.blocks,
+                bytes: table.meta.bytes,
+                raw_bytes: footer.raw_bytes,
+                min_event_time: footer.min_time.0,
+                max_event_time: footer.max_time.0,
+                first_accepted_time: footer.first_accepted.0,
+                last_accepted_time: footer.after.accepted_time.0,
+                min_instrument: footer.min_instrument.0,
+                max_instrument: footer.max_instrument.0,
+            }
+        })
+        .collect();
+    let index_tables: Vec<IndexTableView> = view
+        .index_tables
+        .iter()
+        .map(|table| IndexTableView {
+            file: table.meta.file().path().display().to_string(),
+            level: table.meta.level,
+            first_sequence: table.meta.footer.first.0,
+            last_sequence: table.meta.footer.last.0,
+            entities: table.meta.footer.entities,
+            postings: table.meta.footer.postings,
+            bytes: table.meta.bytes,
+        })
+        .collect();
+    let snapshots: Vec<SnapshotView> = view
+        .snapshots
+        .iter()
+        .map(|meta| SnapshotView {
+            file: meta.file().path().display().to_string(),
+            sequence: meta.sequence().0,
+            sections: meta.footer.sections,
+            bytes: meta.bytes,
+            hash: hex(&meta.footer.hash),
+        })
+        .collect();
+    let segments: Vec<SegmentView> = segments
+        .iter()
+        .map(|segment| SegmentView {
+            number: segment.number.0,
+            first_sequence: segment.first_sequence().0,
+            last_sequence: segment.sealed.map(|sealed| sealed.ends.last_sequence.0),
+            bytes: segment.sealed.map(|sealed| sealed.file_bytes),
+            root: segment.sealed.map(|sealed| sealed.root.to_string()),
+        })
+        .collect();
+    let (head, flushed) = (view.head(), view.flushed_through());
+    Inspection {
+        tape: format!("{:016x}", shared.tape.0),
+        epoch: head.epoch.0,
+        last_sequence: head.last_sequence.0,
+        first_kept: view.first_kept().0,
+        visible: shared.visible.get().0,
+        flushed_through: flushed.0,
+        table_bytes: event_tables.iter().map(|table| table.bytes).sum::<u64>()
+            + index_tables.iter().map(|table| table.bytes).sum::<u64>()
+            + snapshots.iter().map(|snapshot| snapshot.bytes).sum::<u64>(),
+        sealed_segment_bytes: segments.iter().filter_map(|segment| segment.bytes).sum(),
+        memory: MemoryView {
+            memtables: view.memtables.len(),
+            events: head.last_sequence.max(flushed).0 - flushed.max(Sequence::ZERO).0,
+            block_cache_bytes: shared.cache.bytes() as u64,
+            pressure,
+        },
+        segments,
+        event_tables,
+        index_tables,
+        snapshots,
+    }
+}

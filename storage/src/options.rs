@@ -1,0 +1,146 @@
+//! What an operator chooses about the store.
+
+use matchtape_schemas::{Head, Sequence, TapeId};
+
+use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
+
+/// The store's configuration. The default is meant for production.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The tape that must be there; a new store becomes one of this tape. `None`: whatever is there, or a random one.
+    pub tape: Option<TapeId>,
+    /// A memtable of this size, by real memory, is sealed and flushed.
+    pub memtable_bytes: usize,
+    /// So many sealed memtables may wait for being flushed before [`Pressure`](crate::Pressure) says stop.
+    pub immutable_memtables_max: usize,
+    /// Decompressed blocks kept for lookups.
+    pub block_cache_bytes: usize,
+    /// What readers may see before the node has said anything.
+    pub visible_at_open: VisibleAtOpen,
+    /// Who indexes and flushes.
+    pub workers: Workers,
+    /// The log's part.
+    pub wal: WalOptions,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            tape: None,
+            memtable_bytes: 128 << 20,
+            immutable_memtables_max: 2,
+            block_cache_bytes: 64 << 20,
+            visible_at_open: VisibleAtOpen::default(),
+            workers: Workers::default(),
+            wal: WalOptions::default(),
+        }
+    }
+}
+
+impl StoreOptions {
+    /// All that may be in memory and not in tables.
+    pub(crate) fn limit_bytes(&self) -> usize {
+        self.memtable_bytes.saturating_mul(self.immutable_memtables_max.saturating_add(1))
+    }
+}
+
+/// What readers may see right after opening.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VisibleAtOpen {
+    /// Everything recovered: right for a single node, where durable is visible.
+    #[default]
+    Recovered,
+    /// Only what was flushed, and so was visible before: right in a cluster, where the rest waits for a quorum.
+    Flushed,
+}
+
+/// Who does the work behind an append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// Two threads: one indexes, one flushes.
+    #[default]
+    Threads,
+    /// Nobody, until [`EventStore::flush`](crate::EventStore::flush) is called: for simulation, where everything happens
+    /// in one thread in one order.
+    Caller,
+}
+
+/// What of [`WalConfig`] is chosen; the rest follows from the store.
+#[derive(Clone, Debug)]
+pub struct WalOptions {
+    /// The deployment.
+    pub cluster: ClusterId,
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+    /// Bytes of one commit buffer.
+    pub commit_bytes: usize,
+    /// How commits reach the disk.
+    pub backend: WriteBackend,
+    /// When they are durable.
+    pub sync: SyncPolicy,
+    /// Who prepares segments.
+    pub preparation: Preparation,
+    /// Known mistakes, for negative controls.
+    #[cfg(any(test, feature = "mistakes"))]
+    pub mistakes: crate::wal::Mistakes,
+}
+
+impl Default for WalOptions {
+    fn default() -> Self {
+        let config = WalConfig::new(TapeId(0));
+        Self {
+            cluster: config.cluster,
+            segment_bytes: config.segment_bytes,
+            commit_bytes: config.commit_bytes,
+            backend: config.backend,
+            sync: config.sync,
+            preparation: config.preparation,
+            #[cfg(any(test, feature = "mistakes"))]
+            mistakes: config.mistakes,
+        }
+    }
+}
+
+impl WalOptions {
+    /// The log's configuration in a store whose tables end at `flushed`.
+    pub(crate) fn config(&self, flushed: Head, known_durable: Sequence) -> WalConfig {
+        let mut config = WalConfig::new(flushed.tape);
+        config.start = flushed;
+        config.known_durable = known_durable;
+        config.cluster = self.cluster;
+        config.segment_bytes = self.segment_bytes;
+        config.commit_bytes = self.commit_bytes;
+        config.backend = self.backend;
+        config.sync = self.sync;
+        config.preparation = self.preparation;
+        #[cfg(any(test, feature = "mistakes"))]
+        {
+            config.mistakes = self.mistakes;
+        }
+        config
+    }
+}
+
+/// How a store is opened for reading only.
+#[derive(Clone, Debug)]
+pub struct ReadOnlyOptions {
+    /// The tape that must be there; `None`: whatever is.
+    pub tape: Option<TapeId>,
+    /// Decompressed blocks kept for lookups.
+    pub block_cache_bytes: usize,
+    /// Recent events are kept in pieces of this size, given back once they are in tables.
+    pub memtable_bytes: usize,
+    /// The deployment.
+    pub cluster: ClusterId,
+}
+
+impl Default for ReadOnlyOptions {
+    fn default() -> Self {
+        Self {
+            tape: None,
+            block_cache_bytes: 64 << 20,
+            memtable_bytes: 64 << 20,
+            cluster: ClusterId::default(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Reading: by sequence, time, instrument, order, account, trade, key; forwards and backwards; in bulk; as of a time.
+//!
+//! A [`Reader`] takes the gate first and then the view (which tables and memtables there are), so everything the gate
+//! allows is in the view it then holds. Files and memory that it reads stay as long as it holds them.
+
+mod filter;
+mod frames;
+mod query;
+mod scan;
+pub(crate) mod view;
+
+use std::sync::Arc;
+
+use matchtape_schemas::{EventTime, InstrumentId, Sequence, TapeId};
+
+pub use self::frames::FrameCursor;
+pub use self::query::{Direction, Query, QueryCursor};
+use self::view::{Shared, View};
+use crate::chunk::EventHandle;
+use crate::snapshot::Snapshot;
+use crate::sstable::{Caller, TableError};
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Retention has dropped events that the answer would need.
+    #[error("sequence {asked} is below retention, the first kept is {first_kept}")]
+    BelowRetention {
+        /// The position asked for.
+        asked: Sequence,
+        /// The first position there still is.
+        first_kept: Sequence,
+    },
+    /// A table could not be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A field of the query contradicts another.
+    #[error("impossible query: {0}")]
+    Query(&'static str),
+}
+
+impl ReadError {
+    /// Whether a file was gone that had been part of the store: refresh and ask again.
+    pub fn is_file_missing(&self) -> bool {
+        matches!(self, Self::Table(TableError::Disk(error)) if error.is_missing())
+    }
+}
+
+/// Answers questions about the tape, never beyond `visible`. Cheap to clone; any number may be used at once.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The tape.
+    pub fn tape(&self) -> TapeId {
+        self.shared.tape
+    }
+
+    /// The last event that may be read now.
+    pub fn visible(&self) -> Sequence {
+        self.shared.visible.get()
+    }
+
+    /// The first event that is still there; one more than the last, if there is none.
+    pub fn first_kept(&self) -> Sequence {
+        self.shared.view().first_kept()
+    }
+
+    fn check_kept(&self, view: &View, asked: Sequence) -> Result<(), ReadError> {
+        let first_kept = view.first_kept();
+        if asked < first_kept { Err(ReadError::BelowRetention { asked, first_kept }) } else { Ok(()) }
+    }
+
+    /// The event at a position; `None` if it is not visible (yet), or zero.
+    pub fn event(&self, sequence: Sequence) -> Result<Option<EventHandle>, ReadError> {
+        if sequence > self.visible() || sequence == Sequence::ZERO {
+            return Ok(None);
+        }
+        let view = self.shared.view();
+        self.check_kept(&view, sequence)?;
+        let chunk = view.chunk_holding(sequence, Caller::Point, &mut Vec::new())?;
+        Ok(Some(EventHandle::of(&chunk, sequence)))
+    }
+
+    /// Whole frames as they lie on the tape, from the one that holds `from`; zero means from the first kept.
+    pub fn frames(&self, from: Sequence) -> Result<FrameCursor, ReadError> {
+        let view = self.shared.view();
+        let from = if from == Sequence::ZERO { view.first_kept() } else { from };
+        self.check_kept(&view, from)?;
+        Ok(FrameCursor::new(Arc::clone(&self.shared), from))
+    }
+
+    /// The events that satisfy a query, of those visible now, one after the other.
+    pub fn query(&self, query: &Query) -> Result<QueryCursor, ReadError> {
+        // The gate before the view: see the module.
+        let visible = self.visible();
+        let view = self.shared.view();
+        if query.from != Sequence::ZERO {
+            self.check_kept(&view, query.from)?;
+        }
+        QueryCursor::new(view, query, visible)
+    }
+
+    /// The last event of the instrument's longest prefix whose event times are all at or before `time`; zero if its first
+    /// event is later. The state after it is the instrument's state as of `time`.
+    pub fn prefix_through(&self, instrument: InstrumentId, time: EventTime) -> Result<Sequence, ReadError> {
+        let visible = self.visible();
+        let view = self.shared.view();
+        let later = match time.0.checked_add(1) {
+            None => None,
+            Some(after) => {
+                let from = view.first_above(time)?;
+                let query = Query {
+                    from,
+                    instrument: Some(instrument),
+                    event_time_from: EventTime(after),
+                    limit: Some(1),
+                    ..Query::default()
+                };
+                // Blocks whose greatest event time is not above `time` are passed over unread.
+                QueryCursor::scanning(Arc::clone(&view), &query, visible).next().transpose()?
+            }
+        };
+        let through = later.map_or(visible, |event| event.sequence().previous());
+        let query = Query {
+            through,
+            instrument: Some(instrument),
+            direction: Direction::Backward,
+            limit: Some(1),
+            ..Query::default()
+        };
+        let last = QueryCursor::new(Arc::clone(&view), &query, visible)?.next().transpose()?;
+        match last {
+            Some(event) => Ok(event.sequence()),
+            None if view.first_kept() <= Sequence::FIRST => Ok(Sequence::ZERO),
+            // Its events, if it had any, were dropped.
+            None => Err(ReadError::BelowRetention { asked: Sequence::FIRST, first_kept: view.first_kept() }),
+        }
+    }
+
+    /// The newest snapshot at or before `sequence` (and visible). A damaged one is passed over for an older one: the
+    /// state is then folded over a longer stretch.
+    pub fn snapshot_before(&self, sequence: Sequence) -> Result<Option<Snapshot>, ReadError> {
+        let through = sequence.min(self.visible());
+        let view = self.shared.view();
+        for meta in view.snapshots.iter().rev().filter(|meta| meta.sequence() <= through) {
+            match Snapshot::load(&*self.shared.disk, meta) {
+                Ok(snapshot) => return Ok(Some(snapshot)),
+                Err(TableError::Damage(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,210 @@
+//! A store that another process may be writing: no lock, no repair, no write.
+//!
+//! It sees the tables that the manifest names, and of the log what the log itself proves to be durable. Files that a
+//! writer has replaced meanwhile are no error: the manifest is read again.
+
+use std::sync::Arc;
+
+use matchtape_schemas::{Head, Sequence, TapeId};
+use parking_lot::Mutex;
+
+use crate::chunk::ChunkBuilder;
+use crate::disk::Disk;
+use crate::ingest::Pressure;
+use crate::inspect::{self, Inspection};
+use crate::manifest::{self, Contents};
+use crate::memtable::MemTable;
+use crate::open::OpenError;
+use crate::options::{ReadOnlyOptions, WalOptions};
+use crate::read::view::Shared;
+use crate::read::{ReadError, Reader};
+use crate::sstable::{BlockCache, TableError};
+use crate::verify::{self, VerifyProgress, VerifyReport};
+use crate::visible::VisibleGate;
+use crate::wal::{self, WalConfig, WalError, WalFollower};
+
+/// So often the manifest is read again when files it named are gone. Each time, the writer has changed it meanwhile.
+const ATTEMPTS_MAX: usize = 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct ReadOnlyStore {
+    shared: Arc<Shared>,
+    options: ReadOnlyOptions,
+    follow: Mutex<Follow>,
+}
+
+#[derive(Debug)]
+struct Follow {
+    /// `None` while no segment was begun.
+    follower: Option<WalFollower>,
+    memtable: Arc<MemTable>,
+    head: Head,
+}
+
+impl ReadOnlyStore {
+    /// Opens what is there.
+    pub fn open(disk: Arc<dyn Disk>, options: ReadOnlyOptions) -> Result<Self, OpenError> {
+        let mut attempt = 1;
+        loop {
+            match Self::try_open(Arc::clone(&disk), &options) {
+                Err(error) if attempt < ATTEMPTS_MAX && has_moved_on(&error) => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_open(disk: Arc<dyn Disk>, options: &ReadOnlyOptions) -> Result<Self, OpenError> {
+        let contents = load(&*disk, options)?;
+        let flushed =
+            contents.event_tables.last().map_or(Head::empty(contents.tape), |table| table.footer.after);
+        let memtable = Arc::new(MemTable::new(flushed));
+        let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
+        let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
+        let shared = Arc::new(Shared::new(disk, cache, gate, &contents, Arc::clone(&memtable)));
+        let follow = Mutex::new(Follow { follower: None, memtable, head: flushed });
+        let store = Self { shared, options: options.clone(), follow };
+        store.follow(&contents)?;
+        Ok(store)
+    }
+
+    /// The tape.
+    pub fn tape(&self) -> TapeId {
+        self.shared.tape
+    }
+
+    /// Where the tape stands, as far as it was read.
+    pub fn head(&self) -> Head {
+        self.follow.lock().head
+    }
+
+    /// A reader; it sees what a later [`ReadOnlyStore::refresh`] finds.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared))
+    }
+
+    /// Looks what the writer has done meanwhile; returns the last event that can be read now.
+    pub fn refresh(&self) -> Result<Sequence, OpenError> {
+        let mut attempt = 1;
+        loop {
+            let outcome = load(&*self.shared.disk, &self.options).and_then(|contents| self.follow(&contents));
+            match outcome {
+                Err(error) if attempt < ATTEMPTS_MAX && has_moved_on(&error) => attempt += 1,
+                outcome => return outcome.map(|()| self.shared.visible.get()),
+            }
+        }
+    }
+
+    /// Takes over the manifest's files and what the log proves beyond them.
+    fn follow(&self, contents: &Contents) -> Result<(), OpenError> {
+        let mut follow = self.follow.lock();
+        self.install(contents)?;
+        if let Some(table) = contents.event_tables.last()
+            && table.footer.after.last_sequence > follow.head.last_sequence
+        {
+            // The writer has flushed what the log does not prove yet: the tables prove it.
+            follow.head = table.footer.after;
+            follow.memtable = Arc::new(MemTable::new(follow.head));
+            let memtable = Arc::clone(&follow.memtable);
+            self.shared.change(|view| view.memtables = vec![memtable]);
+        }
+        if follow.follower.is_none() {
+            let disk = Arc::clone(&self.shared.disk);
+            follow.follower =
+                WalFollower::open(disk, self.wal_config(follow.head), follow.head.last_sequence.next())?;
+        }
+        let Follow { follower: Some(follower), memtable, head } = &mut *follow else { return Ok(()) };
+        follower.refresh()?;
+        let mut builder = ChunkBuilder::new();
+        loop {
+            let frame = follower.next_frame()?;
+            let full = frame.as_ref().is_none_or(|found| !builder.has_room_for(&found.frame));
+            if full && let Some(chunk) = builder.take() {
+                if memtable.memory_bytes() >= self.options.memtable_bytes || !memtable.has_places_for(&chunk)
+                {
+                    let next = Arc::new(MemTable::new(memtable.head()));
+                    *memtable = Arc::clone(&next);
+                    self.shared.change(|view| view.memtables.push(next));
+                }
+                *head = chunk.head();
+                memtable.push(Arc::new(chunk));
+                while memtable.index_more() > 0 {}
+            }
+            let Some(found) = frame else { break };
+            let header = *found.frame.header();
+            if header.first_sequence <= head.last_sequence {
+                continue;
+            }
+            builder.add(&found.frame);
+        }
+        // Both are group ends: what the log proves, and what was flushed.
+        self.shared.visible.raise(head.last_sequence);
+        Ok(())
+    }
+
+    /// Makes the manifest's files the view's, all of them open, and lets go of memtables whose events are in them.
+    fn install(&self, contents: &Contents) -> Result<(), TableError> {
+        let flushed = contents.flushed_through();
+        let mut opened = Ok(());
+        self.shared.change(|view| {
+            let before = view.clone();
+            self.shared.install_files(view, contents);
+            opened = view
+                .event_tables
+                .iter()
+                .try_for_each(|table| table.top().map(|_| ()))
+                .and_then(|()| view.index_tables.iter().try_for_each(|table| table.prepare()));
+            if opened.is_err() {
+                *view = before;
+                return;
+            }
+            let newest = Arc::clone(&view.memtables[view.memtables.len() - 1]);
+            view.memtables
+                .retain(|memtable| memtable.last_sequence() > flushed || Arc::ptr_eq(memtable, &newest));
+        });
+        opened
+    }
+
+    fn wal_config(&self, flushed: Head) -> WalConfig {
+        let options = WalOptions { cluster: self.options.cluster, ..WalOptions::default() };
+        options.config(flushed, Sequence::ZERO)
+    }
+
+    /// Which files there are and what is in them. Segments are not listed: only the writer knows them without reading.
+    pub fn inspect(&self) -> Inspection {
+        let view = self.shared.view();
+        let held: usize = view.memtables.iter().map(|memtable| memtable.memory_bytes()).sum();
+        let pressure = Pressure { unindexed_bytes: 0, unflushed_bytes: held as u64, limit_bytes: u64::MAX };
+        inspect::inspect(&self.shared, &[], pressure)
+    }
+
+    /// Reads all tables and snapshots and checks them; the log was checked as far as it was read.
+    pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, ReadError> {
+        verify::verify(&self.shared, None, progress)
+    }
+}
+
+fn load(disk: &dyn Disk, options: &ReadOnlyOptions) -> Result<Contents, OpenError> {
+    let Some(loaded) = manifest::load(disk)? else { return Err(OpenError::NoStore) };
+    let found = loaded.contents.tape;
+    if let Some(expected) = options.tape.filter(|expected| *expected != found) {
+        return Err(OpenError::Tape { expected, found });
+    }
+    if loaded.contents.log_begun && wal::identify(disk, std::path::Path::new(crate::open::WAL))?.is_none() {
+        return Err(OpenError::LogMissing { directory: crate::open::WAL.into() });
+    }
+    Ok(loaded.contents)
+}
+
+/// Whether the writer has replaced a file between two steps of ours: the next manifest names others.
+fn has_moved_on(error: &OpenError) -> bool {
+    match error {
+        OpenError::Table(TableError::Disk(error)) => error.is_missing(),
+        OpenError::Wal(error) => match &**error {
+            WalError::Disk(error) => error.is_missing(),
+            WalError::BelowRetention { .. } | WalError::MissingSegment { .. } => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}
