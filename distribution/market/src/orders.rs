@@ -120,11 +120,9 @@ impl OrderStates {
         let reports_only = event.flags().contains(EventFlags::REPORTS_ONLY);
         match event.body() {
             BodyRef::OrderAccepted(order) => self.enter(event, stated!(order), OrderStatus::Open),
-            BodyRef::OrderRejected(order) => {
-                // The refusal of a change leaves the order as it is.
-                if self.open(event, order.order_id.get()).is_none() {
-                    self.enter(event, stated!(order), OrderStatus::Rejected);
-                }
+            // The refusal of a change leaves the order as it is.
+            BodyRef::OrderRejected(order) if self.open(event, order.order_id.get()).is_none() => {
+                self.enter(event, stated!(order), OrderStatus::Rejected);
             }
             BodyRef::OrderReplaced(order) => {
                 let (old, new) = (order.order_id.get(), order.new_order_id.get());
