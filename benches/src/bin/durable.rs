@@ -1,0 +1,128 @@
+//! Until an event is durable: latency of single events, and rates, beside the device's own sync in the same run.
+//!
+//!     cargo run --release -p matchtape-benches --bin durable -- --seconds 10 --data /some/disk
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use matchtape_benches::{Options, Report, device, microseconds, nanoseconds, tape};
+use matchtape_node::{Node, NodeOptions, PublishError, Publisher};
+use matchtape_schemas::event::Event;
+use matchtape_schemas::{ProducerId, Stage};
+use matchtape_storage::wal::WriteBackend;
+
+fn open(folder: &std::path::Path, backend: WriteBackend) -> Node {
+    let mut options = NodeOptions::default();
+    options.store.wal.backend = backend;
+    Node::open(folder, options, Vec::new()).expect("a fresh node")
+}
+
+fn publish(publisher: &mut Publisher, events: &[Event]) -> matchtape_schemas::Sequence {
+    loop {
+        match publisher.publish_group(events) {
+            Ok(published) => return published.sequence(),
+            Err(PublishError::WouldBlock) => publisher.wait_for_room(events.len()).expect("the node is open"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// One producer, one event at a time, each awaited.
+fn single(node: &Node, options: &Options) -> hdrhistogram::Histogram<u64> {
+    let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
+    let mut histogram = nanoseconds();
+    let (start, mut number) = (Instant::now(), 0);
+    while start.elapsed() < options.duration() {
+        number += 1;
+        let event = tape::order(number, 16);
+        let begun = Instant::now();
+        let sequence = publish(&mut publisher, std::slice::from_ref(&event));
+        node.wait(sequence, Stage::Durable).expect("a disk that syncs");
+        histogram.saturating_record(begun.elapsed().as_nanos() as u64);
+    }
+    histogram
+}
+
+/// Many producers on threads of their own, each one event at a time, each awaited.
+fn threads(node: &Node, producers: u32, options: &Options) -> f64 {
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for producer in 0..producers {
+            let (stop, done) = (&stop, &done);
+            scope.spawn(move || {
+                let mut publisher = node.publisher(ProducerId(100 + producer)).expect("the only handle");
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let sequence = publish(&mut publisher, &[tape::order(number, 16)]);
+                    node.wait(sequence, Stage::Durable).expect("a disk that syncs");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(options.duration());
+        stop.store(true, Ordering::Relaxed);
+    });
+    done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Groups of `size`, as fast as the node takes them; the clock stops when the last is durable.
+fn groups(node: &Node, size: u64, options: &Options) -> f64 {
+    let mut publisher = node.publisher(ProducerId(7)).expect("the only handle");
+    let mut events: Vec<Event> = (1..=size).map(|number| tape::order(number, 16)).collect();
+    let start = Instant::now();
+    let (mut count, mut last) = (0, matchtape_schemas::Sequence::ZERO);
+    while start.elapsed() < options.duration() {
+        for event in &mut events {
+            count += 1;
+            event.producer_sequence.0 = count;
+        }
+        last = publish(&mut publisher, &events);
+    }
+    node.wait(last, Stage::Durable).expect("a disk that syncs");
+    count as f64 / start.elapsed().as_secs_f64()
+}
+
+fn main() {
+    let options = Options::parse();
+    let folder = options.folder();
+    let mut report = Report::new("durable", folder.path());
+    report.guarantee("events of 128 bytes; durable = synced to the device before it is reported; every batch is synced");
+    for (backend, name) in
+        [(WriteBackend::Buffered, "buffered + fdatasync"), (WriteBackend::Direct, "O_DIRECT | O_DSYNC")]
+    {
+        let device = device::sync_latency(folder.path(), 4096, options.duration());
+        let node = open(&folder.path().join(format!("single-{name}").replace([' ', '|'], "")), backend);
+        let ours = single(&node, &options);
+        for (quantile_name, quantile, goal) in [("P50", 0.5, None), ("P99", 0.99, Some("<= 1.5 x"))] {
+            let row = report.row(
+                format!("{name}: one event, publish to durable, {quantile_name}"),
+                microseconds(&ours, quantile),
+                "us",
+            );
+            row.beside("pwrite 4 KiB + fdatasync", microseconds(&device, quantile));
+            if let Some(goal) = goal {
+                row.goal(goal);
+            }
+        }
+        let rate = threads(&node, 32, &options);
+        let syncs = device.len() as f64 / options.seconds;
+        report
+            .row(format!("{name}: 32 producers on threads, one event each at a time"), rate, "events/s")
+            .beside("syncs/s of the device alone", syncs)
+            .goal(">= 100 000 events/s");
+        node.close().expect("a node that closes");
+
+        let node = open(&folder.path().join(format!("groups-{name}").replace([' ', '|'], "")), backend);
+        let rate = groups(&node, 256, &options);
+        let bytes = device::sync_throughput(folder.path(), 1 << 20, options.duration());
+        report
+            .row(format!("{name}: groups of 256, publisher to durable, indexed and readable"), rate, "events/s")
+            .beside("bytes/s of 1 MiB writes, each synced, in events", bytes / tape::EVENT_BYTES as f64)
+            .goal(">= 3 000 000");
+        node.close().expect("a node that closes");
+    }
+    report.print(options.format);
+}

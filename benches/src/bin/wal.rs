@@ -1,0 +1,110 @@
+//! Events into the write-ahead log in batches, and the scan that recovery makes of it.
+//!
+//!     cargo run --release -p matchtape-benches --bin wal -- --seconds 10 --data /some/disk
+//!
+//! Writes up to a few tens of gigabytes below `--data` and removes them again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use matchtape_benches::{Options, Report, device, tape};
+use matchtape_schemas::event::encode_event;
+use matchtape_schemas::limits::FRAME_BYTES_MAX;
+use matchtape_schemas::{AcceptedTime, Epoch, FrameFlags, FrameWriter, Head, ProducerId, Sequence, TapeId};
+use matchtape_storage::wal::{
+    self, CommitObserver, Committed, GroupCommit, GroupCommitOptions, WalConfig, WalError, WhenFull, WriteBackend,
+};
+use matchtape_storage::{AlignedBytes, RealDisk};
+
+struct Count(Arc<AtomicU64>);
+
+impl CommitObserver for Count {
+    fn committed(&mut self, committed: &Committed) {
+        self.0.store(committed.durable.get(), Ordering::Release);
+    }
+
+    fn durable(&mut self, durable: Sequence) {
+        self.0.store(durable.get(), Ordering::Release);
+    }
+
+    fn failed(&mut self, error: &Arc<WalError>) {
+        panic!("{error}");
+    }
+}
+
+fn main() {
+    let options = Options::parse();
+    let folder = options.folder();
+    let mut report = Report::new("wal", folder.path());
+    report.guarantee("events of 128 bytes in frames of up to 64 KiB, chained and checksummed (CRC-32); every batch is synced");
+
+    // Encoded once: this measures framing, log and device, not the making of events.
+    let mut encoded = AlignedBytes::zeroed(4096 * tape::EVENT_BYTES);
+    for (number, out) in encoded.chunks_exact_mut(tape::EVENT_BYTES).enumerate() {
+        encode_event(&tape::order(number as u64 + 1, 16), ProducerId(1), out);
+    }
+    for (backend, name) in
+        [(WriteBackend::Buffered, "buffered + fdatasync"), (WriteBackend::Direct, "O_DIRECT | O_DSYNC")]
+    {
+        let bytes = device::sync_throughput(folder.path(), 1 << 20, options.duration());
+        let directory = folder.path().join(format!("{backend:?}"));
+        let disk = || Arc::new(RealDisk::create(&directory).expect("a folder"));
+        let config = WalConfig { backend, ..WalConfig::new(TapeId(7)) };
+        let opened = wal::open(disk(), config.clone()).expect("an empty log");
+        let durable = Arc::new(AtomicU64::new(0));
+        let mut head = Head { epoch: Epoch(1), ..opened.head };
+        let log = GroupCommit::start(
+            opened.writer,
+            Count(Arc::clone(&durable)),
+            GroupCommitOptions { when_full: WhenFull::Wait, ..GroupCommitOptions::default() },
+        );
+        let (start, mut events) = (Instant::now(), encoded.chunks_exact(tape::EVENT_BYTES).cycle());
+        while start.elapsed() < options.duration() {
+            let ends_segment = log.wants_segment_end();
+            log.append(FRAME_BYTES_MAX, |out| {
+                let mut writer = FrameWriter::new(out, &head);
+                while writer.room() >= tape::EVENT_BYTES {
+                    writer.push(events.next().expect("endless"));
+                }
+                let flags = if ends_segment { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+                writer.finish(&mut head, AcceptedTime(1), flags)
+            })
+            .expect("a log that takes frames");
+        }
+        log.close().expect("a disk that syncs");
+        let seconds = start.elapsed().as_secs_f64();
+        assert_eq!(durable.load(Ordering::Acquire), head.last_sequence.get(), "everything is durable");
+        let count = head.last_sequence.get() as f64;
+        report
+            .row(format!("{name}: events into the log"), count / seconds, "events/s")
+            .beside("bytes/s of 1 MiB writes, each synced, in events", bytes / tape::EVENT_BYTES as f64)
+            .goal(">= 10 000 000");
+
+        // What recovery reads when nothing is indexed yet: every segment, every check. The files were just written, so
+        // this is the speed of checking, from the page cache where the backend filled it.
+        let start = Instant::now();
+        let reopened = wal::open(disk(), config.clone()).expect("the log just written");
+        report.row(format!("{name}: open after a clean close"), start.elapsed().as_secs_f64() * 1e3, "ms");
+        let reader = wal::WalReader::new(disk(), config.clone(), reopened.segments);
+        let (start, mut read, mut seen) = (Instant::now(), 0u64, 0u64);
+        let mut frames = reader.frames(Sequence::FIRST, reopened.head.last_sequence).expect("a log with events");
+        while let Some(frame) = frames.next_frame().expect("an undamaged log") {
+            read += frame.frame.bytes().len() as u64;
+            seen += u64::from(frame.frame.header().count);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        assert_eq!(seen, reopened.head.last_sequence.get());
+        let copy = device::memory_copy(options.duration() / 10);
+        report
+            .row(format!("{name}: recovery scan, every frame and event checked"), read as f64 / seconds / 1e9, "GB/s")
+            .beside("memory copy of one core", copy / 1e9)
+            .goal(">= 2 GB/s");
+        drop(frames);
+        drop(reader);
+        drop(reopened.writer);
+        std::fs::remove_dir_all(&directory).expect("our own folder");
+    }
+    report.print(options.format);
+}

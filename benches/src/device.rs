@@ -1,0 +1,61 @@
+//! The device's own numbers: what a program that does nothing else gets from it.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::nanoseconds;
+
+/// Writes `bytes` at a time into a preallocated, zeroed file and syncs each (`pwrite`, `fdatasync`), one after the other.
+///
+/// # Panics
+/// When the folder cannot be written.
+pub fn sync_latency(folder: &Path, bytes: usize, duration: Duration) -> Histogram<u64> {
+    let path = folder.join("device");
+    let file = std::fs::File::create_new(&path).expect("a new file");
+    let span = 64 << 20;
+    let zeros = vec![0u8; 1 << 20];
+    for at in 0..span / zeros.len() {
+        file.write_all_at(&zeros, (at * zeros.len()) as u64).expect("room on the disk");
+    }
+    file.sync_all().expect("a disk that syncs");
+    let block = vec![7u8; bytes];
+    let mut histogram = nanoseconds();
+    let (start, mut at) = (Instant::now(), 0u64);
+    while start.elapsed() < duration {
+        let begun = Instant::now();
+        file.write_all_at(&block, at % (span - bytes) as u64 / 4096 * 4096).expect("a disk that writes");
+        file.sync_data().expect("a disk that syncs");
+        histogram.saturating_record(begun.elapsed().as_nanos() as u64);
+        at += bytes as u64;
+    }
+    drop(file);
+    std::fs::remove_file(&path).expect("our own file");
+    histogram
+}
+
+/// Bytes per second when `bytes` at a time are written and synced, to a file as long as needed.
+///
+/// # Panics
+/// When the folder cannot be written.
+pub fn sync_throughput(folder: &Path, bytes: usize, duration: Duration) -> f64 {
+    let histogram = sync_latency(folder, bytes, duration);
+    histogram.len() as f64 * bytes as f64 / duration.as_secs_f64()
+}
+
+/// Bytes per second that one core copies in memory, in pieces of 64 KiB.
+pub fn memory_copy(duration: Duration) -> f64 {
+    let source = vec![1u8; 64 << 20];
+    let mut target = vec![0u8; 64 << 20];
+    let (start, mut copied) = (Instant::now(), 0u64);
+    while start.elapsed() < duration {
+        for (from, to) in source.chunks(1 << 16).zip(target.chunks_mut(1 << 16)) {
+            to.copy_from_slice(from);
+        }
+        std::hint::black_box(&target);
+        copied += source.len() as u64;
+    }
+    copied as f64 / start.elapsed().as_secs_f64()
+}
