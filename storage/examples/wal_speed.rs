@@ -70,6 +70,11 @@ fn main() {
             "device, {backend:?} writes of one buffer, each synced: {:.2} GB/s",
             device_rate(&*disk, caching, commit_bytes)
         );
+        let caching = if backend == WriteBackend::Direct { Caching::DirectSync } else { Caching::Buffered };
+        println!(
+            "device, {backend:?} writes of one buffer, each synced: {:.2} GB/s",
+            device_rate(&*disk, caching, commit_bytes)
+        );
         println!("{backend:?}, one durable event at a time: {}", latency(&disk, &config));
         throughput(&disk, &config, Duration::from_secs(seconds));
         recovery(&disk, &config);

@@ -194,7 +194,9 @@ pub(crate) fn open(
     let mut report = RecoveryReport::default();
     let (contents, generation) = load_or_create(&*disk, options, &mut report)?;
     remove_orphans(&*disk, &contents, &mut report)?;
-    let contents = Contents { next_file: above_all_files(&*disk, &contents)?, ..contents };
+    let next_file =
+        if options.mistakes().file_numbers_restart { 1 } else { above_all_files(&*disk, &contents)? };
+    let contents = Contents { next_file, ..contents };
     // Written anew: whatever an earlier process left in the page cache is durable from here on, or not there.
     let manifest = Manifest::write(&*disk, contents, generation + 1)?;
     let contents = manifest.contents().clone();

@@ -21,6 +21,16 @@ pub struct StoreOptions {
     pub workers: Workers,
     /// The log's part.
     pub wal: WalOptions,
+    /// Known mistakes, for negative controls.
+    #[cfg(any(test, feature = "mistakes"))]
+    pub mistakes: StoreMistakes,
+}
+
+/// Mistakes that engines like this one have been shipped with. A test switches one on and expects the suite to notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreMistakes {
+    /// The number of the next file is counted from one again whenever the store is opened.
+    pub file_numbers_restart: bool,
 }
 
 impl Default for StoreOptions {
@@ -33,11 +43,20 @@ impl Default for StoreOptions {
             visible_at_open: VisibleAtOpen::default(),
             workers: Workers::default(),
             wal: WalOptions::default(),
+            #[cfg(any(test, feature = "mistakes"))]
+            mistakes: StoreMistakes::default(),
         }
     }
 }
 
 impl StoreOptions {
+    pub(crate) fn mistakes(&self) -> StoreMistakes {
+        #[cfg(any(test, feature = "mistakes"))]
+        return self.mistakes;
+        #[cfg(not(any(test, feature = "mistakes")))]
+        StoreMistakes::default()
+    }
+
     /// All that may be in memory and not in tables.
     pub(crate) fn limit_bytes(&self) -> usize {
         self.memtable_bytes.saturating_mul(self.immutable_memtables_max.saturating_add(1))

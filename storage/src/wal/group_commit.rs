@@ -446,6 +446,7 @@ fn spin(has_work: &AtomicBool, limit: Duration) {
     let start = Instant::now();
     // Acquire: pairs with the Release in `append`.
     while !has_work.load(Ordering::Acquire) && start.elapsed() < limit {
-        std::hint::spin_loop();
+        // Not a bare spin: on a busy machine the appender may be waiting for this very core.
+        std::thread::yield_now();
     }
 }

@@ -283,7 +283,7 @@ impl Writer {
     fn tally(&mut self) {
         if let Some(commit) = self.untallied.take() {
             self.open.tally.add_commit(commit.frame_bytes());
-            self.spares.pay();
+            self.spares.pay(commit.frame_bytes().len());
         }
     }
 

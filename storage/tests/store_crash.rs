@@ -1,0 +1,191 @@
+//! The store loses power, or its process, at every operation of a recorded run with flushes and restarts in it, and is judged by
+//! what it then answers: what was acknowledged is there, what is there is a prefix of what was accepted, and every
+//! question has the answer a plain list gives.
+
+mod model;
+
+use std::sync::Arc;
+
+use matchtape_schemas::*;
+use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
+use matchtape_storage::{Disk, StoreMistakes, StoreOptions};
+use model::*;
+
+/// A recorded run.
+struct Run {
+    disk: SimDisk,
+    events: Vec<Placed>,
+    /// (operations when the promise was made, last event acknowledged as durable)
+    promised: Vec<(usize, Sequence)>,
+    /// (operations before a commit, last event accepted with it)
+    accepted: Vec<(usize, Sequence)>,
+}
+
+/// Appends, flushes, restarts; `prepare` may plan faults.
+fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> Run {
+    let disk = SimDisk::new(seed);
+    prepare(&disk);
+    let mut run = Run { disk: disk.clone(), events: Vec::new(), promised: Vec::new(), accepted: Vec::new() };
+    for life in 0..3 {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let events = std::mem::take(&mut run.events);
+        let (mut driven, _) =
+            Driven::open(shared, options.clone(), events, seed + life).unwrap_or_else(|error| panic!("life {life}: {error}"));
+        for step in 0..9 {
+            let before = disk.operations();
+            let frames = 1 + driven.random.below(3);
+            driven.append(frames, true);
+            run.accepted.push((before, driven.head.last_sequence));
+            run.promised.push((disk.operations(), driven.head.last_sequence));
+            if step % 4 == 3 {
+                driven.store.flush().expect("flushed");
+            }
+        }
+        let Driven { store, writer, events, .. } = driven;
+        run.events = events;
+        if life == 0 {
+            writer.close().expect("closed");
+            store.close().expect("closed");
+        } else {
+            drop((store, writer));
+            disk.kill();
+        }
+    }
+    run
+}
+
+impl Run {
+    fn promised_at(&self, operation: usize) -> Sequence {
+        let made = self.promised.iter().rev().find(|(at, _)| *at <= operation);
+        made.map_or(Sequence::ZERO, |(_, last)| *last)
+    }
+
+    fn accepted_at(&self, operation: usize) -> Sequence {
+        let begun = self.accepted.iter().rev().find(|(at, _)| *at <= operation);
+        begun.map_or(Sequence::ZERO, |(_, last)| *last)
+    }
+}
+
+/// Opens what is left and says everything that is wrong with it; the disk, as recovery leaves it, is returned.
+fn judge(disk: &SimDisk, options: &StoreOptions, run: &Run, operation: usize, queries: usize) -> Result<(), String> {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut driven, report) = Driven::open(shared, options.clone(), Vec::new(), operation as u64)
+        .map_err(|error| format!("recovery refused: {error}"))?;
+    let last = driven.head.last_sequence;
+    if last < run.promised_at(operation) {
+        return Err(format!("recovered through {last}, {} was promised; {report}", run.promised_at(operation)));
+    }
+    if last > run.accepted_at(operation) {
+        return Err(format!("recovered through {last}, {} was accepted", run.accepted_at(operation)));
+    }
+    let events = &run.events[..last.0 as usize];
+    if events.last().is_some_and(|placed| !placed.event.flags.contains(EventFlags::LAST_OF_GROUP)) {
+        return Err(format!("{last} is inside a group"));
+    }
+    let mut random = Random::new(operation as u64);
+    let reader = driven.store.reader();
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        check_reader(&reader, events, &mut random, queries);
+        assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(events).bytes()));
+        let verified = driven.store.verify(&mut |_| {}).expect("readable");
+        assert!(verified.is_sound(), "{:?}", verified.findings);
+    }));
+    if let Err(panic) = checked {
+        let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a check failed".to_owned());
+        return Err(text);
+    }
+    // It goes on from there.
+    driven.events = events.to_vec();
+    driven.append(1, true);
+    driven.store.flush().map_err(|error| error.to_string())?;
+    let events = driven.events.clone();
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        check_reader(&driven.store.reader(), &events, &mut random, 1);
+    }));
+    checked.map_err(|_| "after going on, a check failed".to_owned())
+}
+
+fn violations(run: &Run, options: &StoreOptions, seeds: u64, enough: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    run.disk.for_each_crash_point(|point| {
+        if found.len() >= enough {
+            return;
+        }
+        let seeded = (0..seeds).map(|seed| PowerLoss::Seeded(seed * 7919 + point.operation as u64));
+        let choices = [PowerLoss::LoseUnsynced, PowerLoss::KeepUnsynced].into_iter().chain(seeded);
+        for choice in choices {
+            if let Err(wrong) = judge(&point.power_loss(choice), options, run, point.operation, 3) {
+                found.push(format!("operation {} {choice:?}: {wrong}", point.operation));
+            }
+        }
+        if let Err(wrong) = judge(&point.killed(), options, run, point.operation, 3) {
+            found.push(format!("operation {} killed: {wrong}", point.operation));
+        }
+    });
+    found
+}
+
+#[test]
+fn a_crash_at_any_moment_loses_nothing_acknowledged_and_every_answer_stays_right() {
+    let options = small_options();
+    let run = record(1, &options, |_| {});
+    let found = violations(&run, &options, 2, 3);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_second_crash_while_recovering_from_the_first_is_as_safe() {
+    let options = small_options();
+    let run = record(2, &options, |_| {});
+    let mut tried = 0;
+    run.disk.for_each_crash_point(|point| {
+        if !point.operation.is_multiple_of(9) {
+            return;
+        }
+        let first = point.power_loss(PowerLoss::Seeded(point.operation as u64));
+        let before = first.operations();
+        let opened = Driven::open(Arc::new(first.clone()), options.clone(), Vec::new(), 1).expect("recovered");
+        drop(opened);
+        for operation in before..=first.operations() {
+            let second = first.crash_at(operation, PowerLoss::Seeded(operation as u64));
+            if let Err(wrong) = judge(&second, &options, &run, point.operation, 1) {
+                panic!("operation {}, then {operation}: {wrong}", point.operation);
+            }
+            tried += 1;
+        }
+    });
+    assert!(tried > 100, "{tried}");
+}
+
+/// The operations that sync tables and snapshots.
+fn table_syncs(disk: &SimDisk) -> Vec<usize> {
+    let trace = disk.describe_trace();
+    let created = trace.iter().filter_map(|line| line.strip_prefix("create tables/")?.split_once(" as "));
+    let files: Vec<String> = created.map(|(_, file)| format!("sync {file}")).collect();
+    (0..trace.len()).filter(|operation| files.contains(&trace[*operation])).collect()
+}
+
+#[test]
+fn a_device_that_ignores_the_syncs_of_tables_is_noticed() {
+    let options = small_options();
+    let run = record(3, &options, |_| {});
+    let syncs = table_syncs(&run.disk);
+    assert!(syncs.len() > 6, "{syncs:?} in {:?}", run.disk.describe_trace());
+    let lying = record(3, &options, |disk| {
+        for operation in &syncs {
+            disk.fail_at(*operation, Fault::SyncIgnored);
+        }
+    });
+    assert!(!violations(&lying, &options, 1, 1).is_empty());
+}
+
+#[test]
+fn file_numbers_that_begin_anew_are_noticed() {
+    let options =
+        StoreOptions { mistakes: StoreMistakes { file_numbers_restart: true }, ..small_options() };
+    let noticed = std::panic::catch_unwind(|| {
+        let run = record(4, &options, |_| {});
+        violations(&run, &options, 0, 1)
+    });
+    assert!(!noticed.is_ok_and(|found| found.is_empty()));
+}

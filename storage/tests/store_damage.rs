@@ -1,0 +1,317 @@
+//! Damage of every kind in tables, snapshots and manifest: noticed, with the place named, or without effect. Never a wrong answer.
+
+mod model;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use matchtape_schemas::*;
+use matchtape_storage::sim::{Fault, Random, SimDisk};
+use matchtape_storage::wal::WalError;
+use matchtape_storage::{Access, Caching, Disk, EventStore, OpenError, Query, ReadError, TableError};
+use model::*;
+
+/// A closed store with two flushes, and its events.
+fn store() -> (SimDisk, Vec<Placed>) {
+    let disk = SimDisk::new(5);
+    let mut driven = Driven::new(&disk, 3);
+    for round in 0..2 {
+        driven.append(3, true);
+        driven.append(2, true);
+        if round == 0 {
+            driven.store.flush().expect("flushed");
+        }
+    }
+    let Driven { store, writer, events, .. } = driven;
+    writer.close().expect("closed");
+    store.close().expect("closed");
+    (disk, events)
+}
+
+/// The same store on a disk of its own, to be damaged.
+fn copy(disk: &SimDisk) -> SimDisk {
+    disk.kill_at(disk.operations())
+}
+
+fn files(disk: &SimDisk) -> Vec<PathBuf> {
+    let entries = disk.list(Path::new("tables")).expect("listed");
+    let tables = entries.into_iter().map(|entry| Path::new("tables").join(entry.name));
+    tables.chain([PathBuf::from("manifest")]).collect()
+}
+
+fn tables(disk: &SimDisk, extension: &str) -> Vec<PathBuf> {
+    files(disk).into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Outcome {
+    RefusedToOpen,
+    Found,
+    NoEffect,
+}
+
+/// Opens a damaged store. Whatever it answers must be right; errors are allowed.
+fn outcome(disk: &SimDisk, events: &[Placed]) -> Outcome {
+    let opened = Driven::open(Arc::new(disk.clone()), small_options(), events.to_vec(), 1);
+    let driven = match opened {
+        Ok((driven, _)) => driven,
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.contains("tables/") || text.contains("manifest") || text.contains("sequence"), "{text}");
+            return Outcome::RefusedToOpen;
+        }
+    };
+    assert_eq!(driven.head.last_sequence.0, events.len() as u64, "the log has everything");
+    let digest = Digest::of(events).bytes();
+    assert_eq!(driven.store.projection_section("digest"), Some(&*digest));
+    let reader = driven.store.reader();
+    let mut cursor = reader.frames(Sequence::ZERO).expect("from the first");
+    while let Ok(Some(frame)) = cursor.next_frame() {
+        for event in frame.frame().events() {
+            assert_eq!(event.to_event(), events[event.sequence().0 as usize - 1].event);
+        }
+    }
+    for order in 1..6 {
+        let query = Query { order: Some(OrderId(order)), ..Query::default() };
+        let found: Result<Vec<_>, ReadError> = reader.query(&query).expect("possible").collect();
+        let Ok(found) = found else { continue };
+        for event in &found {
+            assert_eq!(event.event().to_event(), events[event.sequence().0 as usize - 1].event);
+        }
+    }
+    let report = driven.store.verify(&mut |_| {}).expect("the disk answers");
+    if report.is_sound() {
+        check_reader(&reader, events, &mut Random::new(1), 5);
+        return Outcome::NoEffect;
+    }
+    for finding in &report.findings {
+        assert!(finding.file.contains("tables"), "{finding:?}");
+    }
+    Outcome::Found
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_noticed_or_without_effect() {
+    let (disk, events) = store();
+    assert_eq!(outcome(&copy(&disk), &events), Outcome::NoEffect);
+    for path in files(&disk) {
+        let bytes = disk.content(&path).expect("there").len();
+        let mut noticed = 0;
+        for offset in 0..bytes {
+            let damaged = copy(&disk);
+            damaged.flip_bit(&path, offset as u64, (offset % 8) as u8);
+            noticed += usize::from(outcome(&damaged, &events) != Outcome::NoEffect);
+        }
+        if path == Path::new("manifest") {
+            // The last change of the manifest may count as never made: then the log is replayed instead.
+            assert!(noticed > 64, "{noticed} of {bytes}");
+        } else {
+            assert_eq!(noticed, bytes, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_is_noticed_and_named() {
+    let (disk, events) = store();
+    for path in files(&disk) {
+        for cut in [1, 20, 100] {
+            let damaged = copy(&disk);
+            damaged.edit(&path, |bytes| bytes.truncate(bytes.len() - cut));
+            let found = outcome(&damaged, &events);
+            if path != Path::new("manifest") {
+                assert_ne!(found, Outcome::NoEffect, "{} cut by {cut}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_table_is_named_by_whoever_reads_it() {
+    let (disk, events) = store();
+    let path = tables(&disk, "events")[0].clone();
+    let damaged = copy(&disk);
+    damaged.remove(&path).expect("removed");
+    let (driven, _) = Driven::open(Arc::new(damaged), small_options(), events, 1).expect("tables are opened when read");
+    let error = driven.store.reader().event(Sequence::FIRST).expect_err("gone");
+    assert!(error.to_string().contains(&*path.display().to_string()), "{error}");
+    assert!(error.is_file_missing());
+    let findings = driven.store.verify(&mut |_| {}).expect("verified").findings;
+    assert!(findings.iter().any(|finding| finding.file == path.display().to_string()), "{findings:?}");
+}
+
+#[test]
+fn two_files_with_their_names_swapped_are_noticed() {
+    let (disk, events) = store();
+    for extension in ["events", "index", "snapshot"] {
+        let [first, second] = tables(&disk, extension).try_into().expect("two of each");
+        let damaged = copy(&disk);
+        let spare = Path::new("tables/spare");
+        damaged.rename(&first, spare).expect("renamed");
+        damaged.rename(&second, &first).expect("renamed");
+        damaged.rename(spare, &second).expect("renamed");
+        assert_ne!(outcome(&damaged, &events), Outcome::NoEffect, "{extension}");
+    }
+}
+
+#[test]
+fn a_file_of_another_tape_is_noticed() {
+    let (disk, events) = store();
+    let other = SimDisk::new(9);
+    let options = matchtape_storage::StoreOptions { tape: Some(TapeId(0xBEEF)), ..small_options() };
+    let (mut driven, _) = Driven::open(Arc::new(other.clone()), options, Vec::new(), 3).expect("created");
+    driven.append(3, true);
+    driven.store.flush().expect("flushed");
+    for extension in ["events", "index", "snapshot"] {
+        let path = tables(&disk, extension)[0].clone();
+        let foreign = other.content(&path).expect("the same name");
+        let damaged = copy(&disk);
+        damaged.edit(&path, |bytes| *bytes = foreign);
+        assert_ne!(outcome(&damaged, &events), Outcome::NoEffect, "{extension}");
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_passed_over_for_an_older_one() {
+    let (disk, events) = store();
+    let [older, newer] = tables(&disk, "snapshot").try_into().expect("two");
+    let damaged = copy(&disk);
+    damaged.flip_bit(&newer, 100, 3);
+    let (driven, report) = Driven::open(Arc::new(damaged), small_options(), events.clone(), 1).expect("opened");
+    assert!(report.snapshots_refused[0].contains(&*newer.display().to_string()), "{report}");
+    assert!(report.snapshot_sequence > 0 && report.folded_from_tables > 0, "{report}");
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&events).bytes()));
+    let snapshot = driven.store.reader().snapshot_before(Sequence::MAX).expect("read").expect("the older one");
+    assert_eq!(snapshot.sequence().0, report.snapshot_sequence);
+
+    let damaged = copy(&disk);
+    damaged.flip_bit(&newer, 100, 3);
+    damaged.remove(&older).expect("removed");
+    let (driven, report) = Driven::open(Arc::new(damaged), small_options(), events.clone(), 1).expect("opened");
+    assert_eq!((report.snapshots_refused.len(), report.snapshot_sequence), (2, 0));
+    assert_eq!(report.folded_from_tables, events.len() as u64);
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&events).bytes()));
+}
+
+#[test]
+fn a_newer_format_is_refused_by_its_version() {
+    let (disk, _) = store();
+    for path in files(&disk).into_iter().filter(|path| path.extension().is_none_or(|found| found != "snapshot")) {
+        let damaged = copy(&disk);
+        damaged.edit(&path, |bytes| {
+            bytes[8] = 9;
+            let checksum = crc32fast::hash(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+        });
+        let error = match EventStore::open(Arc::new(damaged), small_options(), Vec::new()) {
+            Err(error) => error.to_string(),
+            Ok((store, _)) => match store.reader().event(Sequence::FIRST) {
+                Err(ReadError::Table(error @ TableError::Version(_))) => error.to_string(),
+                _ => store.verify(&mut |_| {}).expect("verified").findings.remove(0).what,
+            },
+        };
+        assert!(error.contains("format version 9") && error.contains(&*path.display().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_lost_manifest_or_log_is_not_taken_for_a_new_store() {
+    let (disk, _) = store();
+    let damaged = copy(&disk);
+    damaged.remove(Path::new("manifest")).expect("removed");
+    let error = EventStore::open(Arc::new(damaged), small_options(), Vec::new()).expect_err("no manifest");
+    assert!(matches!(error, OpenError::ManifestMissing { .. }), "{error}");
+
+    let damaged = copy(&disk);
+    for entry in damaged.list(Path::new("wal")).expect("listed") {
+        damaged.remove(&Path::new("wal").join(entry.name)).expect("removed");
+    }
+    let error = EventStore::open(Arc::new(damaged), small_options(), Vec::new()).expect_err("no log");
+    assert!(matches!(error, OpenError::LogMissing { .. }), "{error}");
+}
+
+#[test]
+fn a_log_that_ends_before_the_tables_is_refused() {
+    let (disk, _) = store();
+    let early = copy(&disk);
+    // An older log under newer tables, as after restoring half a backup.
+    let old = SimDisk::new(5);
+    let mut driven = Driven::new(&old, 3);
+    driven.append(1, true);
+    drop(driven);
+    for entry in early.list(Path::new("wal")).expect("listed") {
+        let path = Path::new("wal").join(entry.name);
+        match old.content(&path) {
+            Some(content) => early.edit(&path, |bytes| *bytes = content),
+            None => early.remove(&path).expect("removed"),
+        }
+    }
+    let error = EventStore::open(Arc::new(early), small_options(), Vec::new()).expect_err("short");
+    let OpenError::Wal(error) = error else { panic!("{error}") };
+    assert!(matches!(*error, WalError::Short { .. }), "{error}");
+}
+
+#[test]
+fn a_flush_that_fails_at_any_step_loses_nothing_and_says_so() {
+    let plain = SimDisk::new(5);
+    let mut driven = Driven::new(&plain, 3);
+    driven.append(4, true);
+    let before = plain.operations();
+    driven.store.flush().expect("flushed");
+    let steps = plain.operations() - before;
+    assert!(steps > 12, "{steps}");
+    for step in 0..steps {
+        for fault in [Fault::Eio, Fault::Enospc] {
+            let disk = SimDisk::new(5);
+            let mut driven = Driven::new(&disk, 3);
+            driven.append(4, true);
+            disk.fail_at(before + step, fault);
+            let error = driven.store.flush().expect_err("it failed");
+            assert!(driven.store.health().is_err(), "{error}");
+            driven.append(2, true);
+            driven.check(5);
+            let operations = disk.operations();
+            driven.store.flush().expect_err("not tried again");
+            assert_eq!(disk.operations(), operations);
+            let events = driven.events.clone();
+            drop(driven);
+            disk.kill();
+            let (mut driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 1)
+                .unwrap_or_else(|error| panic!("step {step} {fault:?}: {error}"));
+            driven.check(5);
+            driven.store.flush().expect("flushed now");
+            driven.check(5);
+            assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+        }
+    }
+}
+
+#[test]
+fn an_index_that_lost_a_posting_is_found_by_verify() {
+    let (disk, events) = store();
+    // A whole, well-formed index table of fewer events, under the name and number of another: as a broken writer makes one.
+    let smaller = SimDisk::new(5);
+    let mut driven = Driven::new(&smaller, 3);
+    driven.append(3, true);
+    driven.store.flush().expect("flushed");
+    let index = tables(&disk, "index")[0].clone();
+    let damaged = copy(&disk);
+    let content = smaller.content(&index).expect("the same number");
+    damaged.edit(&index, |bytes| *bytes = content);
+    let (driven, _) = Driven::open(Arc::new(damaged), small_options(), events, 1).expect("opened");
+    let findings = driven.store.verify(&mut |_| {}).expect("verified").findings;
+    assert!(findings.iter().any(|finding| finding.file.contains("index")), "{findings:?}");
+}
+
+#[test]
+fn an_unreadable_sector_is_an_error_that_names_the_place() {
+    let (disk, events) = store();
+    let table = tables(&disk, "events")[0].clone();
+    let damaged = copy(&disk);
+    let (driven, _) = Driven::open(Arc::new(damaged.clone()), small_options(), events, 1).expect("opened");
+    damaged.make_unreadable(&table, 64..100);
+    let error = driven.store.reader().event(Sequence::FIRST).expect_err("unreadable");
+    assert!(matches!(error, ReadError::Table(TableError::Disk(_))));
+    assert!(error.to_string().contains(&*table.display().to_string()) && error.to_string().contains("byte 64"), "{error}");
+    assert!(damaged.open(&table, Access::Read, Caching::Buffered).is_ok());
+}
