@@ -24,7 +24,7 @@ mod ring;
 mod stages;
 
 pub use bus::BusOptions;
-pub use history::{StoreFrame, StoreHistory};
+pub use history::{FollowedHistory, StoreFrame, StoreHistory};
 pub use node::{Node, NodeError, NodeOptions, TapeProgress};
 pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};

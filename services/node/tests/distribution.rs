@@ -1,0 +1,289 @@
+//! Node and subscriptions together: what is published is what subscribers get, through the real bus and the real log.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use matchtape_bus::{BusConfig, BusService, WakeUp};
+use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions, StoreHistory};
+use matchtape_schemas::event::Event;
+use matchtape_schemas::{EventFlags, Kind, ProducerId, Sequence, Stage};
+use matchtape_storage::{Disk, ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use matchtape_subscription::{
+    BusLive, Delayed, DelayedOptions, End, Historical, HistoricalOptions, History, Pace, RealTime,
+    RealTimeOptions, Start, Subscription, Update, WindowStart,
+};
+use support::{order, put, small};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(RealDisk::create(&self.folder.path().join("data")).unwrap())
+    }
+
+    fn bus(&self) -> BusOptions {
+        // Small: many tests run at once in one /dev/shm.
+        let config = BusConfig { subscribers_max: 4, buffer_samples: 8, ..BusConfig::default() };
+        BusOptions {
+            namespace: format!("t{}", std::process::id()),
+            root: Some(self.folder.path().join("bus")),
+            config,
+            speculative: true,
+            core: None,
+        }
+    }
+
+    fn node(&self) -> Node {
+        let options = NodeOptions { bus: Some(self.bus()), ..small() };
+        Node::open_on(self.disk(), options, Vec::new()).unwrap()
+    }
+}
+
+fn live(node: &Node, service: BusService) -> BusLive {
+    BusLive::new(node.bus_name().unwrap(), service, WakeUp::Event, Duration::from_micros(50))
+}
+
+/// Everything up to `last`, in order, each once.
+fn collect<S: Subscription>(subscription: &mut S, last: Sequence) -> Vec<(Sequence, Event)> {
+    let mut events = Vec::new();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while events.last().is_none_or(|(sequence, _)| *sequence < last) {
+        assert!(std::time::Instant::now() < deadline, "stuck after {:?}", events.last().map(|(at, _)| at));
+        let Some(update) = subscription.next(Duration::from_millis(100)).unwrap() else { continue };
+        if let Update::Events(batch) = update {
+            events.extend(batch.iter().map(|event| (event.sequence(), event.to_event())));
+        }
+    }
+    events
+}
+
+fn whole_tape(node: &Node) -> Vec<(Sequence, Event)> {
+    let mut frames = node.reader().frames(Sequence::FIRST).unwrap();
+    let mut events = Vec::new();
+    while let Some(frame) = frames.next_frame().unwrap() {
+        events.extend(frame.frame().events().map(|event| (event.sequence(), event.to_event())));
+    }
+    events
+}
+
+#[test]
+fn every_tier_gets_the_same_events_in_the_same_order() {
+    const EVENTS: u64 = 30_000;
+    let place = Place::new();
+    let node = place.node();
+    let last = Sequence(EVENTS + 1);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    // Some of it is history before anybody subscribes.
+    for number in 1..=EVENTS / 3 {
+        put(&mut publisher, &order(number));
+    }
+    std::thread::scope(|scope| {
+        let (node, place) = (&node, &place);
+        let from_start = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
+        let real_time = scope.spawn({
+            let options = from_start.clone();
+            move || {
+                let history = StoreHistory::new(node.reader());
+                let mut subscription =
+                    RealTime::open(history, live(node, BusService::Live), options).unwrap();
+                collect(&mut subscription, last)
+            }
+        });
+        let speculative = scope.spawn({
+            let options = from_start.clone();
+            move || {
+                let history = StoreHistory::new(node.reader());
+                let mut subscription =
+                    RealTime::open(history, live(node, BusService::Speculative), options).unwrap();
+                collect(&mut subscription, last)
+            }
+        });
+        // As another process would: from the files alone, and the bus.
+        let outside = scope.spawn(move || {
+            let store = ReadOnlyStore::open(place.disk(), ReadOnlyOptions::default()).unwrap();
+            let history = FollowedHistory::new(store);
+            let mut subscription = RealTime::open(history, live(node, BusService::Live), from_start).unwrap();
+            collect(&mut subscription, last)
+        });
+        for number in EVENTS / 3 + 1..=EVENTS {
+            put(&mut publisher, &order(number));
+        }
+        node.wait(last, Stage::Visible).unwrap();
+        let expected = whole_tape(node);
+        assert_eq!(expected.len() as u64, EVENTS + 1);
+        assert!(real_time.join().unwrap() == expected, "real-time");
+        assert!(outside.join().unwrap() == expected, "from another process' point of view");
+        // The log's own copy marks late events; so does the frame on the bus, which is the same bytes.
+        assert!(speculative.join().unwrap() == expected, "speculative");
+        let options =
+            HistoricalOptions { start: Start::Beginning, end: End::Visible, ..HistoricalOptions::default() };
+        let mut historical = Historical::open(StoreHistory::new(node.reader()), options).unwrap();
+        assert!(collect(&mut historical, last) == expected, "historical");
+    });
+    node.close().unwrap();
+}
+
+fn from_beginning() -> DelayedOptions {
+    DelayedOptions { start: WindowStart::From(Start::Beginning), ..DelayedOptions::default() }
+}
+
+#[test]
+fn delayed_batches_of_a_live_tape_and_of_its_replay_are_the_same_bytes() {
+    let place = Place::new();
+    let node = place.node();
+    let (first_batch, wait_for_first) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let node = &node;
+        let watching = scope.spawn(move || {
+            let history = StoreHistory::new(node.reader());
+            let live = live(node, BusService::Live);
+            let options = from_beginning();
+            let mut delayed = Delayed::live(history, live, &options).unwrap();
+            let mut batches: Vec<Vec<u8>> = Vec::new();
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while batches.len() < 50 {
+                assert!(std::time::Instant::now() < deadline, "stuck after {} batches", batches.len());
+                if let Some(Update::Window(batch)) = delayed.next(Duration::from_millis(100)).unwrap() {
+                    batches.push(batch.bytes().to_vec());
+                    let _ = first_batch.send(());
+                }
+            }
+            batches
+        });
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let mut number = 0;
+        // 60 windows of 100 ms of event time, with events that come late, and a hole of 5 windows.
+        for window in (0..40).chain(45..66) {
+            for event in 0..20i64 {
+                number += 1;
+                let mut order = order(number);
+                order.event_time.0 = 1_700_000_000_000_000_000 + window * 100_000_000 + event * 1_000_000;
+                if event == 7 {
+                    order.event_time.0 -= 300_000_000;
+                }
+                put(&mut publisher, &order);
+            }
+            if window == 2 {
+                wait_for_first.recv_timeout(PATIENCE).expect("windows close while the tape is live");
+            }
+        }
+        let live = watching.join().unwrap();
+        let options = from_beginning();
+        let mut replay =
+            Delayed::replay(StoreHistory::new(node.reader()), &options, End::Visible, Pace::AsFastAsPossible)
+                .unwrap();
+        let mut replayed: Vec<Vec<u8>> = Vec::new();
+        while replayed.len() < live.len() {
+            match replay.next(PATIENCE).unwrap() {
+                Some(Update::Window(batch)) => replayed.push(batch.bytes().to_vec()),
+                Some(Update::Ended { .. }) | None => break,
+                Some(_) => {}
+            }
+        }
+        assert!(live == replayed, "{} live batches, {} replayed", live.len(), replayed.len());
+    });
+}
+
+#[test]
+fn a_subscriber_outlives_nodes_that_crash_and_come_back() {
+    let place = Place::new();
+    let mut expected = Vec::new();
+    let store_there = place.node();
+    drop(store_there);
+    let name = place
+        .bus()
+        .name(ReadOnlyStore::open(place.disk(), ReadOnlyOptions::default()).unwrap().tape())
+        .unwrap();
+    let (target, targets) = mpsc::channel::<Sequence>();
+    let disk = place.disk();
+    let subscriber = std::thread::spawn(move || {
+        let history = FollowedHistory::new(ReadOnlyStore::open(disk, ReadOnlyOptions::default()).unwrap());
+        let live = BusLive::new(&name, BusService::Live, WakeUp::Event, Duration::ZERO);
+        let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
+        let mut subscription = RealTime::open(history, live, options).unwrap();
+        let mut got = Vec::new();
+        for last in targets {
+            got.extend(collect(&mut subscription, last));
+        }
+        got
+    });
+    for round in 0..4u64 {
+        let node = place.node();
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let mut last = Sequence::ZERO;
+        for number in round * 500 + 1..=(round + 1) * 500 {
+            last = put(&mut publisher, &order(number)).sequence();
+        }
+        node.wait(last, Stage::Visible).unwrap();
+        target.send(last).unwrap();
+        if round == 3 {
+            expected = whole_tape(&node);
+        }
+        drop(publisher);
+        // As a crash would leave it.
+        drop(node);
+    }
+    drop(target);
+    let got = subscriber.join().unwrap();
+    assert_eq!(
+        got.iter().map(|(sequence, _)| sequence.get()).collect::<Vec<_>>(),
+        (1..=2004).collect::<Vec<_>>()
+    );
+    assert!(got == expected);
+}
+
+#[test]
+fn an_idle_live_tape_says_that_time_has_passed() {
+    let place = Place::new();
+    let options = NodeOptions { time_advanced_after: Some(Duration::from_millis(20)), ..small() };
+    let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
+    assert_eq!(node.watermarks().accepted, Sequence::ZERO, "a tape nobody wrote to stays untouched");
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    put(&mut publisher, &order(1));
+    node.wait_for(Sequence(3), Stage::Visible, PATIENCE).unwrap();
+    let event = node.reader().event(Sequence(3)).unwrap().unwrap();
+    assert_eq!(
+        (event.event().kind(), event.event().flags()),
+        (Kind::TimeAdvanced, EventFlags::LAST_OF_GROUP)
+    );
+    node.close().unwrap();
+}
+
+#[test]
+fn history_from_files_sees_what_became_durable_meanwhile() {
+    let place = Place::new();
+    let node = place.node();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let mut history =
+        FollowedHistory::new(ReadOnlyStore::open(place.disk(), ReadOnlyOptions::default()).unwrap());
+    assert!(history.frame_at(Sequence::FIRST).unwrap().is_none());
+    let mut next = Sequence::FIRST;
+    for number in 1..=50 {
+        let sequence = put(&mut publisher, &order(number)).sequence();
+        node.wait(sequence, Stage::Durable).unwrap();
+        // The log proves a commit with the next one, or with the block it writes when going idle.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while next <= sequence {
+            assert!(std::time::Instant::now() < deadline);
+            match history.frame_at(next).unwrap() {
+                Some(frame) => {
+                    next = matchtape_subscription::FrameHandle::frame(&frame).last_sequence().next();
+                }
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+    assert_eq!(next, Sequence(52));
+    node.close().unwrap();
+}
