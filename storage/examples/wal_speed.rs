@@ -66,15 +66,8 @@ fn main() {
         let root = tempdir_in(&directory);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&root).expect("the directory can be created"));
         let caching = if backend == WriteBackend::Direct { Caching::DirectSync } else { Caching::Buffered };
-        println!(
-            "device, {backend:?} writes of one buffer, each synced: {:.2} GB/s",
-            device_rate(&*disk, caching, commit_bytes)
-        );
-        let caching = if backend == WriteBackend::Direct { Caching::DirectSync } else { Caching::Buffered };
-        println!(
-            "device, {backend:?} writes of one buffer, each synced: {:.2} GB/s",
-            device_rate(&*disk, caching, commit_bytes)
-        );
+        let rate = device_rate(&*disk, caching, commit_bytes);
+        println!("device, {backend:?} writes of one buffer, each synced: {rate:.2} GB/s");
         println!("{backend:?}, one durable event at a time: {}", latency(&disk, &config));
         throughput(&disk, &config, Duration::from_secs(seconds));
         recovery(&disk, &config);

@@ -3,6 +3,7 @@
 //! It sees the tables that the manifest names, and of the log what the log itself proves to be durable. Files that a
 //! writer has replaced meanwhile are no error: the manifest is read again.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use matchtape_schemas::{Head, Sequence, TapeId};
@@ -14,7 +15,7 @@ use crate::ingest::Pressure;
 use crate::inspect::{self, Inspection};
 use crate::manifest::{self, Contents};
 use crate::memtable::MemTable;
-use crate::open::OpenError;
+use crate::open::{OpenError, WAL};
 use crate::options::{ReadOnlyOptions, WalOptions};
 use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
@@ -108,7 +109,8 @@ impl ReadOnlyStore {
             let memtable = Arc::clone(&follow.memtable);
             self.shared.change(|view| view.memtables = vec![memtable]);
         }
-        if follow.follower.is_none() {
+        // No log yet: the writer has just created the store.
+        if follow.follower.is_none() && wal::identify(&*self.shared.disk, Path::new(WAL))?.is_some() {
             let disk = Arc::clone(&self.shared.disk);
             follow.follower =
                 WalFollower::open(disk, self.wal_config(follow.head), follow.head.last_sequence.next())?;
@@ -190,8 +192,8 @@ fn load(disk: &dyn Disk, options: &ReadOnlyOptions) -> Result<Contents, OpenErro
     if let Some(expected) = options.tape.filter(|expected| *expected != found) {
         return Err(OpenError::Tape { expected, found });
     }
-    if loaded.contents.log_begun && wal::identify(disk, std::path::Path::new(crate::open::WAL))?.is_none() {
-        return Err(OpenError::LogMissing { directory: crate::open::WAL.into() });
+    if loaded.contents.log_begun && wal::identify(disk, Path::new(WAL))?.is_none() {
+        return Err(OpenError::LogMissing { directory: WAL.into() });
     }
     Ok(loaded.contents)
 }

@@ -29,8 +29,8 @@ fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> 
     for life in 0..3 {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let events = std::mem::take(&mut run.events);
-        let (mut driven, _) =
-            Driven::open(shared, options.clone(), events, seed + life).unwrap_or_else(|error| panic!("life {life}: {error}"));
+        let (mut driven, _) = Driven::open(shared, options.clone(), events, seed + life)
+            .unwrap_or_else(|error| panic!("life {life}: {error}"));
         for step in 0..9 {
             let before = disk.operations();
             let frames = 1 + driven.random.below(3);
@@ -67,13 +67,22 @@ impl Run {
 }
 
 /// Opens what is left and says everything that is wrong with it; the disk, as recovery leaves it, is returned.
-fn judge(disk: &SimDisk, options: &StoreOptions, run: &Run, operation: usize, queries: usize) -> Result<(), String> {
+fn judge(
+    disk: &SimDisk,
+    options: &StoreOptions,
+    run: &Run,
+    operation: usize,
+    queries: usize,
+) -> Result<(), String> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let (mut driven, report) = Driven::open(shared, options.clone(), Vec::new(), operation as u64)
         .map_err(|error| format!("recovery refused: {error}"))?;
     let last = driven.head.last_sequence;
     if last < run.promised_at(operation) {
-        return Err(format!("recovered through {last}, {} was promised; {report}", run.promised_at(operation)));
+        return Err(format!(
+            "recovered through {last}, {} was promised; {report}",
+            run.promised_at(operation)
+        ));
     }
     if last > run.accepted_at(operation) {
         return Err(format!("recovered through {last}, {} was accepted", run.accepted_at(operation)));
@@ -144,7 +153,8 @@ fn a_second_crash_while_recovering_from_the_first_is_as_safe() {
         }
         let first = point.power_loss(PowerLoss::Seeded(point.operation as u64));
         let before = first.operations();
-        let opened = Driven::open(Arc::new(first.clone()), options.clone(), Vec::new(), 1).expect("recovered");
+        let opened =
+            Driven::open(Arc::new(first.clone()), options.clone(), Vec::new(), 1).expect("recovered");
         drop(opened);
         for operation in before..=first.operations() {
             let second = first.crash_at(operation, PowerLoss::Seeded(operation as u64));
@@ -181,8 +191,7 @@ fn a_device_that_ignores_the_syncs_of_tables_is_noticed() {
 
 #[test]
 fn file_numbers_that_begin_anew_are_noticed() {
-    let options =
-        StoreOptions { mistakes: StoreMistakes { file_numbers_restart: true }, ..small_options() };
+    let options = StoreOptions { mistakes: StoreMistakes { file_numbers_restart: true }, ..small_options() };
     let noticed = std::panic::catch_unwind(|| {
         let run = record(4, &options, |_| {});
         violations(&run, &options, 0, 1)

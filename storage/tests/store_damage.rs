@@ -57,7 +57,10 @@ fn outcome(disk: &SimDisk, events: &[Placed]) -> Outcome {
         Ok((driven, _)) => driven,
         Err(error) => {
             let text = error.to_string();
-            assert!(text.contains("tables/") || text.contains("manifest") || text.contains("sequence"), "{text}");
+            assert!(
+                text.contains("tables/") || text.contains("manifest") || text.contains("sequence"),
+                "{text}"
+            );
             return Outcome::RefusedToOpen;
         }
     };
@@ -132,7 +135,8 @@ fn a_missing_table_is_named_by_whoever_reads_it() {
     let path = tables(&disk, "events")[0].clone();
     let damaged = copy(&disk);
     damaged.remove(&path).expect("removed");
-    let (driven, _) = Driven::open(Arc::new(damaged), small_options(), events, 1).expect("tables are opened when read");
+    let (driven, _) =
+        Driven::open(Arc::new(damaged), small_options(), events, 1).expect("tables are opened when read");
     let error = driven.store.reader().event(Sequence::FIRST).expect_err("gone");
     assert!(error.to_string().contains(&*path.display().to_string()), "{error}");
     assert!(error.is_file_missing());
@@ -177,17 +181,20 @@ fn a_damaged_snapshot_is_passed_over_for_an_older_one() {
     let [older, newer] = tables(&disk, "snapshot").try_into().expect("two");
     let damaged = copy(&disk);
     damaged.flip_bit(&newer, 100, 3);
-    let (driven, report) = Driven::open(Arc::new(damaged), small_options(), events.clone(), 1).expect("opened");
+    let (driven, report) =
+        Driven::open(Arc::new(damaged), small_options(), events.clone(), 1).expect("opened");
     assert!(report.snapshots_refused[0].contains(&*newer.display().to_string()), "{report}");
     assert!(report.snapshot_sequence > 0 && report.folded_from_tables > 0, "{report}");
     assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&events).bytes()));
-    let snapshot = driven.store.reader().snapshot_before(Sequence::MAX).expect("read").expect("the older one");
+    let snapshot =
+        driven.store.reader().snapshot_before(Sequence::MAX).expect("read").expect("the older one");
     assert_eq!(snapshot.sequence().0, report.snapshot_sequence);
 
     let damaged = copy(&disk);
     damaged.flip_bit(&newer, 100, 3);
     damaged.remove(&older).expect("removed");
-    let (driven, report) = Driven::open(Arc::new(damaged), small_options(), events.clone(), 1).expect("opened");
+    let (driven, report) =
+        Driven::open(Arc::new(damaged), small_options(), events.clone(), 1).expect("opened");
     assert_eq!((report.snapshots_refused.len(), report.snapshot_sequence), (2, 0));
     assert_eq!(report.folded_from_tables, events.len() as u64);
     assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&events).bytes()));
@@ -196,7 +203,9 @@ fn a_damaged_snapshot_is_passed_over_for_an_older_one() {
 #[test]
 fn a_newer_format_is_refused_by_its_version() {
     let (disk, _) = store();
-    for path in files(&disk).into_iter().filter(|path| path.extension().is_none_or(|found| found != "snapshot")) {
+    for path in
+        files(&disk).into_iter().filter(|path| path.extension().is_none_or(|found| found != "snapshot"))
+    {
         let damaged = copy(&disk);
         damaged.edit(&path, |bytes| {
             bytes[8] = 9;
@@ -210,7 +219,10 @@ fn a_newer_format_is_refused_by_its_version() {
                 _ => store.verify(&mut |_| {}).expect("verified").findings.remove(0).what,
             },
         };
-        assert!(error.contains("format version 9") && error.contains(&*path.display().to_string()), "{error}");
+        assert!(
+            error.contains("format version 9") && error.contains(&*path.display().to_string()),
+            "{error}"
+        );
     }
 }
 
@@ -312,6 +324,9 @@ fn an_unreadable_sector_is_an_error_that_names_the_place() {
     damaged.make_unreadable(&table, 64..100);
     let error = driven.store.reader().event(Sequence::FIRST).expect_err("unreadable");
     assert!(matches!(error, ReadError::Table(TableError::Disk(_))));
-    assert!(error.to_string().contains(&*table.display().to_string()) && error.to_string().contains("byte 64"), "{error}");
+    assert!(
+        error.to_string().contains(&*table.display().to_string()) && error.to_string().contains("byte 64"),
+        "{error}"
+    );
     assert!(damaged.open(&table, Access::Read, Caching::Buffered).is_ok());
 }

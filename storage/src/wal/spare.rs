@@ -1,13 +1,10 @@
 //! Segments prepared ahead of time: allocated, synced and named, so that beginning one is a single write; and zeroed in
 //! the background, so that a commit in it changes no metadata.
 //!
-//! Zeros are written only as commits pay for them. Small commits, for which the metadata would double their latency, so
-//! find their next segment zeroed long before they need it. Large direct commits, which would pay for zeros with half of the
-//! device's bandwidth, pay for one piece each and amortise the metadata of the rest. Large buffered ones pay in full: their
-//! `fdatasync` waits for the file system's journal whenever metadata changed, behind whatever else is in it. Measured on a
-//! virtual disk: 4 KiB 80 us into zeros against 165 us into unwritten extents; 1 MiB direct at 3.3 GB/s into zeros
-//! that are there, 1.7 if they have to be written first, 2.0 into unwritten extents; 1 MiB buffered at 3.4 GB/s against
-//! 0.4 beside a process that keeps the journal busy.
+//! Zeros are written only as commits pay for them, so that they take a share of the device and never all of it.
+//!
+//! Measured on a virtual disk (ext4): 4 KiB commits take 80 us into zeros and 165 us into extents that were only allocated;
+//! 1 MiB direct ones run at 3.3 GB/s into zeros, 1.7 with the writing of the zeros, 2.0 without any zeros.
 //!
 //! A spare is the log's disk-space reserve. While there is none, the writer does not end its segment, and says that new
 //! events should be refused: [`SpaceProblem`].
@@ -19,19 +16,19 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::config::{Preparation, WalConfig, WriteBackend};
+use super::config::{Preparation, WalConfig};
 use super::scan::is_direct_unsupported;
 use super::segment::SegmentNumber;
-use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile};
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
 
 /// How long the background thread waits before it tries a full disk again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// See the module's description; also the size of one background write, which a commit may have to wait behind.
-const ZERO_PIECE_BYTES: usize = 256 << 10;
+/// Bytes of zeros that each byte of a commit pays for: the next segment is zeroed when this one is half full.
+const ZERO_BYTES_PER_BYTE: u64 = 2;
 
-/// Paid pieces after which the background thread is woken: waking costs microseconds.
-const PIECES_PER_WAKE: u64 = 8;
+/// One background write. A commit may have to wait behind it; smaller ones change the file system's metadata more often.
+const ZERO_PIECE_BYTES: usize = 1 << 20;
 
 /// Why there is no prepared segment, if there should be one.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +53,6 @@ struct Maker {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     bytes: u64,
-    backend: WriteBackend,
     /// The negative control of a lost name.
     sync_directory: bool,
 }
@@ -159,9 +155,9 @@ struct State {
     failures: u64,
     /// The last failure, for the one who waits for it.
     failure: Option<DiskError>,
-    /// Whether `ready` still needs zeros, and how many pieces the commits so far allow.
+    /// Whether `ready` still needs zeros, and for how many bytes of them the commits so far have paid.
     needs_zeros: bool,
-    pieces: u64,
+    paid_bytes: u64,
     closing: bool,
 }
 
@@ -182,7 +178,6 @@ impl Spares {
             disk,
             directory: config.directory.clone(),
             bytes: config.segment_bytes,
-            backend: config.backend,
             sync_directory: !config.mistakes().rotate_without_sync,
         };
         let background = config.preparation == Preparation::Background;
@@ -193,7 +188,7 @@ impl Spares {
             failure: None,
             // A spare of an earlier life may have been zeroed in part.
             needs_zeros: !begun,
-            pieces: 0,
+            paid_bytes: 0,
             closing: false,
         };
         let shared = Arc::new(Shared {
@@ -242,15 +237,11 @@ impl Spares {
         if self.thread.is_none() {
             return;
         }
-        let pieces = match self.shared.maker.backend {
-            WriteBackend::Direct => 1,
-            WriteBackend::Buffered => 1 + (commit_bytes / ZERO_PIECE_BYTES) as u64,
-        };
         let mut state = self.shared.state.lock();
         if state.needs_zeros {
-            let before = state.pieces;
-            state.pieces += pieces;
-            if before < PIECES_PER_WAKE && state.pieces >= PIECES_PER_WAKE {
+            let before = state.paid_bytes;
+            state.paid_bytes += ZERO_BYTES_PER_BYTE * commit_bytes.next_multiple_of(BLOCK_BYTES) as u64;
+            if before < ZERO_PIECE_BYTES as u64 && state.paid_bytes >= ZERO_PIECE_BYTES as u64 {
                 self.shared.changed.notify_all();
             }
         }
@@ -291,7 +282,7 @@ impl Shared {
                 self.problem.set(None);
                 state.ready = number;
                 state.needs_zeros = !zeroed;
-                state.pieces = 0;
+                state.paid_bytes = 0;
             }
             Err(error) => {
                 self.problem.set(Some(format!("no next segment: {error}")));
@@ -315,8 +306,9 @@ impl Shared {
                 if state.ready < number && !state.closing {
                     self.changed.wait_for(&mut state, RETRY_AFTER);
                 }
-            } else if state.needs_zeros && state.pieces >= PIECES_PER_WAKE {
-                let (number, pieces) = (state.ready, std::mem::take(&mut state.pieces));
+            } else if state.needs_zeros && state.paid_bytes >= ZERO_PIECE_BYTES as u64 {
+                let (number, pieces) = (state.ready, state.paid_bytes / ZERO_PIECE_BYTES as u64);
+                state.paid_bytes -= pieces * ZERO_PIECE_BYTES as u64;
                 drop(state);
                 let more = self.zero(number, pieces);
                 state = self.state.lock();
