@@ -206,11 +206,11 @@ pub enum BusError {
     },
     /// A restarted node has lost events that were visible. What was built from them is void.
     #[error(
-        "events up to {delivered} were delivered as visible, but the restarted node's tape ends at {head}: its data were \
+        "events up to {delivered} were visible, but the restarted node's tape ends at {head}: its data were \
          lost or exchanged; discard what was built from this tape and read it again"
     )]
     TapeWentBack {
-        /// The last sequence delivered.
+        /// The last sequence that was visible before.
         delivered: Sequence,
         /// Where the tape ends now.
         head: Sequence,

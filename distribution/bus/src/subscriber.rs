@@ -417,10 +417,13 @@ impl BusSubscriber {
         Some(Delivery::Retract { epoch, first, last: next.previous() })
     }
 
-    /// What was visible cannot vanish. If the tape of the new publisher is shorter than what was delivered here, its
-    /// sequences would pass for duplicates of events that no longer exist.
+    /// What was visible cannot vanish. If the tape of the new publisher is shorter than what its predecessors have
+    /// called visible, its sequences would pass for duplicates of events that no longer exist.
+    ///
+    /// The position here proves nothing: a reader that was sent on by [`seek`](Self::seek) may have read in the log what
+    /// the new publisher accepted after it sent this sample.
     fn check_head(&self, accepted: u64) -> Result<(), BusError> {
-        let delivered = self.next.unwrap_or_default().previous();
+        let delivered = self.visible;
         let head = Sequence(accepted);
         if self.service == BusService::Live && head != Sequence::ZERO && head < delivered {
             return Err(BusError::TapeWentBack { delivered, head });

@@ -288,6 +288,29 @@ fn a_node_that_lost_visible_events_is_found_out() {
 }
 
 #[test]
+fn a_reader_that_the_log_has_sent_ahead_of_a_new_publisher_is_not_told_of_a_loss() {
+    let place = Place::new("ahead");
+    let mut tape = Tape::new();
+    let mut publisher = place.publisher(BusService::Live, &small(), &tape.head);
+    let mut subscriber = BusSubscriber::open(&place.name, BusService::Live, &from(1)).expect("subscriber");
+    let frame = tape.trades(10).to_vec();
+    publisher.publish(&frame, &tape.watermarks()).expect("publish");
+    assert_eq!(drain(&mut subscriber), ["frame 1-10"]);
+    drop(publisher);
+    let mut publisher = place.publisher(BusService::Live, &small(), &tape.head);
+    for _ in 0..2 {
+        let frame = tape.trades(10).to_vec();
+        publisher.publish(&frame, &tape.watermarks()).expect("publish");
+    }
+    // Before it looked at the bus again, the reader has read through 30 in the log.
+    subscriber.seek(Sequence(31));
+    assert_eq!(drain(&mut subscriber), ["restarted 1"]);
+    let frame = tape.trades(1).to_vec();
+    publisher.publish(&frame, &tape.watermarks()).expect("publish");
+    assert_eq!(drain(&mut subscriber), ["frame 31-31"]);
+}
+
+#[test]
 fn the_publisher_refuses_what_is_not_the_next_frame_of_its_tape() {
     let mut bus = Bus::new("refuse", BusService::Live);
     let none = Watermarks::default();

@@ -251,6 +251,20 @@ pub struct EventRef<'a> {
 }
 
 impl<'a> EventRef<'a> {
+    /// The event that `bytes`, at a multiple of 16, exactly are, outside of the frame that it came in; checked here.
+    pub fn decode(
+        sequence: Sequence,
+        epoch: Epoch,
+        accepted_time: AcceptedTime,
+        bytes: &'a [u8],
+    ) -> Result<Self, EventError> {
+        let header = check_event(bytes)?;
+        if header.length as usize != bytes.len() {
+            return Err(EventError::Length { length: header.length, available: bytes.len() });
+        }
+        Ok(Self { sequence, epoch, accepted_time, kind: header.kind, bytes })
+    }
+
     /// # Safety
     /// [`check_event`] has accepted `bytes`, which are exactly one event, at this address, and they have not changed.
     #[inline]

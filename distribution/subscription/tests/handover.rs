@@ -1,0 +1,225 @@
+//! The rules of the hand-over, one by one. Random schedules of them are in `schedules.rs`.
+
+#[path = "support/sim.rs"]
+mod sim;
+mod support;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use matchtape_schemas::{Epoch, Sequence, Stage};
+use matchtape_subscription::{
+    Handover, HandoverError, HistoryError, LiveFrame, RealTime, RealTimeOptions, Start, Subscription,
+    SubscriptionError, Update, Verdict, Want,
+};
+use sim::{Buffer, Sample, SimLive, What};
+use support::{Log, ManualClock, OwnedFrame, all_at, trades_through};
+
+fn live(first: u64, last: u64, epoch: u64) -> LiveFrame {
+    LiveFrame {
+        epoch: Epoch(epoch),
+        first_new: Sequence(first),
+        last: Sequence(last),
+        watermarks: all_at(Sequence(last)),
+    }
+}
+
+#[test]
+fn overlap_is_skipped_until_live_and_an_error_afterwards() {
+    let mut handover = Handover::new(Sequence(15), Stage::Visible, false);
+    assert_eq!(handover.want(), Want::Log);
+    handover.log_exhausted();
+    assert_eq!(handover.want(), Want::Live);
+    assert_eq!(handover.live_frame(&live(1, 10, 1)), Ok(Verdict::Skip));
+    assert!(!handover.is_live());
+    // Also inside a frame.
+    assert_eq!(handover.live_frame(&live(11, 20, 1)), Ok(Verdict::Deliver(Sequence(15))));
+    assert!(handover.is_live());
+    assert_eq!(
+        handover.live_frame(&live(11, 20, 1)),
+        Err(HandoverError::WentBack {
+            first: Sequence(11),
+            last: Sequence(20),
+            epoch: Epoch(1),
+            delivered: Sequence(20)
+        })
+    );
+}
+
+#[test]
+fn events_that_are_skipped_without_a_word_are_an_error_never_delivered() {
+    let mut handover = Handover::new(Sequence(1), Stage::Visible, false);
+    handover.log_exhausted();
+    assert_eq!(
+        handover.live_frame(&live(5, 9, 1)),
+        Err(HandoverError::Hole { expected: Sequence(1), first: Sequence(5), last: Sequence(9) })
+    );
+    let (frames, _) = trades_through(20);
+    let mut handover = Handover::new(Sequence(1), Stage::Visible, false);
+    assert_eq!(
+        handover.log_frame(frames[1].frame().header()),
+        Err(HandoverError::Hole { expected: Sequence(1), first: Sequence(11), last: Sequence(20) })
+    );
+}
+
+#[test]
+fn after_a_gap_the_log_is_read_until_it_reaches_what_the_bus_holds() {
+    let (frames, _) = trades_through(30);
+    let mut handover = Handover::new(Sequence(1), Stage::Visible, false);
+    handover.log_exhausted();
+    handover.gap(Sequence(1), Sequence(16));
+    for frame in &frames[..2] {
+        assert_eq!(handover.want(), Want::Log);
+        // It may take a while until the log shows what was published.
+        handover.log_exhausted();
+        assert_eq!(handover.want(), Want::Log);
+        let first = frame.frame().first_sequence();
+        assert_eq!(handover.log_frame(frame.frame().header()), Ok(Verdict::Deliver(first)));
+    }
+    assert_eq!((handover.want(), handover.next()), (Want::Live, Sequence(21)));
+}
+
+struct Bus {
+    log: Log,
+    clock: ManualClock,
+    buffer: Rc<RefCell<Buffer>>,
+    frames: Vec<OwnedFrame>,
+}
+
+impl Bus {
+    /// A tape of a hundred events, of which twenty are visible.
+    fn new() -> Self {
+        let (frames, _) = trades_through(100);
+        let log = Log::new(frames.clone());
+        log.change(|kept| kept.visible = Sequence(20));
+        Self { log, clock: ManualClock::default(), buffer: Rc::default(), frames }
+    }
+
+    fn reader(&self, start: Start) -> Result<RealTime<Log, SimLive, ManualClock>, SubscriptionError> {
+        let live = SimLive::new(Rc::clone(&self.buffer), self.clock.clone(), Stage::Visible);
+        let options = RealTimeOptions { start, ..RealTimeOptions::default() };
+        RealTime::open_with_clock(self.log.clone(), live, options, self.clock.clone())
+    }
+
+    fn send(&self, what: What, first: u64, visible: u64) {
+        let (epoch, first, watermarks) = (Epoch::FIRST, Sequence(first), all_at(Sequence(visible)));
+        self.buffer.borrow_mut().samples.push_back(Sample { what, incarnation: 1, epoch, first, watermarks });
+    }
+
+    /// Makes the frame that ends with `last` visible and publishes it.
+    fn publish(&self, last: u64) {
+        self.log.change(|kept| kept.visible = Sequence(last));
+        let frame = self.frames[(last / 10 - 1) as usize].clone();
+        self.send(What::Frame(frame), last - 9, last);
+    }
+}
+
+/// What comes now, in short words.
+fn drain(reader: &mut RealTime<Log, SimLive, ManualClock>) -> Vec<String> {
+    let mut words = Vec::new();
+    while let Some(update) = reader.poll().expect("poll") {
+        words.push(match update {
+            Update::Events(events) => format!("{}-{}", events.first(), events.last()),
+            Update::LiveJoined { next } => format!("joined {next}"),
+            Update::LiveLeft { next, .. } => format!("left {next}"),
+            Update::Lagging { behind } => format!("lagging {behind}"),
+            Update::CaughtUp { next } => format!("caught up {next}"),
+            Update::Heartbeat { watermarks, .. } => format!("heartbeat {}", watermarks.visible),
+            Update::Alarm { missed } => format!("alarm {missed}"),
+            Update::Ahead { next, visible } => format!("{next} is ahead of {visible}"),
+            Update::PublisherRestarted { epoch } => format!("restarted {epoch}"),
+            other => format!("{other:?}"),
+        });
+    }
+    words
+}
+
+#[test]
+fn history_then_live_then_lagging_then_caught_up() {
+    let bus = Bus::new();
+    bus.buffer.borrow_mut().exists = true;
+    let mut reader = bus.reader(Start::Beginning).expect("open");
+    assert_eq!(drain(&mut reader), ["1-10", "11-20"]);
+    bus.publish(30);
+    assert_eq!(drain(&mut reader), ["joined 21", "21-30"]);
+    bus.send(What::Heartbeat, 31, 30);
+    assert_eq!(drain(&mut reader), ["heartbeat 30"]);
+    bus.publish(40);
+    bus.publish(50);
+    bus.buffer.borrow_mut().samples.clear();
+    bus.publish(60);
+    let expected = ["lagging 20", "left 31", "31-40", "41-50", "joined 51", "caught up 51", "51-60"];
+    // The log is read only as far as it must be, or a frame further.
+    assert_eq!(drain(&mut reader), expected);
+    assert_eq!(reader.position(), Sequence(61));
+}
+
+#[test]
+fn a_reader_starts_at_what_is_new_at_a_sequence_and_waits_for_what_is_ahead() {
+    let bus = Bus::new();
+    bus.buffer.borrow_mut().exists = true;
+    let mut new = bus.reader(Start::New).expect("open");
+    assert_eq!(drain(&mut new), Vec::<String>::new());
+    bus.publish(30);
+    assert_eq!(drain(&mut new), ["joined 21", "21-30"]);
+    assert_eq!(drain(&mut bus.reader(Start::At(Sequence(25))).expect("open")), ["25-30"]);
+    let mut ahead = bus.reader(Start::At(Sequence(45))).expect("open");
+    assert_eq!(drain(&mut ahead), ["45 is ahead of 30"]);
+    bus.publish(40);
+    assert_eq!(drain(&mut ahead), Vec::<String>::new());
+    bus.publish(50);
+    assert_eq!(drain(&mut ahead), ["joined 45", "45-50"]);
+    bus.log.change(|kept| kept.first_kept = Sequence(31));
+    assert!(matches!(
+        bus.reader(Start::At(Sequence(30))).map(|_| ()),
+        Err(SubscriptionError::History(HistoryError::BelowRetention {
+            asked: Sequence(30),
+            first_kept: Sequence(31)
+        }))
+    ));
+}
+
+#[test]
+fn three_missed_heartbeats_raise_the_alarm_once_and_the_log_is_followed_meanwhile() {
+    let bus = Bus::new();
+    bus.buffer.borrow_mut().exists = true;
+    let mut reader = bus.reader(Start::New).expect("open");
+    drain(&mut reader);
+    bus.send(What::Heartbeat, 21, 20);
+    assert_eq!(drain(&mut reader), ["joined 21", "heartbeat 20"]);
+    drain(&mut reader);
+    bus.clock.pass(Duration::from_millis(299));
+    assert_eq!(drain(&mut reader), Vec::<String>::new());
+    bus.clock.pass(Duration::from_millis(1));
+    assert_eq!(drain(&mut reader), ["alarm 3", "left 21"]);
+    // The node goes on, only the bus does not reach this reader.
+    bus.log.change(|kept| kept.visible = Sequence(40));
+    bus.clock.pass(Duration::from_millis(100));
+    drain(&mut reader);
+    assert_eq!(drain(&mut reader), ["21-30", "31-40"]);
+    bus.clock.pass(Duration::from_millis(400));
+    assert_eq!(drain(&mut reader), Vec::<String>::new(), "raised once");
+    bus.publish(50);
+    // A wake-up and a look at the log may come first; the events come once.
+    let words = drain(&mut reader);
+    assert!(words.ends_with(&["joined 41".into(), "41-50".into()]) || words == ["41-50"], "{words:?}");
+    bus.send(What::Heartbeat, 51, 50);
+    drain(&mut reader);
+    bus.clock.pass(Duration::from_millis(300));
+    assert_eq!(drain(&mut reader)[0], "alarm 3", "and raised again");
+}
+
+#[test]
+fn without_a_bus_the_log_is_followed_until_there_is_one() {
+    let bus = Bus::new();
+    let mut reader = bus.reader(Start::Beginning).expect("open");
+    assert_eq!(drain(&mut reader), ["1-10", "11-20"]);
+    bus.log.change(|kept| kept.visible = Sequence(30));
+    assert_eq!(drain(&mut reader), ["21-30"]);
+    bus.clock.pass(Duration::from_millis(100));
+    bus.buffer.borrow_mut().exists = true;
+    assert_eq!(drain(&mut reader), Vec::<String>::new());
+    bus.publish(40);
+    assert_eq!(drain(&mut reader), ["joined 31", "31-40"]);
+}
