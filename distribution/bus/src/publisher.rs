@@ -24,9 +24,10 @@ use crate::service::{self, Opened, SampleFactory};
 /// It belongs to one thread (`!Send`): open it where it is used, or with [`crate::on_own_thread`].
 #[derive(Debug)]
 pub struct BusPublisher {
-    // Dropped first to last: ports before the node whose tags let others clean up after a crash.
-    notifier: Option<Notifier<ipc::Service>>,
+    // Dropped first to last: the samples before the wake-ups that belong to them, ports before the node whose tags let
+    // others clean up after a crash.
     publisher: Publisher<ipc::Service, [Block], SampleHeader>,
+    notifier: Option<Notifier<ipc::Service>>,
     service: BusService,
     frame_bytes_max: usize,
     /// What all headers share; `first_sequence` is the next to be published.

@@ -50,24 +50,7 @@ fn create_with_format(
     let errors = Errors { name, service, slots: config.node_slots() };
     let node = node(name, service)?;
     let service_name = name.service_name(service)?;
-    let samples = node
-        .service_builder(&service_name)
-        .publish_subscribe::<[Block]>()
-        .user_header::<SampleHeader>()
-        .max_publishers(config.publisher_slots())
-        .max_subscribers(config.subscriber_slots())
-        .max_nodes(config.node_slots())
-        .subscriber_max_buffer_size(config.buffer_samples)
-        .subscriber_max_borrowed_samples(config.borrowed_samples)
-        .history_size(HISTORY_SAMPLES)
-        // The publisher never waits for a subscriber: the oldest sample makes room, its reader finds the gap.
-        .enable_safe_overflow(true)
-        .open_or_create_with_attributes(&required_format(format)?)
-        .map_err(|error| match error {
-            PublishSubscribeOpenOrCreateError::PublishSubscribeOpenError(error) => errors.open(error),
-            PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
-            PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
-        })?;
+    // Wake-ups first: whoever finds the samples finds them too.
     let wake = match config.wake_up {
         WakeUp::BusyPoll => None,
         WakeUp::Event => Some(
@@ -89,6 +72,24 @@ fn create_with_format(
                 })?,
         ),
     };
+    let samples = node
+        .service_builder(&service_name)
+        .publish_subscribe::<[Block]>()
+        .user_header::<SampleHeader>()
+        .max_publishers(config.publisher_slots())
+        .max_subscribers(config.subscriber_slots())
+        .max_nodes(config.node_slots())
+        .subscriber_max_buffer_size(config.buffer_samples)
+        .subscriber_max_borrowed_samples(config.borrowed_samples)
+        .history_size(HISTORY_SAMPLES)
+        // The publisher never waits for a subscriber: the oldest sample makes room, its reader finds the gap.
+        .enable_safe_overflow(true)
+        .open_or_create_with_attributes(&required_format(format)?)
+        .map_err(|error| match error {
+            PublishSubscribeOpenOrCreateError::PublishSubscribeOpenError(error) => errors.open(error),
+            PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
+            PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
+        })?;
     Ok(Opened { samples, wake, node })
 }
 
