@@ -39,8 +39,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         // Removes what the processes killed by this test have left.
         let _ = matchtape_bus::clean_dead_participants(&self.name);
-        let counter = format!("/dev/shm/{}.global_mgmt", self.name.prefix());
-        let _ = std::fs::remove_file(counter);
+        support::forget_id_counter(&self.name);
     }
 }
 

@@ -106,5 +106,5 @@ async fn live_events_reach_an_asynchronous_reader_and_dropping_it_frees_its_plac
         }
     }
     drop(publisher);
-    let _ = std::fs::remove_file(format!("/dev/shm/{}.global_mgmt", name.prefix()));
+    support::forget_id_counter(&name);
 }
