@@ -75,7 +75,8 @@ macro_rules! time_cells {
             }
 
             fn show_in_table(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-                out.write_str(&crate::time::rfc3339(self.get()))
+                // The least time of all stands for none: the first event of a tape, before any clock.
+                if self.get() == i64::MIN { Ok(()) } else { out.write_str(&crate::time::rfc3339(self.get())) }
             }
 
             fn read(text: &str) -> Option<Self> {

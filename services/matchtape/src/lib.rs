@@ -1,3 +1,4 @@
 //! The `matchtape` binary as a library, so that its parts can be tested and fuzzed.
 
+pub mod cli;
 pub mod import;

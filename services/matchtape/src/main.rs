@@ -1,3 +1,5 @@
 //! The `matchtape` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    matchtape::cli::main()
+}

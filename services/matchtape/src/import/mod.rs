@@ -18,6 +18,7 @@
 pub mod dbn;
 mod directory;
 mod input;
+mod load;
 pub mod sse;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use matchtape_schemas::{Event, ProducerId};
 
 pub use self::directory::Directory;
 pub use self::input::{Input, InputError};
+pub use self::load::{LoadError, Loaded, load};
 
 /// Events that an importer hands out together.
 #[derive(Clone, Debug, PartialEq, Eq)]

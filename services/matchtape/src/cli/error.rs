@@ -1,0 +1,80 @@
+//! Why a command failed, as the person at the terminal needs it: what, where, and what to do.
+
+use std::fmt::Display;
+use std::io;
+use std::process::ExitCode;
+
+/// Why a command ended otherwise than done.
+#[derive(Debug)]
+pub enum CliError {
+    /// It could not be done.
+    Failed {
+        /// What and where.
+        message: String,
+        /// What to do about it.
+        advice: Option<String>,
+    },
+    /// The arguments do not go together.
+    Usage(String),
+    /// Somebody asked it to stop; it did so in order.
+    Interrupted(String),
+    /// Whoever read the output has had enough. Nothing is wrong.
+    OutputClosed,
+}
+
+impl CliError {
+    /// A failure without advice.
+    pub fn failed(message: impl Display) -> Self {
+        Self::Failed { message: message.to_string(), advice: None }
+    }
+
+    /// A failure and what to do.
+    pub fn with_advice(message: impl Display, advice: impl Display) -> Self {
+        Self::Failed { message: message.to_string(), advice: Some(advice.to_string()) }
+    }
+
+    /// Tells the person and says how the process ends.
+    pub(super) fn report(self) -> ExitCode {
+        match self {
+            Self::Failed { message, advice } => {
+                eprintln!("error: {message}");
+                if let Some(advice) = advice {
+                    eprintln!("  {advice}");
+                }
+                ExitCode::FAILURE
+            }
+            Self::Usage(message) => {
+                eprintln!("error: {message}\n  see --help");
+                ExitCode::from(2)
+            }
+            Self::Interrupted(message) => {
+                eprintln!("{message}");
+                ExitCode::from(130)
+            }
+            Self::OutputClosed => ExitCode::SUCCESS,
+        }
+    }
+}
+
+/// Errors of writing the output.
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::OutputClosed
+        } else {
+            Self::failed(format_args!("writing the output: {error}"))
+        }
+    }
+}
+
+impl From<matchtape_storage::ReadError> for CliError {
+    fn from(error: matchtape_storage::ReadError) -> Self {
+        let advice = "`matchtape verify` with the same --data tells what else is wrong";
+        match &error {
+            matchtape_storage::ReadError::Table(_) => Self::with_advice(&error, advice),
+            matchtape_storage::ReadError::BelowRetention { .. } | matchtape_storage::ReadError::Query(_) => {
+                Self::failed(&error)
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! `matchtape tail` and `matchtape replay`: a subscription at the terminal.
+//!
+//! Events go to standard output, one row each; what the subscription says about itself (live, lagging, ended) goes to
+//! standard error. Both commands read the data directory and the bus, never the node itself.
+
+use std::collections::HashMap;
+use std::io::{BufWriter, Stdout, Write, stdout};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use matchtape_bus::{BusName, BusService, WakeUp};
+use matchtape_client::{EventRow, Format, Output};
+use matchtape_market::Instruments;
+use matchtape_node::{BusOptions, FollowedHistory};
+use matchtape_schemas::{EventRef, InstrumentId, KindMask, Projection, Sequence};
+use matchtape_storage::ReadOnlyStore;
+use matchtape_subscription::{
+    Batch, BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime, RealTimeOptions, Start,
+    Subscription, Update, WindowStart,
+};
+
+use super::error::CliError;
+use super::position::Position;
+use super::query::kind;
+use super::{FormatArg, interrupt, store};
+
+/// Follow a live tape: what is visible (or accepted) as it comes.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape tail --data /var/lib/matchtape
+  matchtape tail --data tape/ --from beginning --instrument ESH4 --kind trades
+  matchtape tail --data tape/ --from 50001 --format ndjson        (resume after event 50000)
+  matchtape tail --data tape/ --tier delayed                      (windows of 100 ms of event time)
+  matchtape tail --data tape/ --speculative                       (before it is durable; may be retracted)")]
+pub(super) struct TailArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Where to begin: new, beginning, a sequence, or a time
+    #[arg(long, value_name = "POSITION", default_value = "new", value_parser = start)]
+    from: Start,
+    /// As events come, or in windows
+    #[arg(long, value_enum, default_value_t = LiveTier::Realtime)]
+    tier: LiveTier,
+    /// Accepted events, before they are durable; some may be retracted
+    #[arg(long, conflicts_with = "tier")]
+    speculative: bool,
+    /// The namespace of the bus, as the node has it
+    #[arg(long, value_name = "NAME", default_value = "matchtape")]
+    namespace: String,
+    /// The folder of the bus, as the node has it
+    #[arg(long, value_name = "DIR")]
+    bus_root: Option<PathBuf>,
+    /// Stop after the event with this sequence
+    #[arg(long, value_name = "SEQUENCE")]
+    through: Option<u64>,
+    /// Stop after this long
+    #[arg(long, value_name = "TIME", value_parser = super::serve::duration)]
+    duration: Option<Duration>,
+}
+
+/// Play a piece of history again.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape replay --data tape/ --tier historical                         (as fast as it goes)
+  matchtape replay --data tape/ --tier realtime --speed 60 --from 2023-07-11T09:30:00+08:00
+  matchtape replay --data tape/ --tier delayed --speed 1 --instrument ESH4")]
+pub(super) struct ReplayArgs {
+    #[command(flatten)]
+    common: Common,
+    /// realtime: event by event at its own pace; delayed: in windows of 100 ms at their own pace; historical: as fast as
+    /// it goes
+    #[arg(long, value_enum, default_value_t = Tier::Historical)]
+    tier: Tier,
+    /// The pace: 1 as it happened, 60 an hour per minute, 0 as fast as it goes [default: 0 for historical, else 1]
+    #[arg(long, value_name = "FACTOR")]
+    speed: Option<f64>,
+    /// Where to begin: beginning, a sequence, or a time
+    #[arg(long, value_name = "POSITION", default_value = "beginning", value_parser = start)]
+    from: Start,
+    /// Where to end: a sequence (inclusive) or a time [default: the last visible event]
+    #[arg(long, value_name = "POSITION")]
+    to: Option<Position>,
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// The tape's directory
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Only of this instrument: its symbol, the venue's number, or its id on the tape
+    #[arg(long, value_name = "SYMBOL")]
+    instrument: Option<String>,
+    /// Only these kinds or topics, separated by commas
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
+    kind: Vec<KindMask>,
+    /// How rows are written [default: table on a terminal, else ndjson]
+    #[arg(long, value_enum)]
+    format: Option<FormatArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LiveTier {
+    Realtime,
+    Delayed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    Realtime,
+    Delayed,
+    Historical,
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text {
+        "new" => Ok(Start::New),
+        "beginning" => Ok(Start::Beginning),
+        _ => text.parse::<Position>().map(|position| match position {
+            Position::Sequence(sequence) => Start::At(sequence),
+            Position::Time(time) => Start::Time(time),
+        }),
+    }
+}
+
+pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
+    let stop = interrupt::flag()?;
+    let (store, mut printer) = args.common.open()?;
+    let options = BusOptions { namespace: args.namespace.clone(), root: args.bus_root.clone(), ..BusOptions::default() };
+    let name = options.name(store.tape()).map_err(CliError::failed)?;
+    let until = Until {
+        stop,
+        deadline: args.duration.map(|limit| Instant::now() + limit),
+        through: args.through.map(Sequence),
+    };
+    let filter = args.common.filter(&printer)?;
+    let history = FollowedHistory::new(store);
+    match args.tier {
+        LiveTier::Realtime => {
+            let service = if args.speculative { BusService::Speculative } else { BusService::Live };
+            let options = RealTimeOptions { start: args.from, filter, ..RealTimeOptions::default() };
+            let live = attach(&name, service);
+            let subscription = RealTime::open(history, live, options).map_err(failed)?;
+            printer.run(subscription, &until)
+        }
+        LiveTier::Delayed => {
+            let start = WindowStart::From(args.from);
+            let options = DelayedOptions { start, filter, ..DelayedOptions::default() };
+            let live = attach(&name, BusService::Live);
+            let subscription = Delayed::live(history, live, &options).map_err(failed)?;
+            printer.run(subscription, &until)
+        }
+    }
+}
+
+fn attach(name: &BusName, service: BusService) -> BusLive {
+    BusLive::new(name, service, WakeUp::Event, Duration::from_micros(20))
+}
+
+pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
+    let stop = interrupt::flag()?;
+    let (store, mut printer) = args.common.open()?;
+    let speed = args.speed.unwrap_or(if args.tier == Tier::Historical { 0.0 } else { 1.0 });
+    if !speed.is_finite() || speed < 0.0 {
+        return Err(CliError::Usage(format!("--speed {speed} is not a factor of 0 or more")));
+    }
+    let pace = if speed == 0.0 { Pace::AsFastAsPossible } else { Pace::Times(speed) };
+    let end = match args.to {
+        None => End::Visible,
+        Some(Position::Sequence(last)) => End::Through(last),
+        Some(Position::Time(time)) => End::Before(time),
+    };
+    if args.from == Start::New {
+        return Err(CliError::Usage("--from new is the end of the tape: nothing to replay".into()));
+    }
+    let until = Until { stop, deadline: None, through: None };
+    let filter = args.common.filter(&printer)?;
+    let history = FollowedHistory::new(store);
+    match args.tier {
+        Tier::Realtime | Tier::Historical => {
+            let options = HistoricalOptions { start: args.from, end, filter, pace };
+            printer.run(Historical::open(history, options).map_err(failed)?, &until)
+        }
+        Tier::Delayed => {
+            let start = WindowStart::From(args.from);
+            let options = DelayedOptions { start, filter, ..DelayedOptions::default() };
+            printer.run(Delayed::replay(history, &options, end, pace).map_err(failed)?, &until)
+        }
+    }
+}
+
+impl Common {
+    fn open(&self) -> Result<(ReadOnlyStore, Printer), CliError> {
+        let store = store::open(&self.data)?;
+        let instruments = store::instruments(&store.reader())?;
+        let format = FormatArg::or_default(self.format);
+        let printer = Printer {
+            output: Output::new(BufWriter::new(stdout()), format),
+            format,
+            instruments,
+            symbols: HashMap::new(),
+        };
+        Ok((store, printer))
+    }
+
+    fn filter(&self, printer: &Printer) -> Result<Filter, CliError> {
+        let mut filter = Filter::default();
+        if !self.kind.is_empty() {
+            filter = filter.kinds(self.kind.iter().fold(KindMask::NONE, |all, kind| all.with(*kind)));
+        }
+        if let Some(symbol) = &self.instrument {
+            let found = printer.instruments.find(symbol).ok_or_else(|| {
+                let known: Vec<String> =
+                    printer.instruments.iter().take(20).map(|one| one.definition.symbol.to_string()).collect();
+                CliError::with_advice(
+                    format_args!("no instrument {symbol:?} on this tape"),
+                    format_args!("there are: {}", known.join(", ")),
+                )
+            })?;
+            filter = filter.instruments([found.id]);
+        }
+        Ok(filter)
+    }
+}
+
+/// When to stop by itself.
+struct Until {
+    stop: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+    through: Option<Sequence>,
+}
+
+struct Printer {
+    output: Output<BufWriter<Stdout>>,
+    format: Format,
+    instruments: Instruments,
+    symbols: HashMap<InstrumentId, Option<String>>,
+}
+
+impl Printer {
+    fn run(&mut self, mut subscription: impl Subscription, until: &Until) -> Result<(), CliError> {
+        loop {
+            if until.stop.load(Ordering::Relaxed) || until.deadline.is_some_and(|limit| Instant::now() >= limit) {
+                break;
+            }
+            if until.through.is_some_and(|last| subscription.position() > last) {
+                break;
+            }
+            let Some(update) = subscription.next(Duration::from_millis(50)).map_err(failed)? else {
+                self.output.flush::<EventRow>()?;
+                continue;
+            };
+            match update {
+                Update::Events(events) => {
+                    for event in events.iter() {
+                        if until.through.is_none_or(|last| event.sequence() <= last) {
+                            self.event(&event)?;
+                        }
+                    }
+                }
+                Update::Window(batch) => self.window(&batch)?,
+                Update::Heartbeat { .. } => self.output.flush::<EventRow>()?,
+                Update::Ended { next } => {
+                    eprintln!("ended before sequence {next}");
+                    break;
+                }
+                notice @ (Update::LiveJoined { .. }
+                | Update::LiveLeft { .. }
+                | Update::Lagging { .. }
+                | Update::CaughtUp { .. }
+                | Update::Alarm { .. }
+                | Update::Retract { .. }
+                | Update::PublisherRestarted { .. }
+                | Update::Ahead { .. }) => {
+                    self.output.flush::<EventRow>()?;
+                    eprintln!("{notice:?}");
+                }
+            }
+        }
+        self.output.flush::<EventRow>()?;
+        eprintln!("resume with --from {}", subscription.position());
+        Ok(())
+    }
+
+    fn event(&mut self, event: &EventRef<'_>) -> Result<(), CliError> {
+        let symbol = self.symbol(event);
+        self.output.write(&EventRow::new(event, symbol.as_deref()))?;
+        Ok(())
+    }
+
+    fn symbol(&mut self, event: &EventRef<'_>) -> Option<String> {
+        if matches!(event.kind(), matchtape_schemas::Kind::InstrumentDefined) {
+            self.instruments.apply(event);
+            self.symbols.remove(&event.instrument());
+        }
+        let id = event.instrument();
+        let instruments = &self.instruments;
+        self.symbols
+            .entry(id)
+            .or_insert_with(|| instruments.get(id).map(|one| one.definition.symbol.to_string()))
+            .clone()
+    }
+
+    /// One line for a window (with its bytes' CRC-32, so that two readers can compare), then its events.
+    fn window(&mut self, batch: &Batch<'_>) -> Result<(), CliError> {
+        if self.format == Format::Ndjson {
+            let rows: Vec<serde_json::Value> = batch
+                .events()
+                .map(|event| {
+                    let symbol = self.symbol(&event);
+                    serde_json::to_value(EventRow::new(&event, symbol.as_deref())).expect("rows are plain data")
+                })
+                .collect();
+            let line = serde_json::json!({
+                "window_start": batch.start().to_string(),
+                "window_end": batch.end().to_string(),
+                "windows": batch.windows(),
+                "empty": batch.is_empty(),
+                "part": batch.part(),
+                "last_part": batch.is_last_part(),
+                "first_sequence": batch.first().get(),
+                "last_sequence": batch.last().get(),
+                "late": batch.late(),
+                "bytes": batch.bytes().len(),
+                "crc32": format!("{:08x}", crc32fast::hash(batch.bytes())),
+                "events": rows,
+            });
+            let mut out = stdout().lock();
+            writeln!(out, "{line}")?;
+            out.flush()?;
+            return Ok(());
+        }
+        self.output.flush::<EventRow>()?;
+        eprintln!(
+            "window {} .. {}: {} events, {} late{}",
+            matchtape_client::time::rfc3339(batch.start().get()),
+            matchtape_client::time::rfc3339(batch.end().get()),
+            batch.count(),
+            batch.late(),
+            if batch.is_empty() { format!(" ({} empty windows)", batch.windows()) } else { String::new() }
+        );
+        for event in batch.events() {
+            self.event(&event)?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: matchtape_subscription::SubscriptionError) -> CliError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    CliError::with_advice(text, "the node that writes the tape has to run with the same --namespace (and --bus-root)")
+}

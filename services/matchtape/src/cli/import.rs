@@ -1,0 +1,284 @@
+//! `matchtape import`
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use matchtape_market::{Books, Instruments};
+use matchtape_node::{Node, NodeError, NodeOptions};
+use matchtape_schemas::{Projection, Sequence};
+
+use super::error::CliError;
+use super::store;
+use crate::import::dbn::{self, DbnSource};
+use crate::import::sse::{self, SseSource};
+use crate::import::{
+    Directory, ImportError, Input, LoadError, Loaded, OnError, Progress, Source, SourceId, Tally, load,
+};
+
+/// Put an exchange's files onto a tape: durably, each record once.
+///
+/// Run it again after a crash or an interruption, or when a file has grown: it goes on where it ended, and a second run
+/// over the same files adds nothing. Which records are there is known by a source's content, not by its file names.
+#[derive(Args, Debug)]
+#[command(after_help = "Formats:\n  \
+    sse-l2   Shanghai level-2 orders and trades, CSV; all files given are one source, merged by (ChannelNo, ApplSeqNum)\n  \
+    dbn-mbo  Databento DBN, schema mbo, versions 1 to 3; each file is a source of its own\n\
+    Files may be compressed with gzip or zstd; which, is told by their content.\n\n\
+    Examples:\n  \
+    matchtape import --format sse-l2 --data tape/ orders.csv.gz trades.csv.gz\n  \
+    matchtape import --format dbn-mbo --data tape/ --on-error skip esh4.mbo.dbn.zst\n  \
+    matchtape import --format sse-l2 --data tape/ --instrument 600761.SH orders.csv trades.csv")]
+pub(super) struct ImportArgs {
+    /// What the files are
+    #[arg(long, value_enum)]
+    format: FileFormat,
+    /// The tape's directory, made if missing
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Only this instrument: a symbol, or in dbn-mbo its number; may be given several times
+    #[arg(long, value_name = "SYMBOL")]
+    instrument: Vec<String>,
+    /// What to do about a malformed line or record
+    #[arg(long, value_enum, default_value = "stop")]
+    on_error: OnErrorArg,
+    /// Print {"durable":SEQUENCE} as a JSON line each time more is known to survive a power loss
+    #[arg(long)]
+    acknowledge: bool,
+    /// Size of a file of the log; each is made and zeroed ahead, and there are at least two
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    segment_mib: u64,
+    /// The source's number, 1 to 2147483647, instead of one that follows from its content
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x7FFF_FFFF))]
+    producer: Option<u32>,
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FileFormat {
+    SseL2,
+    DbnMbo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnErrorArg {
+    /// End there; what came before is imported
+    Stop,
+    /// Leave it out, count it, list the first ones
+    Skip,
+}
+
+/// How often the bar is brought up to date: in groups, not in time, so that nothing here reads a clock per group.
+const GROUPS_PER_UPDATE: u64 = 1024;
+
+pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal ends the process at once, as if there were no handler.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| CliError::failed(format_args!("installing signal handlers: {error}")))?;
+    }
+    if args.producer.is_some() && args.format == FileFormat::DbnMbo && args.files.len() > 1 {
+        return Err(CliError::Usage(
+            "--producer goes with one source; dbn-mbo files are one each".to_owned(),
+        ));
+    }
+
+    // Files that cannot be read are found before the tape is opened (and made).
+    let mut inputs = Vec::new();
+    for file in &args.files {
+        inputs.push(Input::open(file).map_err(|error| import_error(&error.into()))?);
+    }
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
+    let mut options = NodeOptions { name: "import".to_owned(), ..NodeOptions::default() };
+    options.store.wal.segment_bytes = args.segment_mib << 20;
+    let node = Node::open(&args.data, options, projections).map_err(|error| node_error(args, &error))?;
+    let outcome = import_all(args, &node, inputs, &stop);
+    let closed = node.close().map_err(|error| node_error(args, &error));
+    outcome.and(closed)
+}
+
+fn import_all(args: &ImportArgs, node: &Node, inputs: Vec<Input>, stop: &AtomicBool) -> Result<(), CliError> {
+    let groups: Vec<Vec<Input>> = match args.format {
+        FileFormat::SseL2 => vec![inputs],
+        FileFormat::DbnMbo => inputs.into_iter().map(|input| vec![input]).collect(),
+    };
+    for files in groups {
+        let names: Vec<String> = files.iter().map(|input| input.file().display().to_string()).collect();
+        import_one(args, node, files, &names.join(", "), stop)?;
+    }
+    Ok(())
+}
+
+fn import_one(
+    args: &ImportArgs,
+    node: &Node,
+    files: Vec<Input>,
+    names: &str,
+    stop: &AtomicBool,
+) -> Result<(), CliError> {
+    // What earlier sources put onto the tape is visible: each was waited for.
+    let known = Directory::of(&store::instruments(&node.reader())?);
+    let on_error = match args.on_error {
+        OnErrorArg::Stop => OnError::Stop,
+        OnErrorArg::Skip => OnError::Skip,
+    };
+    let id = args.producer.map(SourceId::of_number);
+    let begun = Instant::now();
+    let bar = bar();
+    let mut source: Box<dyn Source> = match args.format {
+        FileFormat::SseL2 => {
+            let options = sse::Options { instruments: args.instrument.clone(), on_error, id };
+            bar.set_message("reading");
+            let opened =
+                SseSource::open(files, known.clone(), &options, &mut |progress| show(&bar, progress));
+            Box::new(opened.map_err(|error| import_error(&error))?)
+        }
+        FileFormat::DbnMbo => {
+            let options = dbn::Options { instruments: args.instrument.clone(), on_error, id };
+            let file = files.into_iter().next().expect("each group has its file");
+            Box::new(DbnSource::open(file, known.clone(), &options).map_err(|error| import_error(&error))?)
+        }
+    };
+    bar.set_message("publishing");
+    let mut groups = 0u64;
+    let mut acknowledged = Acknowledged { wanted: args.acknowledge, through: Sequence::ZERO };
+    let outcome = load(node, &mut *source, &known, stop, &mut |source, loaded| {
+        groups += 1;
+        if groups.is_multiple_of(GROUPS_PER_UPDATE) {
+            show(&bar, source.progress());
+            bar.set_prefix(rate(loaded.published, begun.elapsed()));
+            acknowledged.print(node);
+        }
+    });
+    bar.finish_and_clear();
+    acknowledged.print(node);
+    let tally = source.tally();
+    print_problems(tally);
+    let loaded = outcome.map_err(|error| load_error(args, error))?;
+    print_summary(names, &loaded, tally, begun.elapsed());
+    if loaded.interrupted {
+        return Err(CliError::Interrupted(
+            "interrupted: what is imported is durable; the same command goes on from here".to_owned(),
+        ));
+    }
+    if !args.instrument.is_empty() && tally.filtered == tally.records {
+        return Err(CliError::with_advice(
+            format_args!("no record of {} in {names}", args.instrument.join(", ")),
+            "without --instrument every instrument is imported; check the symbol",
+        ));
+    }
+    Ok(())
+}
+
+/// What was said to be durable.
+struct Acknowledged {
+    wanted: bool,
+    through: Sequence,
+}
+
+impl Acknowledged {
+    /// Visible is durable and ends a group: recovery drops a group whose end is missing.
+    fn print(&mut self, node: &Node) {
+        let durable = node.watermarks().visible;
+        if self.wanted && durable > self.through {
+            self.through = durable;
+            // Whoever asked for it may have gone; the import goes on.
+            let _ = writeln!(std::io::stdout(), "{{\"durable\":{durable}}}");
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    let style = "{msg:>10} [{bar:40}] {percent:>3}%  {prefix}  {elapsed}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is right").progress_chars("=> "));
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_length(progress.total);
+    bar.set_position(progress.done);
+}
+
+fn rate(events: u64, time: Duration) -> String {
+    format!("{:.0} events/s", events as f64 / time.as_secs_f64().max(1e-9))
+}
+
+fn print_problems(tally: &Tally) {
+    for problem in &tally.problems {
+        eprintln!("skipped: {problem}");
+    }
+    let unlisted = tally.malformed - tally.problems.len() as u64;
+    if unlisted > 0 {
+        eprintln!("skipped: {unlisted} more");
+    }
+}
+
+fn print_summary(names: &str, loaded: &Loaded, tally: &Tally, time: Duration) {
+    eprintln!(
+        "{names}: {} records read, {} events added, {} there already, {:.2} s, {}",
+        tally.records,
+        loaded.published,
+        loaded.already,
+        time.as_secs_f64(),
+        rate(loaded.published, time)
+    );
+    let notes = [
+        (tally.filtered, "records of other instruments left out"),
+        (tally.without_event, "records that say nothing a tape holds"),
+        (tally.malformed, "malformed ones skipped"),
+        (tally.back_in_time, "records older than one before them (kept in the venue's order)"),
+        (tally.groups_cut, "groups that did not end where the venue ends them"),
+    ];
+    for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
+        eprintln!("  {count} {what}");
+    }
+    if loaded.published > 0 {
+        eprintln!("  durable through sequence {}", loaded.last);
+    }
+}
+
+fn import_error(error: &ImportError) -> CliError {
+    match error {
+        ImportError::Malformed(_) => CliError::with_advice(
+            error,
+            "what came before it is imported; mend it and run the command again, or leave such out with --on-error skip",
+        ),
+        ImportError::Input(_) => {
+            CliError::with_advice(error, "check the file; what was imported before stays")
+        }
+        ImportError::Files(_) => CliError::failed(error),
+    }
+}
+
+fn load_error(args: &ImportArgs, error: LoadError) -> CliError {
+    match error {
+        LoadError::Import(error) => import_error(&error),
+        LoadError::Node(error) => node_error(args, &error),
+        LoadError::LeftOutBefore { .. } => CliError::with_advice(
+            error,
+            "import it into another --data directory, or under another --producer if its order on the tape does not matter",
+        ),
+        LoadError::Publish { .. } | LoadError::Wait(_) => {
+            CliError::with_advice(error, "run the command again: it goes on after what is on disk")
+        }
+    }
+}
+
+fn node_error(args: &ImportArgs, error: &NodeError) -> CliError {
+    match error {
+        NodeError::Open(open) => store::open_error(&args.data, open),
+        other => CliError::failed(format_args!("{}: {other}", args.data.display())),
+    }
+}

@@ -1,0 +1,104 @@
+//! `matchtape inspect`
+
+use std::io::{BufWriter, IsTerminal, Write, stdout};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use matchtape_client::time::rfc3339;
+use matchtape_storage::Inspection;
+
+use super::error::CliError;
+use super::store;
+
+/// What a data directory holds: watermarks, tables, snapshots.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  matchtape inspect --data tape/\n  matchtape inspect --data tape/ --format json"
+)]
+pub(super) struct InspectArgs {
+    /// The tape's directory
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// How it is written [default: text on a terminal, else json]
+    #[arg(long, value_enum)]
+    format: Option<ReportFormat>,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReportFormat {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+impl ReportFormat {
+    pub(super) fn or_default(format: Option<Self>) -> Self {
+        format.unwrap_or(if stdout().is_terminal() { Self::Text } else { Self::Json })
+    }
+}
+
+pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
+    let inspection = store::open(&args.data)?.inspect();
+    let mut out = BufWriter::new(stdout());
+    match ReportFormat::or_default(args.format) {
+        ReportFormat::Json => {
+            serde_json::to_writer_pretty(&mut out, &inspection).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
+        ReportFormat::Text => text(&mut out, &inspection)?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn text(out: &mut impl Write, inspection: &Inspection) -> std::io::Result<()> {
+    writeln!(out, "tape            {}", inspection.tape)?;
+    writeln!(out, "epoch           {}", inspection.epoch)?;
+    writeln!(out, "first kept      {}", inspection.first_kept)?;
+    writeln!(out, "visible         {}", inspection.visible)?;
+    writeln!(out, "flushed through {}", inspection.flushed_through)?;
+    writeln!(out, "in memory only  {} events", inspection.memory.events)?;
+    writeln!(out, "tables          {} bytes", inspection.table_bytes)?;
+    for table in &inspection.event_tables {
+        let ratio = table.raw_bytes as f64 / table.bytes.max(1) as f64;
+        writeln!(
+            out,
+            "event table     {}: sequences {} to {}, {} frames, {} bytes ({ratio:.1} : 1), event times {} to {}",
+            table.file,
+            table.first_sequence,
+            table.last_sequence,
+            table.frames,
+            table.bytes,
+            rfc3339(table.min_event_time),
+            rfc3339(table.max_event_time),
+        )?;
+    }
+    for table in &inspection.index_tables {
+        writeln!(
+            out,
+            "index table     {}: level {}, sequences {} to {}, {} entities, {} postings, {} bytes",
+            table.file,
+            table.level,
+            table.first_sequence,
+            table.last_sequence,
+            table.entities,
+            table.postings,
+            table.bytes,
+        )?;
+    }
+    for snapshot in &inspection.snapshots {
+        writeln!(
+            out,
+            "snapshot        {}: at sequence {}, {} sections, {} bytes",
+            snapshot.file, snapshot.sequence, snapshot.sections, snapshot.bytes
+        )?;
+    }
+    for segment in &inspection.segments {
+        let end =
+            segment.last_sequence.map_or_else(|| "open".to_owned(), |last| format!("to {last}, sealed"));
+        writeln!(out, "segment         {}: sequences {} {end}", segment.number, segment.first_sequence)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The command line: one subcommand per file, and how errors and interruptions end the process.
+
+mod error;
+mod import;
+mod inspect;
+mod position;
+mod query;
+mod store;
+mod verify;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use matchtape_client::Format;
+
+pub use self::error::CliError;
+
+/// The tape of a matching engine: recorded durably, played live, rewound exactly, never forked.
+#[derive(Parser, Debug)]
+#[command(
+    name = "matchtape",
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 done, 1 failed (the message says what, where and what to do), 2 wrong usage, \
+                  130 interrupted (what was done is durable).\n\n\
+                  Examples:\n  \
+                  matchtape import --format sse-l2 --data tape/ orders.csv.gz trades.csv.gz\n  \
+                  matchtape query book --data tape/ --instrument 600761.SH --at 2023-07-11T10:00:00+08:00\n  \
+                  matchtape verify --data tape/"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Import(import::ImportArgs),
+    Query(query::QueryArgs),
+    Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FormatArg {
+    /// Aligned columns, the main ones; times as RFC 3339.
+    Table,
+    /// One JSON object per line.
+    Ndjson,
+    /// Comma-separated, with a heading, every column.
+    Csv,
+}
+
+impl FormatArg {
+    /// What was asked for; else a table on a terminal and JSON lines anywhere else.
+    fn or_default(format: Option<Self>) -> Format {
+        match format {
+            Some(Self::Table) => Format::Table,
+            Some(Self::Ndjson) => Format::Ndjson,
+            Some(Self::Csv) => Format::Csv,
+            None if std::io::stdout().is_terminal() => Format::Table,
+            None => Format::Ndjson,
+        }
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Import(args) => import::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}

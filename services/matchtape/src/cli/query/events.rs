@@ -1,0 +1,81 @@
+//! `matchtape query events`
+
+use std::collections::HashMap;
+
+use clap::Args;
+use matchtape_client::EventRow;
+use matchtape_schemas::{AccountId, InstrumentId, Kind, KindMask, OrderId, TradeId};
+use matchtape_storage::Query;
+
+use super::select::{Common, Page, Range, Session};
+use crate::cli::error::CliError;
+
+/// The events of the tape, one row each, in order.
+#[derive(Args, Debug)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Only of this instrument: its symbol, the venue's number, or its id on the tape
+    #[arg(long, value_name = "SYMBOL")]
+    instrument: Option<String>,
+    #[command(flatten)]
+    range: Range,
+    /// Only events of this order
+    #[arg(long, value_name = "ID")]
+    order: Option<u64>,
+    /// Only events of this trade
+    #[arg(long, value_name = "ID")]
+    trade: Option<u64>,
+    /// Only events of this account
+    #[arg(long, value_name = "ID")]
+    account: Option<u64>,
+    /// Only these kinds, separated by commas: order_accepted, trade_matched, ..., or a topic: orders, trades, market,
+    /// accounts, state, control, all
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
+    kind: Vec<KindMask>,
+    #[command(flatten)]
+    page: Page,
+}
+
+fn kind(text: &str) -> Result<KindMask, String> {
+    if let Some(kind) = Kind::from_name(text) {
+        return Ok(KindMask::of(&[kind]));
+    }
+    KindMask::topic(text).ok_or_else(|| {
+        let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        format!(
+            "there are {}, and the topics orders, trades, market, accounts, state, control, all",
+            names.join(", ")
+        )
+    })
+}
+
+pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
+    let session = Session::open(&args.common)?;
+    let kinds = match args.kind.as_slice() {
+        [] => KindMask::ALL,
+        kinds => kinds.iter().fold(KindMask::NONE, |all, kind| all.with(*kind)),
+    };
+    let mut query = Query {
+        instrument: args.instrument.as_deref().map(|text| session.instrument(text)).transpose()?,
+        order: args.order.map(OrderId),
+        trade: args.trade.map(TradeId),
+        account: args.account.map(AccountId),
+        kinds,
+        direction: args.page.direction(),
+        limit: args.page.limit,
+        ..Query::default()
+    };
+    args.range.apply(&mut query);
+    let mut output = session.output();
+    let mut symbols: HashMap<InstrumentId, Option<String>> = HashMap::new();
+    for event in session.reader.query(&query)? {
+        let event = event?;
+        let event = event.event();
+        let id = event.instrument();
+        let symbol = symbols.entry(id).or_insert_with(|| session.symbol(id));
+        output.write(&EventRow::new(&event, symbol.as_deref()))?;
+    }
+    output.finish::<EventRow>()?;
+    Ok(())
+}

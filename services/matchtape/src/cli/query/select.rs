@@ -1,0 +1,127 @@
+//! What most queries have in common: the store, the selection, the output.
+
+use std::io::{BufWriter, Stdout, stdout};
+use std::path::PathBuf;
+
+use clap::Args;
+use matchtape_client::Output;
+use matchtape_market::{Busts, Instruments};
+use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
+use matchtape_storage::{Direction, Query, ReadOnlyStore, Reader};
+
+use crate::cli::error::CliError;
+use crate::cli::position::Position;
+use crate::cli::{FormatArg, store};
+
+/// Where to read and how to write.
+#[derive(Args, Debug)]
+pub(super) struct Common {
+    /// The tape's directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) data: PathBuf,
+    /// How rows are written [default: table on a terminal, else ndjson]
+    #[arg(long, value_enum)]
+    pub(super) format: Option<FormatArg>,
+}
+
+/// Which part of the tape.
+#[derive(Args, Debug)]
+pub(super) struct Range {
+    /// From this sequence or event time on
+    #[arg(long, value_name = "POSITION")]
+    pub(super) from: Option<Position>,
+    /// Up to this sequence or event time, inclusive
+    #[arg(long, value_name = "POSITION")]
+    pub(super) to: Option<Position>,
+}
+
+/// How many rows, and which first.
+#[derive(Args, Debug)]
+pub(super) struct Page {
+    /// At most so many rows
+    #[arg(long, value_name = "COUNT")]
+    pub(super) limit: Option<u64>,
+    /// The last first
+    #[arg(long)]
+    pub(super) reverse: bool,
+}
+
+impl Range {
+    pub(super) fn apply(&self, query: &mut Query) {
+        match self.from {
+            Some(Position::Sequence(from)) => query.from = from,
+            Some(Position::Time(from)) => query.event_time_from = from,
+            None => {}
+        }
+        match self.to {
+            Some(Position::Sequence(through)) => query.through = through,
+            Some(Position::Time(through)) => query.event_time_through = through,
+            None => {}
+        }
+    }
+}
+
+impl Page {
+    pub(super) fn direction(&self) -> Direction {
+        if self.reverse { Direction::Backward } else { Direction::Forward }
+    }
+}
+
+/// An open store, its instruments, and the output.
+pub(super) struct Session {
+    pub(super) reader: Reader,
+    pub(super) instruments: Instruments,
+    format: Option<FormatArg>,
+    _store: ReadOnlyStore,
+}
+
+impl Session {
+    pub(super) fn open(common: &Common) -> Result<Self, CliError> {
+        let store = store::open(&common.data)?;
+        let reader = store.reader();
+        let instruments = store::instruments(&reader)?;
+        Ok(Self { reader, instruments, format: common.format, _store: store })
+    }
+
+    pub(super) fn output(&self) -> Output<BufWriter<Stdout>> {
+        let out = BufWriter::with_capacity(64 * 1024, stdout());
+        Output::new(out, FormatArg::or_default(self.format))
+    }
+
+    /// The id of the instrument that a person names.
+    pub(super) fn instrument(&self, text: &str) -> Result<InstrumentId, CliError> {
+        store::find(&self.instruments, text).map(|instrument| instrument.id)
+    }
+
+    pub(super) fn symbol(&self, id: InstrumentId) -> Option<String> {
+        self.instruments.get(id).map(|instrument| instrument.definition.symbol.to_string())
+    }
+
+    /// What the instrument is called, or its id.
+    pub(super) fn name(&self, id: InstrumentId) -> String {
+        self.symbol(id).unwrap_or_else(|| id.to_string())
+    }
+
+    /// Trades that were taken back, as far as the tape tells now: a bust comes after its trade, however much later.
+    pub(super) fn busts(&self, instrument: Option<InstrumentId>) -> Result<Busts, CliError> {
+        let mut busts = Busts::new();
+        let query = Query { instrument, kinds: KindMask::of(&[Kind::TradeBusted]), ..Query::default() };
+        for event in self.reader.query(&query)? {
+            busts.apply(&event?.event());
+        }
+        Ok(busts)
+    }
+
+    /// The position that an instrument's state is asked for: not beyond the end.
+    pub(super) fn position(&self, at: Position, instrument: InstrumentId) -> Result<Sequence, CliError> {
+        let visible = self.reader.visible();
+        match at {
+            Position::Sequence(sequence) if sequence > visible => Err(CliError::with_advice(
+                format_args!("sequence {sequence} is beyond the end of the tape, {visible}"),
+                "--at end is the state now",
+            )),
+            Position::Sequence(sequence) => Ok(sequence),
+            Position::Time(EventTime(ns)) => Ok(self.reader.prefix_through(instrument, EventTime(ns))?),
+        }
+    }
+}

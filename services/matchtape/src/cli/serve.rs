@@ -1,0 +1,288 @@
+//! `serve` runs a node with its gateway; `demo` does, with a small exchange trading on it.
+//!
+//! Both end in order on Ctrl-C or SIGTERM: producers stop, what was accepted becomes durable and visible, clients are
+//! told, the store is closed. The exit code is then 0.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use matchtape_examples::demo::{Demo, DemoOptions};
+use matchtape_examples::engine::{EngineProjection, FlowOptions};
+use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, TapeHandle};
+use matchtape_market::{Books, Instruments};
+use matchtape_node::{Node, TapeProgress};
+use matchtape_schemas::{ProducerId, Projection, Stage, Watermarks};
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// How often watermarks before `visible` are passed on.
+const WATERMARKS_INTERVAL: Duration = Duration::from_millis(50);
+/// The producer the demonstration publishes as.
+const DEMO_PRODUCER: ProducerId = ProducerId(1);
+
+/// Run a node and its gateway until Ctrl-C.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape serve --data /var/lib/matchtape
+  matchtape serve --config matchtape.toml --listen 127.0.0.1:7474
+  MATCHTAPE_STORAGE__WRITE_BACKEND=direct matchtape serve --config matchtape.toml
+
+Settings come from built-in defaults, then the file, then MATCHTAPE_SECTION__KEY variables, then flags.
+`matchtape config show` prints them all.")]
+pub struct ServeArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Run a node with a small exchange trading on it, to look at.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape demo
+  matchtape demo --data /tmp/matchtape-demo --duration 15s
+  matchtape demo --rate 20000 --seed 7
+
+Started again on the same data, the exchange rebuilds its books and ids from the tape and carries on.")]
+pub struct DemoArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Stop after this long (15s, 2m, 1h); otherwise on Ctrl-C.
+    #[arg(long, value_parser = duration)]
+    duration: Option<Duration>,
+    /// Events per second, on average.
+    #[arg(long, default_value_t = 2000)]
+    rate: u64,
+    /// The same seed on an empty tape gives the same orders.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Flags that override the configuration.
+#[derive(clap::Args, Debug, Clone)]
+pub struct NodeArgs {
+    /// A TOML file; see `matchtape config show` for every key.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// The data directory.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Where the gateway listens; loopback only.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// The namespace of the shared memory bus.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Do not distribute over shared memory.
+    #[arg(long)]
+    no_bus: bool,
+}
+
+impl NodeArgs {
+    /// The configuration with these flags on top.
+    pub fn load(&self) -> Result<Config, crate::config::ConfigError> {
+        let mut flags = serde_json::Map::new();
+        let mut set = |section: &str, key: &str, value: serde_json::Value| {
+            let section = flags.entry(section).or_insert_with(|| serde_json::json!({}));
+            section.as_object_mut().expect("made as an object").insert(key.into(), value);
+        };
+        if let Some(data) = &self.data {
+            set("node", "data", data.to_string_lossy().into());
+        }
+        if let Some(listen) = &self.listen {
+            set("gateway", "listen", listen.to_string().into());
+        }
+        if let Some(namespace) = &self.namespace {
+            set("bus", "namespace", namespace.as_str().into());
+        }
+        if self.no_bus {
+            set("bus", "enabled", false.into());
+        }
+        Config::load(self.config.as_deref(), &flags)
+    }
+}
+
+/// `15s`, `250ms`, `2m`, `1h`, or seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a duration such as 15s, 250ms, 2m or 1h"))?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("{unit:?} is not a unit of time: ms, s, m or h")),
+    };
+    milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
+}
+
+/// Says what is going on, on standard error; `RUST_LOG` chooses how much.
+pub fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Fails only when a test has installed one already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+}
+
+/// Runs `serve`.
+pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    start_logging();
+    let config = args.node.load()?;
+    let running = Running::start(&config, market_projections())?;
+    running.announce();
+    running.runtime.block_on(interrupted())?;
+    eprintln!("stopping: what was accepted is made durable");
+    running.stop()
+}
+
+/// Runs `demo`.
+pub fn demo(args: &DemoArgs) -> anyhow::Result<()> {
+    start_logging();
+    let mut config = args.node.load()?;
+    if args.node.data.is_none() && args.node.config.is_none() {
+        config.node.data = std::env::temp_dir().join("matchtape-demo");
+    }
+    let mut options = DemoOptions { duration: args.duration, ..DemoOptions::default() };
+    options.flow = FlowOptions { seed: args.seed, events_per_second: args.rate, ..options.flow };
+    let mut projections = market_projections();
+    projections.push(Box::new(EngineProjection::new(options.engine)));
+    let running = Running::start(&config, projections)?;
+    let publisher = running.node.publisher(DEMO_PRODUCER)?;
+    let mut demo = Demo::open(publisher, &running.node.reader(), options)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopping, finished) = (Arc::clone(&stop), tokio::sync::oneshot::channel());
+    let (done, ended) = finished;
+    let exchange = std::thread::Builder::new().name("exchange".into()).spawn(move || {
+        let report = demo.run(&stopping);
+        // Nobody listens any more when Ctrl-C came first.
+        let _ = done.send(());
+        report
+    })?;
+    running.announce();
+    running.runtime.block_on(async {
+        tokio::select! {
+            result = interrupted() => result,
+            _ = ended => Ok(()),
+        }
+    })?;
+    stop.store(true, Ordering::Relaxed);
+    let report = match exchange.join() {
+        Ok(report) => report?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    running.node.wait(report.last, Stage::Visible)?;
+    eprintln!(
+        "stopping: {} events in {} groups, the last one is sequence {} and durable",
+        report.events, report.groups, report.last
+    );
+    running.stop()
+}
+
+fn market_projections() -> Vec<Box<dyn Projection>> {
+    vec![Box::new(Books::new()), Box::new(Instruments::new())]
+}
+
+/// Ctrl-C or SIGTERM.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+struct Running {
+    node: Node,
+    runtime: tokio::runtime::Runtime,
+    gateway: Option<GatewayHandle>,
+    follow: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(config: &Config, projections: Vec<Box<dyn Projection>>) -> anyhow::Result<Self> {
+        let node = Node::open(&config.node.data, config.node_options(), projections)?;
+        eprintln!("{}", node.recovery());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let (mut gateway, mut follow) = (None, None);
+        if config.gateway.enabled {
+            let (sender, tail) = watch::channel(node.watermarks());
+            follow = Some(runtime.spawn(follow_watermarks(node.progress(), sender)));
+            let tape = TapeHandle { reader: node.reader(), tail };
+            let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
+            gateway = Some(runtime.block_on(Gateway::start(settings, tape))?);
+        }
+        Ok(Self { node, runtime, gateway, follow })
+    }
+
+    /// Where to look, for people and for scripts that wait for the line.
+    fn announce(&self) {
+        println!("tape {:016x}, epoch {}", self.node.tape().get(), self.node.epoch());
+        if let Some(bus) = self.node.bus_name() {
+            println!("bus {} in {}", bus.namespace(), bus.root().display());
+        }
+        if let Some(gateway) = &self.gateway {
+            println!("page http://{}/", gateway.address());
+        }
+        // A pipe that nobody reads any more is no reason to stop.
+        let _ = std::io::stdout().flush();
+    }
+
+    fn stop(self) -> anyhow::Result<()> {
+        // Clients first, while the tape can still be read to its end.
+        if let Some(gateway) = self.gateway {
+            self.runtime.block_on(gateway.shutdown());
+        }
+        if let Some(follow) = self.follow {
+            follow.abort();
+        }
+        let progress = self.node.progress();
+        self.node.close()?;
+        eprintln!("closed at sequence {}", progress.watermarks().durable);
+        Ok(())
+    }
+}
+
+/// Passes the watermarks on: at once when `visible` rises, and at an interval for the stages before it.
+async fn follow_watermarks(progress: TapeProgress, sender: watch::Sender<Watermarks>) {
+    loop {
+        let seen = *sender.borrow();
+        let risen = progress.wait_async(seen.visible.next(), Stage::Visible);
+        match tokio::time::timeout(WATERMARKS_INTERVAL, risen).await {
+            Ok(Ok(())) | Err(_) => {}
+            // The node has ended; what is visible by now is all there will be.
+            Ok(Err(_)) => {
+                sender.send_replace(progress.watermarks());
+                return;
+            }
+        }
+        let now = progress.watermarks();
+        if now != seen {
+            sender.send_replace(now);
+        }
+        if sender.is_closed() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(duration("15s"), Ok(Duration::from_secs(15)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
+        for wrong in ["", "s", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The store that commands read from, and the state of projections at a position.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use matchtape_market::{Instrument, Instruments};
+use matchtape_schemas::{Kind, KindMask, Projection, Sequence};
+use matchtape_storage::{OpenError, Query, ReadError, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk};
+
+use super::error::CliError;
+
+/// Opens a data directory for reading: takes no lock, repairs nothing, works beside a running writer.
+pub(super) fn open(directory: &Path) -> Result<ReadOnlyStore, CliError> {
+    let disk = RealDisk::open(directory).map_err(|error| {
+        CliError::with_advice(error, "--data names the directory that `matchtape import` or a node writes to")
+    })?;
+    ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default())
+        .map_err(|error| open_error(directory, &error))
+}
+
+/// An error of opening a store, and what to do about it.
+pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
+    let advice = match error {
+        OpenError::Lock(_) => "one process at a time may write; queries work beside it",
+        OpenError::NoStore => "--data names the directory that `matchtape import` or a node writes to",
+        OpenError::Disk(_) => "check the directory, its permissions and the space left on the device",
+        OpenError::Tape { .. } => "the directory belongs to another tape",
+        OpenError::Table(_)
+        | OpenError::Wal(_)
+        | OpenError::ManifestMissing { .. }
+        | OpenError::LogMissing { .. }
+        | OpenError::Diverged { .. }
+        | OpenError::HistoryGone { .. }
+        | OpenError::Projection(_)
+        | OpenError::Flush(_) => {
+            "nothing was changed; keep a copy of the directory before trying anything else"
+        }
+    };
+    CliError::with_advice(format_args!("{}: {error}", directory.display()), advice)
+}
+
+/// The newest state of a projection at or before `through` that a snapshot has, and the position it stands at.
+/// Without one it stays as it is, before the first event.
+pub(super) fn restore(
+    reader: &Reader,
+    projection: &mut dyn Projection,
+    through: Sequence,
+) -> Result<Sequence, ReadError> {
+    let Some(snapshot) = reader.snapshot_before(through)? else { return Ok(Sequence::ZERO) };
+    match snapshot.section(projection.name()) {
+        // A section that does not restore is folded again from the tape.
+        Some(section)
+            if section.version == projection.version() && projection.restore(&section.bytes).is_ok() =>
+        {
+            Ok(snapshot.sequence())
+        }
+        _ => Ok(Sequence::ZERO),
+    }
+}
+
+/// The instruments of the tape as they are now.
+pub(super) fn instruments(reader: &Reader) -> Result<Instruments, ReadError> {
+    let mut instruments = Instruments::new();
+    let from = restore(reader, &mut instruments, Sequence::MAX)?;
+    let kinds = KindMask::of(&[Kind::InstrumentDefined, Kind::TradingStatusChanged]);
+    for event in reader.query(&Query { from: from.next(), kinds, ..Query::default() })? {
+        instruments.apply(&event?.event());
+    }
+    Ok(instruments)
+}
+
+/// The instrument that a person means.
+pub(super) fn find<'a>(instruments: &'a Instruments, text: &str) -> Result<&'a Instrument, CliError> {
+    const SHOWN: usize = 20;
+    instruments.find(text).ok_or_else(|| {
+        let symbols: Vec<String> = instruments
+            .iter()
+            .take(SHOWN)
+            .map(|instrument| instrument.definition.symbol.to_string())
+            .collect();
+        let more = if instruments.len() > SHOWN {
+            format!(", and {} more", instruments.len() - SHOWN)
+        } else {
+            String::new()
+        };
+        let advice = if symbols.is_empty() {
+            "the tape defines no instrument".to_owned()
+        } else {
+            format!("the tape has {}{more}", symbols.join(", "))
+        };
+        CliError::with_advice(format_args!("no instrument {text:?} on this tape"), advice)
+    })
+}
