@@ -10,7 +10,8 @@ use matchtape_schemas::{FrameFlags, Head, Sequence, TapeId};
 use matchtape_storage::sim::{PowerLoss, SimDisk};
 use matchtape_storage::wal::{self, ClusterId, CutReason, OpenedWal, WalConfig, WalError, WalReader};
 use matchtape_storage::{Disk, limits};
-use support::{FrameMaker, TAPE, small_config};
+use proptest::prelude::*;
+use support::{FrameMaker, TAPE, finished_log, small_config};
 
 fn open(disk: &SimDisk, config: &WalConfig) -> Result<OpenedWal, WalError> {
     wal::open(Arc::new(disk.clone()), config.clone())
@@ -18,21 +19,27 @@ fn open(disk: &SimDisk, config: &WalConfig) -> Result<OpenedWal, WalError> {
 
 /// A log of some sealed segments and an open one with commits at blocks 1, 2, ... and, at the end, an idle block.
 fn written(idle: bool) -> SimDisk {
-    let disk = SimDisk::new(5);
+    let (disk, _) = finished_log(5);
     let opened = open(&disk, &small_config()).expect("opened");
-    let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 5));
-    let mut in_last = 0;
-    while writer.segments().list().len() < 3 || in_last < 5 {
-        let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
-        let buffer = maker.commit(&writer, 2, false, ends);
-        writer.commit(buffer).expect("committed");
-        writer.maintain().expect("maintained");
-        in_last += usize::from(writer.segments().list().len() == 3);
-    }
     if idle {
+        // The block that proves the last commit.
+        let mut writer = opened.writer;
         writer.idle().expect("idle");
     }
     disk
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_is_damaged_nothing_is_recovered_that_was_not_written(
+        damages in proptest::collection::vec((any::<u8>(), any::<u16>(), proptest::collection::vec(any::<u8>(), 1..40)), 1..4),
+    ) {
+        static HEALTHY: std::sync::OnceLock<(SimDisk, support::History)> = std::sync::OnceLock::new();
+        let (healthy, history) = HEALTHY.get_or_init(|| finished_log(8));
+        support::survive_damage(healthy, history, &damages);
+    }
 }
 
 fn segment(number: u64) -> PathBuf {

@@ -37,7 +37,7 @@ pub struct FrameMaker {
 
 impl FrameMaker {
     pub fn new(head: Head, seed: u64) -> Self {
-        Self { head, random: Random::new(seed), memory: AlignedBytes::zeroed(1 << 16) }
+        Self { head, random: Random::new(seed), memory: AlignedBytes::zeroed(1 << 10) }
     }
 
     /// Writes a frame of `events` events over `space`; `open` leaves its group without an end.
@@ -194,4 +194,53 @@ fn check_sealed(reader: &WalReader, segment: &SegmentInfo) -> Result<(), String>
         return Ok(());
     }
     reader.verify(segment).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// A finished log of three segments, the last one open, and what was written into it.
+pub fn finished_log(seed: u64) -> (SimDisk, History) {
+    let disk = SimDisk::new(seed);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let opened = matchtape_storage::wal::open(shared, small_config()).expect("opened");
+    let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, seed));
+    let mut history = History::default();
+    let mut in_last = 0;
+    while writer.segments().list().len() < 3 || in_last < 5 {
+        let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+        let buffer = maker.commit(&writer, 2, false, ends);
+        history.commit(&disk, &mut writer, buffer).expect("committed");
+        writer.maintain().expect("maintained");
+        in_last += usize::from(writer.segments().list().len() == 3);
+    }
+    (disk, history)
+}
+
+/// One act of damage: which file, where (in thousandths of its length), which bytes.
+pub type Damage = (u8, u16, Vec<u8>);
+
+/// Damages a copy of a finished log and opens it: it is refused, or what it holds is a prefix of what was written.
+/// Never a panic, never an event that was not written.
+pub fn survive_damage(healthy: &SimDisk, history: &History, damages: &[Damage]) {
+    let disk = healthy.kill_at(healthy.operations());
+    for (file, place, bytes) in damages {
+        let path = std::path::PathBuf::from(format!("wal/{:012}.wal", 1 + file % 4));
+        disk.edit(&path, |content| {
+            let at = content.len() * usize::from(*place) / 65_536;
+            let end = content.len().min(at + bytes.len());
+            content[at..end].copy_from_slice(&bytes[..end - at]);
+            // Half of the time the header of the block is given a true checksum, to get behind that check.
+            if file & 0x80 != 0 {
+                let block = at / 4096 * 4096;
+                let length = if content[block..].starts_with(b"MTCOMMIT") { 128 } else { 256 };
+                let sum = crc32fast::hash(&content[block..block + length - 4]);
+                content[block + length - 4..block + length].copy_from_slice(&sum.to_le_bytes());
+            }
+        });
+    }
+    match judge(&disk, &small_config(), history, usize::MAX, Sequence::ZERO) {
+        Ok(_) => {}
+        Err(refused) if refused.starts_with("recovery refused") => {}
+        // Damage to a sealed segment shows when it is read.
+        Err(damaged) if damaged.contains("corrupt log") => {}
+        Err(wrong) => panic!("{wrong}"),
+    }
 }
