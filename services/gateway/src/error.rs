@@ -1,0 +1,110 @@
+//! What an outsider is told when something cannot be done: the same four fields on HTTP and WebSocket.
+
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use matchtape_schemas::Sequence;
+use matchtape_storage::ReadError;
+
+use crate::encode::Json;
+
+/// A request that is not answered, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    /// A stable word.
+    pub(crate) error: &'static str,
+    pub(crate) what: String,
+    /// The parameter, field or file concerned.
+    pub(crate) place: String,
+    pub(crate) what_to_do: String,
+    /// The first event there is, where that is the point.
+    pub(crate) first_kept: Option<Sequence>,
+}
+
+impl ApiError {
+    pub(crate) fn new(
+        status: StatusCode,
+        error: &'static str,
+        what: impl Into<String>,
+        place: impl Into<String>,
+        what_to_do: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            error,
+            what: what.into(),
+            place: place.into(),
+            what_to_do: what_to_do.into(),
+            first_kept: None,
+        }
+    }
+
+    pub(crate) fn bad_request(
+        what: impl Into<String>,
+        place: impl Into<String>,
+        what_to_do: impl Into<String>,
+    ) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", what, place, what_to_do)
+    }
+
+    pub(crate) fn unknown_symbol(symbol: &str, place: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown_symbol",
+            format!("no instrument is called {symbol:?}"),
+            place,
+            "take a symbol from /v1/instruments",
+        )
+    }
+
+    pub(crate) fn below_retention(asked: Sequence, first_kept: Sequence, place: impl Into<String>) -> Self {
+        Self {
+            first_kept: Some(first_kept),
+            ..Self::new(
+                StatusCode::GONE,
+                "below_retention",
+                format!("sequence {asked} is not kept any more"),
+                place,
+                format!("start at sequence {first_kept}, and take what is before it from an archive"),
+            )
+        }
+    }
+
+    /// A failed read of the log. `place` names what was asked for.
+    pub(crate) fn read(error: &ReadError, place: &str) -> Self {
+        match error {
+            ReadError::BelowRetention { asked, first_kept } => Self::below_retention(*asked, *first_kept, place),
+            other => {
+                tracing::error!(error = %other, "a read failed");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "read_failed",
+                    other.to_string(),
+                    place,
+                    "tell operations: `matchtape verify` shows what is damaged",
+                )
+            }
+        }
+    }
+
+    /// Writes the fields into an object.
+    pub(crate) fn write(&self, object: &mut Json<'_>) {
+        object.word("error", self.error).text("what", &self.what).text("where", &self.place);
+        object.text("what_to_do", &self.what_to_do);
+        if let Some(first_kept) = self.first_kept {
+            object.number("first_kept", first_kept.get());
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = String::new();
+        let mut object = Json::object(&mut body);
+        self.write(&mut object);
+        object.close();
+        body.push('\n');
+        (self.status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+    }
+}

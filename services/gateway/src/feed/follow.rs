@@ -1,0 +1,157 @@
+//! The market thread: reads what became visible, folds it, waits for more.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use matchtape_market::{Books, Instruments};
+use matchtape_schemas::{Projection, Sequence, Watermarks};
+use matchtape_storage::{FrameCursor, FrameHandle, ReadError, Reader};
+use tokio::sync::watch;
+
+use super::state::Feed;
+use crate::config::Limits;
+
+/// Frames folded while the market's lock is held once: about a millisecond.
+const STEP_FRAMES: usize = 8;
+
+/// The running market thread.
+pub(crate) struct Follower {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The feed could not start.
+#[derive(thiserror::Error, Debug)]
+pub enum StartError {
+    /// The tape could not be read.
+    #[error("the feed cannot start: {0}")]
+    Read(#[from] ReadError),
+    /// The tape's beginning is gone and no snapshot has the books.
+    #[error(
+        "the feed cannot start: the tape is kept from sequence {first_kept} on and no snapshot has the section \
+         \"{section}\"; register the market projections with the store, or restore an older snapshot"
+    )]
+    NoSnapshot {
+        /// The first event there is.
+        first_kept: Sequence,
+        /// What is missing.
+        section: &'static str,
+    },
+    /// No thread.
+    #[error("the feed's thread cannot start: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Follower {
+    /// Restores the market from the newest snapshot and follows the tape from there. Must be called in a runtime.
+    pub(crate) fn start(
+        reader: Reader,
+        tail: watch::Receiver<Watermarks>,
+        limits: &Limits,
+    ) -> Result<(Self, Arc<Feed>), StartError> {
+        let (books, instruments, position) = restore(&reader)?;
+        let feed = Arc::new(Feed::new(books, instruments, position, limits));
+        let (stop, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Handle::current();
+        let followed = feed.clone();
+        let run = move || {
+            if let Err(error) = follow(&followed, &reader, tail, stopped, &runtime) {
+                tracing::error!(%error, "the feed stops");
+                followed.fail(&error.to_string());
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("matchtape-market".to_owned())
+            .spawn(run)
+            .map_err(StartError::Thread)?;
+        Ok((Self { stop, thread: Some(thread) }, feed))
+    }
+
+    /// Stops following and waits for the thread.
+    pub(crate) fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the market thread does not panic");
+        }
+    }
+}
+
+/// The market as of the newest snapshot, or the empty one before the first event.
+fn restore(reader: &Reader) -> Result<(Books, Instruments, Sequence), StartError> {
+    let (mut books, mut instruments) = (Books::new(), Instruments::new());
+    books.watch();
+    let mut missing = books.name();
+    if let Some(snapshot) = reader.snapshot_before(reader.visible())? {
+        let mut restored = true;
+        for projection in [&mut books as &mut dyn Projection, &mut instruments] {
+            let section = snapshot.section(projection.name());
+            let fits = section.filter(|section| section.version == projection.version());
+            let done = fits.is_some_and(|section| match projection.restore(&section.bytes) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%error, "a snapshot section is not used");
+                    false
+                }
+            });
+            if !done {
+                missing = projection.name();
+                restored = false;
+            }
+        }
+        if restored {
+            return Ok((books, instruments, snapshot.sequence()));
+        }
+    }
+    let first_kept = reader.first_kept();
+    if first_kept > Sequence::FIRST {
+        return Err(StartError::NoSnapshot { first_kept, section: missing });
+    }
+    let mut books = Books::new();
+    books.watch();
+    Ok((books, Instruments::new(), Sequence::ZERO))
+}
+
+fn follow(
+    feed: &Feed,
+    reader: &Reader,
+    mut tail: watch::Receiver<Watermarks>,
+    mut stopped: watch::Receiver<bool>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<(), ReadError> {
+    let position = feed.head().borrow().position;
+    let mut cursor = reader.frames(position.next())?;
+    let mut frames = Vec::with_capacity(STEP_FRAMES);
+    let mut goes_on = true;
+    loop {
+        while read_step(&mut cursor, &mut frames)? {
+            feed.fold(&frames);
+            frames.clear();
+            if *stopped.borrow() {
+                return Ok(());
+            }
+        }
+        if !goes_on {
+            feed.end();
+            return Ok(());
+        }
+        goes_on = runtime.block_on(async {
+            tokio::select! {
+                // An error: the node is gone. What it made visible before is still read, above.
+                changed = tail.changed() => changed.is_ok(),
+                _ = stopped.wait_for(|stop| *stop) => false,
+            }
+        });
+    }
+}
+
+/// Reads up to the end of a group; `false` when nothing is visible now.
+fn read_step(cursor: &mut FrameCursor, frames: &mut Vec<FrameHandle>) -> Result<bool, ReadError> {
+    while let Some(frame) = cursor.next_frame()? {
+        let ends_group = frame.frame().header().ends_group();
+        frames.push(frame);
+        if ends_group && frames.len() >= STEP_FRAMES {
+            break;
+        }
+    }
+    Ok(!frames.is_empty())
+}

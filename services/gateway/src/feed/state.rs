@@ -1,0 +1,343 @@
+//! What is folded from the tape so far, and how connections join it at an exact position.
+
+use std::sync::Arc;
+
+use matchtape_market::{Book, BookOrder, Books, Instruments, Level};
+use matchtape_schemas::event::Side;
+use matchtape_schemas::{EventRef, EventTime, InstrumentId, Sequence};
+use matchtape_storage::FrameHandle;
+use parking_lot::{RwLock, RwLockReadGuard};
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
+
+use super::lane::{Block, Lane};
+use super::view::{Depth, GroupSpan, View, ViewDelta};
+use crate::config::Limits;
+use crate::encode::{Symbols, book_delta, mbo_item, tape_item, trade_item};
+
+/// What can be subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Channel {
+    Trades,
+    Book,
+    Mbo,
+    Tape,
+}
+
+impl Channel {
+    pub(crate) const ALL: [Self; 4] = [Self::Trades, Self::Book, Self::Mbo, Self::Tape];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Trades => "trades",
+            Self::Book => "book",
+            Self::Mbo => "mbo",
+            Self::Tape => "tape",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|channel| channel.name() == name)
+    }
+}
+
+/// How far the feed has come, and whether it still goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FeedHead {
+    pub(crate) position: Sequence,
+    /// The tape was closed: nothing follows.
+    pub(crate) ended: bool,
+    /// The tape could not be read on: nothing follows, and why.
+    pub(crate) failed: Option<Arc<str>>,
+}
+
+/// The folded tape and the recent messages.
+pub(crate) struct Feed {
+    state: RwLock<MarketState>,
+    pub(crate) trades: Lane<()>,
+    pub(crate) mbo: Lane<()>,
+    pub(crate) tape: Lane<()>,
+    pub(crate) book: Lane<ViewDelta>,
+    head: watch::Sender<FeedHead>,
+}
+
+/// The market as of `position`, a group's end.
+pub(crate) struct MarketState {
+    pub(crate) position: Sequence,
+    /// The greatest event time so far, of the frames folded here.
+    pub(crate) event_time: EventTime,
+    pub(crate) books: Books,
+    pub(crate) instruments: Instruments,
+    pub(crate) symbols: Arc<Symbols>,
+    views: FxHashMap<InstrumentId, Vec<OpenView>>,
+}
+
+struct OpenView {
+    view: View,
+    depth: Depth,
+    subscribers: usize,
+}
+
+/// A subscription's place at the feed; dropping it gives up what was kept for it.
+pub(crate) struct Seat {
+    feed: Arc<Feed>,
+    channel: Channel,
+    views: Vec<(InstrumentId, Depth)>,
+    /// The feed's position when the seat was taken: the lanes have what follows.
+    pub(crate) joined_at: Sequence,
+}
+
+/// A book as it is, copied out so that it can be encoded without holding up the feed.
+#[derive(Debug, Default)]
+pub(crate) struct BookCopy {
+    pub(crate) bids: Vec<Level>,
+    pub(crate) asks: Vec<Level>,
+    pub(crate) checksum: Option<u32>,
+}
+
+impl BookCopy {
+    pub(crate) fn of(book: Option<&Book>, depth: Depth) -> Self {
+        let levels = |side| book.map_or_else(Vec::new, |book| depth.levels(book, side));
+        Self { bids: levels(Side::Buy), asks: levels(Side::Sell), checksum: depth.checksum(book) }
+    }
+}
+
+impl Feed {
+    /// A feed that stands where the folded state does.
+    pub(crate) fn new(books: Books, instruments: Instruments, position: Sequence, limits: &Limits) -> Self {
+        let state = MarketState {
+            position,
+            event_time: EventTime::MIN,
+            symbols: Arc::new(Symbols::of(&instruments)),
+            books,
+            instruments,
+            views: FxHashMap::default(),
+        };
+        let bytes_max = limits.recent_bytes_max;
+        Self {
+            state: RwLock::new(state),
+            trades: Lane::new(bytes_max),
+            mbo: Lane::new(bytes_max),
+            tape: Lane::new(bytes_max),
+            book: Lane::new(bytes_max),
+            head: watch::Sender::new(FeedHead { position, ..FeedHead::default() }),
+        }
+    }
+
+    pub(crate) fn head(&self) -> watch::Receiver<FeedHead> {
+        self.head.subscribe()
+    }
+
+    /// The market between two steps. Hold it shortly: the feed waits meanwhile.
+    pub(crate) fn market(&self) -> RwLockReadGuard<'_, MarketState> {
+        self.state.read()
+    }
+
+    pub(crate) fn symbols(&self) -> Arc<Symbols> {
+        self.state.read().symbols.clone()
+    }
+
+    /// Takes a place at a channel. `views` are the books wanted, for the book channel.
+    pub(crate) fn join(self: &Arc<Self>, channel: Channel, views: Vec<(InstrumentId, Depth)>) -> Seat {
+        let mut state = self.state.write();
+        let position = state.position;
+        for (instrument, depth) in &views {
+            state.open_view(*instrument, *depth);
+        }
+        match channel {
+            Channel::Trades => self.trades.join(position),
+            Channel::Book => self.book.join(position),
+            Channel::Mbo => self.mbo.join(position),
+            Channel::Tape => self.tape.join(position),
+        }
+        Seat { feed: self.clone(), channel, views, joined_at: position }
+    }
+
+    /// Books as of one position.
+    pub(crate) fn copy_books(&self, views: &[(InstrumentId, Depth)]) -> (Sequence, Vec<BookCopy>) {
+        let state = self.state.read();
+        let copy = |(instrument, depth): &(InstrumentId, Depth)| {
+            BookCopy::of(state.books.get(*instrument), *depth)
+        };
+        (state.position, views.iter().map(copy).collect())
+    }
+
+    /// Resting orders as of one position: best level first, bids then offers.
+    pub(crate) fn copy_orders(&self, instruments: &[InstrumentId]) -> (Sequence, Vec<Vec<BookOrder>>) {
+        let state = self.state.read();
+        let copy = |instrument: &InstrumentId| state.books.get(*instrument).map_or_else(Vec::new, resting);
+        (state.position, instruments.iter().map(copy).collect())
+    }
+
+    /// Takes in frames, the last of which ends a group, and tells everybody.
+    pub(crate) fn fold(&self, frames: &[FrameHandle]) {
+        let Some(last) = frames.last() else { return };
+        let position = last.frame().last_sequence();
+        let mut state = self.state.write();
+        let mut step = Step {
+            trades: self.trades.is_wanted().then(Block::new),
+            mbo: self.mbo.is_wanted().then(Block::new),
+            tape: self.tape.is_wanted().then(Block::new),
+            book: Block::new(),
+        };
+        let mut group: Vec<EventRef<'_>> = Vec::new();
+        let folded = state.position;
+        for frame in frames {
+            for event in frame.frame().events().filter(|event| event.sequence() > folded) {
+                group.push(event);
+                if event.ends_group() {
+                    state.fold_group(&group, &mut step);
+                    group.clear();
+                }
+            }
+        }
+        assert!(group.is_empty(), "what is visible ends a group");
+        state.position = position;
+        state.event_time = state.event_time.max(last.frame().header().max_event_time);
+        // Under the state's lock: whoever joins does so before or after this step, never in the middle of it.
+        self.trades.append(step.trades.unwrap_or_else(Block::new), position);
+        self.mbo.append(step.mbo.unwrap_or_else(Block::new), position);
+        self.tape.append(step.tape.unwrap_or_else(Block::new), position);
+        self.book.append(step.book, position);
+        drop(state);
+        self.head.send_modify(|head| head.position = position);
+    }
+
+    pub(crate) fn end(&self) {
+        self.head.send_modify(|head| head.ended = true);
+    }
+
+    pub(crate) fn fail(&self, why: &str) {
+        self.head.send_modify(|head| head.failed = Some(why.into()));
+    }
+}
+
+/// Every resting order: bids then offers, best level first, in each first come first.
+pub(crate) fn resting(book: &Book) -> Vec<BookOrder> {
+    book.resting(Side::Buy).chain(book.resting(Side::Sell)).collect()
+}
+
+/// The blocks a step fills: those that somebody wants.
+struct Step {
+    trades: Option<Block<()>>,
+    mbo: Option<Block<()>>,
+    tape: Option<Block<()>>,
+    book: Block<ViewDelta>,
+}
+
+impl MarketState {
+    /// An instrument that trades but was never defined goes by its number.
+    pub(crate) fn undefined_with_book(&self, text: &str) -> Option<InstrumentId> {
+        let id = InstrumentId(text.parse().ok()?);
+        self.books.get(id).map(|_| id)
+    }
+
+    fn open_view(&mut self, instrument: InstrumentId, depth: Depth) {
+        let views = self.views.entry(instrument).or_default();
+        match views.iter_mut().find(|open| open.depth == depth) {
+            Some(open) => open.subscribers += 1,
+            None => {
+                let view = View::open(instrument, depth, self.books.get(instrument), self.position);
+                views.push(OpenView { view, depth, subscribers: 1 });
+            }
+        }
+    }
+
+    fn close_view(&mut self, instrument: InstrumentId, depth: Depth) {
+        let Some(views) = self.views.get_mut(&instrument) else { return };
+        if let Some(place) = views.iter().position(|open| open.depth == depth) {
+            views[place].subscribers -= 1;
+            if views[place].subscribers == 0 {
+                views.swap_remove(place);
+            }
+        }
+        if views.is_empty() {
+            self.views.remove(&instrument);
+        }
+    }
+
+    fn fold_group(&mut self, group: &[EventRef<'_>], step: &mut Step) {
+        for event in group {
+            self.books.apply(event);
+            if event.kind() == matchtape_schemas::Kind::InstrumentDefined {
+                self.instruments.apply(event);
+                self.symbols = Arc::new(Symbols::of(&self.instruments));
+            } else if event.kind() == matchtape_schemas::Kind::TradingStatusChanged {
+                self.instruments.apply(event);
+            }
+        }
+        let symbols = &self.symbols;
+        for event in group {
+            let (sequence, instrument) = (event.sequence(), event.instrument());
+            if let Some(block) = &mut step.trades {
+                block.push(sequence, instrument, (), |out| trade_item(out, event, symbols));
+            }
+            if let Some(block) = &mut step.tape {
+                block.push(sequence, instrument, (), |out| {
+                    tape_item(out, event, symbols);
+                    true
+                });
+            }
+        }
+        if let Some(block) = &mut step.mbo {
+            for (event, last) in with_last_of_instrument(group) {
+                let (sequence, instrument) = (event.sequence(), event.instrument());
+                block.push(sequence, instrument, (), |out| mbo_item(out, event, symbols, last));
+            }
+        }
+        let span = span(group);
+        for change in self.books.take_changes() {
+            let (Some(views), Some(book)) =
+                (self.views.get_mut(&change.instrument), self.books.get(change.instrument))
+            else {
+                continue;
+            };
+            for open in views {
+                if let Some(delta) = open.view.advance(book, &change, span) {
+                    let mut text = String::new();
+                    book_delta(&mut text, &delta, symbols, 1);
+                    step.book.push(span.last, change.instrument, delta, |out| {
+                        out.push_str(&text);
+                        true
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A whole group's place.
+pub(crate) fn span(group: &[EventRef<'_>]) -> GroupSpan {
+    let (first, last) = (group[0], group[group.len() - 1]);
+    GroupSpan { first: first.sequence(), last: last.sequence(), event_time: last.event_time() }
+}
+
+/// The events of a group that the `mbo` channel shows, and whether each is its instrument's last of them.
+pub(crate) fn with_last_of_instrument<'g, 'e>(
+    group: &'g [EventRef<'e>],
+) -> impl Iterator<Item = (&'g EventRef<'e>, bool)> + 'g {
+    let mut lasts = vec![false; group.len()];
+    let mut seen: Vec<InstrumentId> = Vec::new();
+    for (place, event) in group.iter().enumerate().rev() {
+        if crate::encode::MBO_KINDS.contains(event.kind()) && !seen.contains(&event.instrument()) {
+            seen.push(event.instrument());
+            lasts[place] = true;
+        }
+    }
+    group.iter().zip(lasts).filter(|(event, _)| crate::encode::MBO_KINDS.contains(event.kind()))
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.feed.state.write();
+        for (instrument, depth) in &self.views {
+            state.close_view(*instrument, *depth);
+        }
+        match self.channel {
+            Channel::Trades => self.feed.trades.leave(),
+            Channel::Book => self.feed.book.leave(),
+            Channel::Mbo => self.feed.mbo.leave(),
+            Channel::Tape => self.feed.tape.leave(),
+        }
+    }
+}

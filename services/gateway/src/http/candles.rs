@@ -1,0 +1,159 @@
+//! `/v1/candles`: trades gathered by time.
+
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use matchtape_client::CandleRow;
+use matchtape_market::{Busts, Candles};
+use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
+use matchtape_storage::{Query as TapeQuery, ReadError, Reader};
+
+use super::Gateway;
+use super::answer::{json, lines};
+use super::events::extent;
+use super::params::{Format, Params, Position};
+use crate::error::ApiError;
+
+/// Candles of an answer whose range is not stated.
+const CANDLES_DEFAULT: i64 = 300;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    instrument: InstrumentId,
+    interval_ns: i64,
+    from: Option<EventTime>,
+    to: Option<EventTime>,
+}
+
+/// `/v1/candles?instrument=SYMBOL&interval=1m&from=&to=`
+pub(crate) async fn candles(
+    State(shared): Gateway,
+    headers: HeaderMap,
+    query: Query<Vec<(String, String)>>,
+) -> Result<Response, ApiError> {
+    let format = Format::of(&headers)?;
+    let mut params = Params::of(query)?;
+    let instrument = params.needed_instrument(&shared.feed)?;
+    let interval = params.text("interval").unwrap_or_else(|| "1m".to_owned());
+    let interval_ns = interval_ns(&interval).ok_or_else(|| {
+        ApiError::bad_request(
+            format!("{interval:?} is not an interval"),
+            "interval",
+            "give a whole number and a unit, as 1s, 5m, 1h or 1d",
+        )
+    })?;
+    let question =
+        Question { instrument, interval_ns, from: time(&mut params, "from")?, to: time(&mut params, "to")? };
+    params.finish()?;
+    let (reader, candles_max) = (shared.reader.clone(), shared.limits.candles_max);
+    let read = move || fold(&reader, question, candles_max);
+    let (candles, sequence) = shared.log.run(read).await?;
+    let row = |candle| {
+        serde_json::to_string(&CandleRow::new(candle)).expect("a flat row of texts and numbers is JSON")
+    };
+    let rows: Vec<String> = candles.iter().map(row).collect();
+    if format == Format::Ndjson {
+        return Ok(lines(rows.into_iter().map(|row| row + "\n").collect()));
+    }
+    let symbols = shared.feed.symbols();
+    Ok(json(|object| {
+        symbols.push(object.key("instrument"), instrument);
+        object.text("interval", &interval).id("interval_ns", interval_ns);
+        // Trades after this sequence are not in it yet: a live feed goes on from here.
+        object.number("sequence", sequence.get());
+        let list = object.key("candles");
+        list.push('[');
+        list.push_str(&rows.join(","));
+        list.push(']');
+    }))
+}
+
+fn time(params: &mut Params, name: &str) -> Result<Option<EventTime>, ApiError> {
+    match params.position(name)? {
+        None | Some(Position::End) => Ok(None),
+        Some(Position::Time(time)) => Ok(Some(time)),
+        Some(Position::At(_)) => Err(ApiError::bad_request(
+            "candles are by time",
+            name,
+            "give a time: 2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000ns",
+        )),
+    }
+}
+
+fn interval_ns(text: &str) -> Option<i64> {
+    let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
+    let (count, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let count: i64 = count.parse().ok()?;
+    // Longer than a year is a slip of the keyboard.
+    let seconds = count.checked_mul(seconds).filter(|seconds| (1..=366 * 86_400).contains(seconds))?;
+    Some(seconds * 1_000_000_000)
+}
+
+fn fold(reader: &Reader, question: Question, candles_max: usize) -> Result<(Vec<matchtape_market::Candle>, Sequence), ApiError> {
+    let Question { instrument, interval_ns, from, to } = question;
+    let read = |error: ReadError| ApiError::read(&error, "instrument");
+    // As of one moment.
+    let visible = reader.visible();
+    let Some((first, last)) = extent(reader, instrument).map_err(read)? else {
+        return Ok((Vec::new(), visible));
+    };
+    let (first, last) = (first.event().event_time(), last.event().event_time());
+    let to = to.unwrap_or(EventTime::MAX);
+    let end = to.get().min(last.get());
+    let starts_at = |time: i64| time.saturating_sub(time.rem_euclid(interval_ns));
+    let from = match from {
+        Some(from) => from.get(),
+        None => starts_at(end).saturating_sub((CANDLES_DEFAULT - 1).saturating_mul(interval_ns)),
+    };
+    let count = i128::from(end) - i128::from(from.max(first.get()));
+    let count = count / i128::from(interval_ns) + 1;
+    if count > candles_max as i128 {
+        return Err(ApiError::bad_request(
+            format!("up to {count} candles, at most {candles_max} are given at once"),
+            "from",
+            "ask for a shorter range or a longer interval",
+        ));
+    }
+    let query = |kinds, from, through| TapeQuery {
+        instrument: Some(instrument),
+        kinds,
+        event_time_from: from,
+        event_time_through: through,
+        through: visible,
+        ..TapeQuery::default()
+    };
+    let mut busts = Busts::new();
+    let from = EventTime(from);
+    // A bust comes after its trade, so not before the range; but perhaps after it.
+    for bust in reader.query(&query(KindMask::of(&[Kind::TradeBusted]), from, EventTime::MAX)).map_err(read)? {
+        busts.apply(&bust.map_err(read)?.event());
+    }
+    let mut candles = Candles::without(instrument, interval_ns, busts);
+    for trade in reader.query(&query(KindMask::of(&[Kind::TradeMatched]), from, to)).map_err(read)? {
+        candles.apply(&trade.map_err(read)?.event());
+    }
+    Ok((candles.iter().copied().collect(), visible))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_a_number_and_a_unit() {
+        assert_eq!(interval_ns("1s"), Some(1_000_000_000));
+        assert_eq!(interval_ns("15m"), Some(900_000_000_000));
+        assert_eq!(interval_ns("1d"), Some(86_400_000_000_000));
+        for wrong in ["", "1", "m", "0m", "-1m", "1w", "1.5h", "99999999999999999999s", "9000000d"] {
+            assert_eq!(interval_ns(wrong), None, "{wrong}");
+        }
+    }
+}

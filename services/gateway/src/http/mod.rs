@@ -1,0 +1,96 @@
+//! HTTP under `/v1`, the WebSocket's upgrade, and the page.
+//!
+//! Read in this order: `params` (what a request says), `answer` (JSON or NDJSON, streamed), then one file per question.
+
+mod answer;
+mod book;
+mod candles;
+mod events;
+mod guard;
+mod instruments;
+mod params;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::error::ApiError;
+use crate::gateway::Shared;
+use crate::metrics::Metrics;
+use crate::{page, ws};
+
+/// What every handler gets.
+type Gateway = State<Arc<Shared>>;
+
+/// Every route.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    let v1 = Router::new()
+        .route("/events", get(events::events))
+        .route("/trades", get(events::trades))
+        .route("/book", get(book::book))
+        .route("/candles", get(candles::candles))
+        .route("/instruments", get(instruments::instruments))
+        .route("/instruments/{instrument}", get(instruments::instrument))
+        .route("/watermarks", get(status::watermarks))
+        .route("/health", get(status::health))
+        .route("/stream", get(stream))
+        .fallback(unknown)
+        .layer(from_fn_with_state(shared.clone(), count));
+    page::routes(Router::new())
+        .nest("/v1", v1)
+        .route("/metrics", get(status::metrics))
+        .fallback(unknown)
+        .layer(from_fn_with_state(shared.clone(), guard::guard))
+        .with_state(shared)
+}
+
+async fn count(State(shared): Gateway, request: Request, next: Next) -> Response {
+    Metrics::count(&shared.metrics.http_requests);
+    next.run(request).await
+}
+
+async fn unknown(request: Request) -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        format!("there is nothing at {}", request.uri().path()),
+        "path",
+        "the page is at /, the data under /v1: see PROTOCOL.md",
+    )
+}
+
+/// The WebSocket.
+async fn stream(State(shared): Gateway, upgrade: WebSocketUpgrade) -> Response {
+    let Ok(permit) = shared.connections.clone().try_acquire_owned() else {
+        Metrics::count(&shared.metrics.connections_refused);
+        return ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_connections",
+            format!("{} connections are open", shared.limits.connections_max),
+            "connection",
+            "try again later, or use one connection for several subscriptions",
+        )
+        .into_response();
+    };
+    let limits = &shared.limits;
+    let write_buffer = limits.outbound_message_bytes.min(64 * 1024);
+    let drain = shared.drain.clone();
+    // Twice the limit: what is a little too large is read, and refused with the reason.
+    upgrade
+        .max_message_size(2 * limits.inbound_bytes_max)
+        .max_frame_size(2 * limits.inbound_bytes_max)
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(write_buffer)
+        .max_write_buffer_size(limits.write_buffer_bytes_max)
+        .on_upgrade(move |socket| async move {
+            ws::serve(socket, shared, drain).await;
+            drop(permit);
+        })
+}

@@ -1,0 +1,223 @@
+//! The parameters of a request: each read once, none ignored.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::Query;
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT;
+use matchtape_client::time::parse_rfc3339;
+use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
+
+use crate::error::ApiError;
+use crate::feed::Feed;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Ndjson,
+}
+
+impl Format {
+    /// The first type of `Accept` that there is; JSON when anything will do.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(accept) = headers.get(ACCEPT) else { return Ok(Self::Json) };
+        let accept = accept.to_str().unwrap_or("");
+        for wanted in accept.split(',') {
+            match wanted.split(';').next().unwrap_or("").trim() {
+                "application/x-ndjson" | "application/ndjson" | "application/jsonl" => return Ok(Self::Ndjson),
+                "application/json" | "application/*" | "*/*" | "text/html" | "" => return Ok(Self::Json),
+                _ => {}
+            }
+        }
+        Err(ApiError::new(
+            axum::http::StatusCode::NOT_ACCEPTABLE,
+            "not_acceptable",
+            format!("{accept:?} is not offered"),
+            "Accept",
+            "ask for application/json or application/x-ndjson",
+        ))
+    }
+}
+
+/// A place on the tape as requests name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// The last visible group's end.
+    End,
+    At(Sequence),
+    Time(EventTime),
+}
+
+/// What a position looks like, for error messages.
+const POSITION_FORMS: &str =
+    "a sequence (4711), a time (2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000ns), or end";
+
+impl Position {
+    fn read(text: &str) -> Option<Self> {
+        if text == "end" {
+            return Some(Self::End);
+        }
+        if let Some(ns) = text.strip_suffix("ns") {
+            return ns.parse().ok().map(|ns| Self::Time(EventTime(ns)));
+        }
+        if let Ok(sequence) = text.parse() {
+            return Some(Self::At(Sequence(sequence)));
+        }
+        parse_rfc3339(text).map(|ns| Self::Time(EventTime(ns)))
+    }
+}
+
+/// The parameters that have not been read yet.
+#[derive(Debug)]
+pub(crate) struct Params {
+    left: Vec<(String, String)>,
+}
+
+impl Params {
+    /// All of them, each at most once.
+    pub(crate) fn of(query: Query<Vec<(String, String)>>) -> Result<Self, ApiError> {
+        let Query(left) = query;
+        for (place, (name, _)) in left.iter().enumerate() {
+            if left[..place].iter().any(|(other, _)| other == name) {
+                return Err(ApiError::bad_request(format!("{name} is there twice"), name.clone(), "give it once"));
+            }
+        }
+        Ok(Self { left })
+    }
+
+    /// Whether a parameter is there and has not been read.
+    pub(crate) fn left_has(&self, name: &str) -> bool {
+        self.left.iter().any(|(other, value)| other == name && !value.is_empty())
+    }
+
+    /// A parameter's text; an empty one counts as left out.
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        let place = self.left.iter().position(|(other, _)| other == name)?;
+        Some(self.left.swap_remove(place).1).filter(|text| !text.is_empty())
+    }
+
+    /// A number, at most `max`.
+    pub(crate) fn number<N>(&mut self, name: &str, default: N, max: N) -> Result<N, ApiError>
+    where
+        N: FromStr + PartialOrd + Display,
+    {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        match text.parse::<N>() {
+            Ok(number) if number <= max => Ok(number),
+            _ => Err(ApiError::bad_request(
+                format!("{text:?} is not a number up to {max}"),
+                name,
+                format!("give a whole number up to {max}, or leave it out for {default}"),
+            )),
+        }
+    }
+
+    pub(crate) fn position(&mut self, name: &str) -> Result<Option<Position>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        Position::read(&text).map(Some).ok_or_else(|| {
+            ApiError::bad_request(format!("{text:?} is not a position"), name, format!("give {POSITION_FORMS}"))
+        })
+    }
+
+    /// An instrument by symbol, venue number or id.
+    pub(crate) fn instrument(&mut self, feed: &Feed) -> Result<Option<InstrumentId>, ApiError> {
+        self.text("instrument").map(|text| find_instrument(&text, feed)).transpose()
+    }
+
+    pub(crate) fn needed_instrument(&mut self, feed: &Feed) -> Result<InstrumentId, ApiError> {
+        self.instrument(feed)?.ok_or_else(|| {
+            ApiError::bad_request("no instrument is named", "instrument", "add instrument=SYMBOL; /v1/instruments lists them")
+        })
+    }
+
+    /// Kinds or topics, joined by commas.
+    pub(crate) fn kinds(&mut self) -> Result<KindMask, ApiError> {
+        let Some(text) = self.text("kind") else { return Ok(KindMask::ALL) };
+        let mut mask = KindMask::NONE;
+        for name in text.split(',') {
+            let one = Kind::from_name(name).map(|kind| KindMask::of(&[kind])).or_else(|| KindMask::topic(name));
+            mask = mask.with(one.ok_or_else(|| {
+                ApiError::bad_request(
+                    format!("there is no kind {name:?}"),
+                    "kind",
+                    "name kinds (trade_matched, order_accepted, ...) or topics (orders, trades, market, accounts, state, control)",
+                )
+            })?);
+        }
+        Ok(mask)
+    }
+
+    /// Refuses what nobody has read.
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
+        match self.left.into_iter().next() {
+            None => Ok(()),
+            Some((name, _)) => Err(ApiError::bad_request(
+                format!("there is no parameter {name:?} here"),
+                name,
+                "see PROTOCOL.md for the parameters of each path",
+            )),
+        }
+    }
+}
+
+/// An instrument by symbol, venue number or id.
+pub(crate) fn find_instrument(text: &str, feed: &Feed) -> Result<InstrumentId, ApiError> {
+    let market = feed.market();
+    market
+        .instruments
+        .find(text)
+        .map(|instrument| instrument.id)
+        .or_else(|| market.undefined_with_book(text))
+        .ok_or_else(|| ApiError::unknown_symbol(text, "instrument"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_sequences_times_or_the_end() {
+        assert_eq!(Position::read("4711"), Some(Position::At(Sequence(4711))));
+        assert_eq!(Position::read("end"), Some(Position::End));
+        let time = Some(Position::Time(EventTime(1_703_545_200_000_000_000)));
+        assert_eq!(Position::read("2023-12-25T23:00:00Z"), time);
+        assert_eq!(Position::read("1703545200000000000ns"), time);
+        for wrong in ["-1", "soon", "1e9", "ns", "18446744073709551616"] {
+            assert_eq!(Position::read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_neither_ignored_nor_guessed() {
+        let params = |pairs: &[(&str, &str)]| {
+            let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            Params::of(Query(pairs.iter().map(own).collect()))
+        };
+        assert_eq!(params(&[("limit", "1"), ("limit", "2")]).unwrap_err().place, "limit");
+        let mut read = params(&[("limit", "5"), ("typo", "x")]).unwrap();
+        assert_eq!(read.number("limit", 50, 100), Ok(5));
+        assert_eq!(read.finish().unwrap_err().place, "typo");
+        let mut read = params(&[("limit", "101"), ("kind", "trades,order_accepted")]).unwrap();
+        assert_eq!(read.number("limit", 50, 100).unwrap_err().error, "bad_request");
+        let kinds = read.kinds().unwrap();
+        assert!(kinds.contains(Kind::TradeBusted) && kinds.contains(Kind::OrderAccepted));
+        assert!(!kinds.contains(Kind::OrderCancelled));
+        assert!(params(&[("kind", "nothing")]).unwrap().kinds().is_err());
+    }
+
+    #[test]
+    fn the_format_is_the_first_one_offered() {
+        let format = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            Format::of(&headers).ok()
+        };
+        assert_eq!(Format::of(&HeaderMap::new()).ok(), Some(Format::Json));
+        assert_eq!(format("*/*"), Some(Format::Json));
+        assert_eq!(format("application/x-ndjson, application/json;q=0.5"), Some(Format::Ndjson));
+        assert_eq!(format("image/png, application/json"), Some(Format::Json));
+        assert_eq!(format("image/png"), None);
+    }
+}

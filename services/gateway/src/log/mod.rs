@@ -1,0 +1,9 @@
+//! The stored half: reading the log for clients that ask for the past or fell behind. Never on an async thread.
+
+mod history;
+mod pool;
+mod replay;
+
+pub(crate) use history::{Past, PastError, books_as_of, first_at_time, group_end_at};
+pub(crate) use pool::LogPool;
+pub(crate) use replay::{Filter, Replay, Wants};
