@@ -162,6 +162,31 @@ fn an_import_killed_at_random_moments_loses_nothing_acknowledged_and_doubles_not
     eprintln!("{killed} kills, {midway} of them after something new was acknowledged, {tapes} tapes");
 }
 
+#[test]
+fn an_interrupted_import_ends_in_order_and_goes_on_the_next_time() {
+    let Some(data) = oracle::data() else { return };
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let mut child = spawn(&data, &tape);
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    // Nobody reads what it still acknowledges: that does not stop it either.
+    drop(out);
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    // The rest of the day may have gone through before the signal came.
+    match ended.status.code() {
+        Some(130) => assert!(said.contains("interrupted: what is imported is durable"), "{said}"),
+        code => assert_eq!(code, Some(0), "{said}"),
+    }
+    let (_, through) = run_until(spawn(&data, &tape), Kill::Never);
+    assert!(through);
+    everything_once(&data, &tape);
+}
+
 /// The tape is exactly what one undisturbed import makes, whatever terms lie in between.
 fn everything_once(data: &Path, tape: &Path) {
     let expected = oracle::expected(&data.join("sse_l2_20230711"));

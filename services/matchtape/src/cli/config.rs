@@ -2,6 +2,7 @@
 //!
 //! A key that does not exist is refused, wherever it stands: a misspelt setting must not become a silent default.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +14,47 @@ use matchtape_node::{BusOptions, NodeOptions, PipelineWait, VisibleAt};
 use matchtape_storage::wal::{SyncPolicy, WriteBackend};
 use serde::{Deserialize, Serialize};
 
+use super::error::CliError;
+use super::serve::NodeArgs;
+
+/// Show or check the configuration of a node.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape config show                          (every key with its default, as TOML)
+  matchtape config show --config matchtape.toml  (what a node would really use)
+  matchtape config check --config matchtape.toml")]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// Print the configuration that `serve` would use
+    Show(NodeArgs),
+    /// Say whether `serve` would accept the configuration
+    Check(NodeArgs),
+}
+
+pub(super) fn run(args: &ConfigArgs) -> Result<(), CliError> {
+    match &args.what {
+        What::Show(node) => {
+            let config = node.load()?;
+            let text = toml::to_string_pretty(&config).map_err(CliError::failed)?;
+            std::io::stdout().write_all(text.as_bytes())?;
+        }
+        What::Check(node) => {
+            node.load()?;
+            eprintln!("the configuration is good");
+        }
+    }
+    Ok(())
+}
+
 /// Everything `serve` and `demo` can be told.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub(super) struct Config {
     pub node: NodeSection,
     pub storage: StorageSection,
     pub bus: BusSection,
@@ -26,7 +64,7 @@ pub struct Config {
 /// The sequencer.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
-pub struct NodeSection {
+pub(super) struct NodeSection {
     /// Written where this node leads the tape. At most 40 bytes.
     pub name: String,
     /// The data directory.
@@ -46,7 +84,7 @@ pub struct NodeSection {
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub enum VisibleAtName {
+pub(super) enum VisibleAtName {
     Durable,
     Written,
 }
@@ -54,7 +92,7 @@ pub enum VisibleAtName {
 /// The log, the memtable, the tables.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
-pub struct StorageSection {
+pub(super) struct StorageSection {
     /// `every-batch`: nothing reported durable is ever lost. `interval`: the last `sync_interval_ms` may be. `none`: any
     /// event of the open segment may be, when the power goes.
     pub sync: SyncName,
@@ -72,7 +110,7 @@ pub struct StorageSection {
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub enum SyncName {
+pub(super) enum SyncName {
     EveryBatch,
     Interval,
     None,
@@ -80,7 +118,7 @@ pub enum SyncName {
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub enum BackendName {
+pub(super) enum BackendName {
     Buffered,
     Direct,
 }
@@ -88,7 +126,7 @@ pub enum BackendName {
 /// Shared memory distribution.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
-pub struct BusSection {
+pub(super) struct BusSection {
     /// Whether there is one.
     pub enabled: bool,
     /// Separates instances on one machine: 1 to 20 of a-z, 0-9 and '-'.
@@ -111,7 +149,7 @@ pub struct BusSection {
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub enum WakeUpName {
+pub(super) enum WakeUpName {
     Event,
     BusyPoll,
 }
@@ -119,7 +157,7 @@ pub enum WakeUpName {
 /// WebSocket, HTTP and the page.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
-pub struct GatewaySection {
+pub(super) struct GatewaySection {
     /// Whether there is one.
     pub enabled: bool,
     /// Loopback only, as long as there is no authentication.
@@ -179,7 +217,7 @@ impl Default for GatewaySection {
 
 /// A configuration that cannot be used.
 #[derive(thiserror::Error, Debug)]
-pub enum ConfigError {
+pub(super) enum ConfigError {
     /// The file is not there.
     #[error("configuration file {} cannot be read: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
@@ -189,6 +227,12 @@ pub enum ConfigError {
     /// A value out of bounds.
     #[error("{key} = {value}: {reason}")]
     Value { key: &'static str, value: String, reason: &'static str },
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::with_advice(error, "`matchtape config show` prints every key with its default")
+    }
 }
 
 impl Config {
@@ -224,14 +268,19 @@ impl Config {
         let segment = self.storage.segment_mib;
         if !(1..=4096).contains(&segment) {
             let reason = "1 to 4096 MiB";
-            return Err(ConfigError::Value { key: "storage.segment_mib", value: segment.to_string(), reason });
+            return Err(ConfigError::Value {
+                key: "storage.segment_mib",
+                value: segment.to_string(),
+                reason,
+            });
         }
         if !(1..=1 << 16).contains(&self.storage.memtable_mib) {
             let (value, reason) = (self.storage.memtable_mib.to_string(), "1 to 65536 MiB");
             return Err(ConfigError::Value { key: "storage.memtable_mib", value, reason });
         }
         if self.gateway.enabled && !self.gateway.listen.ip().is_loopback() {
-            let (value, reason) = (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
+            let (value, reason) =
+                (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
             return Err(ConfigError::Value { key: "gateway.listen", value, reason });
         }
         Ok(())
@@ -294,7 +343,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::Write as _;
 
     use super::*;
 

@@ -15,11 +15,11 @@ use matchtape_bus::{BusName, BusService, WakeUp};
 use matchtape_client::{EventRow, Format, Output};
 use matchtape_market::Instruments;
 use matchtape_node::{BusOptions, FollowedHistory};
-use matchtape_schemas::{EventRef, InstrumentId, KindMask, Projection, Sequence};
+use matchtape_schemas::{EventRef, InstrumentId, KindMask, Sequence};
 use matchtape_storage::ReadOnlyStore;
 use matchtape_subscription::{
-    Batch, BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime, RealTimeOptions, Start,
-    Subscription, Update, WindowStart,
+    Batch, BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime,
+    RealTimeOptions, Start, Subscription, Update, WindowStart,
 };
 
 use super::error::CliError;
@@ -128,7 +128,11 @@ fn start(text: &str) -> Result<Start, String> {
 pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
     let stop = interrupt::flag()?;
     let (store, mut printer) = args.common.open()?;
-    let options = BusOptions { namespace: args.namespace.clone(), root: args.bus_root.clone(), ..BusOptions::default() };
+    let options = BusOptions {
+        namespace: args.namespace.clone(),
+        root: args.bus_root.clone(),
+        ..BusOptions::default()
+    };
     let name = options.name(store.tape()).map_err(CliError::failed)?;
     let until = Until {
         stop,
@@ -208,18 +212,22 @@ impl Common {
     fn filter(&self, printer: &Printer) -> Result<Filter, CliError> {
         let mut filter = Filter::default();
         if !self.kind.is_empty() {
-            filter = filter.kinds(self.kind.iter().fold(KindMask::NONE, |all, kind| all.with(*kind)));
+            filter.kinds = self.kind.iter().fold(KindMask::NONE, |all, kind| all.with(*kind));
         }
         if let Some(symbol) = &self.instrument {
             let found = printer.instruments.find(symbol).ok_or_else(|| {
-                let known: Vec<String> =
-                    printer.instruments.iter().take(20).map(|one| one.definition.symbol.to_string()).collect();
+                let known: Vec<String> = printer
+                    .instruments
+                    .iter()
+                    .take(20)
+                    .map(|one| one.definition.symbol.to_string())
+                    .collect();
                 CliError::with_advice(
                     format_args!("no instrument {symbol:?} on this tape"),
                     format_args!("there are: {}", known.join(", ")),
                 )
             })?;
-            filter = filter.instruments([found.id]);
+            filter.instruments = [found.id].into_iter().collect();
         }
         Ok(filter)
     }
@@ -242,7 +250,9 @@ struct Printer {
 impl Printer {
     fn run(&mut self, mut subscription: impl Subscription, until: &Until) -> Result<(), CliError> {
         loop {
-            if until.stop.load(Ordering::Relaxed) || until.deadline.is_some_and(|limit| Instant::now() >= limit) {
+            if until.stop.load(Ordering::Relaxed)
+                || until.deadline.is_some_and(|limit| Instant::now() >= limit)
+            {
                 break;
             }
             if until.through.is_some_and(|last| subscription.position() > last) {
@@ -310,7 +320,8 @@ impl Printer {
                 .events()
                 .map(|event| {
                     let symbol = self.symbol(&event);
-                    serde_json::to_value(EventRow::new(&event, symbol.as_deref())).expect("rows are plain data")
+                    serde_json::to_value(EventRow::new(&event, symbol.as_deref()))
+                        .expect("rows are plain data")
                 })
                 .collect();
             let line = serde_json::json!({
@@ -358,5 +369,8 @@ fn failed(error: matchtape_subscription::SubscriptionError) -> CliError {
         }
         source = cause.source();
     }
-    CliError::with_advice(text, "the node that writes the tape has to run with the same --namespace (and --bus-root)")
+    CliError::with_advice(
+        text,
+        "the node that writes the tape has to run with the same --namespace (and --bus-root)",
+    )
 }

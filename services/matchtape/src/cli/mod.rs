@@ -1,10 +1,14 @@
 //! The command line: one subcommand per file, and how errors and interruptions end the process.
 
+mod config;
 mod error;
+mod follow;
 mod import;
 mod inspect;
+mod interrupt;
 mod position;
 mod query;
+mod serve;
 mod store;
 mod verify;
 
@@ -36,10 +40,15 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(serve::DemoArgs),
+    Serve(serve::ServeArgs),
     Import(import::ImportArgs),
     Query(query::QueryArgs),
+    Tail(follow::TailArgs),
+    Replay(follow::ReplayArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Config(config::ConfigArgs),
 }
 
 /// How rows are written.
@@ -69,6 +78,11 @@ impl FormatArg {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Demo(args) => serve::demo(&args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Tail(args) => follow::tail(&args),
+        Command::Replay(args) => follow::replay(&args),
+        Command::Config(args) => config::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Inspect(args) => inspect::run(&args),

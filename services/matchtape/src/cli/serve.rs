@@ -3,9 +3,9 @@
 //! Both end in order on Ctrl-C or SIGTERM: producers stop, what was accepted becomes durable and visible, clients are
 //! told, the store is closed. The exit code is then 0.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,11 +14,13 @@ use matchtape_examples::demo::{Demo, DemoOptions};
 use matchtape_examples::engine::{EngineProjection, FlowOptions};
 use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, TapeHandle};
 use matchtape_market::{Books, Instruments};
-use matchtape_node::{Node, TapeProgress};
+use matchtape_node::{Node, NodeError, TapeProgress};
 use matchtape_schemas::{ProducerId, Projection, Stage, Watermarks};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use super::config::{Config, ConfigError};
+use super::error::CliError;
+use super::store::open_error;
 
 /// How often watermarks before `visible` are passed on.
 const WATERMARKS_INTERVAL: Duration = Duration::from_millis(50);
@@ -34,7 +36,7 @@ const DEMO_PRODUCER: ProducerId = ProducerId(1);
 
 Settings come from built-in defaults, then the file, then MATCHTAPE_SECTION__KEY variables, then flags.
 `matchtape config show` prints them all.")]
-pub struct ServeArgs {
+pub(super) struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -47,7 +49,7 @@ pub struct ServeArgs {
   matchtape demo --rate 20000 --seed 7
 
 Started again on the same data, the exchange rebuilds its books and ids from the tape and carries on.")]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// Stop after this long (15s, 2m, 1h); otherwise on Ctrl-C.
@@ -63,10 +65,10 @@ pub struct DemoArgs {
 
 /// Flags that override the configuration.
 #[derive(clap::Args, Debug, Clone)]
-pub struct NodeArgs {
+pub(super) struct NodeArgs {
     /// A TOML file; see `matchtape config show` for every key.
     #[arg(long)]
-    pub config: Option<PathBuf>,
+    config: Option<PathBuf>,
     /// The data directory.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -83,7 +85,7 @@ pub struct NodeArgs {
 
 impl NodeArgs {
     /// The configuration with these flags on top.
-    pub fn load(&self) -> Result<Config, crate::config::ConfigError> {
+    pub(super) fn load(&self) -> Result<Config, ConfigError> {
         let mut flags = serde_json::Map::new();
         let mut set = |section: &str, key: &str, value: serde_json::Value| {
             let section = flags.entry(section).or_insert_with(|| serde_json::json!({}));
@@ -106,10 +108,11 @@ impl NodeArgs {
 }
 
 /// `15s`, `250ms`, `2m`, `1h`, or seconds.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a duration such as 15s, 250ms, 2m or 1h"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text:?} is not a duration such as 15s, 250ms, 2m or 1h"))?;
     let milliseconds = match unit {
         "ms" => Some(number),
         "" | "s" => number.checked_mul(1000),
@@ -121,15 +124,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Says what is going on, on standard error; `RUST_LOG` chooses how much.
-pub fn start_logging() {
+fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // Fails only when a test has installed one already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
 }
 
 /// Runs `serve`.
-pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     start_logging();
     let config = args.node.load()?;
     let running = Running::start(&config, market_projections())?;
@@ -140,7 +148,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Runs `demo`.
-pub fn demo(args: &DemoArgs) -> anyhow::Result<()> {
+pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
     start_logging();
     let mut config = args.node.load()?;
     if args.node.data.is_none() && args.node.config.is_none() {
@@ -151,8 +159,13 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     let mut projections = market_projections();
     projections.push(Box::new(EngineProjection::new(options.engine)));
     let running = Running::start(&config, projections)?;
-    let publisher = running.node.publisher(DEMO_PRODUCER)?;
-    let mut demo = Demo::open(publisher, &running.node.reader(), options)?;
+    let publisher = running.node.publisher(DEMO_PRODUCER).map_err(CliError::failed)?;
+    let mut demo = Demo::open(publisher, &running.node.reader(), options).map_err(|error| {
+        CliError::with_advice(
+            error,
+            "the demonstration carries on only with its own tape: choose another --data",
+        )
+    })?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let (stopping, finished) = (Arc::clone(&stop), tokio::sync::oneshot::channel());
@@ -172,10 +185,10 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     })?;
     stop.store(true, Ordering::Relaxed);
     let report = match exchange.join() {
-        Ok(report) => report?,
+        Ok(report) => report.map_err(CliError::failed)?,
         Err(panic) => std::panic::resume_unwind(panic),
     };
-    running.node.wait(report.last, Stage::Visible)?;
+    running.node.wait(report.last, Stage::Visible).map_err(CliError::failed)?;
     eprintln!(
         "stopping: {} events in {} groups, the last one is sequence {} and durable",
         report.events, report.groups, report.last
@@ -183,12 +196,19 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     running.stop()
 }
 
+fn node_error(directory: &Path, error: &NodeError) -> CliError {
+    match error {
+        NodeError::Open(error) => open_error(directory, error),
+        other => CliError::failed(other),
+    }
+}
+
 fn market_projections() -> Vec<Box<dyn Projection>> {
     vec![Box::new(Books::new()), Box::new(Instruments::new())]
 }
 
 /// Ctrl-C or SIGTERM.
-async fn interrupted() -> anyhow::Result<()> {
+async fn interrupted() -> Result<(), CliError> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         result = tokio::signal::ctrl_c() => result?,
@@ -205,8 +225,9 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, projections: Vec<Box<dyn Projection>>) -> anyhow::Result<Self> {
-        let node = Node::open(&config.node.data, config.node_options(), projections)?;
+    fn start(config: &Config, projections: Vec<Box<dyn Projection>>) -> Result<Self, CliError> {
+        let node = Node::open(&config.node.data, config.node_options(), projections)
+            .map_err(|error| node_error(&config.node.data, &error))?;
         eprintln!("{}", node.recovery());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (mut gateway, mut follow) = (None, None);
@@ -215,7 +236,9 @@ impl Running {
             follow = Some(runtime.spawn(follow_watermarks(node.progress(), sender)));
             let tape = TapeHandle { reader: node.reader(), tail };
             let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
-            gateway = Some(runtime.block_on(Gateway::start(settings, tape))?);
+            gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(|error| {
+                CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")
+            })?);
         }
         Ok(Self { node, runtime, gateway, follow })
     }
@@ -233,7 +256,7 @@ impl Running {
         let _ = std::io::stdout().flush();
     }
 
-    fn stop(self) -> anyhow::Result<()> {
+    fn stop(self) -> Result<(), CliError> {
         // Clients first, while the tape can still be read to its end.
         if let Some(gateway) = self.gateway {
             self.runtime.block_on(gateway.shutdown());
@@ -242,7 +265,7 @@ impl Running {
             follow.abort();
         }
         let progress = self.node.progress();
-        self.node.close()?;
+        self.node.close().map_err(CliError::failed)?;
         eprintln!("closed at sequence {}", progress.watermarks().durable);
         Ok(())
     }

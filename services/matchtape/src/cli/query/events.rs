@@ -37,7 +37,8 @@ pub(super) struct EventsArgs {
     page: Page,
 }
 
-fn kind(text: &str) -> Result<KindMask, String> {
+/// Kinds by their name or topic.
+pub(in crate::cli) fn kind(text: &str) -> Result<KindMask, String> {
     if let Some(kind) = Kind::from_name(text) {
         return Ok(KindMask::of(&[kind]));
     }

@@ -9,6 +9,8 @@ mod trades;
 
 use clap::{Args, Subcommand};
 
+pub(super) use self::events::kind;
+
 use super::error::CliError;
 
 /// Ask a tape: read-only, beside a running writer if there is one.
