@@ -81,6 +81,14 @@ impl<W: Write> Output<W> {
         Ok(self.out)
     }
 
+    /// Writes what is held back so far, for output that somebody watches.
+    pub fn flush<R: Row>(&mut self) -> io::Result<()> {
+        if !self.page.is_empty() {
+            self.write_page::<R>()?;
+        }
+        self.out.flush()
+    }
+
     fn heading<R: Row>(&mut self) -> io::Result<()> {
         if self.begun {
             return Ok(());

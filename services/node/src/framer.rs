@@ -39,10 +39,6 @@ impl Framer {
         Self { head }
     }
 
-    pub(crate) fn head(&self) -> Head {
-        self.head
-    }
-
     /// Whether there is something to frame.
     pub(crate) fn ready(ring: &RingReader) -> bool {
         !matches!(next_group(ring, 0), Group::Incomplete)
@@ -173,7 +169,7 @@ mod tests {
         put(&ring, &[event(7, true)]);
         assert_eq!(next(&mut framer, &mut reader, &mut out), Some((5, 7, true)));
         assert_eq!(next(&mut framer, &mut reader, &mut out), None);
-        assert_eq!(framer.head().last_sequence, Sequence(7));
+        assert_eq!(framer.head.last_sequence, Sequence(7));
     }
 
     #[test]
