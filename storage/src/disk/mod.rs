@@ -106,9 +106,6 @@ pub trait DiskFile: Send + Sync + Debug {
     fn sync_all(&self) -> Result<(), DiskError>;
     /// Cuts or extends (with zeros that may be a hole) to `bytes`.
     fn set_len(&self, bytes: u64) -> Result<(), DiskError>;
-    /// Makes the file `bytes` long and reserves the space, so that writing inside cannot fail for want of it. Reads as
-    /// zeros. Not synced. Only zeros written over it spare later writes the change of metadata.
-    fn allocate(&self, bytes: u64) -> Result<(), DiskError>;
     /// Lets go of the clean cached pages of a range, so that the next read asks the device. Pages not yet synced stay.
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError>;
     /// The file's length in bytes.
@@ -116,14 +113,16 @@ pub trait DiskFile: Send + Sync + Debug {
     /// The path it was opened by, for messages.
     fn path(&self) -> &Path;
 
-    /// Allocates the first `bytes` and writes zeros over all of them. Not synced.
+    /// Writes zeros over the first `bytes`, so that later writes inside change no metadata and cannot fail for want of
+    /// space. Not synced.
+    ///
+    /// Without `fallocate`: turning its unwritten extents into written ones costs more than growing the file does (measured
+    /// on ext4 mounted with `discard`: 0.5 GB/s against 2.0).
     fn allocate_zeroed(&self, bytes: u64) -> Result<(), DiskError> {
-        // Allocating first lets the file system choose few extents, and fails early when the disk is full.
-        self.allocate(bytes)?;
-        let zeros = AlignedBytes::zeroed(ZERO_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_BYTES)).max(1));
+        let zeros = AlignedBytes::zeroed(ZERO_BYTES);
         let mut at = 0;
         while at < bytes {
-            let chunk = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(zeros.len());
+            let chunk = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(ZERO_BYTES);
             self.write_at(&zeros[..chunk], at)?;
             at += chunk as u64;
         }

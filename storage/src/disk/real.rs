@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::rand::GetRandomFlags;
 
@@ -226,15 +226,6 @@ impl DiskFile for RealFile {
     fn set_len(&self, bytes: u64) -> Result<(), DiskError> {
         retry_on_intr(|| rustix::fs::ftruncate(&self.fd, bytes))
             .map_err(|errno| self.error(Operation::SetLength, errno).at(bytes))
-    }
-
-    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
-        match retry_on_intr(|| rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), 0, bytes)) {
-            Ok(()) => Ok(()),
-            // Where fallocate is missing, only writing reserves space; the length at least is as promised.
-            Err(Errno::OPNOTSUPP) => self.set_len(bytes.max(self.len_bytes()?)),
-            Err(errno) => Err(self.error(Operation::Allocate, errno)),
-        }
     }
 
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError> {

@@ -216,8 +216,7 @@ impl Recovery {
     fn start(mut self, ready: Option<SegmentNumber>) -> Result<OpenedWal, WalError> {
         let head = self.config.start;
         let first = SegmentNumber::FIRST;
-        let spares =
-            Spares::new(Arc::clone(&self.disk), &self.config, ready.unwrap_or(SegmentNumber(0)), false);
+        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready.unwrap_or(SegmentNumber(0)));
         let open = self.begin(&spares, first, head, SegmentRoot::NONE, SegmentId([0; 16]))?;
         let segments = Segments::of(vec![SegmentInfo { number: first, begins: head, sealed: None }]);
         self.report.segments = 1;
@@ -250,7 +249,7 @@ impl Recovery {
         self.report.segments = list.len() as u64;
         let segments = Segments::of(list);
         let ready = ready.unwrap_or(last.number);
-        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready, ready == last.number);
+        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready);
         if tail.footer.is_none() && !tail.ended {
             return self.hand_over(open, tail.head, tail.proven, segments, spares);
         }

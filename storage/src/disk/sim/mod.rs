@@ -515,11 +515,6 @@ impl DiskFile for SimFile {
         self.grow(Operation::SetLength, bytes)
     }
 
-    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
-        self.check_writable(Operation::Allocate)?;
-        self.grow(Operation::Allocate, bytes)
-    }
-
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError> {
         self.act(Operation::DropCache, |state| {
             state.now.drop_cache(self.file, offset..offset.saturating_add(bytes));
