@@ -1,7 +1,7 @@
 //! How many commands a second the matching engine takes, and what its books look like meanwhile.
 //!
 //! ```text
-//! cargo run --release -p matchtape-examples --example engine_speed -- [commands]
+//! cargo run --release -p matchtape-examples --bin engine_speed -- [commands]
 //! ```
 //!
 //! The commands of a seeded order flow are prepared first; then the engine alone is timed, from command to events.
