@@ -13,6 +13,7 @@ use iceoryx2::service::builder::event::{EventCreateError, EventOpenError, EventO
 use iceoryx2::service::builder::publish_subscribe::{
     PublishSubscribeCreateError, PublishSubscribeOpenError, PublishSubscribeOpenOrCreateError,
 };
+use iceoryx2::service::port_factory::PortFactory as _;
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 
 use crate::block::Block;
@@ -108,6 +109,13 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
         WakeUp::BusyPoll => None,
         WakeUp::Event => match node.service_builder(&service_name).event().open() {
             Ok(wake) => Some(wake),
+            // A publisher makes the wake-ups before the samples and drops them after: without either it has just left.
+            Err(EventOpenError::DoesNotExist) if samples.dynamic_config().number_of_publishers() == 0 => {
+                return Err(BusError::NotFound {
+                    service: name.service_text(service),
+                    root: name.root().into(),
+                });
+            }
             Err(EventOpenError::DoesNotExist) => {
                 return Err(BusError::NoWakeUps { service: name.service_text(service) });
             }

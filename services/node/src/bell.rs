@@ -17,10 +17,11 @@ impl Bell {
     pub(crate) fn ring(&self) {
         // Pairs with the fence in `sleep_unless`: either this load sees the sleeper, or the sleeper sees the store.
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
-            if let Some(sleeper) = self.sleeper.get() {
-                sleeper.unpark();
-            }
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::Relaxed)
+            && let Some(sleeper) = self.sleeper.get()
+        {
+            sleeper.unpark();
         }
     }
 

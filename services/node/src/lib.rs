@@ -16,6 +16,7 @@ mod bus;
 mod framer;
 mod history;
 mod idle;
+mod latency;
 mod node;
 mod pipeline;
 mod producers;
@@ -25,6 +26,7 @@ mod stages;
 
 pub use bus::BusOptions;
 pub use history::{FollowedHistory, StoreFrame, StoreHistory};
+pub use latency::StageLatency;
 pub use node::{Node, NodeError, NodeOptions, TapeProgress};
 pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};

@@ -20,6 +20,7 @@ use matchtape_storage::{
 use crate::bus::{BusOptions, LiveBus, SpeculativeBus};
 use crate::framer::Framer;
 use crate::idle::IdleClock;
+use crate::latency::StageLatency;
 use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt};
 use crate::producers::{self, ProducerMarks};
 use crate::publisher::{Intake, Publisher};
@@ -107,6 +108,7 @@ pub struct Node {
     live: Option<LiveBus>,
     idle_clock: Option<IdleClock>,
     bus_name: Option<BusName>,
+    latency: Arc<StageLatency>,
     recovery: RecoveryReport,
     tape: TapeId,
     epoch: Epoch,
@@ -165,12 +167,14 @@ impl Node {
         let skew_ns_max = i64::try_from(options.event_time_skew_max.as_nanos()).unwrap_or(i64::MAX);
         let intake = Arc::new(Intake::new(ring, Arc::clone(&stages), skew_ns_max, epoch_start, marks));
         let commits = Arc::new(AtomicU64::new(0));
+        let latency = Arc::new(StageLatency::new());
         let progress = Progress {
             stages,
             gate: Arc::clone(store.visible()),
             visible_at: options.visible_at,
             intake: Arc::clone(&intake),
             commits: Arc::clone(&commits),
+            latency: Arc::clone(&latency),
             written_group_end: found.last_sequence,
         };
         store.start_log(progress, GroupCommitOptions::default());
@@ -222,6 +226,7 @@ impl Node {
             live,
             idle_clock,
             bus_name,
+            latency,
             recovery,
             tape,
             epoch: head.epoch,
@@ -269,6 +274,11 @@ impl Node {
     /// How far the tape has come.
     pub fn watermarks(&self) -> Watermarks {
         self.intake.watermarks()
+    }
+
+    /// How long events take to become durable and visible.
+    pub fn latency(&self) -> Arc<StageLatency> {
+        Arc::clone(&self.latency)
     }
 
     /// Follows the watermarks and waits for stages, also after the node is gone.

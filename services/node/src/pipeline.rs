@@ -18,6 +18,7 @@ use matchtape_storage::wal::{AppendError, CommitObserver, Committed, WalError};
 use matchtape_storage::{EventStore, VisibleGate};
 
 use crate::framer::Framer;
+use crate::latency::StageLatency;
 use crate::publisher::{Intake, wall_clock};
 use crate::ring::RingReader;
 use crate::stages::{Stages, WaitError};
@@ -60,6 +61,7 @@ pub(crate) struct Progress {
     pub(crate) visible_at: VisibleAt,
     pub(crate) intake: Arc<Intake>,
     pub(crate) commits: Arc<AtomicU64>,
+    pub(crate) latency: Arc<StageLatency>,
     /// The last group end that was written.
     pub(crate) written_group_end: Sequence,
 }
@@ -88,7 +90,19 @@ impl CommitObserver for Progress {
         if self.visible_at == VisibleAt::Written {
             self.show(self.written_group_end);
         }
+        // Before anybody hears of it, so that who does finds it recorded.
+        let oldest = committed.commit.frames().next().map(|(frame, _)| frame);
+        if let Some(oldest) = oldest
+            && committed.durable >= oldest.last_sequence()
+        {
+            self.latency.record(Stage::Durable, oldest.accepted_time, wall_clock());
+        }
         self.made_durable(committed.durable);
+        if let Some(oldest) = oldest
+            && self.stages.get(Stage::Visible) >= oldest.last_sequence()
+        {
+            self.latency.record(Stage::Visible, oldest.accepted_time, wall_clock());
+        }
         // Release: pairs with the Acquire in `Pipeline::wait_for_log`.
         self.commits.fetch_add(1, Ordering::Release);
         self.intake.bell.ring();

@@ -146,9 +146,13 @@ impl Intake {
     }
 
     /// The epoch starts with the first append, not when the node opens: opening alone writes nothing.
-    fn ensure_epoch_started(&self) -> Result<(), PublishError> {
+    fn ensure_epoch_started(&self, first: EventTime) -> Result<(), PublishError> {
         let mut epoch_start = self.epoch_start.lock();
-        let Some(event) = epoch_start.as_ref() else { return Ok(()) };
+        let Some(event) = epoch_start.as_mut() else { return Ok(()) };
+        // On a new tape no time has been said yet: its first term starts when its first event happens.
+        if event.event_time == EventTime::MIN {
+            event.event_time = first;
+        }
         let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
         claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
         *epoch_start = None;
@@ -157,7 +161,7 @@ impl Intake {
 
     /// Puts one of the sequencer's own events on the tape.
     pub(crate) fn publish_control(&self, event: &Event) -> Result<Sequence, PublishError> {
-        self.ensure_epoch_started()?;
+        self.ensure_epoch_started(event.event_time)?;
         let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
         let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
         self.bell.ring();
@@ -265,7 +269,7 @@ impl Publisher {
             self.check_time(event.event_time)?;
         }
         let producer = self.producer;
-        let mut claim = self.claim(events.len())?;
+        let mut claim = self.claim(events.len(), events[0].event_time)?;
         let first = claim.next_sequence();
         let mut sequence = first;
         for (index, event) in events.iter().enumerate() {
@@ -329,7 +333,7 @@ impl Publisher {
         self.check_time(header.event_time)?;
         header.flags = group_flags(header.flags, true);
         header.length = length as u32;
-        let mut claim = self.claim(1)?;
+        let mut claim = self.claim(1, header.event_time)?;
         let sequence = claim.fill(length, |out| {
             header.encode(out);
             payload(&mut out[EVENT_HEADER_BYTES..]);
@@ -341,12 +345,12 @@ impl Publisher {
     }
 
     #[inline]
-    fn claim(&mut self, slots: usize) -> Result<Claim<'_>, PublishError> {
+    fn claim(&mut self, slots: usize, first: EventTime) -> Result<Claim<'_>, PublishError> {
         if slots > self.intake.ring.capacity() {
             return Err(PublishError::GroupSize { events: slots, limit: self.intake.ring.capacity() });
         }
         if !self.epoch_started {
-            self.intake.ensure_epoch_started()?;
+            self.intake.ensure_epoch_started(first)?;
             self.epoch_started = true;
         }
         self.intake.ring.claim(slots).map_err(|why| self.intake.refusal(why))

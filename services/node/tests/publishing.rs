@@ -41,6 +41,8 @@ fn an_event_waited_for_is_durable_visible_and_read_back_as_it_was() {
     assert_eq!(published, Published::New { first: Sequence(2), last: Sequence(2) }, "the epoch starts at 1");
     node.wait(published.sequence(), Stage::Visible).unwrap();
     assert!(node.watermarks().chain_holds());
+    let durable = node.latency().histogram(Stage::Durable).unwrap();
+    assert!(!durable.is_empty() && durable.max() > 1_000, "a sync takes longer than a microsecond");
     let read = node.reader().event(Sequence(2)).unwrap().unwrap();
     assert_eq!(read.event().to_event(), order(1));
     assert_eq!(read.event().header().producer, PRODUCER);
@@ -138,9 +140,12 @@ fn a_loan_is_filled_in_place_and_claims_nothing_until_published() {
     let (_folder, disk) = disk();
     let node = open(&disk);
     let mut publisher = node.publisher(PRODUCER).unwrap();
-    let mut abandoned = publisher.loan::<OrderAccepted>(InstrumentId(1), ProducerSequence(1), EventTime(7));
-    abandoned.order_id = OrderId(9);
-    drop(abandoned);
+    {
+        let mut abandoned =
+            publisher.loan::<OrderAccepted>(InstrumentId(1), ProducerSequence(1), EventTime(7));
+        abandoned.order_id = OrderId(9);
+    }
+    assert_eq!(node.watermarks().accepted, Sequence::ZERO);
     let mut loan = publisher.loan::<OrderAccepted>(InstrumentId(1), ProducerSequence(1), EventTime(7));
     loan.order_id = OrderId(3);
     let sequence = loan.flags(EventFlags::SNAPSHOT).publish().unwrap().sequence();

@@ -1,4 +1,5 @@
 //! Small tapes on real and simulated disks.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::sync::Arc;
 
