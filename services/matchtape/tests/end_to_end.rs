@@ -94,6 +94,12 @@ fn both_days_imported_and_asked_give_every_answer_of_the_oracles() {
     let inspected = succeed(&["inspect", "--data", text(&tape)]);
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected["visible"].as_u64(), Some(visible.get()));
+    assert_eq!(inspected["segment_files"][0]["file"], "wal/000000000001.wal");
+    let readable = succeed(&["inspect", "--data", text(&tape), "--format", "text"]);
+    assert!(
+        readable.contains(&format!("visible         {visible}\n")) && readable.contains("event table"),
+        "{readable}"
+    );
 }
 
 /// The project's own check: all of `expected.json`, from the frames of the store and from its index by instrument.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use flate2::write::GzEncoder;
-use matchtape::import::sse::{Options, SseSource};
+use matchtape::import::sse::{self, Options, SseSource};
 use matchtape::import::{Directory, ImportError, Input, Item, OnError, Place, Source, SourceId};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::*;
@@ -233,6 +233,11 @@ fn with_skip_malformed_lines_are_counted_and_listed_and_keep_their_ordinal() {
     let mut source = open(&[("o", &many)], &options(OnError::Skip)).unwrap();
     assert!(drain(&mut source).1.is_empty());
     assert_eq!((source.tally().malformed, source.tally().problems.len()), (50, 20));
+    let far_too_many = format!("{ORDERS}{}", "nonsense\n".repeat(sse::MALFORMED_MAX + 1));
+    let Err(ImportError::Files(said)) = open(&[("o", &far_too_many)], &options(OnError::Skip)) else {
+        panic!()
+    };
+    assert!(said.starts_with("o: more than 100000 malformed lines"), "{said}");
 }
 
 #[test]

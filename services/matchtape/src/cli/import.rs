@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use matchtape_market::{Books, Instruments};
-use matchtape_node::{Node, NodeError, NodeOptions};
+use matchtape_node::{Node, NodeError, NodeOptions, PublishError};
 use matchtape_schemas::{Projection, Sequence};
 
 use super::error::CliError;
@@ -269,6 +269,14 @@ fn load_error(args: &ImportArgs, error: LoadError) -> CliError {
         LoadError::LeftOutBefore { .. } => CliError::with_advice(
             error,
             "import it into another --data directory, or under another --producer if its order on the tape does not matter",
+        ),
+        LoadError::Publish { reason: PublishError::EventTimeAhead { .. }, .. } => CliError::with_advice(
+            error,
+            "either the record or this machine's clock is wrong; what came before it is imported",
+        ),
+        LoadError::Publish { reason: PublishError::GroupOrder { .. }, .. } => CliError::with_advice(
+            error,
+            "the source's groups are not those of the import before: was it made with another --instrument?",
         ),
         LoadError::Publish { .. } | LoadError::Wait(_) => {
             CliError::with_advice(error, "run the command again: it goes on after what is on disk")

@@ -1,7 +1,7 @@
 //! `matchtape inspect`
 
 use std::io::{BufWriter, IsTerminal, Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use matchtape_client::time::rfc3339;
@@ -10,7 +10,10 @@ use matchtape_storage::Inspection;
 use super::error::CliError;
 use super::store;
 
-/// What a data directory holds: watermarks, tables, snapshots.
+/// What a data directory holds: watermarks, segments of the log, tables, snapshots.
+///
+/// Read-only, also beside a running writer, whose segments are listed as the files they are: how far each is filled only
+/// the writer knows without reading it.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  matchtape inspect --data tape/\n  matchtape inspect --data tape/ --format json"
@@ -23,6 +26,9 @@ pub(super) struct InspectArgs {
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
 }
+
+/// Where a store keeps its log.
+const LOG: &str = "wal";
 
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,19 +47,48 @@ impl ReportFormat {
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let inspection = store::open(&args.data)?.inspect();
+    let segments = segment_files(&args.data)?;
     let mut out = BufWriter::new(stdout());
     match ReportFormat::or_default(args.format) {
         ReportFormat::Json => {
-            serde_json::to_writer_pretty(&mut out, &inspection).map_err(std::io::Error::from)?;
+            let mut report = serde_json::to_value(&inspection).map_err(std::io::Error::from)?;
+            report["segment_files"] = segments
+                .iter()
+                .map(|(file, bytes)| serde_json::json!({ "file": file, "bytes": bytes }))
+                .collect();
+            serde_json::to_writer_pretty(&mut out, &report).map_err(std::io::Error::from)?;
             writeln!(out)?;
         }
-        ReportFormat::Text => text(&mut out, &inspection)?,
+        ReportFormat::Text => text(&mut out, &inspection, &segments)?,
     }
     out.flush()?;
     Ok(())
 }
 
-fn text(out: &mut impl Write, inspection: &Inspection) -> std::io::Result<()> {
+/// The files of the log and their sizes, by name.
+fn segment_files(data: &Path) -> Result<Vec<(String, u64)>, CliError> {
+    let directory = data.join(LOG);
+    let failed = |error: std::io::Error| CliError::failed(format_args!("{}: {error}", directory.display()));
+    let mut files = Vec::new();
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.metadata() {
+            Ok(meta) if meta.is_file() => files.push((format!("{LOG}/{name}"), meta.len())),
+            // Removed by the writer meanwhile.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn text(out: &mut impl Write, inspection: &Inspection, segments: &[(String, u64)]) -> std::io::Result<()> {
     writeln!(out, "tape            {}", inspection.tape)?;
     writeln!(out, "epoch           {}", inspection.epoch)?;
     writeln!(out, "first kept      {}", inspection.first_kept)?;
@@ -95,10 +130,8 @@ fn text(out: &mut impl Write, inspection: &Inspection) -> std::io::Result<()> {
             snapshot.file, snapshot.sequence, snapshot.sections, snapshot.bytes
         )?;
     }
-    for segment in &inspection.segments {
-        let end =
-            segment.last_sequence.map_or_else(|| "open".to_owned(), |last| format!("to {last}, sealed"));
-        writeln!(out, "segment         {}: sequences {} {end}", segment.number, segment.first_sequence)?;
+    for (file, bytes) in segments {
+        writeln!(out, "segment         {file}: {bytes} bytes")?;
     }
     Ok(())
 }

@@ -35,6 +35,9 @@ pub const FORMAT: &str = "sse-l2";
 /// Records that are merged in memory: about 3 GB of them.
 pub const RECORDS_MAX: usize = 32 << 20;
 
+/// Malformed lines are kept until their place is known; files with more are not of this format.
+pub const MALFORMED_MAX: usize = 100_000;
+
 const VENUE: &str = "XSHG";
 const CURRENCY: &str = "CNY";
 /// 0.01 CNY, in units of 1e-9.
@@ -162,6 +165,12 @@ impl SseSource {
                 Ok(line) => self.record(&line, options, &path, lines.line()),
                 Err(problem) => Err(problem),
             };
+            if record.is_err() && self.problems.len() == MALFORMED_MAX {
+                return Err(ImportError::Files(format!(
+                    "{}: more than {MALFORMED_MAX} malformed lines in all; is it of the format {FORMAT}?",
+                    path.display()
+                )));
+            }
             let record = record.unwrap_or_else(|problem| {
                 self.problems.push(Some(problem));
                 let what = What::Malformed { problem: self.problems.len() as u32 - 1 };
