@@ -14,9 +14,14 @@ pub fn order(number: u64, instruments: u32) -> Event {
         quantity: Quantity::from_units((number % 9 + 1) * 1_000_000_000),
         account: AccountId(number % 1000),
         client_order_id: ClientOrderId::default(),
-        side: if number % 2 == 0 { Side::Buy } else { Side::Sell },
+        side: if number.is_multiple_of(2) { Side::Buy } else { Side::Sell },
         ..OrderAccepted::default()
     };
     let instrument = InstrumentId((number % u64::from(instruments)) as u32 + 1);
-    Event::new(instrument, ProducerSequence(number), EventTime(1_700_000_000_000_000_000 + number as i64), body)
+    Event::new(
+        instrument,
+        ProducerSequence(number),
+        EventTime(1_700_000_000_000_000_000 + number as i64),
+        body,
+    )
 }

@@ -89,7 +89,9 @@ fn main() {
     let options = Options::parse();
     let folder = options.folder();
     let mut report = Report::new("durable", folder.path());
-    report.guarantee("events of 128 bytes; durable = synced to the device before it is reported; every batch is synced");
+    report.guarantee(
+        "events of 128 bytes; durable = synced to the device before it is reported; every batch is synced",
+    );
     for (backend, name) in
         [(WriteBackend::Buffered, "buffered + fdatasync"), (WriteBackend::Direct, "O_DIRECT | O_DSYNC")]
     {
@@ -119,7 +121,11 @@ fn main() {
         let rate = groups(&node, 256, &options);
         let bytes = device::sync_throughput(folder.path(), 1 << 20, options.duration());
         report
-            .row(format!("{name}: groups of 256, publisher to durable, indexed and readable"), rate, "events/s")
+            .row(
+                format!("{name}: groups of 256, publisher to durable, indexed and readable"),
+                rate,
+                "events/s",
+            )
             .beside("bytes/s of 1 MiB writes, each synced, in events", bytes / tape::EVENT_BYTES as f64)
             .goal(">= 3 000 000");
         node.close().expect("a node that closes");

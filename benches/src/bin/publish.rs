@@ -16,7 +16,8 @@ fn main() {
     let folder = options.folder();
     let mut report = Report::new("publish", folder.path());
     report.guarantee("events of 128 bytes; accepted = sequenced in memory; behind it every batch is synced");
-    let node = Node::open(&folder.path().join("tape"), NodeOptions::default(), Vec::new()).expect("a fresh node");
+    let node =
+        Node::open(&folder.path().join("tape"), NodeOptions::default(), Vec::new()).expect("a fresh node");
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut number = 0;
 

@@ -52,15 +52,19 @@ fn measure(report: &mut Report, what: &str, reader: &Reader, options: &ReadOptio
         let instrument = InstrumentId((number % u64::from(INSTRUMENTS)) as u32 + 1);
         let begun = Instant::now();
         let query = Query { instrument: Some(instrument), order: Some(OrderId(number)), ..Query::default() };
-        let found: Vec<_> =
-            reader.query(&query).expect("an undamaged tape").map(|event| event.expect("an undamaged tape")).collect();
+        let found: Vec<_> = reader
+            .query(&query)
+            .expect("an undamaged tape")
+            .map(|event| event.expect("an undamaged tape"))
+            .collect();
         by_order.saturating_record(begun.elapsed().as_nanos() as u64);
         assert_eq!((found.len(), found[0].sequence().get()), (1, number + 1));
     }
     report.latency(&format!("{what}: events of one order"), &by_order);
 
     let start = Instant::now();
-    let (mut events, mut bytes, mut frames) = (0u64, 0u64, reader.frames(Sequence::FIRST).expect("an undamaged tape"));
+    let (mut events, mut bytes, mut frames) =
+        (0u64, 0u64, reader.frames(Sequence::FIRST).expect("an undamaged tape"));
     let mut sum = 0u64;
     while let Some(frame) = frames.next_frame().expect("an undamaged tape") {
         for event in frame.frame().events() {
@@ -95,12 +99,15 @@ fn main() {
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut last = Sequence::ZERO;
     for first in (1..=options.events).step_by(256) {
-        let group: Vec<_> =
-            (first..(first + 256).min(options.events + 1)).map(|number| tape::order(number, INSTRUMENTS)).collect();
+        let group: Vec<_> = (first..(first + 256).min(options.events + 1))
+            .map(|number| tape::order(number, INSTRUMENTS))
+            .collect();
         last = loop {
             match publisher.publish_group(&group) {
                 Ok(published) => break published.sequence(),
-                Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len()).expect("the node is open"),
+                Err(PublishError::WouldBlock) => {
+                    publisher.wait_for_room(group.len()).expect("the node is open")
+                }
                 Err(error) => panic!("{error}"),
             }
         };

@@ -30,11 +30,14 @@ fn main() {
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut last = Sequence::ZERO;
     for first in (1..=options.events).step_by(256) {
-        let group: Vec<_> = (first..(first + 256).min(options.events + 1)).map(|number| tape::order(number, 64)).collect();
+        let group: Vec<_> =
+            (first..(first + 256).min(options.events + 1)).map(|number| tape::order(number, 64)).collect();
         last = loop {
             match publisher.publish_group(&group) {
                 Ok(published) => break published.sequence(),
-                Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len()).expect("the node is open"),
+                Err(PublishError::WouldBlock) => {
+                    publisher.wait_for_room(group.len()).expect("the node is open")
+                }
                 Err(error) => panic!("{error}"),
             }
         };

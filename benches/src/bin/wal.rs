@@ -14,7 +14,8 @@ use matchtape_schemas::event::encode_event;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
 use matchtape_schemas::{AcceptedTime, Epoch, FrameFlags, FrameWriter, Head, ProducerId, Sequence, TapeId};
 use matchtape_storage::wal::{
-    self, CommitObserver, Committed, GroupCommit, GroupCommitOptions, WalConfig, WalError, WhenFull, WriteBackend,
+    self, CommitObserver, Committed, GroupCommit, GroupCommitOptions, WalConfig, WalError, WhenFull,
+    WriteBackend,
 };
 use matchtape_storage::{AlignedBytes, RealDisk};
 
@@ -89,7 +90,8 @@ fn main() {
         report.row(format!("{name}: open after a clean close"), start.elapsed().as_secs_f64() * 1e3, "ms");
         let reader = wal::WalReader::new(disk(), config.clone(), reopened.segments);
         let (start, mut read, mut seen) = (Instant::now(), 0u64, 0u64);
-        let mut frames = reader.frames(Sequence::FIRST, reopened.head.last_sequence).expect("a log with events");
+        let mut frames =
+            reader.frames(Sequence::FIRST, reopened.head.last_sequence).expect("a log with events");
         while let Some(frame) = frames.next_frame().expect("an undamaged log") {
             read += frame.frame.bytes().len() as u64;
             seen += u64::from(frame.frame.header().count);
@@ -98,7 +100,11 @@ fn main() {
         assert_eq!(seen, reopened.head.last_sequence.get());
         let copy = device::memory_copy(options.duration() / 10);
         report
-            .row(format!("{name}: recovery scan, every frame and event checked"), read as f64 / seconds / 1e9, "GB/s")
+            .row(
+                format!("{name}: recovery scan, every frame and event checked"),
+                read as f64 / seconds / 1e9,
+                "GB/s",
+            )
             .beside("memory copy of one core", copy / 1e9)
             .goal(">= 2 GB/s");
         drop(frames);

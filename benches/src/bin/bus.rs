@@ -1,15 +1,20 @@
 //! One-way latency and rate of the bus beside bare iceoryx2, in one run, with the same bytes and the same checks by the
 //! reader. Bare iceoryx2 neither validates nor knows sequences; the difference is what those cost.
 //!
-//! `cargo run --release -p matchtape-bus --example bus_latency [-- ROUNDS]`
+//!     cargo run --release -p matchtape-benches --bin bus -- --rounds 10
+//!
+//! Writer and reader are bound to cores 0 and 1. A virtual machine's cores may be near or far from each other, and move:
+//! the round trip of one cache line stands in the report, and only rows of one run compare.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use hdrhistogram::Histogram;
 use iceoryx2::config::Config;
 use iceoryx2::prelude::{FileName, NodeBuilder, SemanticString, ZeroCopySend, ipc};
+use matchtape_benches::{Format, Report, microseconds, nanoseconds};
 use matchtape_bus::{
     BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions,
     WakeUp, on_own_thread,
@@ -131,10 +136,10 @@ fn at(sequence: Sequence) -> Watermarks {
 }
 
 /// Sends frames one at a time, then as fast as the window allows, and checks that every word arrived.
-fn drive(label: &str, events: u64, rounds: u64, shared: &Shared, mut send: impl FnMut(&[u8], &Head)) {
+fn drive(events: u64, rounds: u64, shared: &Shared, mut send: impl FnMut(&[u8], &Head)) -> Measured {
     let mut frames = Frames::new(events);
     let (mut sent, mut expected) = (0_u64, 0_u64);
-    let mut latencies = histogram();
+    let mut latencies = nanoseconds();
     for _ in 0..paced_frames(rounds) {
         let frame = frames.next();
         expected = expected.wrapping_add(sum_words(&frame));
@@ -156,26 +161,19 @@ fn drive(label: &str, events: u64, rounds: u64, shared: &Shared, mut send: impl 
             sent += 1;
         }
         shared.wait_for(sent);
-        rates.push((per_round * events) as f64 / start.elapsed().as_secs_f64() / 1e6);
+        rates.push((per_round * events) as f64 / start.elapsed().as_secs_f64());
     }
     shared.stop.store(true, Ordering::Release);
-    assert_eq!(shared.sum.load(Ordering::Relaxed), expected, "{label}: some word did not arrive as sent");
+    assert_eq!(shared.sum.load(Ordering::Relaxed), expected, "some word did not arrive as sent");
     rates.sort_by(f64::total_cmp);
-    report(label, events, &latencies, rates[rates.len() / 2]);
+    Measured { latencies, rate: rates[rates.len() / 2] }
 }
 
-fn report(label: &str, events: u64, latencies: &Histogram<u64>, rate: f64) {
-    let quantile = |q| latencies.value_at_quantile(q);
-    println!(
-        "{label:<26} {events:>4} {:>8} {:>8} {:>8} {rate:>12.1}",
-        quantile(0.5),
-        quantile(0.99),
-        quantile(0.999)
-    );
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("bounds")
+/// What one reader gave.
+struct Measured {
+    latencies: Histogram<u64>,
+    /// Events per second, the median of the rounds.
+    rate: f64,
 }
 
 fn bus_config() -> BusConfig {
@@ -183,12 +181,11 @@ fn bus_config() -> BusConfig {
 }
 
 fn measure_bus(
-    label: &str,
     name: &BusName,
     events: u64,
     rounds: u64,
     options: SubscriberOptions,
-) -> Result<(), BusError> {
+) -> Result<Measured, BusError> {
     let shared = Shared::new();
     let head = Frames::new(events).head;
     let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &head)?;
@@ -214,19 +211,14 @@ fn measure_bus(
         },
     )?;
     publisher.heartbeat(&Watermarks::default())?;
-    drive(label, events, rounds, &shared, |frame, head| {
+    let measured = drive(events, rounds, &shared, |frame, head| {
         publisher.publish(frame, &at(head.last_sequence)).expect("publish");
     });
     thread.join().expect("reader");
-    Ok(())
+    Ok(measured)
 }
 
-fn measure_bare(
-    label: &str,
-    name: &BusName,
-    events: u64,
-    rounds: u64,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn measure_bare(name: &BusName, events: u64, rounds: u64) -> Result<Measured, Box<dyn std::error::Error>> {
     let shared = Shared::new();
     let mut config = Config::default();
     config.global.prefix = FileName::new(b"mt_bench_bare_")?;
@@ -272,7 +264,7 @@ fn measure_bare(
             }
         },
     )?;
-    drive(label, events, rounds, &shared, |frame, _| {
+    let measured = drive(events, rounds, &shared, |frame, _| {
         let mut sample = publisher.loan_slice_uninit(frame.len() / 16).expect("loan");
         let out = sample.payload_mut();
         // SAFETY: frames are a multiple of 16 bytes and as long as the loan; this initialises all of it.
@@ -283,12 +275,11 @@ fn measure_bare(
         sample.send().expect("send");
     });
     thread.join().expect("reader");
-    Ok(())
+    Ok(measured)
 }
 
 /// What one `publish` costs its caller beside subscribers that do not read, so that every buffer overflows.
-fn measure_publish_cost(name: &BusName) -> Result<(), BusError> {
-    println!("\npublish(), ns: 32 events, subscribers that never read   P50      P99    P99.9");
+fn measure_publish_cost(name: &BusName, report: &mut Report) -> Result<(), BusError> {
     for subscribers in [0, 1, 4, 8] {
         for wake_up in [WakeUp::BusyPoll, WakeUp::Event] {
             let mut frames = Frames::new(32);
@@ -296,28 +287,23 @@ fn measure_publish_cost(name: &BusName) -> Result<(), BusError> {
             let options = SubscriberOptions { wake_up, ..SubscriberOptions::default() };
             let open = || BusSubscriber::open(name, BusService::Live, &options);
             let _subscribers: Vec<_> = (0..subscribers).map(|_| open()).collect::<Result<_, _>>()?;
-            let mut costs = histogram();
+            let mut costs = nanoseconds();
             for _ in 0..20_000 {
                 let frame = frames.next();
                 let start = Instant::now();
                 publisher.publish(&frame, &at(frames.head.last_sequence))?;
                 costs.saturating_record(start.elapsed().as_nanos() as u64);
             }
-            let quantile = |q| costs.value_at_quantile(q);
-            println!(
-                "  {subscribers} subscribers, {wake_up:?}{:>width$} {:>8} {:>8}",
-                quantile(0.5),
-                quantile(0.99),
-                quantile(0.999),
-                width = 50 - format!("{wake_up:?}").len()
-            );
+            let what =
+                format!("publish(), 32 events, {subscribers} subscribers that never read, {wake_up:?}");
+            report.latency(&what, &costs);
         }
     }
     Ok(())
 }
 
 /// From `publish` to a subscriber that sleeps, and what waking it costs the publisher.
-fn measure_wake_up(name: &BusName) -> Result<(), BusError> {
+fn measure_wake_up(name: &BusName, report: &mut Report) -> Result<(), BusError> {
     let shared = Shared::new();
     let mut frames = Frames::new(1);
     let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &frames.head)?;
@@ -338,7 +324,7 @@ fn measure_wake_up(name: &BusName) -> Result<(), BusError> {
         },
     )?;
     publisher.heartbeat(&Watermarks::default())?;
-    let (mut costs, mut latencies) = (histogram(), histogram());
+    let (mut costs, mut latencies) = (nanoseconds(), nanoseconds());
     for sent in 1..=3_000 {
         std::thread::sleep(Duration::from_micros(200));
         let frame = frames.next();
@@ -350,11 +336,8 @@ fn measure_wake_up(name: &BusName) -> Result<(), BusError> {
     }
     shared.stop.store(true, Ordering::Release);
     thread.join().expect("sleeper");
-    println!("\nwaking a sleeping subscriber, ns                         P50      P99    P99.9");
-    for (what, histogram) in [("publish to handler", &latencies), ("publish() itself", &costs)] {
-        let quantile = |q| histogram.value_at_quantile(q);
-        println!("  {what:<50} {:>8} {:>8} {:>8}", quantile(0.5), quantile(0.99), quantile(0.999));
-    }
+    report.latency("sleeping subscriber, publish to handler", &latencies);
+    report.latency("sleeping subscriber, publish() itself", &costs);
     Ok(())
 }
 
@@ -387,30 +370,58 @@ fn core_round_trip_ns() -> Result<u64, BusError> {
     Ok(start.elapsed().as_nanos() as u64 / TRIPS)
 }
 
+#[derive(Parser, Clone)]
+struct BusOptions {
+    /// How results are printed.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// How often each measurement is repeated.
+    #[arg(long, default_value_t = 10)]
+    rounds: u64,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let rounds = std::env::args().nth(1).map_or(Ok(10), |text| text.parse())?;
+    let options = BusOptions::parse();
+    let format = options.format;
     let writer = on_own_thread(
         "writer",
         Some(0),
         || Ok(()),
-        move |()| run(rounds).map_err(|error| error.to_string()),
+        move |()| run(options.rounds).map_err(|error| error.to_string()),
     )?;
-    Ok(writer.join().expect("writer")?)
+    writer.join().expect("writer")?.print(format);
+    Ok(())
 }
 
-fn run(rounds: u64) -> Result<(), Box<dyn std::error::Error>> {
+fn run(rounds: u64) -> Result<Report, Box<dyn std::error::Error>> {
     let root = tempfile::tempdir()?;
     let name = BusName::with_root("bench", TAPE, root.path())?;
-    println!("core to core and back: {} ns", core_round_trip_ns()?);
-    println!("one-way, ns                events      P50      P99    P99.9   M events/s");
-    for events in [1, 32, 128] {
-        measure_bare("bare iceoryx2, polling", &name, events, rounds)?;
+    let mut report = Report::new("bus", root.path());
+    report.guarantee("events of 128 bytes; the reader sums every 8-byte word and the sum is compared");
+    report.guarantee(
+        "bus: every frame checked (checksum, every event, continuity) by its reader; bare: nothing",
+    );
+    report.row("core to core and back, one cache line", core_round_trip_ns()? as f64 / 1e3, "us");
+    for events in [1, 32, 128, 500] {
+        let bare = measure_bare(&name, events, rounds)?;
         let poll = SubscriberOptions { wake_up: WakeUp::BusyPoll, ..SubscriberOptions::default() };
-        measure_bus("bus, polling", &name, events, rounds, poll)?;
-        measure_bus("bus, event with 50 us spin", &name, events, rounds, SubscriberOptions::default())?;
+        let bus = measure_bus(&name, events, rounds, poll)?;
+        for (quantile_name, quantile) in [("P50", 0.5), ("P99", 0.99), ("P99.9", 0.999)] {
+            let what = format!("{events} events per frame, polling, one way {quantile_name}");
+            let row = report.row(what, microseconds(&bus.latencies, quantile), "us");
+            row.beside("bare iceoryx2", microseconds(&bare.latencies, quantile)).goal("<= 1.3 x");
+        }
+        report
+            .row(format!("{events} events per frame, polling"), bus.rate, "events/s")
+            .beside("bare iceoryx2", bare.rate);
+        let event = measure_bus(&name, events, rounds, SubscriberOptions::default())?;
+        report.latency(
+            &format!("{events} events per frame, woken by events after 50 us, one way"),
+            &event.latencies,
+        );
     }
-    measure_publish_cost(&name)?;
-    measure_wake_up(&name)?;
-    println!("core to core and back: {} ns", core_round_trip_ns()?);
-    Ok(())
+    measure_publish_cost(&name, &mut report)?;
+    measure_wake_up(&name, &mut report)?;
+    report.row("core to core and back, one cache line, at the end", core_round_trip_ns()? as f64 / 1e3, "us");
+    Ok(report)
 }

@@ -1,0 +1,174 @@
+//! From the matching engine to a subscriber's handler, through the whole node: speculative (publish to handler) and live
+//! (durable to handler); one event at a time, and as many as come.
+//!
+//!     cargo run --release -p matchtape-benches --bin live -- --seconds 5
+//!
+//! Node threads, publisher and subscriber share the machine's cores; with two of them, busy polling on both sides leaves
+//! none for the log, and the numbers say so. `bus` measures the bus alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use matchtape_benches::{Options, Report, nanoseconds, tape};
+use matchtape_bus::{
+    BusConfig, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp, on_own_thread,
+};
+use matchtape_node::{BusOptions, Node, NodeOptions, PipelineWait, PublishError, Publisher};
+use matchtape_schemas::{ProducerId, Sequence, Stage};
+
+fn wall_clock_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as i64
+}
+
+/// What the handler tells the publisher.
+struct Handled {
+    through: AtomicU64,
+    at_ns: AtomicI64,
+    events: AtomicU64,
+    gaps: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Handled {
+    fn wait_for(&self, sequence: Sequence) {
+        // Acquire: pairs with the Release in the handler.
+        while self.through.load(Ordering::Acquire) < sequence.get() {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+fn publish(publisher: &mut Publisher, number: u64) -> Sequence {
+    loop {
+        match publisher.publish(&tape::order(number, 16)) {
+            Ok(published) => return published.sequence(),
+            Err(PublishError::WouldBlock) => publisher.wait_for_room(64).expect("the node is open"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn main() {
+    let options = Options::parse();
+    let folder = options.folder();
+    let mut report = Report::new("live", folder.path());
+    report.guarantee("events of 128 bytes; live: only what is synced to the device; speculative: accepted, may be retracted");
+    report.guarantee("the subscriber checks every frame: checksum, every event, continuity");
+    for (service, wake_up) in [
+        (BusService::Speculative, WakeUp::BusyPoll),
+        (BusService::Live, WakeUp::BusyPoll),
+        (BusService::Speculative, WakeUp::Event),
+        (BusService::Live, WakeUp::Event),
+    ] {
+        measure(service, wake_up, &options, &mut report, folder.path());
+    }
+    report.print(options.format);
+}
+
+fn measure(
+    service: BusService,
+    wake_up: WakeUp,
+    options: &Options,
+    report: &mut Report,
+    folder: &std::path::Path,
+) {
+    let label = format!("{}, {wake_up:?}", service.as_str());
+    let place = folder.join(format!("{}-{wake_up:?}", service.as_str()));
+    let bus = BusOptions {
+        namespace: "bench".into(),
+        root: Some(folder.join("bus")),
+        config: BusConfig { wake_up, ..BusConfig::default() },
+        speculative: true,
+        core: None,
+    };
+    let wait = match wake_up {
+        WakeUp::BusyPoll => PipelineWait::Spin,
+        WakeUp::Event => PipelineWait::default(),
+    };
+    let node = Node::open(&place, NodeOptions { bus: Some(bus), wait, ..NodeOptions::default() }, Vec::new())
+        .expect("a fresh node");
+    let handled = Arc::new(Handled {
+        through: AtomicU64::new(0),
+        at_ns: AtomicI64::new(0),
+        events: AtomicU64::new(0),
+        gaps: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    let (name, seen) = (node.bus_name().expect("a node with a bus").clone(), Arc::clone(&handled));
+    let settings = SubscriberOptions { wake_up, next: Some(Sequence::FIRST), ..SubscriberOptions::default() };
+    let handler = on_own_thread(
+        "handler",
+        None,
+        move || BusSubscriber::open(&name, service, &settings),
+        move |mut subscriber| {
+            while !seen.stop.load(Ordering::Relaxed) {
+                match subscriber.poll().expect("a bus that works") {
+                    Some(Delivery::Frame(frame)) => {
+                        let mut events = 0;
+                        for event in frame.frame().events() {
+                            std::hint::black_box(event.header());
+                            events += 1;
+                        }
+                        seen.at_ns.store(wall_clock_ns(), Ordering::Relaxed);
+                        seen.events.fetch_add(events, Ordering::Relaxed);
+                        // Release: pairs with the Acquire in `Handled::wait_for`.
+                        seen.through.store(frame.frame().last_sequence().get(), Ordering::Release);
+                    }
+                    Some(Delivery::Gap { expected, found }) => {
+                        seen.gaps.fetch_add(found.get() - expected.get(), Ordering::Relaxed);
+                    }
+                    Some(_) => {}
+                    None => {
+                        subscriber.wait(Duration::from_millis(10)).expect("a bus that works");
+                    }
+                }
+            }
+        },
+    )
+    .expect("a bus to subscribe to");
+    let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
+    let (mut number, latency) = (0, node.latency());
+
+    let mut one_way = nanoseconds();
+    let start = Instant::now();
+    while start.elapsed() < options.duration() {
+        number += 1;
+        let begun = wall_clock_ns();
+        let sequence = publish(&mut publisher, number);
+        handled.wait_for(sequence);
+        let since = match service {
+            BusService::Speculative => begun,
+            BusService::Live => latency.durable_at().get(),
+        };
+        one_way.saturating_record((handled.at_ns.load(Ordering::Relaxed) - since).max(1) as u64);
+    }
+    let what = match service {
+        BusService::Speculative => "publish to handler",
+        BusService::Live => "durable to handler",
+    };
+    report.latency(&format!("{label}: {what}"), &one_way);
+
+    let (before, begun) = (handled.events.load(Ordering::Relaxed), Instant::now());
+    let mut last = Sequence::ZERO;
+    while begun.elapsed() < options.duration() {
+        number += 1;
+        last = publish(&mut publisher, number);
+    }
+    node.wait(last, Stage::Visible).expect("a disk that syncs");
+    handled.wait_for(last);
+    let seconds = begun.elapsed().as_secs_f64();
+    let (events, gaps) =
+        (handled.events.load(Ordering::Relaxed) - before, handled.gaps.load(Ordering::Relaxed));
+    report.row(format!("{label}: as many as one producer publishes"), events as f64 / seconds, "events/s");
+    report.row(
+        format!("{label}: events overwritten before they were read (a subscription reads them from the log)"),
+        gaps as f64,
+        "events",
+    );
+    handled.stop.store(true, Ordering::Relaxed);
+    handler.join().expect("the handler");
+    drop(publisher);
+    node.close().expect("a node that closes");
+}
