@@ -125,7 +125,7 @@ impl State {
         let covers = (memtable.first_sequence(), memtable.last_sequence());
         assert_eq!((postings.first(), postings.last()), covers, "the runs cover the memtable");
         let mut index = IndexTableWriter::create(disk, number + 1, memtable.before().tape, covers)?;
-        postings.for_each(|entity, position| index.add(entity, position))?;
+        postings.for_each_entity(|entity, positions| index.add(entity, positions))?;
         drop(postings);
         let (meta, path) = index.finish()?;
         edits.push(Edit::AddIndex(meta));

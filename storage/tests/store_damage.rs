@@ -3,13 +3,15 @@
 mod model;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, Random, SimDisk};
 use matchtape_storage::wal::WalError;
 use matchtape_storage::{Access, Caching, Disk, EventStore, OpenError, Query, ReadError, TableError};
+use model::damage::{Damage, damaged, files, finished_store, survive_damage};
 use model::*;
+use proptest::prelude::*;
 
 /// A closed store with two flushes, and its events.
 fn store() -> (SimDisk, Vec<Placed>) {
@@ -31,12 +33,6 @@ fn store() -> (SimDisk, Vec<Placed>) {
 /// The same store on a disk of its own, to be damaged.
 fn copy(disk: &SimDisk) -> SimDisk {
     disk.kill_at(disk.operations())
-}
-
-fn files(disk: &SimDisk) -> Vec<PathBuf> {
-    let entries = disk.list(Path::new("tables")).expect("listed");
-    let tables = entries.into_iter().map(|entry| Path::new("tables").join(entry.name));
-    tables.chain([PathBuf::from("manifest")]).collect()
 }
 
 fn tables(disk: &SimDisk, extension: &str) -> Vec<PathBuf> {
@@ -329,4 +325,18 @@ fn an_unreadable_sector_is_an_error_that_names_the_place() {
         "{error}"
     );
     assert!(damaged.open(&table, Access::Read, Caching::Buffered).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn arbitrary_damage_never_panics_and_never_shows_a_wrong_event(
+        damages in prop::collection::vec(any::<Damage>(), 1..6),
+        resealed: bool,
+    ) {
+        static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
+        let (healthy, events) = HEALTHY.get_or_init(finished_store);
+        survive_damage(&damaged(healthy, &damages, resealed), events);
+    }
 }

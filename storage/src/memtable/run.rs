@@ -184,28 +184,37 @@ impl Run {
         Sequence(self.base.0 + u64::from(place))
     }
 
-    /// Every posting in the order of the index tables: by index, key, position.
-    pub(crate) fn for_each<E>(
+    /// Every entity with its positions, in the order of the index tables: by index, key, position.
+    pub(crate) fn for_each_entity<E>(
         &self,
-        mut visit: impl FnMut(Entity<'_>, Sequence) -> Result<(), E>,
+        mut visit: impl FnMut(Entity<'_>, &mut dyn Iterator<Item = Sequence>) -> Result<(), E>,
     ) -> Result<(), E> {
         let at = |place: u32| Sequence(self.base.0 + u64::from(place));
-        for entry in &self.instruments {
-            visit(Entity::Instrument(InstrumentId((entry >> 32) as u32)), at(*entry as u32))?;
+        let of_wide = |group: &'_ [u128]| ((group[0] >> 64) as u64, InstrumentId((group[0] >> 32) as u32));
+        for group in self.instruments.chunk_by(|left, right| left >> 32 == right >> 32) {
+            let entity = Entity::Instrument(InstrumentId((group[0] >> 32) as u32));
+            visit(entity, &mut group.iter().map(|entry| at(*entry as u32)))?;
         }
-        for entry in &self.orders {
-            let (number, instrument) = ((entry >> 64) as u64, InstrumentId((entry >> 32) as u32));
-            visit(Entity::Order(OrderId(number), instrument), at(*entry as u32))?;
+        for group in self.orders.chunk_by(|left, right| left >> 32 == right >> 32) {
+            let (number, instrument) = of_wide(group);
+            visit(
+                Entity::Order(OrderId(number), instrument),
+                &mut group.iter().map(|entry| at(*entry as u32)),
+            )?;
         }
-        for entry in &self.accounts {
-            visit(Entity::Account(AccountId((entry >> 64) as u64)), at(*entry as u32))?;
+        for group in self.accounts.chunk_by(|left, right| left >> 32 == right >> 32) {
+            let (number, _) = of_wide(group);
+            visit(Entity::Account(AccountId(number)), &mut group.iter().map(|entry| at(*entry as u32)))?;
         }
-        for entry in &self.trades {
-            let (number, instrument) = ((entry >> 64) as u64, InstrumentId((entry >> 32) as u32));
-            visit(Entity::Trade(TradeId(number), instrument), at(*entry as u32))?;
+        for group in self.trades.chunk_by(|left, right| left >> 32 == right >> 32) {
+            let (number, instrument) = of_wide(group);
+            visit(
+                Entity::Trade(TradeId(number), instrument),
+                &mut group.iter().map(|entry| at(*entry as u32)),
+            )?;
         }
-        for (key, place) in &self.states {
-            visit(Entity::State(key), at(*place))?;
+        for group in self.states.chunk_by(|left, right| left.0 == right.0) {
+            visit(Entity::State(&group[0].0), &mut group.iter().map(|(_, place)| at(*place)))?;
         }
         Ok(())
     }

@@ -87,6 +87,18 @@ fn checksum(file: FileId, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// Makes blocks; keeps the compressor's table between them.
+#[derive(Default)]
+pub(crate) struct BlockMaker {
+    table: lz4_flex::block::CompressTable,
+}
+
+impl std::fmt::Debug for BlockMaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BlockMaker")
+    }
+}
+
 /// Whether a payload is worth compressing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compress {
@@ -96,43 +108,50 @@ pub(crate) enum Compress {
     Never,
 }
 
-/// Appends a block to `out`, which ends at `offset` of the file.
-pub(crate) fn put_block(
-    out: &mut Vec<u8>,
-    file: FileId,
-    offset: u64,
-    kind: BlockKind,
-    raw: &[u8],
-    compress: Compress,
-) -> BlockAt {
-    assert!(raw.len() <= BLOCK_RAW_BYTES_MAX, "blocks are bounded");
-    let start = out.len();
-    out.resize(start + BLOCK_HEADER_BYTES, 0);
-    let mut compression = 0;
-    if compress == Compress::Lz4 {
-        let room = lz4_flex::block::get_maximum_output_size(raw.len());
-        out.resize(start + BLOCK_HEADER_BYTES + room, 0);
-        let stored = lz4_flex::block::compress_into(raw, &mut out[start + BLOCK_HEADER_BYTES..])
+impl BlockMaker {
+    /// Appends a block to `out`, which ends at `offset` of the file.
+    pub(crate) fn put(
+        &mut self,
+        out: &mut Vec<u8>,
+        file: FileId,
+        offset: u64,
+        kind: BlockKind,
+        raw: &[u8],
+        compress: Compress,
+    ) -> BlockAt {
+        assert!(raw.len() <= BLOCK_RAW_BYTES_MAX, "blocks are bounded");
+        let start = out.len();
+        out.resize(start + BLOCK_HEADER_BYTES, 0);
+        let mut compression = 0;
+        if compress == Compress::Lz4 {
+            let room = lz4_flex::block::get_maximum_output_size(raw.len());
+            out.resize(start + BLOCK_HEADER_BYTES + room, 0);
+            let stored = lz4_flex::block::compress_into_with_table(
+                raw,
+                &mut out[start + BLOCK_HEADER_BYTES..],
+                &mut self.table,
+            )
             .expect("the output has the maximum size");
-        if stored <= raw.len() - raw.len() / 8 {
-            compression = 1;
-            out.truncate(start + BLOCK_HEADER_BYTES + stored);
-        } else {
-            out.truncate(start + BLOCK_HEADER_BYTES);
+            if stored <= raw.len() - raw.len() / 8 {
+                compression = 1;
+                out.truncate(start + BLOCK_HEADER_BYTES + stored);
+            } else {
+                out.truncate(start + BLOCK_HEADER_BYTES);
+            }
         }
+        if compression == 0 {
+            out.extend_from_slice(raw);
+        }
+        let stored = out.len() - start - BLOCK_HEADER_BYTES;
+        let (header, payload) = out[start..].split_at_mut(BLOCK_HEADER_BYTES);
+        header[0..4].copy_from_slice(&(stored as u32).to_le_bytes());
+        header[4..8].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+        header[8] = kind as u8;
+        header[9] = compression;
+        let sum = checksum(file, offset, header, payload);
+        header[12..16].copy_from_slice(&sum.to_le_bytes());
+        BlockAt { offset, bytes: (BLOCK_HEADER_BYTES + stored) as u32 }
     }
-    if compression == 0 {
-        out.extend_from_slice(raw);
-    }
-    let stored = out.len() - start - BLOCK_HEADER_BYTES;
-    let (header, payload) = out[start..].split_at_mut(BLOCK_HEADER_BYTES);
-    header[0..4].copy_from_slice(&(stored as u32).to_le_bytes());
-    header[4..8].copy_from_slice(&(raw.len() as u32).to_le_bytes());
-    header[8] = kind as u8;
-    header[9] = compression;
-    let sum = checksum(file, offset, header, payload);
-    header[12..16].copy_from_slice(&sum.to_le_bytes());
-    BlockAt { offset, bytes: (BLOCK_HEADER_BYTES + stored) as u32 }
 }
 
 /// A block's header that is plausible, and its payload that checks.
@@ -230,13 +249,14 @@ pub(crate) fn read_payload_aligned(
 /// Reads a block's bytes, whose place another block states.
 pub(crate) fn load(file: &dyn DiskFile, at: BlockAt, buffer: &mut Vec<u8>) -> Result<(), TableError> {
     let bytes = at.bytes as usize;
-    if !(BLOCK_HEADER_BYTES..=BLOCK_HEADER_BYTES + BLOCK_RAW_BYTES_MAX).contains(&bytes) {
+    let possible = (BLOCK_HEADER_BYTES..=BLOCK_HEADER_BYTES + BLOCK_RAW_BYTES_MAX).contains(&bytes);
+    if !possible || i64::try_from(at.offset.saturating_add(u64::from(at.bytes))).is_err() {
         return Err(TableError::Damage(Damage {
             file: file.path().to_path_buf(),
             offset: at.offset,
             part: "place of a block",
-            expected: "a possible length".to_owned(),
-            found: bytes.to_string(),
+            expected: "a possible place".to_owned(),
+            found: format!("{bytes} bytes"),
         }));
     }
     buffer.resize(bytes, 0);
@@ -262,7 +282,7 @@ mod tests {
 
     fn block(raw: &[u8], compress: Compress) -> Vec<u8> {
         let mut out = Vec::new();
-        let at = put_block(&mut out, FILE, 4096, BlockKind::Postings, raw, compress);
+        let at = BlockMaker::default().put(&mut out, FILE, 4096, BlockKind::Postings, raw, compress);
         assert_eq!((at.offset, at.bytes as usize), (4096, out.len()));
         out
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::index_table::{IndexLeaf, PostingBlock};
+use super::index_table::IndexLeaf;
 use super::leaf::EventLeaf;
+use super::posting_block::PostingBlock;
 use crate::chunk::Chunk;
 
 /// So many independently locked parts.

@@ -9,16 +9,14 @@ use super::block::{BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId};
 use super::cache::{BlockCache, Cached};
 use super::event_table::load_payload;
 use super::filter;
+use super::posting_block::{Impossible, PostingBlock, bounded};
 use super::table_file::{TableFile, open_file};
 use super::{Caller, TableError};
 use crate::codec::{Fields, Short, put_varint};
 use crate::disk::{Disk, DiskFile};
-use crate::entity::{ENTITY_KEY_BYTES_MAX, Selector};
+use crate::entity::ENTITY_KEY_BYTES_MAX;
 use crate::file_header::FileKind;
 use crate::wal::Damage;
-
-/// Every so many entries of a block, the whole key is written and its place noted, so that a search skips.
-pub(super) const RESTART_INTERVAL: usize = 16;
 
 /// What an index table is; its last block, and repeated in the manifest.
 ///
@@ -158,7 +156,8 @@ impl LeafEntry {
         raw
     }
 
-    fn position(&self) -> (&[u8], Sequence) {
+    /// Where in the order of key and position its block begins.
+    pub(super) fn begins(&self) -> (&[u8], Sequence) {
         (&self.key, self.first)
     }
 }
@@ -193,7 +192,7 @@ impl IndexLeaf {
             };
             let entry =
                 read().map_err(|short| damage(format!("an impossible field at byte {}", short.at)))?;
-            if entries.last().is_some_and(|before| before.position() >= entry.position()) {
+            if entries.last().is_some_and(|before| before.begins() >= entry.begins()) {
                 return Err(damage(format!("entry {} is not behind the one before", entries.len())));
             }
             entries.push(entry);
@@ -206,152 +205,11 @@ impl IndexLeaf {
 
     /// The last entry that begins at or before this place; the first one, if none does.
     fn seek(&self, key: &[u8], position: Sequence) -> usize {
-        self.entries.partition_point(|entry| entry.position() <= (key, position)).saturating_sub(1)
+        self.entries.partition_point(|entry| entry.begins() <= (key, position)).saturating_sub(1)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.entries.iter().map(|entry| size_of::<LeafEntry>() + entry.key.len()).sum()
-    }
-}
-
-fn bounded(fields: &mut Fields<'_>, max: usize) -> Result<usize, Short> {
-    let at = fields.at();
-    match usize::try_from(fields.varint()?) {
-        Ok(value) if value <= max => Ok(value),
-        _ => Err(Short { at }),
-    }
-}
-
-/// A block of postings.
-///
-/// ```text
-/// u64 base | entry ... | u32 place of every 16th entry ... | u32 how many places
-/// entry    varint bytes of the key shared with the entry before (0 at a noted place)
-///          varint bytes of the rest of the key
-///          varint postings
-///          varint bytes of the encoded postings
-///          the rest of the key
-///          varint first posting minus base, then varint differences, each at least 1
-/// ```
-///
-/// A long list goes on in further entries of the same key.
-#[derive(Debug)]
-pub(crate) struct PostingBlock {
-    raw: Vec<u8>,
-    base: u64,
-    /// Where the entries end and the noted places begin.
-    entries_end: usize,
-    restarts: usize,
-}
-
-/// Why a block of postings cannot be read.
-type Impossible = (usize, &'static str);
-
-impl PostingBlock {
-    pub(super) fn decode(raw: Vec<u8>) -> Result<Self, Impossible> {
-        let count_at = raw.len().checked_sub(4).ok_or((0, "length"))?;
-        let restarts = u32::from_le_bytes(raw[count_at..].try_into().expect("four bytes")) as usize;
-        let places = restarts.checked_mul(4).filter(|_| restarts > 0);
-        let entries_end =
-            places.and_then(|bytes| count_at.checked_sub(bytes)).ok_or((count_at, "number of places"))?;
-        if entries_end < 8 {
-            return Err((count_at, "number of places"));
-        }
-        let base = u64::from_le_bytes(raw[..8].try_into().expect("eight bytes"));
-        let block = Self { raw, base, entries_end, restarts };
-        for number in 0..restarts {
-            if !(8..entries_end).contains(&block.restart(number)) {
-                return Err((entries_end + 4 * number, "place of an entry"));
-            }
-        }
-        Ok(block)
-    }
-
-    fn restart(&self, number: usize) -> usize {
-        let at = self.entries_end + 4 * number;
-        u32::from_le_bytes(self.raw[at..at + 4].try_into().expect("checked when decoded")) as usize
-    }
-
-    /// Calls `visit` with key and postings (encoded) of every entry from the noted place `restart` on, until it says stop.
-    fn walk<'a>(
-        &'a self,
-        restart: usize,
-        mut visit: impl FnMut(&[u8], u64, Fields<'a>) -> Result<bool, Short>,
-    ) -> Result<(), Impossible> {
-        let start = self.restart(restart);
-        let mut fields = Fields::new(&self.raw[start..self.entries_end]);
-        let mut key = Vec::with_capacity(ENTITY_KEY_BYTES_MAX);
-        while !fields.is_empty() {
-            let mut next = || -> Result<bool, Short> {
-                let shared = bounded(&mut fields, key.len())?;
-                let rest = bounded(&mut fields, ENTITY_KEY_BYTES_MAX - shared)?;
-                let count = fields.varint()?;
-                let bytes = bounded(&mut fields, self.raw.len())?;
-                key.truncate(shared);
-                key.extend_from_slice(fields.bytes(rest)?);
-                let postings = Fields::new(fields.bytes(bytes)?);
-                visit(&key, count, postings)
-            };
-            if !next().map_err(|short| (start + short.at, "entry"))? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// The last noted place whose key is below `key`; the first one, if none is.
-    fn seek(&self, key: &[u8]) -> Result<usize, Impossible> {
-        let (mut low, mut high) = (0, self.restarts);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let mut below = false;
-            self.walk(middle, |found, _, _| {
-                below = found < key;
-                Ok(false)
-            })?;
-            if below { low = middle + 1 } else { high = middle }
-        }
-        Ok(low.saturating_sub(1))
-    }
-
-    fn decode_postings(&self, count: u64, mut fields: Fields<'_>, out: &mut Vec<u64>) -> Result<(), Short> {
-        let mut position = self.base;
-        for number in 0..count {
-            let at = fields.at();
-            let step = fields.varint()?;
-            position = position.checked_add(step).filter(|_| number == 0 || step > 0).ok_or(Short { at })?;
-            out.push(position);
-        }
-        if fields.is_empty() { Ok(()) } else { Err(Short { at: fields.at() }) }
-    }
-
-    /// Appends the postings of all keys that are (`exact`) or begin with `key`.
-    fn collect(&self, key: &[u8], exact: bool, out: &mut Vec<u64>) -> Result<(), Impossible> {
-        let restart = self.seek(key)?;
-        self.walk(restart, |found, count, postings| {
-            let wanted = if exact { found == key } else { found.starts_with(key) };
-            if wanted {
-                self.decode_postings(count, postings, out)?;
-            }
-            Ok(wanted || found < key)
-        })
-    }
-
-    /// Every key with its postings, in order.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) -> Result<(), Impossible> {
-        let mut decoded = Vec::new();
-        self.walk(0, |key, count, postings| {
-            decoded.clear();
-            self.decode_postings(count, postings, &mut decoded)?;
-            for position in &decoded {
-                visit(key, *position);
-            }
-            Ok(true)
-        })
-    }
-
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.raw.len()
     }
 }
 
@@ -368,6 +226,13 @@ pub(crate) struct IndexTable {
 struct Opened {
     file: Arc<dyn DiskFile>,
     top: IndexLeaf,
+}
+
+/// The place of a block: its leaf, and its entry there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    leaf: usize,
+    entry: usize,
 }
 
 impl IndexTable {
@@ -425,6 +290,46 @@ impl IndexTable {
         Ok(leaf)
     }
 
+    /// The block in which the first posting of `key` at or behind `position` is, if there is one, or before which.
+    pub(super) fn seek(&self, key: &[u8], position: Sequence) -> Result<Place, TableError> {
+        let top = &self.opened()?.top;
+        let leaf = top.seek(key, position);
+        Ok(Place { leaf, entry: self.leaf(top.entries[leaf].at)?.seek(key, position) })
+    }
+
+    /// The block before or behind one.
+    pub(super) fn neighbour(&self, place: Place, forward: bool) -> Result<Option<Place>, TableError> {
+        let top = &self.opened()?.top;
+        let entries = |leaf: usize| Ok::<_, TableError>(self.leaf(top.entries[leaf].at)?.entries.len());
+        let Place { leaf, entry } = place;
+        Ok(match forward {
+            true if entry + 1 < entries(leaf)? => Some(Place { leaf, entry: entry + 1 }),
+            true if leaf + 1 < top.entries.len() => Some(Place { leaf: leaf + 1, entry: 0 }),
+            false if entry > 0 => Some(Place { leaf, entry: entry - 1 }),
+            false if leaf > 0 => Some(Place { leaf: leaf - 1, entry: entries(leaf - 1)? - 1 }),
+            true | false => None,
+        })
+    }
+
+    /// What the index says of the block at a place.
+    pub(super) fn entry(&self, place: Place) -> Result<LeafEntry, TableError> {
+        let leaf = self.leaf(self.opened()?.top.entries[place.leaf].at)?;
+        Ok(leaf.entries[place.entry].clone())
+    }
+
+    /// Appends the postings in one block of all keys that are (`exact`) or begin with `key`.
+    pub(super) fn collect(
+        &self,
+        entry: &LeafEntry,
+        key: &[u8],
+        exact: bool,
+        caller: Caller,
+        out: &mut Vec<u64>,
+    ) -> Result<(), TableError> {
+        let collected = self.block(entry.at, caller)?.collect(key, exact, out);
+        collected.map_err(|impossible| self.refuse(entry.at.offset, impossible))
+    }
+
     fn block(&self, at: BlockAt, caller: Caller) -> Result<Arc<PostingBlock>, TableError> {
         if let Some(Cached::Postings(block)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(block);
@@ -453,7 +358,7 @@ impl IndexTable {
     }
 
     /// `false`: the entity with this key has no posting here.
-    fn may_hold(&self, key: &[u8]) -> Result<bool, TableError> {
+    pub(super) fn may_hold(&self, key: &[u8]) -> Result<bool, TableError> {
         let footer = &self.meta.footer;
         if *key < *footer.min_key || *key > *footer.max_key {
             return Ok(false);
@@ -486,7 +391,8 @@ impl IndexTable {
         let pages = (0..self.meta.footer.filter_pages)
             .map(|number| {
                 let page_bytes = (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u64;
-                self.load_filter_page(self.meta.footer.filter_at + u64::from(number) * page_bytes)
+                let start = u64::from(number) * page_bytes;
+                self.load_filter_page(self.meta.footer.filter_at.saturating_add(start))
             })
             .collect::<Result<Vec<_>, _>>()?;
         for leaf_entry in &self.opened()?.top.entries {
@@ -520,161 +426,6 @@ impl IndexTable {
     }
 }
 
-/// The postings of a selector in one table, in either direction, a block at a time.
-#[derive(Debug)]
-pub(crate) struct Postings {
-    table: Arc<IndexTable>,
-    key: Vec<u8>,
-    exact: bool,
-    from: Sequence,
-    through: Sequence,
-    forward: bool,
-    caller: Caller,
-    /// The leaf and the number of the entry in it of the block that `ready` came from.
-    place: Option<(usize, usize)>,
-    ready: Vec<u64>,
-    /// How many of `ready` were given.
-    given: usize,
-    done: bool,
-}
-
-impl Postings {
-    /// Those of `selector` in `from..=through`.
-    pub(crate) fn new(
-        table: Arc<IndexTable>,
-        selector: &Selector,
-        from: Sequence,
-        through: Sequence,
-        forward: bool,
-        caller: Caller,
-    ) -> Self {
-        let mut key = Vec::new();
-        selector.write_prefix(&mut key);
-        let exact = selector.entity().is_some();
-        Self {
-            table,
-            key,
-            exact,
-            from,
-            through,
-            forward,
-            caller,
-            place: None,
-            ready: Vec::new(),
-            given: 0,
-            done: false,
-        }
-    }
-
-    /// The next position.
-    pub(crate) fn next(&mut self) -> Result<Option<Sequence>, TableError> {
-        loop {
-            if self.given < self.ready.len() {
-                let at = if self.forward { self.given } else { self.ready.len() - 1 - self.given };
-                self.given += 1;
-                return Ok(Some(Sequence(self.ready[at])));
-            }
-            if self.done {
-                return Ok(None);
-            }
-            self.ready.clear();
-            self.given = 0;
-            if self.exact {
-                self.load_next()?
-            } else {
-                self.load_all()?
-            }
-            let (from, through) = (self.from.0, self.through.0);
-            self.ready.retain(|position| (from..=through).contains(position));
-        }
-    }
-
-    fn collect(&mut self, at: BlockAt) -> Result<(), TableError> {
-        let block = self.table.block(at, self.caller)?;
-        let collected = block.collect(&self.key, self.exact, &mut self.ready);
-        collected.map_err(|impossible| self.table.refuse(at.offset, impossible))
-    }
-
-    /// Loads the next block that may hold the key.
-    fn load_next(&mut self) -> Result<(), TableError> {
-        let table = Arc::clone(&self.table);
-        let place = match self.place {
-            None => {
-                if !table.may_hold(&self.key)? {
-                    self.done = true;
-                    return Ok(());
-                }
-                let position = if self.forward { self.from } else { self.through };
-                self.seek(position)?
-            }
-            Some(place) => match self.neighbour(place)? {
-                Some(place) => place,
-                None => {
-                    self.done = true;
-                    return Ok(());
-                }
-            },
-        };
-        self.place = Some(place);
-        let leaf = table.leaf(table.opened()?.top.entries[place.0].at)?;
-        let entry = &leaf.entries[place.1];
-        let beyond = if self.forward {
-            (&*entry.key, entry.first) > (&*self.key, self.through)
-        } else {
-            // A block that begins at or before the first wanted posting is the last one to look at.
-            (&*entry.key, entry.first) <= (&*self.key, self.from)
-        };
-        if self.forward && beyond {
-            self.done = true;
-            return Ok(());
-        }
-        self.done = beyond;
-        self.collect(entry.at)
-    }
-
-    fn seek(&self, position: Sequence) -> Result<(usize, usize), TableError> {
-        let opened = self.table.opened()?;
-        let leaf_number = opened.top.seek(&self.key, position);
-        let leaf = self.table.leaf(opened.top.entries[leaf_number].at)?;
-        Ok((leaf_number, leaf.seek(&self.key, position)))
-    }
-
-    fn neighbour(&self, (leaf_number, entry): (usize, usize)) -> Result<Option<(usize, usize)>, TableError> {
-        let opened = self.table.opened()?;
-        let entries = |number: usize| -> Result<usize, TableError> {
-            Ok(self.table.leaf(opened.top.entries[number].at)?.entries.len())
-        };
-        Ok(match self.forward {
-            true if entry + 1 < entries(leaf_number)? => Some((leaf_number, entry + 1)),
-            true if leaf_number + 1 < opened.top.entries.len() => Some((leaf_number + 1, 0)),
-            false if entry > 0 => Some((leaf_number, entry - 1)),
-            false if leaf_number > 0 => Some((leaf_number - 1, entries(leaf_number - 1)? - 1)),
-            true | false => None,
-        })
-    }
-
-    /// The postings of all keys that begin with the prefix, sorted together. A number's few events in each instrument.
-    fn load_all(&mut self) -> Result<(), TableError> {
-        let table = Arc::clone(&self.table);
-        self.done = true;
-        let forward = std::mem::replace(&mut self.forward, true);
-        let mut place = Some(self.seek(Sequence::ZERO)?);
-        while let Some(at) = place {
-            let leaf = table.leaf(table.opened()?.top.entries[at.0].at)?;
-            let entry = &leaf.entries[at.1];
-            if *entry.key > *self.key && !entry.key.starts_with(&self.key) {
-                break;
-            }
-            self.collect(entry.at)?;
-            place = self.neighbour(at)?;
-        }
-        self.forward = forward;
-        self.ready.sort_unstable();
-        self.ready.dedup();
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -682,11 +433,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_at_all_make_a_block_or_an_error_but_no_panic(raw: Vec<u8>, key: Vec<u8>) {
-            if let Ok(block) = PostingBlock::decode(raw.clone()) {
-                let _ = block.collect(&key, true, &mut Vec::new());
-                let _ = block.for_each(|_, _| {});
-            }
+        fn any_bytes_at_all_make_a_leaf_or_an_error_but_no_panic(raw: Vec<u8>) {
             let _ = IndexLeaf::decode(Path::new("x"), 0, &raw);
         }
 

@@ -6,9 +6,9 @@ use matchtape_schemas::{Sequence, TapeId};
 
 use super::block::{BlockAt, BlockKind, Compress, FileId};
 use super::filter;
-use super::index_table::{IndexFooter, IndexTableMeta, LeafEntry, RESTART_INTERVAL};
+use super::index_table::{IndexFooter, IndexTableMeta, LeafEntry};
+use super::posting_block::BlockWriter;
 use super::table_file::{FileWriter, TableFile};
-use crate::codec::put_varint;
 use crate::disk::{Disk, DiskError};
 use crate::entity::Entity;
 use crate::file_header::FileKind;
@@ -69,31 +69,31 @@ impl IndexTableWriter {
         })
     }
 
-    /// Takes in the next posting, in the order of key and position.
+    /// Takes in the next entity with its positions, at least one, ascending.
     ///
     /// # Panics
-    /// If it is not behind the one before.
-    pub(crate) fn add(&mut self, entity: Entity<'_>, sequence: Sequence) -> Result<(), DiskError> {
-        let mut next_key = std::mem::take(&mut self.next_key);
-        entity.write_key(&mut next_key);
-        if next_key == self.key {
-            assert!(self.postings.last().is_none_or(|last| *last < sequence.0), "postings come in order");
+    /// If the entity is not behind the one before.
+    pub(crate) fn add(
+        &mut self,
+        entity: Entity<'_>,
+        positions: impl Iterator<Item = Sequence>,
+    ) -> Result<(), DiskError> {
+        let mut key = std::mem::take(&mut self.next_key);
+        entity.write_key(&mut key);
+        assert!(key > self.key, "keys come in order");
+        self.next_key = std::mem::replace(&mut self.key, key);
+        self.hashes.push(filter::hash(&self.key));
+        if self.min_key.is_empty() {
+            self.min_key.clone_from(&self.key);
+        }
+        for position in positions {
             if self.postings.len() == ENTRY_POSTINGS_MAX {
                 self.close_entry()?;
             }
-        } else {
-            assert!(next_key > self.key, "keys come in order");
-            self.close_entry()?;
-            std::mem::swap(&mut self.key, &mut next_key);
-            self.hashes.push(filter::hash(&self.key));
-            if self.min_key.is_empty() {
-                self.min_key.clone_from(&self.key);
-            }
+            self.postings.push(position.0);
+            self.posting_count += 1;
         }
-        self.next_key = next_key;
-        self.postings.push(sequence.0);
-        self.posting_count += 1;
-        Ok(())
+        self.close_entry()
     }
 
     fn close_entry(&mut self) -> Result<(), DiskError> {
@@ -146,7 +146,6 @@ impl IndexTableWriter {
     /// # Panics
     /// If no posting was added.
     pub(crate) fn finish(mut self) -> Result<(IndexTableMeta, PathBuf), DiskError> {
-        self.close_entry()?;
         self.close_block()?;
         assert!(self.posting_count > 0, "every event has at least one posting");
         let filter_at = self.out.offset();
@@ -186,70 +185,5 @@ impl IndexTableWriter {
             self.out.block(BlockKind::Filter, &page, Compress::Never)?;
         }
         Ok(pages)
-    }
-}
-
-/// Fills one block of postings; see [`PostingBlock`](super::index_table::PostingBlock) for its layout.
-#[derive(Debug, Default)]
-struct BlockWriter {
-    raw: Vec<u8>,
-    base: u64,
-    restarts: Vec<u32>,
-    entries: usize,
-    last_key: Vec<u8>,
-    encoded: Vec<u8>,
-}
-
-impl BlockWriter {
-    fn is_empty(&self) -> bool {
-        self.entries == 0
-    }
-
-    fn bytes(&self) -> usize {
-        self.raw.len() + self.restarts.len() * 4
-    }
-
-    fn begin(&mut self, base: Sequence) {
-        self.base = base.0;
-        self.raw.extend_from_slice(&base.0.to_le_bytes());
-    }
-
-    fn add(&mut self, key: &[u8], postings: &[u64]) {
-        let shared = if self.entries.is_multiple_of(RESTART_INTERVAL) {
-            self.restarts.push(self.raw.len() as u32);
-            0
-        } else {
-            self.last_key.iter().zip(key).take_while(|(left, right)| left == right).count()
-        };
-        self.encoded.clear();
-        let mut before = self.base;
-        for position in postings {
-            put_varint(&mut self.encoded, position - before);
-            before = *position;
-        }
-        put_varint(&mut self.raw, shared as u64);
-        put_varint(&mut self.raw, (key.len() - shared) as u64);
-        put_varint(&mut self.raw, postings.len() as u64);
-        put_varint(&mut self.raw, self.encoded.len() as u64);
-        self.raw.extend_from_slice(&key[shared..]);
-        self.raw.extend_from_slice(&self.encoded);
-        self.last_key.clear();
-        self.last_key.extend_from_slice(key);
-        self.entries += 1;
-    }
-
-    fn finish(&mut self) -> &[u8] {
-        for restart in &self.restarts {
-            self.raw.extend_from_slice(&restart.to_le_bytes());
-        }
-        self.raw.extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
-        &self.raw
-    }
-
-    fn clear(&mut self) {
-        self.raw.clear();
-        self.restarts.clear();
-        self.entries = 0;
-        self.last_key.clear();
     }
 }

@@ -20,6 +20,8 @@ mod filter;
 mod index_table;
 mod index_writer;
 mod leaf;
+mod posting_block;
+mod postings;
 mod table_file;
 
 use crate::disk::DiskError;
@@ -30,9 +32,10 @@ pub(crate) use self::cache::BlockCache;
 pub(crate) use self::event_table::{EventFooter, EventTable, EventTableMeta};
 pub(crate) use self::event_writer::EventTableWriter;
 pub(crate) use self::filter::{hash as entity_hash, mix};
-pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta, Postings};
+pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta};
 pub(crate) use self::index_writer::IndexTableWriter;
 pub(crate) use self::leaf::BlockEntry;
+pub(crate) use self::postings::Postings;
 pub(crate) use self::table_file::{FileWriter, TABLES, TableFile, install, new_path, open_file};
 
 /// Who reads: decides whether blocks enter the cache.

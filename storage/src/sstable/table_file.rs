@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::TableError;
-use super::block::{BlockAt, BlockKind, Compress, FileId, put_block};
+use super::block::{BlockAt, BlockKind, BlockMaker, Compress, FileId};
 use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
 use crate::file_header::{self, FileKind};
 
@@ -73,6 +73,7 @@ pub(crate) struct FileWriter {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     id: FileId,
+    blocks: BlockMaker,
     pending: Vec<u8>,
     written: u64,
 }
@@ -89,7 +90,7 @@ impl FileWriter {
         }
         let file = disk.open(&temporary, Access::CreateNew, Caching::Buffered)?;
         let pending = file_header::encode(table.kind, id.tape, id.number).to_vec();
-        Ok(Self { file, path, id, pending, written: 0 })
+        Ok(Self { file, path, id, blocks: BlockMaker::default(), pending, written: 0 })
     }
 
     /// Where the next block goes.
@@ -104,7 +105,7 @@ impl FileWriter {
         compress: Compress,
     ) -> Result<BlockAt, DiskError> {
         let offset = self.offset();
-        let at = put_block(&mut self.pending, self.id, offset, kind, raw, compress);
+        let at = self.blocks.put(&mut self.pending, self.id, offset, kind, raw, compress);
         if self.pending.len() >= WRITE_BYTES {
             self.write_pending()?;
         }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod damage;
+
 use std::sync::Arc;
 
 use matchtape_schemas::event::*;

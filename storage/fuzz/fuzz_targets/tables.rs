@@ -1,0 +1,22 @@
+//! Any damage to tables, snapshots and manifest, with and without true checksums: opening and asking never panics, and no
+//! event is shown that is not the tape's.
+//!
+//!     RUSTC_BOOTSTRAP=1 cargo fuzz run tables -- -max_total_time=600      (in storage/)
+#![no_main]
+
+#[path = "../../tests/model/mod.rs"]
+mod model;
+
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use matchtape_storage::sim::SimDisk;
+use model::Placed;
+use model::damage::{Damage, damaged, finished_store, survive_damage};
+
+fuzz_target!(|input: (bool, Vec<Damage>)| {
+    static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
+    let (healthy, events) = HEALTHY.get_or_init(finished_store);
+    let (resealed, damages) = input;
+    survive_damage(&damaged(healthy, &damages, resealed), events);
+});

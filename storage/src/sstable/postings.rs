@@ -1,0 +1,125 @@
+//! The positions of an entity's events in one index table, in either direction, a block at a time.
+
+use std::sync::Arc;
+
+use matchtape_schemas::Sequence;
+
+use super::index_table::{LeafEntry, Place};
+use super::{Caller, IndexTable, TableError};
+use crate::entity::Selector;
+
+/// The postings of a selector in one table, in either direction, a block at a time.
+#[derive(Debug)]
+pub(crate) struct Postings {
+    table: Arc<IndexTable>,
+    key: Vec<u8>,
+    exact: bool,
+    from: Sequence,
+    through: Sequence,
+    forward: bool,
+    caller: Caller,
+    /// Where the block is that `ready` came from.
+    place: Option<Place>,
+    ready: Vec<u64>,
+    /// How many of `ready` were given.
+    given: usize,
+    done: bool,
+}
+
+impl Postings {
+    /// Those of `selector` in `from..=through`.
+    pub(crate) fn new(
+        table: Arc<IndexTable>,
+        selector: &Selector,
+        from: Sequence,
+        through: Sequence,
+        forward: bool,
+        caller: Caller,
+    ) -> Self {
+        let mut key = Vec::new();
+        selector.write_prefix(&mut key);
+        let exact = selector.entity().is_some();
+        Self {
+            table,
+            key,
+            exact,
+            from,
+            through,
+            forward,
+            caller,
+            place: None,
+            ready: Vec::new(),
+            given: 0,
+            done: false,
+        }
+    }
+
+    /// The next position.
+    pub(crate) fn next(&mut self) -> Result<Option<Sequence>, TableError> {
+        loop {
+            if self.given < self.ready.len() {
+                let at = if self.forward { self.given } else { self.ready.len() - 1 - self.given };
+                self.given += 1;
+                return Ok(Some(Sequence(self.ready[at])));
+            }
+            if self.done {
+                return Ok(None);
+            }
+            self.ready.clear();
+            self.given = 0;
+            if self.exact {
+                self.load_next()?
+            } else {
+                self.load_all()?
+            }
+            let (from, through) = (self.from.0, self.through.0);
+            self.ready.retain(|position| (from..=through).contains(position));
+        }
+    }
+
+    fn collect(&mut self, entry: &LeafEntry) -> Result<(), TableError> {
+        self.table.collect(entry, &self.key, self.exact, self.caller, &mut self.ready)
+    }
+
+    /// Loads the next block that may hold the key.
+    fn load_next(&mut self) -> Result<(), TableError> {
+        let place = match self.place {
+            None if self.table.may_hold(&self.key)? => {
+                let position = if self.forward { self.from } else { self.through };
+                Some(self.table.seek(&self.key, position)?)
+            }
+            None => None,
+            Some(place) => self.table.neighbour(place, self.forward)?,
+        };
+        self.place = place;
+        let Some(place) = place else {
+            self.done = true;
+            return Ok(());
+        };
+        let entry = self.table.entry(place)?;
+        if self.forward && entry.begins() > (&self.key, self.through) {
+            self.done = true;
+            return Ok(());
+        }
+        // Backwards, a block that begins at or before the first wanted posting is the last one to look at.
+        self.done = !self.forward && entry.begins() <= (&self.key, self.from);
+        self.collect(&entry)
+    }
+
+    /// The postings of all keys that begin with the prefix, sorted together. A number's few events in each instrument.
+    fn load_all(&mut self) -> Result<(), TableError> {
+        self.done = true;
+        let mut place = Some(self.table.seek(&self.key, Sequence::ZERO)?);
+        while let Some(at) = place {
+            let entry = self.table.entry(at)?;
+            if *entry.key > *self.key && !entry.key.starts_with(&self.key) {
+                break;
+            }
+            self.collect(&entry)?;
+            place = self.table.neighbour(at, true)?;
+        }
+        self.ready.sort_unstable();
+        self.ready.dedup();
+        Ok(())
+    }
+}
