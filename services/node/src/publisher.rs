@@ -15,6 +15,7 @@ use matchtape_schemas::{
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
+use crate::node::NodeError;
 use crate::producers::{ProducerMark, ProducerMarks};
 use crate::ring::{Claim, ClaimError, Ring};
 use crate::stages::{Stages, WaitError};
@@ -189,6 +190,28 @@ impl Intake {
     /// Whether this node has put anything on the tape.
     pub(crate) fn epoch_has_started(&self) -> bool {
         self.epoch_start.lock().is_none()
+    }
+}
+
+/// Hands out a node's publishers elsewhere in its process. After the node is gone they are closed.
+#[derive(Clone)]
+pub struct Publishers {
+    intake: Arc<Intake>,
+}
+
+impl Publishers {
+    pub(crate) fn new(intake: &Arc<Intake>) -> Self {
+        Self { intake: Arc::clone(intake) }
+    }
+
+    /// The handle of one producer; there is at most one at a time.
+    pub fn publisher(&self, producer: ProducerId) -> Result<Publisher, NodeError> {
+        Publisher::attach(&self.intake, producer).ok_or(NodeError::ProducerInUse(producer))
+    }
+
+    /// The most events a group may have.
+    pub fn group_events_max(&self) -> usize {
+        self.intake.ring.capacity()
     }
 }
 
