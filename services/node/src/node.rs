@@ -23,7 +23,7 @@ use crate::idle::IdleClock;
 use crate::latency::StageLatency;
 use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt};
 use crate::producers::{self, ProducerMarks};
-use crate::publisher::{Intake, Publisher};
+use crate::publisher::{Intake, Publisher, Publishers};
 use crate::ring::{Ring, RingReader};
 use crate::stages::{StageReached, Stages, WaitError};
 
@@ -256,6 +256,11 @@ impl Node {
     /// The handle of one producer; there is at most one at a time.
     pub fn publisher(&self, producer: ProducerId) -> Result<Publisher, NodeError> {
         Publisher::attach(&self.intake, producer).ok_or(NodeError::ProducerInUse(producer))
+    }
+
+    /// Hands out publishers elsewhere in this process, also while the node is being closed.
+    pub fn publishers(&self) -> Publishers {
+        Publishers::new(&self.intake)
     }
 
     /// Reads what is visible.
