@@ -15,6 +15,7 @@ use crate::disk::DiskError;
 use crate::fold::Fold;
 use crate::manifest::{Edit, Manifest};
 use crate::memtable::{MemTable, Run};
+use crate::options::Compression;
 use crate::read::view::Shared;
 use crate::snapshot::Snapshot;
 use crate::sstable::{EventTableWriter, IndexTableWriter, TABLES, install};
@@ -44,11 +45,12 @@ pub(crate) struct Flusher {
 struct State {
     manifest: Manifest,
     fold: Fold,
+    compression: Compression,
 }
 
 impl Flusher {
-    pub(crate) fn new(manifest: Manifest, fold: Fold) -> Self {
-        Self { state: Mutex::new(State { manifest, fold }), failure: std::sync::OnceLock::new() }
+    pub(crate) fn new(manifest: Manifest, fold: Fold, compression: Compression) -> Self {
+        Self { state: Mutex::new(State { manifest, fold, compression }), failure: std::sync::OnceLock::new() }
     }
 
     /// The failure that ended flushing, if one did.
@@ -107,7 +109,7 @@ impl State {
         let mut edits = Vec::with_capacity(3);
         let mut paths = Vec::with_capacity(3);
 
-        let mut events = EventTableWriter::create(disk, number, *memtable.before())?;
+        let mut events = EventTableWriter::create(disk, number, *memtable.before(), self.compression)?;
         for chunk in memtable.chunks() {
             for frame in 0..chunk.frames().len() {
                 let frame = chunk.frame(frame);

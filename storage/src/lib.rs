@@ -36,7 +36,9 @@ pub use flush::FlushError;
 pub use ingest::Pressure;
 pub use inspect::{EventTableView, IndexTableView, Inspection, MemoryView, SegmentView, SnapshotView};
 pub use open::{OpenError, RecoveryReport};
-pub use options::{ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions, Workers};
+pub use options::{
+    Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions, Workers,
+};
 pub use read::{Direction, FrameCursor, Query, QueryCursor, ReadError, Reader};
 pub use read_only::ReadOnlyStore;
 pub use snapshot::{Section, Snapshot};

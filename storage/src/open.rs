@@ -222,7 +222,7 @@ pub(crate) fn open(
         wal::open(Arc::clone(&disk), wal_config.clone())?;
     report.wal = wal_report;
     report.last_sequence = head.last_sequence.0;
-    let flusher = Flusher::new(manifest, fold);
+    let flusher = Flusher::new(manifest, fold, options.compression);
     if !contents.log_begun {
         flusher.edit_manifest(vec![Edit::LogBegun])?;
     }

@@ -11,6 +11,7 @@ use super::leaf::{BlockEntry, ENTRY_BYTES};
 use super::table_file::{FileWriter, TableFile};
 use crate::disk::{Disk, DiskError};
 use crate::file_header::FileKind;
+use crate::options::Compression;
 
 /// A block is closed before it would grow beyond this. A frame is never split, and a frame of the greatest size is a
 /// block of its own; so this is also what a point read has to decompress at most.
@@ -25,6 +26,7 @@ const _: () =
 #[derive(Debug)]
 pub(crate) struct EventTableWriter {
     out: FileWriter,
+    compress: Compress,
     number: u64,
     raw: Vec<u8>,
     /// The block being filled; its place is not known yet.
@@ -36,7 +38,12 @@ pub(crate) struct EventTableWriter {
 
 impl EventTableWriter {
     /// A table of the events after `before`.
-    pub(crate) fn create(disk: &dyn Disk, number: u64, before: Head) -> Result<Self, DiskError> {
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        number: u64,
+        before: Head,
+        compression: Compression,
+    ) -> Result<Self, DiskError> {
         let id = FileId { tape: before.tape, number };
         let out = FileWriter::create(disk, TableFile { kind: FileKind::Events, number }, id)?;
         let footer = EventFooter {
@@ -53,7 +60,20 @@ impl EventTableWriter {
             raw_bytes: 0,
             top: BlockAt { offset: 0, bytes: 0 },
         };
-        Ok(Self { out, number, raw: Vec::new(), open: None, leaf: Vec::new(), top: Vec::new(), footer })
+        let compress = match compression {
+            Compression::Lz4 => Compress::Lz4,
+            Compression::None => Compress::Never,
+        };
+        Ok(Self {
+            out,
+            compress,
+            number,
+            raw: Vec::new(),
+            open: None,
+            leaf: Vec::new(),
+            top: Vec::new(),
+            footer,
+        })
     }
 
     /// Takes in the next frame.
@@ -95,7 +115,7 @@ impl EventTableWriter {
 
     fn close_block(&mut self) -> Result<(), DiskError> {
         let Some(mut entry) = self.open.take() else { return Ok(()) };
-        entry.at = self.out.block(BlockKind::Frames, &self.raw, Compress::Lz4)?;
+        entry.at = self.out.block(BlockKind::Frames, &self.raw, self.compress)?;
         self.raw.clear();
         self.footer.blocks += 1;
         self.footer.min_time = self.footer.min_time.min(entry.min_time);
