@@ -1,8 +1,10 @@
 //! Says on an idle live tape that time has passed, so that windows by event time close.
 //!
-//! One `TimeAdvanced` when the tape falls idle, then one per [`REPEAT_EVERY`]: silence is what heartbeats are for.
+//! One `TimeAdvanced` when the tape falls idle, then one per [`REPEAT_EVERY`]: silence is what heartbeats are
+//! for. Nothing on a tape whose events are of another day.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +16,8 @@ use crate::publisher::{Intake, wall_clock};
 
 /// Between two events that say the same.
 const REPEAT_EVERY: Duration = Duration::from_secs(10);
+/// A tape whose last event is longer ago is not live: what is imported from another day would all be late after this.
+const LIVE_WITHIN: Duration = Duration::from_secs(60);
 /// How far behind this clock a producer's events may still be under way without being late.
 const ALLOWANCE: Duration = Duration::from_millis(20);
 
@@ -41,6 +45,10 @@ impl IdleClock {
                         continue;
                     }
                     let now = wall_clock();
+                    let behind = now.get().saturating_sub(intake.max_event_time.load(Ordering::Relaxed));
+                    if behind > LIVE_WITHIN.as_nanos() as i64 {
+                        continue;
+                    }
                     let event_time = EventTime(now.get() - ALLOWANCE.as_nanos() as i64);
                     let body = TimeAdvanced { accepted_time: now, ..TimeAdvanced::default() };
                     let event = Event::new(InstrumentId(0), ProducerSequence(0), event_time, body);

@@ -45,7 +45,7 @@ pub struct NodeOptions {
     /// Shared memory distribution; none by default.
     pub bus: Option<BusOptions>,
     /// On a live tape: after this long without an event, say with `TimeAdvanced` that time has passed, so that windows
-    /// by event time close. Not for tapes whose event times are of another day (imports).
+    /// by event time close. A tape whose last event time is a minute or more ago is left alone.
     pub time_advanced_after: Option<Duration>,
 }
 

@@ -198,6 +198,8 @@ impl<S: Speculative> Pipeline<S> {
         match appended {
             Ok(frame) => {
                 self.ring.release(taken);
+                // Relaxed: only the idle clock looks, and only whether the tape is of today.
+                self.intake.max_event_time.store(frame.max_event_time.get(), Ordering::Relaxed);
                 self.intake.stages.raise(Stage::Accepted, frame.last_sequence());
                 true
             }

@@ -5,6 +5,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use matchtape_schemas::event::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Payload, encode_event};
@@ -107,6 +108,8 @@ pub(crate) struct Intake {
     pub(crate) bell: Bell,
     pub(crate) stages: Arc<Stages>,
     pub(crate) skew_ns_max: i64,
+    /// The greatest event time of the tape so far, ns; the pipeline keeps it.
+    pub(crate) max_event_time: AtomicI64,
     /// The event that starts this epoch, until the first publish puts it on the tape.
     epoch_start: Mutex<Option<Event>>,
     producers: Mutex<Producers>,
@@ -130,6 +133,7 @@ impl Intake {
             bell: Bell::default(),
             stages,
             skew_ns_max,
+            max_event_time: AtomicI64::new(epoch_start.event_time.get()),
             epoch_start: Mutex::new(Some(epoch_start)),
             producers: Mutex::new(Producers { marks, live: Vec::new() }),
         }

@@ -250,9 +250,18 @@ fn an_idle_live_tape_says_that_time_has_passed() {
     let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
     assert_eq!(node.watermarks().accepted, Sequence::ZERO, "a tape nobody wrote to stays untouched");
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    // An event of another day does not make it live.
     put(&mut publisher, &order(1));
-    node.wait_for(Sequence(3), Stage::Visible, PATIENCE).unwrap();
-    let event = node.reader().event(Sequence(3)).unwrap().unwrap();
+    assert_eq!(
+        node.wait_for(Sequence(3), Stage::Accepted, Duration::from_millis(200)),
+        Err(matchtape_node::WaitError::TimedOut)
+    );
+    let mut now = order(2);
+    now.event_time.0 =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    put(&mut publisher, &now);
+    node.wait_for(Sequence(4), Stage::Visible, PATIENCE).unwrap();
+    let event = node.reader().event(Sequence(4)).unwrap().unwrap();
     assert_eq!(
         (event.event().kind(), event.event().flags()),
         (Kind::TimeAdvanced, EventFlags::LAST_OF_GROUP)

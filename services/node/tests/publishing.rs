@@ -67,7 +67,7 @@ fn a_repeated_publish_adds_nothing_in_this_run_or_after_a_restart_or_after_a_cra
         }
         assert!(matches!(publisher.publish(&order(50)).unwrap(), Published::Already { .. }));
         assert_eq!(publisher.last().unwrap().producer_sequence, ProducerSequence(100));
-        node.wait(Sequence(101), Stage::Durable).unwrap();
+        node.wait(Sequence(101), Stage::Visible).unwrap();
         assert_eq!(kinds(&node).len(), 101);
         drop(publisher);
         if restart == 0 {
