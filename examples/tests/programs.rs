@@ -177,6 +177,11 @@ fn windows_that_came_live_are_replayed_to_the_letter() {
     let replayed = place.delayed("replay", "20").end_in_order();
     assert_eq!((live.len(), &live), (20, &replayed));
     assert!(live.iter().any(|line| line.contains("1 trades, 0 late")), "{live:?}");
+    let this_year = &live[19][..4];
+    assert!(
+        live.iter().all(|line| line.starts_with(this_year)),
+        "time begins with the first event: {live:?}"
+    );
 }
 
 #[test]
