@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use matchtape_schemas::limits::EVENT_BYTES_MAX;
+
 /// How a gateway is set up. The default is right for one machine.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
@@ -17,7 +19,11 @@ pub struct GatewayConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7410), hosts: Vec::new(), limits: Limits::default() }
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7410),
+            hosts: Vec::new(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -64,6 +70,12 @@ pub struct Limits {
     pub page_rows_max: usize,
     /// Candles of one answer.
     pub candles_max: usize,
+    /// Bytes of events of one request to publish. They are held in memory, twice for a moment.
+    pub publish_bytes_max: usize,
+    /// Requests to publish that hold a body, or wait for room in the ring, at a time; further ones wait unread.
+    pub publishes_max: usize,
+    /// A request to publish waits so long for the stage it asked for; then its outcome is called unknown.
+    pub publish_wait_max: Duration,
     /// How long clients get to take what was published before a shutdown.
     pub drain_max: Duration,
 }
@@ -91,6 +103,9 @@ impl Default for Limits {
             log_reads_max: 4,
             page_rows_max: 10_000,
             candles_max: 5_000,
+            publish_bytes_max: 8 * 1024 * 1024,
+            publishes_max: 8,
+            publish_wait_max: Duration::from_secs(10),
             drain_max: Duration::from_secs(5),
         }
     }
@@ -133,7 +148,11 @@ impl GatewayConfig {
             ("inbound_bytes_max", limits.inbound_bytes_max as u128, 256),
             ("outbound_message_bytes", limits.outbound_message_bytes as u128, 1024),
             // Room for the largest single item (a 48 KiB state value is redacted; a part of a snapshot is smaller).
-            ("write_buffer_bytes_max", limits.write_buffer_bytes_max as u128, 2 * limits.outbound_message_bytes as u128),
+            (
+                "write_buffer_bytes_max",
+                limits.write_buffer_bytes_max as u128,
+                2 * limits.outbound_message_bytes as u128,
+            ),
             ("kernel_buffer_bytes", limits.kernel_buffer_bytes.into(), 4096),
             ("write_stall_max (ms)", limits.write_stall_max.as_millis(), 1),
             ("behind_max (ms)", limits.behind_max.as_millis(), 1),
@@ -145,6 +164,9 @@ impl GatewayConfig {
             ("log_reads_max", limits.log_reads_max as u128, 1),
             ("page_rows_max", limits.page_rows_max as u128, 1),
             ("candles_max", limits.candles_max as u128, 1),
+            ("publish_bytes_max", limits.publish_bytes_max as u128, EVENT_BYTES_MAX as u128),
+            ("publishes_max", limits.publishes_max as u128, 1),
+            ("publish_wait_max (ms)", limits.publish_wait_max.as_millis(), 1),
         ];
         for (name, found, least) in at_least {
             if found < least {

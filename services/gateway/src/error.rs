@@ -74,7 +74,9 @@ impl ApiError {
     /// A failed read of the log. `place` names what was asked for.
     pub(crate) fn read(error: &ReadError, place: &str) -> Self {
         match error {
-            ReadError::BelowRetention { asked, first_kept } => Self::below_retention(*asked, *first_kept, place),
+            ReadError::BelowRetention { asked, first_kept } => {
+                Self::below_retention(*asked, *first_kept, place)
+            }
             other => {
                 tracing::error!(error = %other, "a read failed");
                 Self::new(

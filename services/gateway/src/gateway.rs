@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::config::{ConfigError, GatewayConfig, Limits};
 use crate::feed::{Feed, Follower, StartError as FeedStartError};
 use crate::http;
+use crate::ingress::Ingress;
 use crate::log::LogPool;
 use crate::metrics::Metrics;
 
@@ -27,6 +28,8 @@ pub struct TapeHandle {
     /// Its watermarks as they rise. To be sent after the reader's visible has been raised; the gateway reads on then.
     /// Dropping the sender says that the tape was closed.
     pub tail: watch::Receiver<Watermarks>,
+    /// The way onto it, for producers outside; without one, publishing is not offered.
+    pub ingress: Option<Arc<dyn Ingress>>,
 }
 
 /// A gateway that did not start.
@@ -55,6 +58,9 @@ pub(crate) struct Shared {
     pub(crate) tail: watch::Receiver<Watermarks>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) log: LogPool,
+    pub(crate) ingress: Option<Arc<dyn Ingress>>,
+    /// One permit per request that brings events.
+    pub(crate) publishes: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) address: SocketAddr,
     pub(crate) hosts: Vec<String>,
@@ -94,6 +100,8 @@ impl Gateway {
         let (drain, draining) = watch::channel(None);
         let shared = Arc::new(Shared {
             log: LogPool::new(limits.log_reads_max),
+            ingress: tape.ingress,
+            publishes: Arc::new(Semaphore::new(limits.publishes_max)),
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             metrics: Metrics::default(),
             started: Instant::now(),

@@ -4,7 +4,8 @@
 //! market thread knows no clients, connections take what they want at their own pace (see `feed`), and the log is read
 //! by a bounded number of threads (see `log`). What goes over the wire is described in `PROTOCOL.md`.
 //!
-//! Read in this order: `config` (limits), `gateway` (start and stop), `feed/`, `log/`, `ws/`, `http/`, `page`.
+//! Read in this order: `config` (limits), `gateway` (start and stop), `feed/`, `log/`, `ingress`, `ws/`,
+//! `http/`, `page`.
 
 mod config;
 mod encode;
@@ -12,6 +13,7 @@ mod error;
 mod feed;
 mod gateway;
 mod http;
+mod ingress;
 mod log;
 mod metrics;
 mod page;
@@ -20,3 +22,4 @@ mod ws;
 pub use config::{ConfigError, GatewayConfig, Limits};
 pub use feed::StartError as FeedStartError;
 pub use gateway::{Gateway, GatewayHandle, StartError, TapeHandle};
+pub use ingress::{Ingress, IngressError, ProducerPosition, Receipt};

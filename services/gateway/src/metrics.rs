@@ -16,12 +16,17 @@ pub(crate) struct Metrics {
     pub(crate) switches_to_log: AtomicU64,
     pub(crate) conflations: AtomicU64,
     pub(crate) http_requests: AtomicU64,
+    pub(crate) events_published: AtomicU64,
     closes: [AtomicU64; CloseReason::ALL.len()],
 }
 
 impl Metrics {
     pub(crate) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Relaxed);
     }
 
     pub(crate) fn closed_for(&self, reason: CloseReason) {
@@ -44,9 +49,18 @@ impl Metrics {
         line("messages_sent", "WebSocket messages sent.", &self.messages_sent);
         line("bytes_sent", "Bytes of WebSocket messages sent.", &self.bytes_sent);
         line("messages_received", "WebSocket messages received.", &self.messages_received);
-        line("switches_to_log", "Subscriptions that fell behind and were served from the log.", &self.switches_to_log);
-        line("conflations", "Book changes merged or replaced by a snapshot for a slow client.", &self.conflations);
+        line(
+            "switches_to_log",
+            "Subscriptions that fell behind and were served from the log.",
+            &self.switches_to_log,
+        );
+        line(
+            "conflations",
+            "Book changes merged or replaced by a snapshot for a slow client.",
+            &self.conflations,
+        );
         line("http_requests", "HTTP requests under /v1.", &self.http_requests);
+        line("events_published", "Events put onto the tape for producers outside.", &self.events_published);
         out.push_str(
             "# HELP matchtape_gateway_closes_total Connections the gateway closed, by reason.\n\
              # TYPE matchtape_gateway_closes_total counter\n",

@@ -4,8 +4,8 @@ use matchtape_market::{BookOrder, Level, LevelChange};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{InstrumentId, Sequence};
 
-use super::json::{Json, push_price, push_units};
 use super::Symbols;
+use super::json::{Json, push_price, push_units};
 use crate::feed::{Depth, ViewDelta};
 
 /// Levels or orders in one part of a snapshot: about 32 KiB of text.
@@ -23,7 +23,11 @@ pub(crate) fn push_level(out: &mut String, price: matchtape_schemas::Price, quan
 }
 
 /// Appends a list whose items `push` writes.
-pub(crate) fn push_levels<T>(out: &mut String, levels: impl Iterator<Item = T>, push: impl Fn(&mut String, T)) {
+pub(crate) fn push_levels<T>(
+    out: &mut String,
+    levels: impl Iterator<Item = T>,
+    push: impl Fn(&mut String, T),
+) {
     out.push('[');
     for (place, level) in levels.enumerate() {
         if place > 0 {
@@ -137,4 +141,3 @@ pub(crate) fn mbo_snapshot_parts(head: &SnapshotHead<'_>, orders: &[BookOrder]) 
         })
         .collect()
 }
-

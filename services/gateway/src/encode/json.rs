@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn decimals_are_written_as_the_types_print_them() {
-        let mut units = vec![0, 1, 10, 999_999_999, 1_000_000_000, 4_810_250_000_000, i64::MAX, -1, -500_000_000];
+        let mut units =
+            vec![0, 1, 10, 999_999_999, 1_000_000_000, 4_810_250_000_000, i64::MAX, -1, -500_000_000];
         units.extend((0..63).map(|bit| 1i64 << bit));
         for units in units {
             let mut out = String::new();

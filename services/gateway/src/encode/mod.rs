@@ -13,7 +13,6 @@ pub(crate) use book::{
 pub(crate) use event::{mbo_item, tape_item, trade_item};
 pub(crate) use json::{Json, push_text};
 
-
 use matchtape_market::Instruments;
 use matchtape_schemas::{InstrumentId, KindMask};
 use rustc_hash::FxHashMap;

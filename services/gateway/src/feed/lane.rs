@@ -104,8 +104,13 @@ struct Inner<T> {
 
 impl<T> Lane<T> {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let inner =
-            Inner { subscribers: 0, from: Sequence::ZERO, through: Sequence::ZERO, blocks: VecDeque::new(), bytes: 0 };
+        let inner = Inner {
+            subscribers: 0,
+            from: Sequence::ZERO,
+            through: Sequence::ZERO,
+            blocks: VecDeque::new(),
+            bytes: 0,
+        };
         Self { inner: RwLock::new(inner), bytes_max }
     }
 

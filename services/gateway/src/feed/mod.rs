@@ -15,5 +15,7 @@ mod view;
 pub(crate) use follow::Follower;
 pub use follow::StartError;
 pub(crate) use lane::{Block, Item, Lane, Recent};
-pub(crate) use state::{BookCopy, Channel, Feed, FeedHead, MarketState, Seat, resting, span, with_last_of_instrument};
+pub(crate) use state::{
+    BookCopy, Channel, Feed, FeedHead, MarketState, Seat, resting, span, with_last_of_instrument,
+};
 pub(crate) use view::{Depth, View, ViewDelta, merge};

@@ -156,9 +156,8 @@ impl Feed {
     /// Books as of one position.
     pub(crate) fn copy_books(&self, views: &[(InstrumentId, Depth)]) -> (Sequence, Vec<BookCopy>) {
         let state = self.state.read();
-        let copy = |(instrument, depth): &(InstrumentId, Depth)| {
-            BookCopy::of(state.books.get(*instrument), *depth)
-        };
+        let copy =
+            |(instrument, depth): &(InstrumentId, Depth)| BookCopy::of(state.books.get(*instrument), *depth);
         (state.position, views.iter().map(copy).collect())
     }
 

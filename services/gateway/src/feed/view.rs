@@ -80,7 +80,12 @@ pub(crate) struct View {
 
 impl View {
     /// The view of a book as it is at `position`, which is at or after its last change.
-    pub(crate) fn open(instrument: InstrumentId, depth: Depth, book: Option<&Book>, position: Sequence) -> Self {
+    pub(crate) fn open(
+        instrument: InstrumentId,
+        depth: Depth,
+        book: Option<&Book>,
+        position: Sequence,
+    ) -> Self {
         let levels = |side| match book {
             Some(book) if depth != Depth::ALL => depth.levels(book, side),
             _ => Vec::new(),
@@ -89,7 +94,12 @@ impl View {
     }
 
     /// What a group changed; `None` when nothing this deep.
-    pub(crate) fn advance(&mut self, book: &Book, change: &BookChange, group: GroupSpan) -> Option<ViewDelta> {
+    pub(crate) fn advance(
+        &mut self,
+        book: &Book,
+        change: &BookChange,
+        group: GroupSpan,
+    ) -> Option<ViewDelta> {
         let mut levels = Vec::new();
         if self.depth == Depth::ALL {
             levels.clone_from(&change.levels);

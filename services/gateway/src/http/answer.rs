@@ -52,7 +52,12 @@ enum LinesState {
 
 /// Streams the answer of a query line by line. Memory is one piece, however long the answer; a reader that is slow holds
 /// no thread.
-pub(crate) fn stream_lines(pool: LogPool, cursor: QueryCursor, write: WriteRow, symbols: Arc<Symbols>) -> Response {
+pub(crate) fn stream_lines(
+    pool: LogPool,
+    cursor: QueryCursor,
+    write: WriteRow,
+    symbols: Arc<Symbols>,
+) -> Response {
     let lines = Lines { cursor, write, symbols, state: LinesState::Reading };
     let pieces = unfold(lines, move |mut lines| {
         let pool = pool.clone();
@@ -69,7 +74,8 @@ pub(crate) fn stream_lines(pool: LogPool, cursor: QueryCursor, write: WriteRow, 
             Some((Ok(Bytes::from(piece)), lines))
         }
     });
-    ([(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces)).into_response()
+    ([(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces))
+        .into_response()
 }
 
 impl Lines {

@@ -13,6 +13,7 @@ use super::answer::{json, lines};
 use super::events::extent;
 use super::params::{Format, Params, Position};
 use crate::error::ApiError;
+use crate::log::first_at_time;
 
 /// Candles of an answer whose range is not stated.
 const CANDLES_DEFAULT: i64 = 300;
@@ -97,7 +98,11 @@ fn interval_ns(text: &str) -> Option<i64> {
     Some(seconds * 1_000_000_000)
 }
 
-fn fold(reader: &Reader, question: Question, candles_max: usize) -> Result<(Vec<matchtape_market::Candle>, Sequence), ApiError> {
+fn fold(
+    reader: &Reader,
+    question: Question,
+    candles_max: usize,
+) -> Result<(Vec<matchtape_market::Candle>, Sequence), ApiError> {
     let Question { instrument, interval_ns, from, to } = question;
     let read = |error: ReadError| ApiError::read(&error, "instrument");
     // As of one moment.
@@ -122,7 +127,13 @@ fn fold(reader: &Reader, question: Question, candles_max: usize) -> Result<(Vec<
             "ask for a shorter range or a longer interval",
         ));
     }
+    let from = EventTime(from);
+    // Nothing before this position happened at or after that time, so nothing before it has to be looked at.
+    let Some(first_position) = first_at_time(reader, from, None).map_err(read)? else {
+        return Ok((Vec::new(), visible));
+    };
     let query = |kinds, from, through| TapeQuery {
+        from: first_position,
         instrument: Some(instrument),
         kinds,
         event_time_from: from,
@@ -131,9 +142,10 @@ fn fold(reader: &Reader, question: Question, candles_max: usize) -> Result<(Vec<
         ..TapeQuery::default()
     };
     let mut busts = Busts::new();
-    let from = EventTime(from);
     // A bust comes after its trade, so not before the range; but perhaps after it.
-    for bust in reader.query(&query(KindMask::of(&[Kind::TradeBusted]), from, EventTime::MAX)).map_err(read)? {
+    for bust in
+        reader.query(&query(KindMask::of(&[Kind::TradeBusted]), from, EventTime::MAX)).map_err(read)?
+    {
         busts.apply(&bust.map_err(read)?.event());
     }
     let mut candles = Candles::without(instrument, interval_ns, busts);

@@ -52,7 +52,12 @@ struct Question {
 }
 
 impl Question {
-    async fn answer(self, shared: &Shared, headers: &HeaderMap, mut params: Params) -> Result<Response, ApiError> {
+    async fn answer(
+        self,
+        shared: &Shared,
+        headers: &HeaderMap,
+        mut params: Params,
+    ) -> Result<Response, ApiError> {
         let format = Format::of(headers)?;
         let instrument = params.instrument(&shared.feed)?;
         let newest_first = match params.text("order").as_deref() {
@@ -60,7 +65,11 @@ impl Question {
             Some("asc") => false,
             Some("desc") => true,
             Some(other) => {
-                return Err(ApiError::bad_request(format!("{other:?} is no order"), "order", "give asc or desc"));
+                return Err(ApiError::bad_request(
+                    format!("{other:?} is no order"),
+                    "order",
+                    "give asc or desc",
+                ));
             }
         };
         let has_limit = params.left_has("limit");
@@ -77,7 +86,8 @@ impl Question {
             go_on(&mut query, &cursor)?;
         }
         params.finish()?;
-        let (reader, symbols, row, name) = (shared.reader.clone(), shared.feed.symbols(), self.row, self.name);
+        let (reader, symbols, row, name) =
+            (shared.reader.clone(), shared.feed.symbols(), self.row, self.name);
         if format == Format::Ndjson {
             // Lines are streamed, so they need no page: all of the range, unless a limit is asked for.
             query.limit = has_limit.then_some(limit as u64);
@@ -142,7 +152,11 @@ fn bound_from(query: &mut TapeQuery, from: Option<Position>) -> Result<(), ApiEr
         Some(Position::At(sequence)) => query.from = sequence,
         Some(Position::Time(time)) => query.event_time_from = time,
         Some(Position::End) => {
-            return Err(ApiError::bad_request("nothing comes after the end", "from", "give a sequence or a time"));
+            return Err(ApiError::bad_request(
+                "nothing comes after the end",
+                "from",
+                "give a sequence or a time",
+            ));
         }
     }
     Ok(())

@@ -22,7 +22,13 @@ pub(crate) async fn guard(State(shared): Gateway, request: Request, next: Next) 
 fn check(headers: &HeaderMap, hosts: &[String]) -> Result<(), ApiError> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let refused = |error, what: String, place| {
-        ApiError::new(StatusCode::FORBIDDEN, error, what, place, "open the page at the address the gateway printed")
+        ApiError::new(
+            StatusCode::FORBIDDEN,
+            error,
+            what,
+            place,
+            "open the page at the address the gateway printed",
+        )
     };
     let Some(host) = text(HOST) else {
         return Err(refused("host_missing", "the request names no host".to_owned(), "Host"));
@@ -36,12 +42,18 @@ fn check(headers: &HeaderMap, hosts: &[String]) -> Result<(), ApiError> {
         .strip_prefix("http://")
         .or_else(|| origin.strip_prefix("https://"))
         .is_some_and(|origin_host| origin_host.eq_ignore_ascii_case(host));
-    if of_this_host { Ok(()) } else { Err(refused("origin_refused", format!("a page of {origin} may not"), "Origin")) }
+    if of_this_host {
+        Ok(())
+    } else {
+        Err(refused("origin_refused", format!("a page of {origin} may not"), "Origin"))
+    }
 }
 
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) && !name.ends_with(':') => name,
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) && !name.ends_with(':') => {
+            name
+        }
         _ => host,
     }
 }
@@ -75,7 +87,9 @@ mod tests {
         for host in ["evil.example", "evil.example:7410", "localhost.evil.example", "192.168.1.1:7410", ""] {
             assert!(!passes(host, None), "{host}");
         }
-        for origin in ["http://evil.example", "null", "http://localhost:9999", "file://", "http://127.0.0.1:7410.evil"] {
+        for origin in
+            ["http://evil.example", "null", "http://localhost:9999", "file://", "http://127.0.0.1:7410.evil"]
+        {
             assert!(!passes("127.0.0.1:7410", Some(origin)), "{origin}");
         }
         assert!(check(&HeaderMap::new(), &[]).is_err());

@@ -1,5 +1,7 @@
 //! `/v1/instruments`: what is traded.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -15,9 +17,17 @@ use crate::encode::Json;
 use crate::error::ApiError;
 use crate::feed::MarketState;
 
+/// How long an answer waits for the feeds to reach what is visible.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
+
 /// `/v1/instruments`
 pub(crate) async fn instruments(State(shared): Gateway, headers: HeaderMap) -> Result<Response, ApiError> {
     let format = Format::of(&headers)?;
+    // Whoever published a definition, and was told that it is visible, finds it here.
+    let (mut head, visible) = (shared.feed.head(), shared.reader.visible());
+    let caught_up = head.wait_for(|head| head.position >= visible || head.failed.is_some() || head.ended);
+    // Behind for longer: the answer's `sequence` says how far it is.
+    let _ = tokio::time::timeout(CATCH_UP_WAIT, caught_up).await;
     let market = shared.feed.market();
     let mut rows: Vec<String> = Vec::with_capacity(market.instruments.len());
     for instrument in market.instruments.iter() {
@@ -42,7 +52,10 @@ pub(crate) async fn instruments(State(shared): Gateway, headers: HeaderMap) -> R
 }
 
 /// `/v1/instruments/SYMBOL`: also when its market events began and how far they have come.
-pub(crate) async fn instrument(State(shared): Gateway, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn instrument(
+    State(shared): Gateway,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
     let id: InstrumentId = find_instrument(&name, &shared.feed)?;
     let reader = shared.reader.clone();
     let extent = shared.log.run(move || extent(&reader, id)).await;
@@ -70,6 +83,12 @@ fn write(object: &mut Json<'_>, instrument: &Instrument, market: &MarketState) {
     object.number("instrument_id", instrument.id.get().into());
     object.text("name", &definition.name.as_str()).word("instrument_class", definition.class.name());
     object.text("venue", &definition.venue.as_str()).text("currency", &definition.currency.as_str());
+    if definition.venue_instrument_id != 0 {
+        object.id("venue_instrument_id", definition.venue_instrument_id);
+    }
+    if definition.publisher != 0 {
+        object.number("publisher", definition.publisher.into());
+    }
     object.price("price_increment", definition.price_increment);
     object.units("quantity_increment", definition.quantity_increment.units());
     object.word("trading_status", instrument.status.name());

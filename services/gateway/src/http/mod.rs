@@ -9,6 +9,7 @@ mod events;
 mod guard;
 mod instruments;
 mod params;
+mod publish;
 mod status;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::error::ApiError;
 use crate::gateway::Shared;
@@ -38,6 +39,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/candles", get(candles::candles))
         .route("/instruments", get(instruments::instruments))
         .route("/instruments/{instrument}", get(instruments::instrument))
+        .route("/publish", post(publish::publish))
+        .route("/producers/{producer}", get(publish::producer))
         .route("/watermarks", get(status::watermarks))
         .route("/health", get(status::health))
         .route("/stream", get(stream))

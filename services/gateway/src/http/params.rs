@@ -26,7 +26,9 @@ impl Format {
         let accept = accept.to_str().unwrap_or("");
         for wanted in accept.split(',') {
             match wanted.split(';').next().unwrap_or("").trim() {
-                "application/x-ndjson" | "application/ndjson" | "application/jsonl" => return Ok(Self::Ndjson),
+                "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
+                    return Ok(Self::Ndjson);
+                }
                 "application/json" | "application/*" | "*/*" | "text/html" | "" => return Ok(Self::Json),
                 _ => {}
             }
@@ -81,7 +83,11 @@ impl Params {
         let Query(left) = query;
         for (place, (name, _)) in left.iter().enumerate() {
             if left[..place].iter().any(|(other, _)| other == name) {
-                return Err(ApiError::bad_request(format!("{name} is there twice"), name.clone(), "give it once"));
+                return Err(ApiError::bad_request(
+                    format!("{name} is there twice"),
+                    name.clone(),
+                    "give it once",
+                ));
             }
         }
         Ok(Self { left })
@@ -117,7 +123,11 @@ impl Params {
     pub(crate) fn position(&mut self, name: &str) -> Result<Option<Position>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         Position::read(&text).map(Some).ok_or_else(|| {
-            ApiError::bad_request(format!("{text:?} is not a position"), name, format!("give {POSITION_FORMS}"))
+            ApiError::bad_request(
+                format!("{text:?} is not a position"),
+                name,
+                format!("give {POSITION_FORMS}"),
+            )
         })
     }
 
@@ -128,7 +138,11 @@ impl Params {
 
     pub(crate) fn needed_instrument(&mut self, feed: &Feed) -> Result<InstrumentId, ApiError> {
         self.instrument(feed)?.ok_or_else(|| {
-            ApiError::bad_request("no instrument is named", "instrument", "add instrument=SYMBOL; /v1/instruments lists them")
+            ApiError::bad_request(
+                "no instrument is named",
+                "instrument",
+                "add instrument=SYMBOL; /v1/instruments lists them",
+            )
         })
     }
 
@@ -137,7 +151,8 @@ impl Params {
         let Some(text) = self.text("kind") else { return Ok(KindMask::ALL) };
         let mut mask = KindMask::NONE;
         for name in text.split(',') {
-            let one = Kind::from_name(name).map(|kind| KindMask::of(&[kind])).or_else(|| KindMask::topic(name));
+            let one =
+                Kind::from_name(name).map(|kind| KindMask::of(&[kind])).or_else(|| KindMask::topic(name));
             mask = mask.with(one.ok_or_else(|| {
                 ApiError::bad_request(
                     format!("there is no kind {name:?}"),

@@ -1,9 +1,7 @@
 //! State as of a position: the nearest snapshot, then the events after it.
 
 use matchtape_market::Books;
-use matchtape_schemas::{
-    EventTime, InstrumentId, Kind, KindMask, Projection, ProjectionError, Sequence,
-};
+use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Projection, ProjectionError, Sequence};
 use matchtape_storage::{Query, ReadError, Reader};
 
 /// Kinds that change a book.

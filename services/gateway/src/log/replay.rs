@@ -117,7 +117,8 @@ impl Replay {
                 return Ok(());
             }
             frames_read += frames.len();
-            let wanted = frames.iter().any(|frame| self.wants.kinds().intersects(frame.frame().header().kinds));
+            let wanted =
+                frames.iter().any(|frame| self.wants.kinds().intersects(frame.frame().header().kinds));
             if wanted {
                 self.take_in(&frames, symbols, out);
             }

@@ -146,9 +146,10 @@ impl Connection {
     fn check_end(&self, drain_until: Option<(Instant, Sequence)>, more: bool) -> Result<(), End> {
         if let Some((deadline, target)) = drain_until {
             let delivered = self.work.is_empty()
-                && self.entries.iter().all(|entry| {
-                    entry.running.as_ref().is_some_and(|running| running.position >= target)
-                });
+                && self
+                    .entries
+                    .iter()
+                    .all(|entry| entry.running.as_ref().is_some_and(|running| running.position >= target));
             if delivered || Instant::now() >= deadline {
                 let what = if delivered { "everything was delivered" } else { "the time to deliver is over" };
                 return Err(End::Close(CloseReason::Shutdown, what.to_owned()));
@@ -208,7 +209,8 @@ impl Connection {
                 }
                 let behind_max = shared.limits.behind_max;
                 if running.behind_since.is_some_and(|since| since.elapsed() > behind_max) {
-                    let what = format!("subscription {} was behind for {} ms", running.id, behind_max.as_millis());
+                    let what =
+                        format!("subscription {} was behind for {} ms", running.id, behind_max.as_millis());
                     return Err(End::Close(CloseReason::TooSlow, what));
                 }
                 let (id, channel) = (running.id, running.wants.channel);
@@ -233,7 +235,9 @@ impl Connection {
             self.work.spawn(async move {
                 let pool = shared.log.clone();
                 let made = pool
-                    .run(move || live_snapshot(id, &wants, &shared.feed, true, shared.limits.outbound_message_bytes))
+                    .run(move || {
+                        live_snapshot(id, &wants, &shared.feed, true, shared.limits.outbound_message_bytes)
+                    })
                     .await;
                 Done::Snapshot { id, serial, position: made.0, messages: made.1 }
             });
@@ -242,13 +246,13 @@ impl Connection {
         Metrics::count(&shared.metrics.switches_to_log);
         let replay = Replay::open(&shared.reader, wants, running.position, None)
             .map_err(|error| End::Close(CloseReason::TapeFailed, error.to_string()))?;
-        running.phase = Phase::Log { replay: Some(replay), asked: false };
+        running.phase = Phase::Log { replay: Some(Box::new(replay)), asked: false };
         running.behind_since = Some(Instant::now());
         let message = message::lagging(id, running.position, head);
         self.send(message).await
     }
 
-    fn read_piece(&mut self, id: u64, serial: u64, channel: Channel, mut replay: Replay) {
+    fn read_piece(&mut self, id: u64, serial: u64, channel: Channel, mut replay: Box<Replay>) {
         let shared = self.shared.clone();
         self.work.spawn(async move {
             let pool = shared.log.clone();
@@ -256,7 +260,7 @@ impl Connection {
                 let symbols = shared.feed.symbols();
                 let mut messages = Messages::new(id, channel, shared.limits.outbound_message_bytes);
                 let read = replay.read(&symbols, &mut messages).map(|()| messages.finish());
-                Done::Piece { id, serial, replay: Box::new(replay), read }
+                Done::Piece { id, serial, replay, read }
             })
             .await
         });
@@ -273,7 +277,7 @@ impl Connection {
                 let Some(running) = self.running(serial) else { return Ok(()) };
                 running.position = replay.position();
                 if let Phase::Log { replay: slot, .. } = &mut running.phase {
-                    *slot = Some(*replay);
+                    *slot = Some(replay);
                 }
                 self.send_data(serial, messages).await
             }
@@ -308,7 +312,8 @@ impl Connection {
                 return self.failed(id, serial, &error).await;
             }
         };
-        let Opened { id, wants, symbols, seat, head, position, snapshot, replay, asked_for_past, waiting } = *opened;
+        let Opened { id, wants, symbols, seat, head, position, snapshot, replay, asked_for_past, waiting } =
+            *opened;
         let depth = (wants.channel == Channel::Book).then(|| wants.depth.get());
         let acknowledgement = message::subscribed(&Acknowledgement {
             id,
@@ -321,11 +326,12 @@ impl Connection {
         });
         let completed = asked_for_past && replay.is_none();
         let phase = match replay {
-            Some(replay) => Phase::Log { replay: Some(replay), asked: true },
+            Some(replay) => Phase::Log { replay: Some(Box::new(replay)), asked: true },
             None => Phase::Live,
         };
         let delivered = position;
-        entry.running = Some(Subscription { id, wants, seat, position, delivered, phase, behind_since: None });
+        entry.running =
+            Some(Subscription { id, wants, seat, position, delivered, phase, behind_since: None });
         self.send(acknowledgement).await?;
         self.send_data(serial, snapshot).await?;
         if completed {
@@ -376,7 +382,11 @@ impl Connection {
         let limits = &self.shared.limits;
         let id = request.id;
         let refused = if self.entries.iter().any(|entry| entry.id == id) {
-            Some(ApiError::bad_request(format!("id {id} is in use"), "id", "take another, or unsubscribe it first"))
+            Some(ApiError::bad_request(
+                format!("id {id} is in use"),
+                "id",
+                "take another, or unsubscribe it first",
+            ))
         } else if self.entries.len() >= limits.subscriptions_max {
             Some(ApiError::bad_request(
                 format!("{} subscriptions are open", self.entries.len()),
@@ -408,7 +418,11 @@ impl Connection {
 
     async fn unsubscribe(&mut self, id: u64) -> Result<(), End> {
         let Some(place) = self.entries.iter().position(|entry| entry.id == id) else {
-            let error = ApiError::bad_request(format!("there is no subscription {id}"), "id", "name one that is open");
+            let error = ApiError::bad_request(
+                format!("there is no subscription {id}"),
+                "id",
+                "name one that is open",
+            );
             return self.send(message::error(Some(id), &error)).await;
         };
         let entry = self.entries.remove(place);
@@ -467,9 +481,10 @@ impl Connection {
     /// Says why and where to go on, closes, and waits a moment for the client to have it.
     async fn farewell(&mut self, reason: CloseReason, what: &str) {
         let tape = self.shared.reader.tape();
-        let resume = self.entries.iter().filter_map(|entry| {
-            entry.running.as_ref().map(|running| (running.id, running.delivered))
-        });
+        let resume = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.running.as_ref().map(|running| (running.id, running.delivered)));
         let notice = message::closing(reason, what, tape, resume);
         let frame = CloseFrame { code: reason.code(), reason: reason.name().into() };
         let said = async {

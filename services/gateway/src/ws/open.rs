@@ -57,10 +57,19 @@ enum Start {
 }
 
 /// Checks a request against the channel's rules and the instruments there are.
-pub(crate) fn plan(request: &SubscribeRequest, feed: &Feed, reader: &Reader, symbols_max: usize) -> Result<Plan, ApiError> {
+pub(crate) fn plan(
+    request: &SubscribeRequest,
+    feed: &Feed,
+    reader: &Reader,
+    symbols_max: usize,
+) -> Result<Plan, ApiError> {
     let channel = Channel::from_name(&request.channel).ok_or_else(|| {
         let names = Channel::ALL.map(Channel::name).join(", ");
-        ApiError::bad_request(format!("there is no channel {:?}", request.channel), "channel", format!("take one of {names}"))
+        ApiError::bad_request(
+            format!("there is no channel {:?}", request.channel),
+            "channel",
+            format!("take one of {names}"),
+        )
     })?;
     let depth = match (channel, request.depth) {
         (Channel::Book, depth) => Depth::new(depth.unwrap_or(DEPTH_DEFAULT)).ok_or_else(|| {
@@ -155,13 +164,21 @@ fn start(request: &SubscribeRequest, reader: &Reader) -> Result<Start, ApiError>
     }
     if let Some(token) = &request.resume {
         let (tape, from) = read_resume_token(token).ok_or_else(|| {
-            ApiError::bad_request(format!("{token:?} is not a resume token"), "resume", "give it as `closing` gave it")
+            ApiError::bad_request(
+                format!("{token:?} is not a resume token"),
+                "resume",
+                "give it as `closing` gave it",
+            )
         })?;
         if tape != reader.tape() {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "other_tape",
-                format!("the token is of tape {:016x}, this is tape {:016x}", tape.get(), reader.tape().get()),
+                format!(
+                    "the token is of tape {:016x}, this is tape {:016x}",
+                    tape.get(),
+                    reader.tape().get()
+                ),
                 "resume",
                 "positions of one tape mean nothing on another: start anew",
             ));
@@ -170,7 +187,11 @@ fn start(request: &SubscribeRequest, reader: &Reader) -> Result<Start, ApiError>
     }
     if let Some(from) = request.from_sequence {
         let from = u64::try_from(from).map_err(|_| {
-            ApiError::bad_request(format!("sequence {from}"), "from_sequence", "sequences begin at 1; 0 is the first kept")
+            ApiError::bad_request(
+                format!("sequence {from}"),
+                "from_sequence",
+                "sequences begin at 1; 0 is the first kept",
+            )
         })?;
         return Ok(Start::From(Sequence(from)));
     }
@@ -178,7 +199,12 @@ fn start(request: &SubscribeRequest, reader: &Reader) -> Result<Start, ApiError>
 }
 
 /// Takes the subscription's place, at an exact position.
-pub(crate) fn open(plan: Plan, feed: &Arc<Feed>, reader: &Reader, message_bytes: usize) -> Result<Opened, ApiError> {
+pub(crate) fn open(
+    plan: Plan,
+    feed: &Arc<Feed>,
+    reader: &Reader,
+    message_bytes: usize,
+) -> Result<Opened, ApiError> {
     // The seat first: what follows its position is kept from here on, however long the rest takes.
     let seat = feed.join(plan.wants.channel, plan.wants.views());
     let head = reader.visible();
@@ -267,7 +293,8 @@ fn open_past(
     let recent = position >= seat.joined_at;
     let (mut past, mut snapshot) = (None, Vec::new());
     if plan.snapshot || (per_book && !recent) {
-        let books = books_as_of(reader, plan.wants.filter.instruments(), position).map_err(|error| past_error(&error))?;
+        let books = books_as_of(reader, plan.wants.filter.instruments(), position)
+            .map_err(|error| past_error(&error))?;
         if plan.snapshot {
             snapshot = past_snapshot(plan.id, &plan.wants, feed, &books, message_bytes);
         }
@@ -353,7 +380,11 @@ fn book_messages(
     let mut messages = Messages::new(id, Channel::Book, message_bytes);
     for (instrument, book) in books {
         let head = SnapshotHead { instrument, symbols: &symbols, sequence, conflated };
-        push_parts(&mut messages, sequence, book_snapshot_parts(&head, depth, &book.bids, &book.asks, book.checksum));
+        push_parts(
+            &mut messages,
+            sequence,
+            book_snapshot_parts(&head, depth, &book.bids, &book.asks, book.checksum),
+        );
     }
     messages.finish()
 }

@@ -37,7 +37,7 @@ pub(crate) enum Phase {
     /// The recent messages.
     Live,
     /// The log; `None` while another thread reads it. `asked`: the client wanted the past, it did not fall behind.
-    Log { replay: Option<Replay>, asked: bool },
+    Log { replay: Option<Box<Replay>>, asked: bool },
     /// A snapshot of the book is being made, because changes were missed.
     Snapshot,
 }

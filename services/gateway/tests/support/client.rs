@@ -55,7 +55,8 @@ impl Client {
 
     async fn receive_new(&mut self) -> Result<Value, Closed> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a message in time");
+            let message =
+                tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a message in time");
             match message {
                 Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
                 Some(Ok(Message::Close(Some(frame)))) => {
@@ -169,7 +170,11 @@ impl LevelBook {
             assert!(self.complete, "a change before the snapshot: {item}");
             let previous = item["previous_sequence"].as_u64().unwrap();
             let first = item["first_sequence"].as_u64().unwrap();
-            assert!(previous <= self.held && self.held < first && first <= sequence, "held {}: {item}", self.held);
+            assert!(
+                previous <= self.held && self.held < first && first <= sequence,
+                "held {}: {item}",
+                self.held
+            );
         }
         if item.get("conflated").is_some() {
             self.conflated += 1;

@@ -55,7 +55,8 @@ impl Tape {
     }
 
     fn open_in(folder: tempfile::TempDir) -> Self {
-        let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
+        let projections: Vec<Box<dyn Projection>> =
+            vec![Box::new(Books::new()), Box::new(Instruments::new())];
         let node = Node::open(&folder.path().join("data"), NodeOptions::default(), projections).unwrap();
         let publisher = node.publisher(ProducerId(1)).unwrap();
         let number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
@@ -98,7 +99,7 @@ impl Tape {
                 sender.send_replace(progress.watermarks());
             }
         });
-        let tape = TapeHandle { reader: self.node.reader(), tail };
+        let tape = TapeHandle { reader: self.node.reader(), tail, ingress: None };
         (Gateway::start(config(limits), tape).await.unwrap(), follow)
     }
 
@@ -149,7 +150,12 @@ impl Tape {
             participant_name: Text::new("secret-firm").unwrap(),
             ..Default::default()
         };
-        let position = PositionChanged { account: AccountId(SECRET_ACCOUNT), change: 5, position: 5, ..Default::default() };
+        let position = PositionChanged {
+            account: AccountId(SECRET_ACCOUNT),
+            change: 5,
+            position: 5,
+            ..Default::default()
+        };
         let state = StateSet::new(b"secret-key", b"secret-value").unwrap();
         let group = [self.event(InstrumentId(0), account), self.event(InstrumentId(7), position)];
         self.put(&group);
@@ -346,7 +352,8 @@ impl Oracle {
                 for (instrument, _) in INSTRUMENTS {
                     let empty = Book::new();
                     let book = books.get(instrument).unwrap_or(&empty);
-                    let whole = (levels(book, Side::Buy, 0), levels(book, Side::Sell, 0), book_checksum(book));
+                    let whole =
+                        (levels(book, Side::Buy, 0), levels(book, Side::Sell, 0), book_checksum(book));
                     seen.insert((event.sequence(), instrument), whole);
                 }
             }

@@ -1,0 +1,338 @@
+//! How connections are bounded and how they end: limits, errors, close codes, drain.
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use matchtape_gateway::{Gateway, Limits, StartError, TapeHandle};
+use serde_json::{Value, json};
+use support::client::{Client, Closed, sequences};
+use support::http::{get, get_with};
+use support::{Tape, config, generous};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+fn closed(code: u16, reason: &str) -> Closed {
+    Closed { code, reason: reason.to_owned() }
+}
+
+/// The next error message.
+async fn error(client: &mut Client) -> Value {
+    loop {
+        let message = client.next().await;
+        if message["type"] == "error" {
+            return message;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_is_refused() {
+    let tape = Tape::open();
+    let (_sender, tail) = watch::channel(tape.node.watermarks());
+    let mut open_to_all = config(generous());
+    open_to_all.listen = "0.0.0.0:0".parse().unwrap();
+    let started =
+        Gateway::start(open_to_all, TapeHandle { reader: tape.node.reader(), tail, ingress: None }).await;
+    assert!(matches!(started, Err(StartError::Config(_))));
+}
+
+#[tokio::test]
+async fn refused_requests_say_what_where_and_what_to_do_and_the_connection_stays() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let gateway = tape.gateway(Limits { symbols_max: 2, subscriptions_max: 2, ..generous() }).await;
+    let mut client = Client::connect(gateway.address()).await;
+    for (request, word, place) in [
+        (json!({"channel": "gossip"}), "bad_request", "channel"),
+        (json!({"channel": "book"}), "bad_request", "symbols"),
+        (json!({"channel": "mbo"}), "bad_request", "symbols"),
+        (json!({"channel": "trades", "symbols": []}), "bad_request", "symbols"),
+        (json!({"channel": "trades", "symbols": ["ALFA", "BETA", "GAMA"]}), "bad_request", "symbols"),
+        (json!({"channel": "trades", "symbols": ["ALFA", "GAMA"]}), "unknown_symbol", "symbols[1]"),
+        (json!({"channel": "trades", "symbols": ["ALFA", "7"]}), "bad_request", "symbols[1]"),
+        (json!({"channel": "book", "symbols": ["ALFA"], "depth": 7}), "bad_request", "depth"),
+        (json!({"channel": "trades", "depth": 10}), "bad_request", "depth"),
+        (json!({"channel": "trades", "snapshot": true}), "bad_request", "snapshot"),
+        (json!({"channel": "trades", "from_sequence": -1}), "bad_request", "from_sequence"),
+        (json!({"channel": "trades", "from_sequence": 1, "from_time": "1"}), "bad_request", "from_sequence"),
+        (json!({"channel": "trades", "resume": "nonsense"}), "bad_request", "resume"),
+        (json!({"channel": "trades", "resume": "00000000000000ab-5"}), "other_tape", "resume"),
+        (
+            json!({"channel": "book", "symbols": ["ALFA"], "from_sequence": 1_000_000}),
+            "beyond_head",
+            "from_sequence",
+        ),
+    ] {
+        let mut request = request;
+        request["op"] = json!("subscribe");
+        request["id"] = json!(5);
+        client.send(request.clone()).await;
+        let error = error(&mut client).await;
+        assert_eq!(
+            (&error["error"], &error["where"], &error["id"]),
+            (&json!(word), &json!(place), &json!(5)),
+            "{request}"
+        );
+        assert!(
+            !error["what"].as_str().unwrap().is_empty() && !error["what_to_do"].as_str().unwrap().is_empty()
+        );
+    }
+    client.subscribe(json!({"id": 1, "channel": "trades"})).await;
+    client.send(json!({"op": "subscribe", "id": 1, "channel": "tape"})).await;
+    assert_eq!(error(&mut client).await["what"], "id 1 is in use");
+    client.subscribe(json!({"id": 2, "channel": "tape"})).await;
+    client.send(json!({"op": "subscribe", "id": 3, "channel": "tape"})).await;
+    assert_eq!(error(&mut client).await["what"], "2 subscriptions are open");
+    client.send(json!({"op": "unsubscribe", "id": 9})).await;
+    assert_eq!(error(&mut client).await["id"], 9);
+    client.send(json!({"op": "ping", "id": 4})).await;
+    assert_eq!(client.until("pong").await.pop().unwrap()["id"], 4);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn every_reason_to_close_has_its_code() {
+    let tape = Tape::open();
+    let limits = Limits {
+        inbound_bytes_max: 1024,
+        malformed_max: 2,
+        inbound_burst: 50,
+        inbound_per_second: 1,
+        ..Limits::default()
+    };
+    let gateway = tape.gateway(limits).await;
+    let address = gateway.address();
+
+    let mut client = Client::connect(address).await;
+    client.socket.send(Message::binary(vec![1, 2, 3])).await.unwrap();
+    let (closing, end) = client.until_closed().await;
+    assert_eq!(end, closed(1003, "binary_not_supported"));
+    assert_eq!(closing.unwrap()["code"], 1003);
+
+    // A little too large is read and refused; far too large is not even read.
+    for bytes in [1500, 1_000_000] {
+        let mut client = Client::connect(address).await;
+        // The gateway may close before it has taken all.
+        let _ = client.socket.send(Message::text("x".repeat(bytes))).await;
+        assert_eq!(client.until_closed().await.1, closed(1009, "message_too_big"), "{bytes}");
+    }
+
+    let mut client = Client::connect(address).await;
+    for _ in 0..3 {
+        client.socket.send(Message::text("not a request")).await.unwrap();
+    }
+    assert_eq!(client.until_closed().await.1, closed(4002, "malformed"));
+
+    let mut client = Client::connect(address).await;
+    for _ in 0..60 {
+        let _ = client.socket.send(Message::text(r#"{"op":"ping"}"#)).await;
+    }
+    assert_eq!(client.until_closed().await.1, closed(4003, "rate_limited"));
+
+    let metrics = get(address, "/metrics").await.body;
+    for reason in ["binary_not_supported", "malformed", "rate_limited"] {
+        assert!(metrics.contains(&format!("closes_total{{reason=\"{reason}\"}} 1\n")), "{reason}: {metrics}");
+    }
+    assert!(metrics.contains("closes_total{reason=\"message_too_big\"} 2\n"), "{metrics}");
+    gateway.shutdown().await;
+}
+
+/// The code of the close frame at the end of what a server sent: unmasked frames, short payload.
+fn close_code(bytes: &[u8]) -> Option<u16> {
+    let at = bytes.windows(2).rposition(|frame| frame[0] == 0x88 && frame[1] >= 2 && frame[1] < 126)?;
+    Some(u16::from_be_bytes([*bytes.get(at + 2)?, *bytes.get(at + 3)?]))
+}
+
+#[tokio::test]
+async fn a_client_from_which_nothing_comes_is_closed_as_idle() {
+    let tape = Tape::open();
+    let limits = Limits {
+        ping_interval: Duration::from_millis(20),
+        idle_timeout: Duration::from_millis(60),
+        ..Limits::default()
+    };
+    let gateway = tape.gateway(limits).await;
+    let address = gateway.address();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut socket, _) = client_async(format!("ws://{address}/v1/stream"), stream).await.unwrap();
+    // Reads past the WebSocket, so that no ping is ever answered.
+    let mut bytes = Vec::new();
+    socket.get_mut().read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(close_code(&bytes), Some(4001));
+    assert!(String::from_utf8_lossy(&bytes).contains("idle_timeout"));
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_nothing_is_closed_and_nobody_else_notices() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let limits =
+        Limits { write_stall_max: Duration::from_millis(200), recent_bytes_max: 256 * 1024, ..generous() };
+    let gateway = tape.gateway(limits).await;
+    let mut stalled = Client::connect(gateway.address()).await;
+    stalled.subscribe(json!({"id": 1, "channel": "tape"})).await;
+    let mut other = Client::connect(gateway.address()).await;
+    other.subscribe(json!({"id": 1, "channel": "tape"})).await;
+    let mut last = defined.get();
+    // Until the gateway says itself that it has closed the one, the other must get everything.
+    loop {
+        let end = tape.flow(2_000).get();
+        let items = other.items_through(1, end).await;
+        assert_eq!(sequences(&items), (last + 1..=end).collect::<Vec<_>>());
+        last = end;
+        if get(gateway.address(), "/metrics").await.body.contains("closes_total{reason=\"stalled\"} 1\n") {
+            break;
+        }
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_stays_behind_is_closed_with_a_token_that_resumes_it_exactly() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let limits = Limits { behind_max: Duration::from_millis(1), recent_bytes_max: 1, ..generous() };
+    let gateway = tape.gateway(limits).await;
+    let mut slow = Client::connect(gateway.address()).await;
+    slow.subscribe(json!({"id": 1, "channel": "tape"})).await;
+    let end = tape.flow(20_000);
+    let mut items = Vec::new();
+    let closing = loop {
+        let message = slow.next().await;
+        match message["type"].as_str().unwrap() {
+            "data" => items.extend(message["data"].as_array().unwrap().iter().cloned()),
+            "closing" => break message,
+            _ => {}
+        }
+    };
+    assert_eq!(slow.receive().await, Err(closed(4004, "too_slow")));
+    let token = closing["resume"][0]["resume"].clone();
+    let from = closing["resume"][0]["from_sequence"].as_u64().unwrap();
+    assert_eq!(sequences(&items), (defined.next().get()..from).collect::<Vec<_>>());
+    let mut again = Client::connect(gateway.address()).await;
+    again.subscribe(json!({"id": 1, "channel": "tape", "resume": token})).await;
+    let rest = again.items_through(1, end.get()).await;
+    assert_eq!(sequences(&rest), (from..=end.get()).collect::<Vec<_>>());
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_beyond_the_limit_are_refused_and_a_free_place_is_given_again() {
+    let tape = Tape::open();
+    let gateway = tape.gateway(Limits { connections_max: 1, ..Limits::default() }).await;
+    let address = gateway.address();
+    let mut first = Client::connect(address).await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let refused = client_async(format!("ws://{address}/v1/stream"), stream).await.unwrap_err();
+    let Error::Http(answer) = refused else { panic!("{refused}") };
+    assert_eq!(answer.status(), 503);
+    first.socket.close(None).await.unwrap();
+    // The place is free when the gateway has ended the first connection, which it counts.
+    while !get(address, "/metrics").await.body.contains("connections_closed_total 1\n") {}
+    let mut second = Client::connect(address).await;
+    second.subscribe(json!({"id": 1, "channel": "tape"})).await;
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_is_announced_and_everything_published_before_is_delivered() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let gateway = tape.gateway(generous()).await;
+    let address = gateway.address();
+    let mut client = Client::connect(address).await;
+    client.subscribe(json!({"id": 1, "channel": "tape"})).await;
+    let end = tape.flow(3_000);
+    tape.visible(end);
+    // What is visible is published once the feed has it.
+    while get(address, "/v1/watermarks").await.json()["feed"] != end.get() {}
+    let shutdown = tokio::spawn(gateway.shutdown());
+    let (mut items, mut announced, mut closing) = (Vec::new(), false, None);
+    let end_of_it = loop {
+        match client.receive().await {
+            Ok(message) => match message["type"].as_str().unwrap() {
+                "data" => items.extend(message["data"].as_array().unwrap().iter().cloned()),
+                "server_shutdown" => announced = true,
+                "closing" => closing = Some(message),
+                _ => {}
+            },
+            Err(closed) => break closed,
+        }
+    };
+    assert_eq!(end_of_it, closed(1001, "server_shutdown"));
+    assert!(announced);
+    assert_eq!(sequences(&items), (defined.next().get()..=end.get()).collect::<Vec<_>>());
+    assert_eq!(closing.unwrap()["resume"][0]["from_sequence"], end.next().get());
+    shutdown.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "it does not listen any more");
+    // Another gateway on the same node goes on where the first one ended.
+    let gateway = tape.gateway(generous()).await;
+    let mut client = Client::connect(gateway.address()).await;
+    client.subscribe(json!({"id": 1, "channel": "tape", "from_sequence": end.next().get()})).await;
+    let last = tape.flow(10);
+    let items = client.items_through(1, last.get()).await;
+    assert_eq!(sequences(&items), (end.next().get()..=last.get()).collect::<Vec<_>>());
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_tape_is_closed_clients_get_its_end_and_are_told() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let gateway = tape.gateway(generous()).await;
+    let mut client = Client::connect(gateway.address()).await;
+    client.subscribe(json!({"id": 1, "channel": "tape"})).await;
+    let end = tape.flow(500);
+    tape.visible(end);
+    let Tape { node, publisher, .. } = tape;
+    drop(publisher);
+    node.close().unwrap();
+    let mut items = Vec::new();
+    let ended = loop {
+        match client.receive().await {
+            Ok(message) if message["type"] == "data" => {
+                items.extend(message["data"].as_array().unwrap().iter().cloned())
+            }
+            Ok(_) => {}
+            Err(closed) => break closed,
+        }
+    };
+    assert_eq!(ended, closed(4006, "tape_closed"));
+    assert_eq!(sequences(&items), (defined.next().get()..=end.get()).collect::<Vec<_>>());
+    assert_eq!(get(gateway.address(), "/v1/health").await.status, 503);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_and_other_names_for_this_machine_are_refused() {
+    let tape = Tape::open();
+    let gateway = tape.gateway(Limits::default()).await;
+    let address = gateway.address();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (headers, word) in [
+        ("Host: evil.example\r\n".to_owned(), "host_refused"),
+        (format!("Host: {address}\r\nOrigin: http://evil.example\r\n"), "origin_refused"),
+    ] {
+        for path in ["/", "/v1/events", "/v1/stream"] {
+            let answer = get_with(address, path, &format!("{headers}{upgrade}")).await;
+            assert_eq!(answer.status, 403, "{path} {headers}");
+            assert_eq!(answer.json()["error"], word);
+        }
+    }
+    assert_eq!(
+        get_with(address, "/", &format!("Host: {address}\r\nOrigin: http://{address}\r\n")).await.status,
+        200
+    );
+    gateway.shutdown().await;
+}

@@ -1,0 +1,274 @@
+//! What HTTP answers: the same facts as the tape, in pages or lines, at any position; and errors that help.
+
+mod support;
+
+use matchtape_gateway::Limits;
+use matchtape_market::{Busts, Candles};
+use matchtape_schemas::event::Side;
+use matchtape_schemas::{Kind, KindMask, Sequence};
+use serde_json::{Value, json};
+use support::client::sequences;
+use support::http::{get, get_lines, get_with};
+use support::{INSTRUMENTS, Levels, Oracle, Tape, generous, levels};
+
+fn levels_of(value: &Value) -> Levels {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let row = |level: &Value| (text(&level[0]), text(&level[1]), level[2].as_u64().unwrap());
+    value.as_array().unwrap().iter().map(row).collect()
+}
+
+async fn filled() -> (Tape, Sequence, matchtape_gateway::GatewayHandle) {
+    let mut tape = Tape::open();
+    tape.define();
+    let end = tape.flow(400);
+    tape.visible(end);
+    let gateway = tape.gateway(Limits { page_rows_max: 100, ..generous() }).await;
+    (tape, end, gateway)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_put_together_are_the_whole_answer_in_both_orders() {
+    let (tape, end, gateway) = filled().await;
+    let address = gateway.address();
+    let events = tape.events();
+    let all: Vec<u64> = (1..=end.get()).collect();
+    let trades: Vec<u64> = events
+        .iter()
+        .filter(|event| event.kind == Kind::TradeMatched)
+        .map(|event| event.sequence.get())
+        .collect();
+    let alfa: Vec<u64> = events
+        .iter()
+        .filter(|event| event.instrument == INSTRUMENTS[0].0 && KindMask::ORDERS.contains(event.kind))
+        .map(|event| event.sequence.get())
+        .collect();
+    for (path, list, expected) in [
+        ("/v1/events?limit=7", "events", &all),
+        ("/v1/events?limit=100&instrument=ALFA&kind=orders", "events", &alfa),
+        ("/v1/trades?limit=3&order=asc", "trades", &trades),
+    ] {
+        for reversed in [false, true] {
+            let path = if reversed {
+                format!("{}&order=desc", path.replace("&order=asc", ""))
+            } else {
+                path.to_owned()
+            };
+            let mut rows = Vec::new();
+            let mut cursor = String::new();
+            loop {
+                let answer = get(address, &format!("{path}{cursor}")).await;
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                let page = answer.json();
+                assert_eq!(page["visible"], end.get());
+                rows.extend(page[list].as_array().unwrap().iter().cloned());
+                match page["next"].as_str() {
+                    Some(next) => cursor = format!("&cursor={next}"),
+                    None => break,
+                }
+            }
+            let mut expected = expected.clone();
+            if reversed {
+                expected.reverse();
+            }
+            assert_eq!(sequences(&rows), expected, "{path}");
+        }
+    }
+    let newest = get(address, "/v1/trades?limit=2").await.json();
+    assert_eq!(
+        sequences(newest["trades"].as_array().unwrap()),
+        [trades[trades.len() - 1], trades[trades.len() - 2]]
+    );
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_are_the_same_rows_without_pages() {
+    let (_tape, end, gateway) = filled().await;
+    let address = gateway.address();
+    let lines = get_lines(address, "/v1/events").await;
+    assert!(lines.headers.contains("application/x-ndjson"));
+    let lines = lines.lines();
+    assert_eq!(sequences(&lines), (1..=end.get()).collect::<Vec<_>>());
+    let page = get(address, "/v1/events?from=50&to=60").await.json();
+    assert_eq!(page["events"].as_array().unwrap()[..], lines[49..60]);
+    let limited = get_lines(address, "/v1/events?limit=3&order=desc").await.lines();
+    assert_eq!(sequences(&limited), [end.get(), end.get() - 1, end.get() - 2]);
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_are_by_sequence_or_by_time_and_inclusive() {
+    let (tape, _, gateway) = filled().await;
+    let address = gateway.address();
+    let events = tape.events();
+    let (first, last) = (&events[100], &events[140]);
+    let by_time = format!("/v1/events?from={}ns&to={}ns", first.time.get(), last.time.get());
+    let by_sequence = format!("/v1/events?from={}&to={}", first.sequence, last.sequence);
+    let (by_time, by_sequence) =
+        (get(address, &by_time).await.json(), get(address, &by_sequence).await.json());
+    assert_eq!(by_time["events"], by_sequence["events"]);
+    assert_eq!(by_time["events"].as_array().unwrap().len(), 41);
+    let whole = get(address, "/v1/events?from=2023-11-14T22:13:20Z&to=end&limit=100").await.json();
+    assert_eq!(whole["events"].as_array().unwrap().len(), 100);
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_book_as_of_any_sequence_or_time_is_the_folded_one() {
+    let (tape, end, gateway) = filled().await;
+    let address = gateway.address();
+    let oracle = Oracle::of(&tape);
+    let events = tape.events();
+    for event in events.iter().step_by(3) {
+        for (instrument, symbol) in INSTRUMENTS {
+            let at = event.sequence;
+            let answer = get(address, &format!("/v1/book?instrument={symbol}&at={at}&depth=0")).await.json();
+            let sequence = Sequence(answer["sequence"].as_u64().unwrap());
+            assert!(sequence <= at && (sequence == at) == event.ends_group);
+            let Some((bids, asks, checksum)) = oracle.books.get(&(sequence, instrument)) else {
+                panic!("{sequence} does not end a group");
+            };
+            assert_eq!(
+                (&levels_of(&answer["bids"]), &levels_of(&answer["asks"])),
+                (bids, asks),
+                "{symbol} at {at}"
+            );
+            assert_eq!(answer["checksum"], json!(checksum));
+        }
+    }
+    let of_time = &events[events.len() / 2];
+    let answer =
+        get(address, &format!("/v1/book?instrument=ALFA&at={}ns&depth=3", of_time.time.get())).await.json();
+    let book = tape.book_at(INSTRUMENTS[0].0, Sequence(answer["sequence"].as_u64().unwrap()));
+    assert_eq!(levels_of(&answer["bids"]), levels(&book, Side::Buy, 3));
+    let now = get(address, "/v1/book?instrument=BETA").await.json();
+    assert_eq!(now["sequence"], end.get());
+    assert_eq!(levels_of(&now["asks"]), levels(&tape.book_at(INSTRUMENTS[1].0, end), Side::Sell, 10));
+    let lines = get_lines(address, "/v1/book?instrument=BETA&depth=2").await.lines();
+    assert_eq!(
+        lines.iter().map(|row| row["side"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["buy", "buy", "sell", "sell"]
+    );
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn candles_are_the_folded_trades() {
+    let (tape, end, gateway) = filled().await;
+    let address = gateway.address();
+    for (instrument, symbol) in INSTRUMENTS {
+        let mut candles = Candles::without(instrument, 1_000_000_000, Busts::new());
+        let mut frames = tape.node.reader().frames(Sequence::ZERO).unwrap();
+        while let Some(frame) = frames.next_frame().unwrap() {
+            for event in frame.frame().events() {
+                candles.apply(&event);
+            }
+        }
+        let expected: Vec<Value> = candles
+            .iter()
+            .map(|candle| {
+                let summary = &candle.summary;
+                json!({
+                    "start": candle.start.to_string(), "open": summary.open.to_string(), "high": summary.high.to_string(),
+                    "low": summary.low.to_string(), "close": summary.close.to_string(), "volume": summary.volume.to_string(),
+                    "notional": summary.notional.to_string(), "trades": summary.trades,
+                    "buy_volume": summary.buy_volume.to_string(), "sell_volume": summary.sell_volume.to_string(),
+                })
+            })
+            .collect();
+        assert!(!expected.is_empty());
+        let path = format!("/v1/candles?instrument={symbol}&interval=1s");
+        let answer = get(address, &path).await.json();
+        assert_eq!(answer["candles"], json!(expected));
+        assert_eq!(answer["sequence"], end.get());
+        assert_eq!(get_lines(address, &path).await.lines(), expected);
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instruments_watermarks_and_health_say_how_things_are() {
+    let (tape, end, gateway) = filled().await;
+    let address = gateway.address();
+    let answer = get(address, "/v1/instruments").await.json();
+    let listed = answer["instruments"].as_array().unwrap();
+    assert_eq!(
+        listed.iter().map(|row| row["instrument"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["ALFA", "BETA"]
+    );
+    let best = tape.book_at(INSTRUMENTS[0].0, end).best(Side::Buy).unwrap().price.to_string();
+    assert_eq!((&listed[0]["bid"], &listed[0]["name"]), (&json!(best), &json!("An instrument \"quoted\"")));
+    let one = get(address, "/v1/instruments/BETA").await.json();
+    let of_beta = |event: &&support::Recorded| {
+        event.instrument == INSTRUMENTS[1].0 && KindMask::ORDERS.with(KindMask::TRADES).contains(event.kind)
+    };
+    let events = tape.events();
+    assert_eq!(one["first_sequence"], events.iter().find(of_beta).unwrap().sequence.get());
+    assert_eq!(one["last_event_time"], events.iter().rfind(of_beta).unwrap().time.to_string());
+    let marks = get(address, "/v1/watermarks").await.json();
+    assert_eq!((&marks["visible"], &marks["first_kept"]), (&json!(end.get()), &json!(1)));
+    let health = get(address, "/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_question_is_answered_with_what_is_wrong() {
+    let (_tape, _, gateway) = filled().await;
+    let address = gateway.address();
+    for (path, status, error, place) in [
+        ("/v1/nothing", 404, "unknown_path", "path"),
+        ("/v1/book", 400, "bad_request", "instrument"),
+        ("/v1/book?instrument=GAMA", 404, "unknown_symbol", "instrument"),
+        ("/v1/book?instrument=ALFA&at=soon", 400, "bad_request", "at"),
+        ("/v1/book?instrument=ALFA&at=999999999", 404, "beyond_head", "at"),
+        ("/v1/book?instrument=ALFA&depth=-1", 400, "bad_request", "depth"),
+        ("/v1/events?limit=101", 400, "bad_request", "limit"),
+        ("/v1/events?limit=5&limit=6", 400, "bad_request", "limit"),
+        ("/v1/events?form=5", 400, "bad_request", "form"),
+        ("/v1/events?kind=orders,gossip", 400, "bad_request", "kind"),
+        ("/v1/events?order=up", 400, "bad_request", "order"),
+        ("/v1/events?from=9&to=8", 400, "bad_request", "to"),
+        ("/v1/events?cursor=d5", 400, "bad_cursor", "cursor"),
+        ("/v1/events?cursor=axyz", 400, "bad_cursor", "cursor"),
+        ("/v1/trades?cursor=d0", 400, "bad_cursor", "cursor"),
+        ("/v1/candles?instrument=ALFA&interval=1w", 400, "bad_request", "interval"),
+        ("/v1/candles?instrument=ALFA&from=17", 400, "bad_request", "from"),
+        ("/v1/instruments/GAMA", 404, "unknown_symbol", "instrument"),
+    ] {
+        let answer = get(address, path).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        let body = answer.json();
+        assert_eq!((&body["error"], &body["where"]), (&json!(error), &json!(place)), "{path}: {body}");
+        assert!(
+            !body["what"].as_str().unwrap().is_empty() && !body["what_to_do"].as_str().unwrap().is_empty()
+        );
+    }
+    let answer = get_with(address, "/v1/events", &format!("Host: {address}\r\nAccept: image/png\r\n")).await;
+    assert_eq!((answer.status, &answer.json()["error"]), (406, &json!("not_acceptable")));
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_is_served_with_a_policy_and_not_sent_twice() {
+    let (_tape, _, gateway) = filled().await;
+    let address = gateway.address();
+    let page = get(address, "/").await;
+    assert_eq!(page.status, 200);
+    let head = page.headers.to_ascii_lowercase();
+    assert!(head.contains("content-security-policy: default-src 'none'; script-src 'self'"), "{head}");
+    let linked: Vec<&str> =
+        page.body.split('"').filter(|text| text.starts_with('/') && !text.contains('>')).collect();
+    assert!(linked.len() >= 3);
+    for path in linked {
+        let file = get(address, path).await;
+        assert_eq!(file.status, 200, "{path}");
+        for module in file.body.split("from \"./").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            assert_eq!(get(address, &format!("/js/{module}")).await.status, 200, "{module}");
+        }
+    }
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let again = get_with(address, "/", &format!("Host: {address}\r\nIf-None-Match: {tag}\r\n")).await;
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    gateway.shutdown().await;
+}
