@@ -1,8 +1,8 @@
 //! Consecutive frames in memory: a commit as it was written to the log, or a decoded block of an event table. Readers
 //! hold an `Arc` of it, so nothing they were given is copied or goes away.
 //!
-//! This is the one place that trusts bytes without checking them again. It may, because a chunk is made only from frames
-//! that were checked or framed in this process, and its memory never changes.
+//! This is the one place that trusts bytes without checking them again. It may, because every frame of a chunk is checked
+//! once (a block when it is decoded, a commit when it is first read), and its memory never changes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -42,6 +42,8 @@ pub(crate) struct Chunk {
     frames: Box<[FrameAt]>,
     /// Of each event: where it starts in its frame, in units of 16 bytes. Made when first asked for.
     offsets: OnceLock<Box<[u16]>>,
+    /// Every frame was checked.
+    checked: OnceLock<()>,
 }
 
 /// Bytes that are not a run of frames.
@@ -66,7 +68,12 @@ impl Chunk {
             first_event += header.count;
         }
         assert!(!frames.is_empty(), "a commit holds at least one frame");
-        Self { memory: Memory::Commit(commit), frames: frames.into_boxed_slice(), offsets: OnceLock::new() }
+        Self {
+            memory: Memory::Commit(commit),
+            frames: frames.into_boxed_slice(),
+            offsets: OnceLock::new(),
+            checked: OnceLock::new(),
+        }
     }
 
     /// Checks every frame in the first `length` bytes, and that they fill them and follow each other.
@@ -91,7 +98,22 @@ impl Chunk {
             memory: Memory::Own(bytes, length),
             frames: frames.into_boxed_slice(),
             offsets: OnceLock::new(),
+            checked: OnceLock::from(()),
         })
+    }
+
+    /// What the framing side wrote is looked at once here, off the log's thread: from then on it may be trusted.
+    fn check(&self) {
+        self.checked.get_or_init(|| {
+            for at in &self.frames {
+                let found = Frame::decode(&self.bytes()[at.start as usize..]);
+                let header = found.as_ref().map(Frame::header);
+                assert!(
+                    header == Ok(&at.header),
+                    "the log was given something else than a frame: {header:?}"
+                );
+            }
+        });
     }
 
     /// All frames, one after the other.
@@ -146,9 +168,10 @@ impl Chunk {
 
     /// A frame, where it lies.
     pub(crate) fn frame(&self, number: usize) -> Frame<'_> {
+        self.check();
         let bytes = &self.bytes()[self.frames[number].start as usize..];
-        // SAFETY: `decode`, or whoever made the commit, checked or framed these bytes in this very memory, at a multiple
-        // of 16; the memory is owned by the chunk and nobody can write to it any more.
+        // SAFETY: `decode`, `ChunkBuilder::add`'s caller or `check` has had these bytes decoded in this very memory (or
+        // copied them from where they were), at a multiple of 16; the chunk owns it and nobody can write to it any more.
         unsafe { Frame::assume_checked(bytes) }
     }
 
@@ -210,7 +233,12 @@ impl ChunkBuilder {
             bytes = exact;
         }
         let frames = std::mem::take(&mut self.frames).into_boxed_slice();
-        Some(Chunk { memory: Memory::Own(bytes, used), frames, offsets: OnceLock::new() })
+        Some(Chunk {
+            memory: Memory::Own(bytes, used),
+            frames,
+            offsets: OnceLock::new(),
+            checked: OnceLock::from(()),
+        })
     }
 }
 
