@@ -170,12 +170,9 @@ impl Ingest {
 
     /// The indexing thread.
     pub(crate) fn run_indexer(&self) {
-        loop {
-            self.index_bell.wait();
-            if self.stopping.load(Ordering::Acquire) {
-                return;
-            }
+        while !self.stopping.load(Ordering::Acquire) {
             self.index_all();
+            self.index_bell.wait();
         }
     }
 

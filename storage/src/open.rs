@@ -394,7 +394,9 @@ fn replay_tail(
             ingest.take(chunk);
             if visible_at_open == VisibleAtOpen::Recovered && ends_group {
                 ingest.shared.visible.raise(last);
-                ingest.flush()?;
+                if ingest.shared.view().memtables.len() > 1 {
+                    ingest.flush()?;
+                }
             }
         }
         let Some(found) = frame else { break };
@@ -407,6 +409,6 @@ fn replay_tail(
         report.replayed_bytes += u64::from(header.length);
         builder.add(&found.frame);
     }
-    ingest.index_all();
+    // Indexing is left to the indexing thread: until it is through, readers filter what it has not come to.
     Ok(())
 }
