@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use crate::server::ServerError;
+
 /// Why a command ended otherwise than done.
 #[derive(Debug)]
 pub enum CliError {
@@ -76,5 +78,20 @@ impl From<matchtape_storage::ReadError> for CliError {
                 Self::failed(&error)
             }
         }
+    }
+}
+
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> Self {
+        let advice = match &error {
+            ServerError::Address(_) => "--server names what `matchtape serve` prints after \"page\"",
+            ServerError::Connection { .. } => {
+                "--server names what `matchtape serve` prints after \"page\"; run the command again when it is there"
+            }
+            ServerError::Refused { what_to_do, .. } => what_to_do,
+            ServerError::Behind { .. } => "run the command again a little later",
+            ServerError::Answer { .. } => "is it a gateway, and of this release?",
+        };
+        Self::with_advice(&error, advice)
     }
 }

@@ -1,12 +1,12 @@
 //! `matchtape import`
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use matchtape_market::{Books, Instruments};
 use matchtape_node::{Node, NodeError, NodeOptions, PublishError};
@@ -17,8 +17,10 @@ use super::store;
 use crate::import::dbn::{self, DbnSource};
 use crate::import::sse::{self, SseSource};
 use crate::import::{
-    Directory, ImportError, Input, LoadError, Loaded, OnError, Progress, Source, SourceId, Tally, load,
+    Directory, ImportError, Input, LoadError, Loaded, NodeTarget, OnError, Progress, ServerTarget, Source,
+    SourceId, Tally, Target, load,
 };
+use crate::server::{Server, ServerError};
 
 /// Put an exchange's files onto a tape: durably, each record once.
 ///
@@ -32,14 +34,19 @@ use crate::import::{
     Examples:\n  \
     matchtape import --format sse-l2 --data tape/ orders.csv.gz trades.csv.gz\n  \
     matchtape import --format dbn-mbo --data tape/ --on-error skip esh4.mbo.dbn.zst\n  \
-    matchtape import --format sse-l2 --data tape/ --instrument 600761.SH orders.csv trades.csv")]
+    matchtape import --format sse-l2 --data tape/ --instrument 600761.SH orders.csv trades.csv\n  \
+    matchtape import --format sse-l2 --server http://127.0.0.1:7474 orders.csv.gz trades.csv.gz")]
+#[command(group(ArgGroup::new("tape").required(true).args(["data", "server"])))]
 pub(super) struct ImportArgs {
     /// What the files are
     #[arg(long, value_enum)]
     format: FileFormat,
     /// The tape's directory, made if missing
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: Option<PathBuf>,
+    /// Instead: the gateway of a running node, as http://127.0.0.1:7474; a lost connection is tried again for a minute
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
     /// Only this instrument: a symbol, or in dbn-mbo its number; may be given several times
     #[arg(long, value_name = "SYMBOL")]
     instrument: Vec<String>,
@@ -50,7 +57,7 @@ pub(super) struct ImportArgs {
     #[arg(long)]
     acknowledge: bool,
     /// Size of a file of the log; each is made and zeroed ahead, and there are at least two
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(long, value_name = "MIB", default_value_t = 256, conflicts_with = "server", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     segment_mib: u64,
     /// The source's number, 1 to 2147483647, instead of one that follows from its content
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x7FFF_FFFF))]
@@ -96,36 +103,85 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
     for file in &args.files {
         inputs.push(Input::open(file).map_err(|error| import_error(&error.into()))?);
     }
-    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
-    let mut options = NodeOptions { name: "import".to_owned(), ..NodeOptions::default() };
-    options.store.wal.segment_bytes = args.segment_mib << 20;
-    let node = Node::open(&args.data, options, projections).map_err(|error| node_error(args, &error))?;
-    let outcome = import_all(args, &node, inputs, &stop);
-    let closed = node.close().map_err(|error| node_error(args, &error));
-    outcome.and(closed)
+    match (&args.data, &args.server) {
+        (Some(data), _) => {
+            let projections: Vec<Box<dyn Projection>> =
+                vec![Box::new(Books::new()), Box::new(Instruments::new())];
+            let mut options = NodeOptions { name: "import".to_owned(), ..NodeOptions::default() };
+            options.store.wal.segment_bytes = args.segment_mib << 20;
+            let node = Node::open(data, options, projections).map_err(|error| node_error(data, &error))?;
+            let outcome = import_all(args, &Tape::Node(&node), inputs, &stop);
+            let closed = node.close().map_err(|error| node_error(data, &error));
+            outcome.and(closed)
+        }
+        (None, Some(address)) => {
+            let server = Server::new(address)?;
+            import_all(args, &Tape::Server(&server), inputs, &stop)
+        }
+        (None, None) => unreachable!("one of the group is required"),
+    }
 }
 
-fn import_all(args: &ImportArgs, node: &Node, inputs: Vec<Input>, stop: &AtomicBool) -> Result<(), CliError> {
+/// Where the events go.
+enum Tape<'a> {
+    Node(&'a Node),
+    Server(&'a Server),
+}
+
+impl Tape<'_> {
+    /// The instruments there. What earlier sources put onto the tape is visible: each was waited for.
+    fn known(&self, stop: &AtomicBool) -> Result<Directory, CliError> {
+        match self {
+            Self::Node(node) => Ok(Directory::of(&store::instruments(&node.reader())?)),
+            Self::Server(server) => {
+                let asked =
+                    server.persistently(stop, &mut |text| eprintln!("{text}"), Server::instruments)?;
+                let mut known = Directory::new();
+                for (id, definition) in &asked.answer {
+                    known.insert(*id, definition);
+                }
+                Ok(known)
+            }
+        }
+    }
+
+    fn target<'a>(&'a self, stop: &'a AtomicBool, bar: &ProgressBar) -> Box<dyn Target + 'a> {
+        match self {
+            Self::Node(node) => Box::new(NodeTarget::new(node)),
+            Self::Server(server) => {
+                let bar = bar.clone();
+                let notice = move |text: &str| bar.suspend(|| eprintln!("{text}"));
+                Box::new(ServerTarget::new(server, stop, notice))
+            }
+        }
+    }
+}
+
+fn import_all(
+    args: &ImportArgs,
+    tape: &Tape<'_>,
+    inputs: Vec<Input>,
+    stop: &AtomicBool,
+) -> Result<(), CliError> {
     let groups: Vec<Vec<Input>> = match args.format {
         FileFormat::SseL2 => vec![inputs],
         FileFormat::DbnMbo => inputs.into_iter().map(|input| vec![input]).collect(),
     };
     for files in groups {
         let names: Vec<String> = files.iter().map(|input| input.file().display().to_string()).collect();
-        import_one(args, node, files, &names.join(", "), stop)?;
+        import_one(args, tape, files, &names.join(", "), stop)?;
     }
     Ok(())
 }
 
 fn import_one(
     args: &ImportArgs,
-    node: &Node,
+    tape: &Tape<'_>,
     files: Vec<Input>,
     names: &str,
     stop: &AtomicBool,
 ) -> Result<(), CliError> {
-    // What earlier sources put onto the tape is visible: each was waited for.
-    let known = Directory::of(&store::instruments(&node.reader())?);
+    let known = tape.known(stop)?;
     let on_error = match args.on_error {
         OnErrorArg::Stop => OnError::Stop,
         OnErrorArg::Skip => OnError::Skip,
@@ -150,19 +206,20 @@ fn import_one(
     bar.set_message("publishing");
     let mut groups = 0u64;
     let mut acknowledged = Acknowledged { wanted: args.acknowledge, through: Sequence::ZERO };
-    let outcome = load(node, &mut *source, &known, stop, &mut |source, loaded| {
+    let mut target = tape.target(stop, &bar);
+    let outcome = load(&mut *target, &mut *source, &known, stop, &mut |source, loaded, target| {
         groups += 1;
         if groups.is_multiple_of(GROUPS_PER_UPDATE) {
             show(&bar, source.progress());
             bar.set_prefix(rate(loaded.published, begun.elapsed()));
-            acknowledged.print(node);
+            acknowledged.print(target.visible());
         }
     });
     bar.finish_and_clear();
-    acknowledged.print(node);
+    acknowledged.print(target.visible());
     let tally = source.tally();
     print_problems(tally);
-    let loaded = outcome.map_err(|error| load_error(args, error))?;
+    let loaded = outcome.map_err(load_error)?;
     print_summary(names, &loaded, tally, begun.elapsed());
     if loaded.interrupted {
         return Err(CliError::Interrupted(
@@ -186,8 +243,7 @@ struct Acknowledged {
 
 impl Acknowledged {
     /// Visible is durable and ends a group: recovery drops a group whose end is missing.
-    fn print(&mut self, node: &Node) {
-        let durable = node.watermarks().visible;
+    fn print(&mut self, durable: Sequence) {
         if self.wanted && durable > self.through {
             self.through = durable;
             // Whoever asked for it may have gone; the import goes on.
@@ -262,10 +318,18 @@ fn import_error(error: &ImportError) -> CliError {
     }
 }
 
-fn load_error(args: &ImportArgs, error: LoadError) -> CliError {
+fn load_error(error: LoadError) -> CliError {
     match error {
         LoadError::Import(error) => import_error(&error),
-        LoadError::Node(error) => node_error(args, &error),
+        LoadError::Node(error) => CliError::failed(error),
+        LoadError::Server(error @ (ServerError::Connection { .. } | ServerError::Behind { .. })) => {
+            CliError::with_advice(
+                error,
+                "whether the last batch is there is unknown; run the command again when the server answers: it goes on \
+                 after what is there",
+            )
+        }
+        LoadError::Server(error) => error.into(),
         LoadError::LeftOutBefore { .. } => CliError::with_advice(
             error,
             "import it into another --data directory, or under another --producer if its order on the tape does not matter",
@@ -284,9 +348,9 @@ fn load_error(args: &ImportArgs, error: LoadError) -> CliError {
     }
 }
 
-fn node_error(args: &ImportArgs, error: &NodeError) -> CliError {
+fn node_error(data: &Path, error: &NodeError) -> CliError {
     match error {
-        NodeError::Open(open) => store::open_error(&args.data, open),
-        other => CliError::failed(format_args!("{}: {other}", args.data.display())),
+        NodeError::Open(open) => store::open_error(data, open),
+        other => CliError::failed(format_args!("{}: {other}", data.display())),
     }
 }

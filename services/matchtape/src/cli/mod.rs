@@ -4,6 +4,7 @@ mod config;
 mod error;
 mod follow;
 mod import;
+mod ingress;
 mod inspect;
 mod interrupt;
 mod position;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use matchtape_examples::demo::{Demo, DemoOptions};
 use matchtape_examples::engine::{EngineProjection, FlowOptions};
-use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, TapeHandle};
+use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, Ingress, TapeHandle};
 use matchtape_market::{Books, Instruments};
 use matchtape_node::{Node, NodeError, TapeProgress};
 use matchtape_schemas::{ProducerId, Projection, Stage, Watermarks};
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::config::{Config, ConfigError};
 use super::error::CliError;
+use super::ingress::NodeIngress;
 use super::store::open_error;
 
 /// How often watermarks before `visible` are passed on.
@@ -140,7 +141,7 @@ fn start_logging() {
 pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     start_logging();
     let config = args.node.load()?;
-    let running = Running::start(&config, market_projections())?;
+    let running = Running::start(&config, market_projections(), Publishing::Offered)?;
     running.announce();
     running.runtime.block_on(interrupted())?;
     eprintln!("stopping: what was accepted is made durable");
@@ -155,10 +156,11 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
         config.node.data = std::env::temp_dir().join("matchtape-demo");
     }
     let mut options = DemoOptions { duration: args.duration, ..DemoOptions::default() };
-    options.flow = FlowOptions { seed: args.seed, events_per_second: args.rate, ..options.flow };
+    options.flow = FlowOptions { seed: args.seed, events_per_second: args.rate };
     let mut projections = market_projections();
     projections.push(Box::new(EngineProjection::new(options.engine)));
-    let running = Running::start(&config, projections)?;
+    // The exchange rebuilds itself from its tape, so nobody else may write there.
+    let running = Running::start(&config, projections, Publishing::NotOffered)?;
     let publisher = running.node.publisher(DEMO_PRODUCER).map_err(CliError::failed)?;
     let mut demo = Demo::open(publisher, &running.node.reader(), options).map_err(|error| {
         CliError::with_advice(
@@ -217,6 +219,13 @@ async fn interrupted() -> Result<(), CliError> {
     Ok(())
 }
 
+/// Whether producers outside may publish through the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Publishing {
+    Offered,
+    NotOffered,
+}
+
 struct Running {
     node: Node,
     runtime: tokio::runtime::Runtime,
@@ -225,7 +234,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, projections: Vec<Box<dyn Projection>>) -> Result<Self, CliError> {
+    fn start(
+        config: &Config,
+        projections: Vec<Box<dyn Projection>>,
+        publishing: Publishing,
+    ) -> Result<Self, CliError> {
         let node = Node::open(&config.node.data, config.node_options(), projections)
             .map_err(|error| node_error(&config.node.data, &error))?;
         eprintln!("{}", node.recovery());
@@ -234,7 +247,11 @@ impl Running {
         if config.gateway.enabled {
             let (sender, tail) = watch::channel(node.watermarks());
             follow = Some(runtime.spawn(follow_watermarks(node.progress(), sender)));
-            let tape = TapeHandle { reader: node.reader(), tail };
+            let ingress: Option<Arc<dyn Ingress>> = match publishing {
+                Publishing::Offered => Some(Arc::new(NodeIngress::new(node.publishers()))),
+                Publishing::NotOffered => None,
+            };
+            let tape = TapeHandle { reader: node.reader(), tail, ingress };
             let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
             gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(|error| {
                 CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")

@@ -45,11 +45,16 @@ impl Directory {
     pub fn of(instruments: &Instruments) -> Self {
         let mut directory = Self::new();
         for instrument in instruments.iter() {
-            directory.greatest = directory.greatest.max(instrument.id.get());
-            directory.symbols.insert(instrument.definition.symbol.as_str().into_owned());
-            directory.ids.insert(Identity::of(&instrument.definition), instrument.id);
+            directory.insert(instrument.id, &instrument.definition);
         }
         directory
+    }
+
+    /// Takes in an instrument that the tape has.
+    pub fn insert(&mut self, id: InstrumentId, definition: &InstrumentDefined) {
+        self.greatest = self.greatest.max(id.get());
+        self.symbols.insert(definition.symbol.as_str().into_owned());
+        self.ids.insert(Identity::of(definition), id);
     }
 
     /// The id an instrument has.

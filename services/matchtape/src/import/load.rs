@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use matchtape_node::{Node, NodeError, PublishError, Published, Publisher, WaitError};
-use matchtape_schemas::{Body, Event, ProducerSequence, Sequence, Stage};
+use matchtape_node::{NodeError, PublishError, WaitError};
+use matchtape_schemas::{Body, Event, ProducerId, ProducerSequence, Sequence};
 
-use super::{Directory, ImportError, Item, Source};
+use super::{Directory, ImportError, Item, Source, Target};
+use crate::server::ServerError;
 
 /// What loading did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub struct Loaded {
     pub interrupted: bool,
 }
 
-/// Why loading ended early. What was published before is on the tape and durable, except after `Wait`.
+/// Why loading ended early. What was published before is on the tape and durable, except after `Wait`; after `Server` all
+/// but the last batch is.
 #[derive(thiserror::Error, Debug)]
 pub enum LoadError {
     /// The source.
@@ -40,6 +42,9 @@ pub enum LoadError {
     /// The node ended before everything was durable.
     #[error(transparent)]
     Wait(#[from] WaitError),
+    /// The node elsewhere did not answer, or refused.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The tape has later records of this source, and none of this instrument.
     #[error(
         "{symbol} was left out when this source was imported: the tape has its records up to number {through}, \
@@ -57,48 +62,51 @@ pub enum LoadError {
 
 /// One producer and what it had published when it was opened.
 struct Lane {
-    publisher: Publisher,
+    producer: ProducerId,
     through: ProducerSequence,
 }
 
 impl Lane {
+    fn open(target: &mut dyn Target, producer: ProducerId) -> Result<Self, LoadError> {
+        Ok(Self { producer, through: target.open(producer)? })
+    }
+
     fn has(&self, event: &Event) -> bool {
         event.producer_sequence <= self.through
     }
 }
 
+/// Called now and then with how far the source, the loading and the tape are.
+pub type Watch<'a> = dyn FnMut(&dyn Source, &Loaded, &dyn Target) + 'a;
+
 /// Publishes everything of `source`. `known` are the instruments of the tape as they were before. Returns when all of
-/// it is durable, or, once `stop` is set, what was published until then. `watch` is called now and then.
+/// it is durable, or, once `stop` is set, what was published until then.
 pub fn load(
-    node: &Node,
+    target: &mut dyn Target,
     source: &mut dyn Source,
     known: &Directory,
     stop: &AtomicBool,
-    watch: &mut dyn FnMut(&dyn Source, &Loaded),
+    watch: &mut Watch<'_>,
 ) -> Result<Loaded, LoadError> {
-    let lane = |producer| -> Result<Lane, LoadError> {
-        let publisher = node.publisher(producer).map_err(|error| LoadError::Node(Box::new(error)))?;
-        let through = publisher.last().map_or(ProducerSequence(0), |mark| mark.producer_sequence);
-        Ok(Lane { publisher, through })
-    };
-    let mut records = lane(source.id().records)?;
-    let mut definitions = lane(source.id().definitions)?;
+    let records = Lane::open(target, source.id().records)?;
+    let definitions = Lane::open(target, source.id().definitions)?;
     let mut loaded = Loaded::default();
-    let outcome = run(source, known, stop, watch, &mut records, &mut definitions, &mut loaded);
+    let outcome = run(target, source, known, stop, watch, [&records, &definitions], &mut loaded);
     // Also what came before an error: only then is it true that it is imported.
-    if loaded.last > Sequence::ZERO {
-        node.wait(loaded.last, Stage::Durable)?;
+    match outcome {
+        // The last batch was tried for long enough.
+        Err(LoadError::Server(error)) => Err(LoadError::Server(error)),
+        outcome => target.settle(&mut loaded).and(outcome).map(|()| loaded),
     }
-    outcome.map(|()| loaded)
 }
 
 fn run(
+    target: &mut dyn Target,
     source: &mut dyn Source,
     known: &Directory,
     stop: &AtomicBool,
-    watch: &mut dyn FnMut(&dyn Source, &Loaded),
-    records: &mut Lane,
-    definitions: &mut Lane,
+    watch: &mut Watch<'_>,
+    [records, definitions]: [&Lane; 2],
     loaded: &mut Loaded,
 ) -> Result<(), LoadError> {
     // Definitions wait for the records they introduce, to see whether those are on the tape.
@@ -118,10 +126,10 @@ fn run(
         };
         for definition in introduced.drain(..) {
             check_left_out(&definition, &group, known, records)?;
-            publish(definitions, &[definition], loaded)?;
+            publish(target, definitions, &[definition], loaded)?;
         }
-        publish(records, &group, loaded)?;
-        watch(source, loaded);
+        publish(target, records, &group, loaded)?;
+        watch(source, loaded, target);
     }
     Ok(())
 }
@@ -148,27 +156,18 @@ fn check_left_out(
     }
 }
 
-fn publish(lane: &mut Lane, group: &[Event], loaded: &mut Loaded) -> Result<(), LoadError> {
-    let Some(last) = group.last() else { return Ok(()) };
-    if lane.has(last) {
-        loaded.already += group.len() as u64;
-        return Ok(());
-    }
-    loop {
-        match lane.publisher.publish_group(group) {
-            Ok(Published::New { last, .. }) => {
-                loaded.published += group.len() as u64;
-                loaded.last = last;
-                return Ok(());
-            }
-            Ok(Published::Already { .. }) => {
-                loaded.already += group.len() as u64;
-                return Ok(());
-            }
-            Err(PublishError::WouldBlock) => lane.publisher.wait_for_room(group.len())?,
-            Err(reason) => {
-                return Err(LoadError::Publish { record: group[0].producer_sequence, reason });
-            }
+fn publish(
+    target: &mut dyn Target,
+    lane: &Lane,
+    group: &[Event],
+    loaded: &mut Loaded,
+) -> Result<(), LoadError> {
+    match group.last() {
+        None => Ok(()),
+        Some(last) if lane.has(last) => {
+            loaded.already += group.len() as u64;
+            Ok(())
         }
+        Some(_) => target.publish(lane.producer, group, loaded),
     }
 }

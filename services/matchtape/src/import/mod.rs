@@ -13,13 +13,15 @@
 //! another day's file is another producer, a file that has grown since goes on where it ended, and the same records
 //! compressed or not are the same source.
 //!
-//! Read in this order: `input` (files), `directory` (instrument ids), `sse/` and `dbn/` (the formats), `load`.
+//! Read in this order: `input` (files), `directory` (instrument ids), `sse/` and `dbn/` (the formats), `target` (a node
+//! here or elsewhere), `load`.
 
 pub mod dbn;
 mod directory;
 mod input;
 mod load;
 pub mod sse;
+mod target;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,8 @@ use matchtape_schemas::{Event, ProducerId};
 
 pub use self::directory::Directory;
 pub use self::input::{Input, InputError};
-pub use self::load::{LoadError, Loaded, load};
+pub use self::load::{LoadError, Loaded, Watch, load};
+pub use self::target::{NodeTarget, ServerTarget, Target};
 
 /// Events that an importer hands out together.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,184 @@
+//! Where a source's events go: a node in this process, or the gateway of one elsewhere.
+
+use std::sync::atomic::AtomicBool;
+
+use matchtape_node::{Node, PublishError, Published, Publisher};
+use matchtape_schemas::event::{EventFlags, encode_event};
+use matchtape_schemas::{Event, ProducerId, ProducerSequence, Sequence, Stage};
+use rkyv::util::AlignedVec;
+
+use super::load::{LoadError, Loaded};
+use crate::server::Server;
+
+/// Takes groups of events of several producers and keeps their order.
+pub trait Target {
+    /// Begins with a producer; returns the number of its last event on the tape, zero for none.
+    fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError>;
+
+    /// Takes a group of a producer that was opened. It may go onto the tape only with later ones.
+    fn publish(
+        &mut self,
+        producer: ProducerId,
+        group: &[Event],
+        loaded: &mut Loaded,
+    ) -> Result<(), LoadError>;
+
+    /// Returns when all that was taken is durable.
+    fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError>;
+
+    /// How far the tape is visible, as far as it is known here. What is visible is durable and ends a group.
+    fn visible(&self) -> Sequence;
+}
+
+/// A node in this process.
+pub struct NodeTarget<'a> {
+    node: &'a Node,
+    publishers: Vec<Publisher>,
+}
+
+impl<'a> NodeTarget<'a> {
+    /// Publishes on `node`; the producers are its own until it is dropped.
+    pub fn new(node: &'a Node) -> Self {
+        Self { node, publishers: Vec::new() }
+    }
+}
+
+impl Target for NodeTarget<'_> {
+    fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError> {
+        let publisher = self.node.publisher(producer).map_err(|error| LoadError::Node(Box::new(error)))?;
+        let through = publisher.last().map_or(ProducerSequence(0), |mark| mark.producer_sequence);
+        self.publishers.push(publisher);
+        Ok(through)
+    }
+
+    fn publish(
+        &mut self,
+        producer: ProducerId,
+        group: &[Event],
+        loaded: &mut Loaded,
+    ) -> Result<(), LoadError> {
+        let publisher = self.publishers.iter_mut().find(|publisher| publisher.producer() == producer);
+        let publisher = publisher.expect("producers are opened first");
+        loop {
+            match publisher.publish_group(group) {
+                Ok(Published::New { last, .. }) => {
+                    loaded.published += group.len() as u64;
+                    loaded.last = last;
+                    return Ok(());
+                }
+                Ok(Published::Already { .. }) => {
+                    loaded.already += group.len() as u64;
+                    return Ok(());
+                }
+                Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len())?,
+                Err(reason) => {
+                    return Err(LoadError::Publish { record: group[0].producer_sequence, reason });
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
+        if loaded.last > Sequence::ZERO {
+            self.node.wait(loaded.last, Stage::Durable)?;
+        }
+        Ok(())
+    }
+
+    fn visible(&self) -> Sequence {
+        self.node.watermarks().visible
+    }
+}
+
+/// Bytes of events that are sent together, unless one group is larger. Each batch waits until it is visible, so that at
+/// most one is in doubt when a connection is lost.
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// The gateway of a node elsewhere.
+pub struct ServerTarget<'a> {
+    server: &'a Server,
+    stop: &'a AtomicBool,
+    notice: Box<dyn FnMut(&str) + 'a>,
+    /// Whole groups of one producer that were not sent yet.
+    batch: AlignedVec<16>,
+    producer: ProducerId,
+    visible: Sequence,
+}
+
+impl<'a> ServerTarget<'a> {
+    /// Publishes through `server`. `notice` is told about connections that are lost and found again; `stop` ends trying.
+    pub fn new(server: &'a Server, stop: &'a AtomicBool, notice: impl FnMut(&str) + 'a) -> Self {
+        Self {
+            server,
+            stop,
+            notice: Box::new(notice),
+            batch: AlignedVec::new(),
+            producer: ProducerId::SEQUENCER,
+            visible: Sequence::ZERO,
+        }
+    }
+
+    fn send(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let (producer, batch) = (self.producer, &self.batch);
+        let answered = self
+            .server
+            .persistently(self.stop, &mut self.notice, |server| server.publish(producer, batch))?;
+        let answer = answered.answer;
+        // What a try before this one put there is this import's own.
+        let (published, already) = match answered.repeated {
+            true => (answer.published + answer.already, 0),
+            false => (answer.published, answer.already),
+        };
+        loaded.published += published;
+        loaded.already += already;
+        if published > 0 {
+            loaded.last = Sequence(answer.last);
+        }
+        self.visible = self.visible.max(Sequence(answer.watermarks.visible));
+        self.batch.clear();
+        Ok(())
+    }
+}
+
+impl Target for ServerTarget<'_> {
+    fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError> {
+        let asked = self.server.persistently(self.stop, &mut self.notice, |server| server.producer(producer));
+        Ok(asked?.answer)
+    }
+
+    fn publish(
+        &mut self,
+        producer: ProducerId,
+        group: &[Event],
+        loaded: &mut Loaded,
+    ) -> Result<(), LoadError> {
+        let bytes: usize = group.iter().map(Event::encoded_len).sum();
+        if self.producer != producer || self.batch.len() + bytes > BATCH_BYTES {
+            self.send(loaded)?;
+        }
+        self.producer = producer;
+        for (index, event) in group.iter().enumerate() {
+            let flags = match index + 1 == group.len() {
+                true => event.flags.with(EventFlags::LAST_OF_GROUP),
+                false => event.flags.without(EventFlags::LAST_OF_GROUP),
+            };
+            let at = self.batch.len();
+            self.batch.resize(at + event.encoded_len(), 0);
+            let out = &mut self.batch[at..];
+            encode_event(event, producer, out);
+            out[6] = flags.bits();
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
+        self.send(loaded)
+    }
+
+    fn visible(&self) -> Sequence {
+        self.visible
+    }
+}

@@ -1,0 +1,421 @@
+//! A node's gateway over HTTP, as imports and queries use it. The protocol: `PROTOCOL.md` of the gateway.
+
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Lines};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use matchtape_schemas::event::InstrumentDefined;
+use matchtape_schemas::text::Text;
+use matchtape_schemas::{InstrumentId, ProducerId, ProducerSequence, Sequence};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// How long an answer may take to begin, and to go on.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// The pauses between tries, doubled from the first to the longest, and when to give up.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+const TRYING_MAX: Duration = Duration::from_secs(60);
+/// How soon a pause notices that it shall end.
+const PAUSE_STEP: Duration = Duration::from_millis(50);
+
+/// A gateway.
+#[derive(Debug)]
+pub struct Server {
+    agent: ureq::Agent,
+    /// Without a slash at its end.
+    url: String,
+}
+
+/// A request without the answer it asked for.
+#[derive(thiserror::Error, Debug)]
+pub enum ServerError {
+    /// What was given is not where a gateway could be.
+    #[error("{0:?} is not the address of a gateway; it looks like http://127.0.0.1:7474")]
+    Address(String),
+    /// No answer came, or not all of it. What was asked for may have been done.
+    #[error("{url}: {reason}")]
+    Connection {
+        /// The gateway.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The gateway said why not.
+    #[error("{url} refuses ({status} {error}): {what}")]
+    Refused {
+        /// The gateway.
+        url: String,
+        /// HTTP's number for it.
+        status: u16,
+        /// The gateway's word for it.
+        error: String,
+        /// What is wrong.
+        what: String,
+        /// What to do about it.
+        what_to_do: String,
+    },
+    /// The gateway's live state has not come as far as its tape.
+    #[error("{url}: its feeds stand at sequence {feed}, its tape at {visible}")]
+    Behind {
+        /// The gateway.
+        url: String,
+        /// How far the feeds are.
+        feed: Sequence,
+        /// How far the tape is.
+        visible: Sequence,
+    },
+    /// The answer is none that this release knows.
+    #[error("{url}: an answer that is not understood: {what}")]
+    Answer {
+        /// The gateway.
+        url: String,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl ServerError {
+    /// Whether the same request may be answered a little later.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::Behind { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 502..=504),
+            Self::Address(_) | Self::Answer { .. } => false,
+        }
+    }
+}
+
+/// What a gateway says when it does not answer.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    what: String,
+    #[serde(default)]
+    what_to_do: String,
+}
+
+/// How far a tape has come.
+#[derive(Deserialize, Clone, Copy, Debug)]
+pub struct Watermarks {
+    /// The last event that readers are given.
+    pub visible: u64,
+}
+
+/// What became of a published batch.
+#[derive(Deserialize, Clone, Copy, Debug)]
+pub struct Published {
+    /// The last event's position.
+    pub last: u64,
+    /// Events that were new.
+    pub published: u64,
+    /// Events that were there already.
+    pub already: u64,
+    /// The tape's, after that.
+    pub watermarks: Watermarks,
+}
+
+/// What one more request was made for: the answer, and whether an earlier try may have done it already.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered<T> {
+    /// The answer.
+    pub answer: T,
+    /// It did not come at the first try.
+    pub repeated: bool,
+}
+
+#[derive(Deserialize)]
+struct Instruments {
+    sequence: u64,
+    instruments: Vec<InstrumentRow>,
+}
+
+/// What tells instruments apart, of a row of `/v1/instruments`.
+#[derive(Deserialize)]
+struct InstrumentRow {
+    instrument: String,
+    instrument_id: u32,
+    venue: String,
+    #[serde(default)]
+    venue_instrument_id: Option<String>,
+    #[serde(default)]
+    publisher: u16,
+}
+
+#[derive(Deserialize)]
+struct Producer {
+    producer_sequence: String,
+}
+
+impl Server {
+    /// Of an address; nothing is sent yet.
+    pub fn new(address: &str) -> Result<Self, ServerError> {
+        let wrong = || ServerError::Address(address.to_owned());
+        let url = address.trim_end_matches('/').to_owned();
+        let host = url.strip_prefix("http://").ok_or_else(wrong)?;
+        if host.is_empty() || host.contains(['/', '?', '#', '@']) || host.contains(char::is_whitespace) {
+            return Err(wrong());
+        }
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // A gateway listens on loopback; a proxy of the environment is not meant.
+            .proxy(None)
+            .timeout_connect(Some(CONNECT_WAIT))
+            .timeout_recv_response(Some(ANSWER_WAIT))
+            .timeout_per_read(Some(ANSWER_WAIT))
+            .timeout_per_write(Some(ANSWER_WAIT))
+            .build();
+        Ok(Self { agent: config.new_agent(), url })
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn lost(&self, reason: impl Display) -> ServerError {
+        ServerError::Connection { url: self.url.clone(), reason: reason.to_string() }
+    }
+
+    fn unknown(&self, what: impl Display) -> ServerError {
+        ServerError::Answer { url: self.url.clone(), what: what.to_string() }
+    }
+
+    fn refused(&self, status: u16, refusal: Refusal) -> ServerError {
+        let Refusal { error, what, what_to_do } = refusal;
+        ServerError::Refused { url: self.url.clone(), status, error, what, what_to_do }
+    }
+
+    /// The answer as it comes, if it is one.
+    fn accepted(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<ureq::Body, ServerError> {
+        let (head, mut body) = answer.map_err(|error| self.lost(error))?.into_parts();
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let text = body.read_to_vec().map_err(|error| self.lost(error))?;
+        match serde_json::from_slice(&text) {
+            Ok(refusal) => Err(self.refused(head.status.as_u16(), refusal)),
+            Err(_) => Err(self.unknown(format_args!("status {}", head.status))),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: ureq::Body) -> Result<T, ServerError> {
+        let bytes =
+            body.into_with_config().limit(u64::MAX).read_to_vec().map_err(|error| self.lost(error))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.unknown(error))
+    }
+
+    fn ask(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+        accept: &str,
+    ) -> Result<ureq::Body, ServerError> {
+        let mut request = self.agent.get(format!("{}{path}", self.url)).header("Accept", accept);
+        for (name, value) in parameters {
+            request = request.query(name, value);
+        }
+        self.accepted(request.call())
+    }
+
+    /// Asks for one JSON object.
+    pub fn object<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<T, ServerError> {
+        self.read(self.ask(path, parameters, "application/json")?)
+    }
+
+    /// Asks for rows, which come as they are read from the tape.
+    pub fn rows<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<Rows<'_, T>, ServerError> {
+        let body = self.ask(path, parameters, "application/x-ndjson")?;
+        let reader = body.into_with_config().limit(u64::MAX).reader();
+        Ok(Rows { server: self, lines: BufReader::new(reader).lines(), row: std::marker::PhantomData })
+    }
+
+    /// How far its tape has come.
+    pub fn watermarks(&self) -> Result<Watermarks, ServerError> {
+        self.object("/v1/watermarks", &[])
+    }
+
+    /// The instruments of its tape, with all that was visible before this was asked.
+    pub fn instruments(&self) -> Result<Vec<(InstrumentId, InstrumentDefined)>, ServerError> {
+        let visible = Sequence(self.watermarks()?.visible);
+        let answer: Instruments = self.object("/v1/instruments", &[])?;
+        let feed = Sequence(answer.sequence);
+        if feed < visible {
+            return Err(ServerError::Behind { url: self.url.clone(), feed, visible });
+        }
+        let definition = |row: InstrumentRow| {
+            let number = row.venue_instrument_id.map_or(Ok(0), |number| number.parse());
+            let definition = InstrumentDefined {
+                symbol: Text::new(&row.instrument).map_err(|error| self.unknown(error))?,
+                venue: Text::new(&row.venue).map_err(|error| self.unknown(error))?,
+                venue_instrument_id: number.map_err(|error| self.unknown(error))?,
+                publisher: row.publisher,
+                ..InstrumentDefined::default()
+            };
+            Ok((InstrumentId(row.instrument_id), definition))
+        };
+        answer.instruments.into_iter().map(definition).collect()
+    }
+
+    /// The last event of a producer, by its number there; all through it is visible. Zero: it has none.
+    pub fn producer(&self, producer: ProducerId) -> Result<ProducerSequence, ServerError> {
+        match self.object::<Producer>(&format!("/v1/producers/{producer}"), &[]) {
+            Ok(found) => {
+                found.producer_sequence.parse().map(ProducerSequence).map_err(|error| self.unknown(error))
+            }
+            Err(ServerError::Refused { error, .. }) if error == "unknown_producer" => Ok(ProducerSequence(0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes encoded groups. Returns when they are visible.
+    pub fn publish(&self, producer: ProducerId, groups: &[u8]) -> Result<Published, ServerError> {
+        let request = self
+            .agent
+            .post(format!("{}/v1/publish", self.url))
+            .query("producer", producer.to_string())
+            .content_type("application/octet-stream");
+        self.read(self.accepted(request.send(groups))?)
+    }
+
+    /// Asks until there is an answer, for as long as an error may pass, with growing pauses; `notice` is told of each.
+    /// Only for requests that may be made twice.
+    pub fn persistently<T>(
+        &self,
+        stop: &AtomicBool,
+        notice: &mut dyn FnMut(&str),
+        mut ask: impl FnMut(&Self) -> Result<T, ServerError>,
+    ) -> Result<Answered<T>, ServerError> {
+        let (begun, mut pause, mut repeated) = (Instant::now(), PAUSE_FIRST, false);
+        loop {
+            match ask(self) {
+                Ok(answer) => {
+                    if repeated {
+                        notice(&format!("{} answers again", self.url));
+                    }
+                    return Ok(Answered { answer, repeated });
+                }
+                Err(error) if error.may_pass() && begun.elapsed() + pause < TRYING_MAX => {
+                    notice(&format!("{error}; trying again in {} ms", pause.as_millis()));
+                    if !rest(pause, stop) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            (pause, repeated) = ((pause * 2).min(PAUSE_LONGEST), true);
+        }
+    }
+}
+
+/// Lets time pass; `false` if it was cut short.
+fn rest(pause: Duration, stop: &AtomicBool) -> bool {
+    let until = Instant::now() + pause;
+    loop {
+        // Relaxed: a flag that nothing else depends on.
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(PAUSE_STEP));
+    }
+}
+
+/// Rows as they come. An answer that is cut is an error, never an end.
+pub struct Rows<'a, T> {
+    server: &'a Server,
+    lines: Lines<BufReader<ureq::BodyReader<'static>>>,
+    row: std::marker::PhantomData<T>,
+}
+
+impl<T: DeserializeOwned> Iterator for Rows<'_, T> {
+    type Item = Result<T, ServerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = match self.lines.next()? {
+            Ok(line) => line,
+            Err(error) => return Some(Err(self.server.lost(error))),
+        };
+        Some(match serde_json::from_str(&line) {
+            Ok(row) => Ok(row),
+            // Where reading failed in the middle, the last line says why.
+            Err(unknown) => {
+                Err(match serde_json::from_str::<Value>(&line).and_then(serde_json::from_value) {
+                    Ok(refusal) => self.server.refused(500, refusal),
+                    Err(_) => self.server.unknown(unknown),
+                })
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_a_gateway_and_nothing_else() {
+        for good in ["http://127.0.0.1:7474", "http://localhost:7474/", "http://[::1]:7474"] {
+            assert_eq!(Server::new(good).unwrap().url(), good.trim_end_matches('/'));
+        }
+        for wrong in ["127.0.0.1:7474", "https://127.0.0.1", "http://", "http://a/v1", "http://me@a", "tape/"]
+        {
+            assert!(matches!(Server::new(wrong), Err(ServerError::Address(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again_and_a_stop_ends_that() {
+        let server = Server::new("http://127.0.0.1:1").unwrap();
+        let stop = AtomicBool::new(false);
+        let (mut tries, mut said) = (0, Vec::new());
+        let answered = server.persistently(&stop, &mut |text| said.push(text.to_owned()), |server| {
+            tries += 1;
+            if tries < 3 { Err(server.lost("gone")) } else { Ok(tries) }
+        });
+        let answered = answered.unwrap();
+        assert!(answered.answer == 3 && answered.repeated);
+        assert_eq!(said.len(), 3);
+        assert!(
+            said[0].contains("gone; trying again in 100 ms") && said[2].contains("answers again"),
+            "{said:?}"
+        );
+
+        let refused = server.persistently(&stop, &mut |_| {}, |server| -> Result<(), _> {
+            let refusal = Refusal { error: "e".into(), what: "w".into(), what_to_do: String::new() };
+            Err(server.refused(400, refusal))
+        });
+        assert!(matches!(refused, Err(ServerError::Refused { status: 400, .. })));
+
+        stop.store(true, Ordering::Relaxed);
+        let stopped =
+            server.persistently(&stop, &mut |_| {}, |server| -> Result<(), _> { Err(server.lost("gone")) });
+        assert!(matches!(stopped, Err(ServerError::Connection { .. })));
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_there_is_a_lost_connection() {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Server::new(&format!("http://127.0.0.1:{port}")).unwrap();
+        assert!(matches!(server.watermarks(), Err(ServerError::Connection { .. })));
+    }
+}
