@@ -136,11 +136,15 @@ impl Busts {
         let BodyRef::TradeBusted(bust) = event.body() else {
             return;
         };
-        let (sequence, trade_id) = (bust.trade_sequence.get(), bust.trade_id.get());
+        self.add(event.instrument(), bust.trade_sequence.get(), bust.trade_id.get());
+    }
+
+    /// Takes in what a bust says of the trade it takes back: its position or, where that is zero, the venue's number.
+    pub fn add(&mut self, instrument: InstrumentId, sequence: Sequence, trade_id: TradeId) {
         if sequence != Sequence::ZERO {
-            self.by_sequence.insert((event.instrument(), sequence));
+            self.by_sequence.insert((instrument, sequence));
         } else if trade_id != TradeId(0) {
-            self.by_trade_id.insert((event.instrument(), trade_id));
+            self.by_trade_id.insert((instrument, trade_id));
         }
     }
 

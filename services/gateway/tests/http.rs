@@ -5,7 +5,7 @@ mod support;
 use matchtape_gateway::Limits;
 use matchtape_market::{Busts, Candles};
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{Kind, KindMask, Sequence};
+use matchtape_schemas::{BodyRef, Kind, KindMask, OrderId, Sequence};
 use serde_json::{Value, json};
 use support::client::sequences;
 use support::http::{get, get_lines, get_with};
@@ -271,4 +271,47 @@ async fn the_page_is_served_with_a_policy_and_not_sent_twice() {
     let again = get_with(address, "/", &format!("Host: {address}\r\nIf-None-Match: {tag}\r\n")).await;
     assert_eq!((again.status, again.body.as_str()), (304, ""));
     gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_is_found_by_its_number_without_the_refusals_it_got() {
+    let (tape, _, gateway) = filled().await;
+    let mut about: std::collections::BTreeMap<OrderId, (Vec<u64>, bool)> = Default::default();
+    let mut frames = tape.node.reader().frames(Sequence::ZERO).unwrap();
+    while let Some(frame) = frames.next_frame().unwrap() {
+        for event in frame.frame().events() {
+            let (orders, refused) = match event.body() {
+                BodyRef::OrderAccepted(order) => (vec![order.order_id.get()], false),
+                BodyRef::OrderCancelled(order) => (vec![order.order_id.get()], false),
+                BodyRef::OrderExecuted(order) => (vec![order.order_id.get()], false),
+                BodyRef::TradeMatched(trade) => {
+                    (vec![trade.buy_order_id.get(), trade.sell_order_id.get()], false)
+                }
+                BodyRef::OrderRejected(order) => (vec![order.order_id.get()], true),
+                _ => continue,
+            };
+            for order in orders {
+                let known = about.entry(order).or_default();
+                known.1 |= refused;
+                if !refused {
+                    known.0.push(event.sequence().get());
+                }
+            }
+        }
+    }
+    let refused = about.iter().filter(|(_, (_, refused))| *refused).take(20);
+    let others = about.iter().filter(|(_, (events, refused))| !refused && events.len() > 2).take(20);
+    let asked: Vec<_> = refused.chain(others).collect();
+    assert_eq!(asked.len(), 40);
+    for (order, (expected, _)) in asked {
+        for kinds in ["", "&kind=order_rejected,orders,trades"] {
+            let answer = get_lines(gateway.address(), &format!("/v1/events?order_id={order}{kinds}")).await;
+            assert_eq!(&sequences(&answer.lines()), expected, "order {order}: {}", answer.body);
+        }
+        let none =
+            get_lines(gateway.address(), &format!("/v1/events?order_id={order}&kind=order_rejected")).await;
+        assert_eq!((none.status, none.body.as_str()), (200, ""));
+    }
+    let wrong = get(gateway.address(), "/v1/events?order_id=-1").await;
+    assert_eq!((wrong.status, &wrong.json()["where"]), (400, &"order_id".into()));
 }

@@ -3,7 +3,7 @@
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use matchtape_schemas::{InstrumentId, KindMask, Sequence};
+use matchtape_schemas::{InstrumentId, Kind, KindMask, OrderId, Sequence, TradeId};
 use matchtape_storage::{Direction, Query as TapeQuery, ReadError};
 
 use super::Gateway;
@@ -13,19 +13,35 @@ use crate::encode::{Symbols, tape_item, trade_item};
 use crate::error::ApiError;
 use crate::gateway::Shared;
 
-/// `/v1/events?from=&to=&instrument=&kind=&order=asc&limit=1000&cursor=`
+/// What may be found by an order's or a trade's number: that a refused order had it is private.
+const FOUND_BY_NUMBER: [Kind; 6] = [
+    Kind::OrderAccepted,
+    Kind::OrderReplaced,
+    Kind::OrderCancelled,
+    Kind::OrderExecuted,
+    Kind::TradeMatched,
+    Kind::TradeBusted,
+];
+
+/// `/v1/events?from=&to=&instrument=&kind=&order_id=&trade_id=&order=asc&limit=1000&cursor=`
 pub(crate) async fn events(
     State(shared): Gateway,
     headers: HeaderMap,
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     let mut params = Params::of(query)?;
-    let kinds = params.kinds()?;
+    let mut kinds = params.kinds()?;
+    let order = params.id("order_id")?.map(OrderId);
+    let trade = params.id("trade_id")?.map(TradeId);
+    if order.is_some() || trade.is_some() {
+        let found: Vec<Kind> = FOUND_BY_NUMBER.into_iter().filter(|kind| kinds.contains(*kind)).collect();
+        kinds = KindMask::of(&found);
+    }
     let row: WriteRow = |out, event, symbols| {
         tape_item(out, event, symbols);
         true
     };
-    let question = Question { name: "events", kinds, row, newest_first: false, rows: 1_000 };
+    let question = Question { name: "events", kinds, order, trade, row, newest_first: false, rows: 1_000 };
     question.answer(&shared, &headers, params).await
 }
 
@@ -36,8 +52,15 @@ pub(crate) async fn trades(
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     let params = Params::of(query)?;
-    let question =
-        Question { name: "trades", kinds: KindMask::TRADES, row: trade_item, newest_first: true, rows: 50 };
+    let question = Question {
+        name: "trades",
+        kinds: KindMask::TRADES,
+        order: None,
+        trade: None,
+        row: trade_item,
+        newest_first: true,
+        rows: 50,
+    };
     question.answer(&shared, &headers, params).await
 }
 
@@ -45,6 +68,8 @@ pub(crate) async fn trades(
 struct Question {
     name: &'static str,
     kinds: KindMask,
+    order: Option<OrderId>,
+    trade: Option<TradeId>,
     row: WriteRow,
     newest_first: bool,
     /// Rows of a page unless the request says otherwise.
@@ -76,6 +101,8 @@ impl Question {
         let limit = params.number("limit", self.rows, shared.limits.page_rows_max)?;
         let mut query = TapeQuery {
             instrument,
+            order: self.order,
+            trade: self.trade,
             kinds: self.kinds,
             direction: if newest_first { Direction::Backward } else { Direction::Forward },
             ..TapeQuery::default()

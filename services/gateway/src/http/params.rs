@@ -120,6 +120,14 @@ impl Params {
         }
     }
 
+    /// A 64-bit id.
+    pub(crate) fn id(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!("{text:?} is not an id"), name, "give a whole number of 64 bits")
+        })
+    }
+
     pub(crate) fn position(&mut self, name: &str) -> Result<Option<Position>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         Position::read(&text).map(Some).ok_or_else(|| {

@@ -116,6 +116,8 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         }
         (None, Some(address)) => {
             let server = Server::new(address)?;
+            // A wrong address is not tried for a minute.
+            server.watermarks()?;
             import_all(args, &Tape::Server(&server), inputs, &stop)
         }
         (None, None) => unreachable!("one of the group is required"),

@@ -2,19 +2,23 @@
 
 use clap::Args;
 use matchtape_client::LevelRow;
-use matchtape_market::Books;
+use matchtape_client::cell::Cell;
+use matchtape_market::{Books, Volume};
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{InstrumentId, Sequence};
+use matchtape_schemas::{InstrumentId, Price, Sequence};
 use matchtape_storage::{Query, Reader};
 
-use super::select::{Common, Session};
+use super::remote::position;
+use super::select::{Common, Place};
 use crate::cli::error::CliError;
 use crate::cli::position::At;
 use crate::cli::store;
+use crate::server::Server;
 
 /// An instrument's order book at a position: bids best first, then offers best first.
 ///
-/// At a sequence it is the book right after that event, also inside a group. As of a time it is the book after the
+/// At a sequence it is the book right after that event, also inside a group (with --server: after the last group that ends
+/// there or before). As of a time it is the book after the
 /// instrument's longest run of events, from its first, of which none is later than the time.
 #[derive(Args, Debug)]
 pub(super) struct BookArgs {
@@ -32,14 +36,17 @@ pub(super) struct BookArgs {
 }
 
 pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
-    let session = Session::open(&args.common)?;
+    let session = match args.common.open()? {
+        Place::Data(session) => session,
+        Place::Server(server) => return from_server(args, &server),
+    };
     let instrument = session.instrument(&args.instrument)?;
     let through = match args.at {
         At::End => session.reader.visible(),
         At::Position(position) => session.position(position, instrument)?,
     };
     let books = books_at(&session.reader, instrument, through)?;
-    let mut output = session.output();
+    let mut output = args.common.output();
     if let Some(book) = books.get(instrument) {
         for side in [Side::Buy, Side::Sell] {
             for level in book.levels(side).take(args.depth.unwrap_or(usize::MAX)) {
@@ -65,4 +72,44 @@ fn books_at(reader: &Reader, instrument: InstrumentId, through: Sequence) -> Res
         }
     }
     Ok(books)
+}
+
+/// A gateway's answer. A level: price, quantity, orders.
+#[derive(serde::Deserialize)]
+struct Answer {
+    sequence: u64,
+    bids: Vec<(String, String, u32)>,
+    asks: Vec<(String, String, u32)>,
+}
+
+fn from_server(args: &BookArgs, server: &Server) -> Result<(), CliError> {
+    let visible = server.watermarks()?.visible;
+    // Zero: every level.
+    let depth = args.depth.and_then(|levels| u16::try_from(levels).ok()).unwrap_or(0);
+    let ask = |at: String| {
+        let parameters = [("instrument", args.instrument.clone()), ("at", at), ("depth", depth.to_string())];
+        server.object::<Answer>("/v1/book", &parameters)
+    };
+    let answer = match args.at {
+        At::Position(at) => ask(position(at))?,
+        At::End => {
+            let answer = ask("end".to_owned())?;
+            // The live books may be a moment behind; the end is what was visible when this was asked.
+            if answer.sequence < visible { ask(visible.to_string())? } else { answer }
+        }
+    };
+    let mut output = args.common.output();
+    for (side, levels) in [(Side::Buy, &answer.bids), (Side::Sell, &answer.asks)] {
+        for (price, quantity, orders) in levels.iter().take(args.depth.unwrap_or(usize::MAX)) {
+            let (Some(price), Some(quantity)) = (Price::read(price), Volume::read(quantity)) else {
+                return Err(CliError::failed(format_args!(
+                    "{}: no level is {price} {quantity}",
+                    server.url()
+                )));
+            };
+            output.write(&LevelRow { side, price, quantity, orders: *orders })?;
+        }
+    }
+    output.finish::<LevelRow>()?;
+    Ok(())
 }

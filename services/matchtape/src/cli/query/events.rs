@@ -7,8 +7,10 @@ use matchtape_client::EventRow;
 use matchtape_schemas::{AccountId, InstrumentId, Kind, KindMask, OrderId, TradeId};
 use matchtape_storage::Query;
 
-use super::select::{Common, Page, Range, Session};
+use super::remote::{Question, refuse_account};
+use super::select::{Common, Page, Place, Range};
 use crate::cli::error::CliError;
+use crate::server::Server;
 
 /// The events of the tape, one row each, in order.
 #[derive(Args, Debug)]
@@ -52,7 +54,10 @@ pub(in crate::cli) fn kind(text: &str) -> Result<KindMask, String> {
 }
 
 pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
-    let session = Session::open(&args.common)?;
+    let session = match args.common.open()? {
+        Place::Data(session) => session,
+        Place::Server(server) => return from_server(args, &server),
+    };
     let kinds = match args.kind.as_slice() {
         [] => KindMask::ALL,
         kinds => kinds.iter().fold(KindMask::NONE, |all, kind| all.with(*kind)),
@@ -68,7 +73,7 @@ pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
         ..Query::default()
     };
     args.range.apply(&mut query);
-    let mut output = session.output();
+    let mut output = args.common.output();
     let mut symbols: HashMap<InstrumentId, Option<String>> = HashMap::new();
     for event in session.reader.query(&query)? {
         let event = event?;
@@ -76,6 +81,24 @@ pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
         let id = event.instrument();
         let symbol = symbols.entry(id).or_insert_with(|| session.symbol(id));
         output.write(&EventRow::new(&event, symbol.as_deref()))?;
+    }
+    output.finish::<EventRow>()?;
+    Ok(())
+}
+
+fn from_server(args: &EventsArgs, server: &Server) -> Result<(), CliError> {
+    refuse_account(args.account)?;
+    let mut question = Question::new(&args.range, &args.page);
+    question.add("instrument", args.instrument.as_ref());
+    question.add("order_id", args.order);
+    question.add("trade_id", args.trade);
+    if !args.kind.is_empty() {
+        let named = Kind::ALL.iter().filter(|kind| args.kind.iter().any(|mask| mask.contains(**kind)));
+        question.add("kind", Some(named.map(|kind| kind.name()).collect::<Vec<_>>().join(",")));
+    }
+    let mut output = args.common.output();
+    for row in question.rows::<EventRow>(server, "/v1/events")? {
+        output.write(&row?)?;
     }
     output.finish::<EventRow>()?;
     Ok(())

@@ -4,6 +4,7 @@ mod book;
 mod candles;
 mod events;
 mod orders;
+mod remote;
 mod select;
 mod trades;
 
@@ -13,20 +14,22 @@ pub(super) use self::events::kind;
 
 use super::error::CliError;
 
-/// Ask a tape: read-only, beside a running writer if there is one.
+/// Ask a tape: read-only, beside a running writer if there is one; or, with --server, the gateway of a running node.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Positions (--from, --to, --at) are a sequence (a whole number below 10^15), a time in nanoseconds \
     since 1970 UTC (from 10^15 on), or a time like 2023-07-11T09:30:00.5+08:00 (UTC without an offset).\n\
     Without --format: a table on a terminal, JSON lines anywhere else. In JSON, prices and quantities are decimal \
-    strings, ids and times (ns since 1970 UTC) are strings, sequences and counts are numbers; what is absent is left out.\n\n\
+    strings, ids and times (ns since 1970 UTC) are strings, sequences and counts are numbers; what is absent is left out.\n\
+    A gateway (--server) gives the same rows without accounts, client order ids, rejected orders' fields and keyed state.\n\n\
     Examples:\n  \
     matchtape query events --data tape/ --instrument ESH4 --kind trades --limit 10\n  \
     matchtape query events --data tape/ --order 6412777162812 --format csv\n  \
     matchtape query trades --data tape/ --instrument ESH4 --from 2023-12-25T23:00:00Z --to 2023-12-25T23:01:00Z\n  \
     matchtape query book --data tape/ --instrument ESH4 --at 50000 --depth 5\n  \
     matchtape query candles --data tape/ --instrument ESH4 --interval 5m\n  \
-    matchtape query orders --data tape/ --instrument ESH4 --reverse --limit 20"
+    matchtape query orders --data tape/ --instrument ESH4 --reverse --limit 20\n  \
+    matchtape query book --server http://127.0.0.1:7474 --instrument ESH4"
 )]
 pub(super) struct QueryArgs {
     #[command(subcommand)]

@@ -6,13 +6,13 @@ use matchtape_market::{OrderState, OrderStates};
 use matchtape_schemas::{AccountId, Kind, KindMask, OrderId};
 use matchtape_storage::Query;
 
-use super::select::{Common, Page, Session};
+use super::select::{Common, Page, Place};
 use crate::cli::error::CliError;
 use crate::cli::position::{At, Position};
 
 /// What became of each order: its state at a position, in order of entry.
 ///
-/// The whole tape of the instrument up to there is folded; every order takes memory.
+/// The whole tape of the instrument up to there is folded; every order takes memory. With --data only.
 #[derive(Args, Debug)]
 pub(super) struct OrdersArgs {
     #[command(flatten)]
@@ -51,7 +51,16 @@ const KINDS: KindMask = KindMask::of(&[
 ]);
 
 pub(super) fn run(args: &OrdersArgs) -> Result<(), CliError> {
-    let session = Session::open(&args.common)?;
+    let session = match args.common.open()? {
+        Place::Data(session) => session,
+        Place::Server(_) => {
+            return Err(CliError::Usage(
+                "orders are asked of the tape itself, with --data: their owners are private, and a gateway keeps no \
+                 state of every order; `query events --server URL --order ID` shows what happened to one"
+                    .to_owned(),
+            ));
+        }
+    };
     let instrument = args.instrument.as_deref().map(|text| session.instrument(text)).transpose()?;
     let through = match (args.at, instrument) {
         (At::End, _) => session.reader.visible(),
@@ -68,7 +77,7 @@ pub(super) fn run(args: &OrdersArgs) -> Result<(), CliError> {
     for event in session.reader.query(&Query { instrument, through, kinds: KINDS, ..Query::default() })? {
         states.apply(&event?.event());
     }
-    let mut output = session.output();
+    let mut output = args.common.output();
     let wanted = states.iter().filter(|state| wanted(args, state));
     let limit = usize::try_from(args.page.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let mut write = |state: &OrderState| output.write(&OrderRow::new(state, &session.name(state.instrument)));

@@ -1,9 +1,9 @@
-//! What most queries have in common: the store, the selection, the output.
+//! What most queries have in common: the tape, the selection, the output.
 
 use std::io::{BufWriter, Stdout, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use matchtape_client::Output;
 use matchtape_market::{Busts, Instruments};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
@@ -12,13 +12,18 @@ use matchtape_storage::{Direction, Query, ReadOnlyStore, Reader};
 use crate::cli::error::CliError;
 use crate::cli::position::Position;
 use crate::cli::{FormatArg, store};
+use crate::server::Server;
 
 /// Where to read and how to write.
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("tape").required(true).args(["data", "server"])))]
 pub(super) struct Common {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
-    pub(super) data: PathBuf,
+    pub(super) data: Option<PathBuf>,
+    /// Instead: the gateway of a running node, as http://127.0.0.1:7474; it shows nothing private
+    #[arg(long, value_name = "URL")]
+    pub(super) server: Option<String>,
     /// How rows are written [default: table on a terminal, else ndjson]
     #[arg(long, value_enum)]
     pub(super) format: Option<FormatArg>,
@@ -46,6 +51,29 @@ pub(super) struct Page {
     pub(super) reverse: bool,
 }
 
+/// Where a question goes.
+pub(super) enum Place {
+    /// To the tape itself.
+    Data(Box<Session>),
+    /// To a gateway.
+    Server(Server),
+}
+
+impl Common {
+    pub(super) fn open(&self) -> Result<Place, CliError> {
+        match (&self.data, &self.server) {
+            (Some(data), _) => Ok(Place::Data(Box::new(Session::open(data)?))),
+            (None, Some(address)) => Ok(Place::Server(Server::new(address)?)),
+            (None, None) => unreachable!("one of the group is required"),
+        }
+    }
+
+    pub(super) fn output(&self) -> Output<BufWriter<Stdout>> {
+        let out = BufWriter::with_capacity(64 * 1024, stdout());
+        Output::new(out, FormatArg::or_default(self.format))
+    }
+}
+
 impl Range {
     pub(super) fn apply(&self, query: &mut Query) {
         match self.from {
@@ -67,25 +95,19 @@ impl Page {
     }
 }
 
-/// An open store, its instruments, and the output.
+/// An open store and its instruments.
 pub(super) struct Session {
     pub(super) reader: Reader,
     pub(super) instruments: Instruments,
-    format: Option<FormatArg>,
     _store: ReadOnlyStore,
 }
 
 impl Session {
-    pub(super) fn open(common: &Common) -> Result<Self, CliError> {
-        let store = store::open(&common.data)?;
+    fn open(data: &Path) -> Result<Self, CliError> {
+        let store = store::open(data)?;
         let reader = store.reader();
         let instruments = store::instruments(&reader)?;
-        Ok(Self { reader, instruments, format: common.format, _store: store })
-    }
-
-    pub(super) fn output(&self) -> Output<BufWriter<Stdout>> {
-        let out = BufWriter::with_capacity(64 * 1024, stdout());
-        Output::new(out, FormatArg::or_default(self.format))
+        Ok(Self { reader, instruments, _store: store })
     }
 
     /// The id of the instrument that a person names.

@@ -1,13 +1,18 @@
 //! `matchtape query trades`
 
 use clap::Args;
-use matchtape_client::TradeRow;
-use matchtape_market::Trade;
-use matchtape_schemas::{AccountId, Kind, KindMask, OrderId};
+use matchtape_client::{EventRow, TradeRow};
+use matchtape_market::{Busts, Trade};
+use matchtape_schemas::event::Side;
+use matchtape_schemas::{
+    AccountId, InstrumentId, Kind, KindMask, OrderId, Price, Quantity, Sequence, TradeId, VenueSequence,
+};
 use matchtape_storage::Query;
 
-use super::select::{Common, Page, Range, Session};
+use super::remote::{Question, refuse_account};
+use super::select::{Common, Page, Place, Range};
 use crate::cli::error::CliError;
+use crate::server::Server;
 
 /// The trades, in the order of the tape; those taken back later on are marked.
 #[derive(Args, Debug)]
@@ -30,7 +35,10 @@ pub(super) struct TradesArgs {
 }
 
 pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
-    let session = Session::open(&args.common)?;
+    let session = match args.common.open()? {
+        Place::Data(session) => session,
+        Place::Server(server) => return from_server(args, &server),
+    };
     let mut query = Query {
         instrument: args.instrument.as_deref().map(|text| session.instrument(text)).transpose()?,
         order: args.order.map(OrderId),
@@ -42,7 +50,7 @@ pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
     };
     args.range.apply(&mut query);
     let busts = session.busts(query.instrument)?;
-    let mut output = session.output();
+    let mut output = args.common.output();
     for event in session.reader.query(&query)? {
         let event = event?;
         let trade = Trade::of(&event.event()).expect("the query asks for trades");
@@ -50,4 +58,47 @@ pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
     }
     output.finish::<TradeRow>()?;
     Ok(())
+}
+
+fn from_server(args: &TradesArgs, server: &Server) -> Result<(), CliError> {
+    refuse_account(args.account)?;
+    let mut busts = Busts::new();
+    let mut question = Question::everything();
+    question.add("kind", Some(Kind::TradeBusted.name()));
+    question.add("instrument", args.instrument.as_ref());
+    for bust in question.rows::<EventRow>(server, "/v1/events")? {
+        let bust = bust?;
+        let (sequence, trade_id) = (bust.trade_sequence, bust.trade_id);
+        let instrument = bust.instrument_id.unwrap_or(InstrumentId(0));
+        busts.add(instrument, sequence.unwrap_or(Sequence::ZERO), trade_id.unwrap_or(TradeId(0)));
+    }
+    let mut question = Question::new(&args.range, &args.page);
+    question.add("kind", Some(Kind::TradeMatched.name()));
+    question.add("instrument", args.instrument.as_ref());
+    question.add("order_id", args.order);
+    let mut output = args.common.output();
+    for row in question.rows::<EventRow>(server, "/v1/events")? {
+        let row = row?;
+        let trade = trade_of(&row);
+        let name = row.instrument.unwrap_or_else(|| trade.instrument.to_string());
+        output.write(&TradeRow::new(&trade, &name, busts.contains(&trade)))?;
+    }
+    output.finish::<TradeRow>()?;
+    Ok(())
+}
+
+/// The trade that a row of events tells of.
+fn trade_of(row: &EventRow) -> Trade {
+    Trade {
+        sequence: row.sequence,
+        instrument: row.instrument_id.unwrap_or(InstrumentId(0)),
+        event_time: row.event_time,
+        trade_id: row.trade_id.unwrap_or(TradeId(0)),
+        buy_order_id: row.buy_order_id.unwrap_or(OrderId(0)),
+        sell_order_id: row.sell_order_id.unwrap_or(OrderId(0)),
+        price: row.price.unwrap_or(Price::NONE),
+        quantity: row.quantity.unwrap_or(Quantity::ZERO),
+        aggressor: row.aggressor.unwrap_or(Side::None),
+        venue_sequence: row.venue_sequence.unwrap_or(VenueSequence(0)),
+    }
 }

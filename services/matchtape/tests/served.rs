@@ -1,0 +1,298 @@
+//! A running node and everything that reaches it through its gateway: imports that are killed, a node that is killed
+//! under an import, and queries that give what the tape itself gives.
+
+mod oracle;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+
+use matchtape_schemas::*;
+use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn matchtape(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_matchtape")).args(args).output().unwrap()
+}
+
+fn succeed(args: &[&str]) -> Output {
+    let output = matchtape(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn fail(args: &[&str]) -> (String, Option<i32>) {
+    let output = matchtape(args);
+    assert!(!output.status.success(), "{args:?} succeeded");
+    (String::from_utf8(output.stderr).unwrap(), output.status.code())
+}
+
+/// A node with its gateway, in a process of its own.
+struct Served {
+    child: Child,
+    url: String,
+}
+
+impl Served {
+    fn start(tape: &Path, port: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+            .args(["serve", "--no-bus", "--data", text(tape), "--listen", &format!("127.0.0.1:{port}")])
+            .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "8")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let address =
+            said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
+        Self { child, url: address.expect("it says where its page is").trim_end_matches('/').to_owned() }
+    }
+
+    fn port(&self) -> &str {
+        self.url.rsplit(':').next().unwrap()
+    }
+
+    /// As the power goes, for the process.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM ends it in order.
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// An import that has said that something is durable, and goes on.
+fn begun(args: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+        .args(args)
+        .arg("--acknowledge")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.starts_with("{\"durable\":"), "{line}");
+    (child, out)
+}
+
+fn files(data: &Path) -> ([PathBuf; 2], PathBuf) {
+    let sse = ["orders.csv.gz", "trades.csv.gz"].map(|name| data.join("sse_l2_20230711").join(name));
+    (sse, data.join("cme_mbo_esh4_20231225").join("esh4-glbx-mdp3-20231225.mbo.dbn.zst"))
+}
+
+/// Every event that is not the sequencer's own: who produced it, and what it says.
+fn events(tape: &Path) -> Vec<(ProducerId, Event)> {
+    let disk = Arc::new(RealDisk::open(tape).unwrap());
+    let store = ReadOnlyStore::open(disk, ReadOnlyOptions::default()).unwrap();
+    let mut frames = store.reader().frames(Sequence::FIRST).unwrap();
+    let mut events = Vec::new();
+    while let Some(frame) = frames.next_frame().unwrap() {
+        let outside = frame.frame().events().filter(|event| !KindMask::CONTROL.contains(event.kind()));
+        events.extend(outside.map(|event| (event.header().producer, event.to_event())));
+    }
+    events
+}
+
+#[test]
+fn both_days_go_into_a_running_node_whoever_is_killed_and_every_question_to_it_is_answered_right() {
+    let Some(data) = oracle::data() else { return };
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("served");
+    let ([orders, trades], cme) = files(&data);
+    let served = Served::start(&tape, "0");
+
+    // The import is killed as soon as something of it is durable, and run again.
+    let sse = ["import", "--format", "sse-l2", "--server", &served.url, text(&orders), text(&trades)];
+    let (mut killed, _out) = begun(&sse);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let said = String::from_utf8(succeed(&sse).stderr).unwrap();
+    let (added, already) = counts(&said);
+    assert_eq!(added + already, 111_429, "{said}");
+    assert!(already > 0, "{said}");
+    eprintln!("killed after {already} events, {added} were left");
+    let again = String::from_utf8(succeed(&sse).stderr).unwrap();
+    assert_eq!(counts(&again), (0, 111_429), "{again}");
+
+    // The node is killed under an import, which finds it again.
+    let (import, mut out) = begun(&["import", "--format", "dbn-mbo", "--server", &served.url, text(&cme)]);
+    let port = served.port().to_owned();
+    served.kill();
+    let served = Served::start(&tape, &port);
+    // It acknowledges on, also to a reader that is slow.
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    let ended = import.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{said}");
+    assert_eq!(counts(&said), (68_793, 0), "what was sent twice is this import's own: {said}");
+
+    let tries = said.matches("trying again").count();
+    eprintln!("the import lost the node and asked {tries} times for it");
+
+    check_tape(&data, &["--server", &served.url]);
+    let questions: Vec<Vec<&str>> = [
+        "events --instrument 601825.SH --format csv",
+        "events --from 1000 --to 1500 --kind orders,trades",
+        "events --reverse --limit 2000 --instrument ESH4",
+        "events --order 6412777267140",
+        "trades --instrument 600761.SH --format table",
+        "trades --from 2023-12-25T23:00:00Z --to 2023-12-25T23:05:00Z --reverse",
+        "book --instrument 605580.SH --depth 7 --format csv",
+        "book --instrument ESH4 --at 2023-12-25T23:30:00Z",
+        "candles --instrument ESH4 --interval 5s --from 2023-12-25T23:00:00Z",
+        "candles --instrument 600761.SH --interval 1h --reverse --limit 2 --format csv",
+    ]
+    .iter()
+    .map(|question| question.split(' ').collect())
+    .collect();
+    let ask = |place: [&str; 2]| -> Vec<Vec<u8>> {
+        questions.iter().map(|words| succeed(&[&["query"], &words[..], &place].concat()).stdout).collect()
+    };
+    let answers = ask(["--server", &served.url]);
+    served.stop();
+    for ((question, of_server), of_tape) in questions.iter().zip(&answers).zip(ask(["--data", text(&tape)])) {
+        assert!(of_tape.iter().filter(|byte| **byte == b'\n').count() > 1, "{question:?} has an answer");
+        let (of_server, of_tape) = (String::from_utf8_lossy(of_server), String::from_utf8_lossy(&of_tape));
+        let differing = of_server.lines().zip(of_tape.lines()).find(|(left, right)| left != right);
+        assert_eq!(differing, None, "{question:?}");
+        assert_eq!(of_server.len(), of_tape.len(), "{question:?}");
+    }
+
+    let direct = folder.path().join("direct");
+    let here = ["--segment-mib", "8", "--data", text(&direct)];
+    succeed(&[&["import", "--format", "sse-l2", text(&orders), text(&trades)], &here[..]].concat());
+    succeed(&[&["import", "--format", "dbn-mbo", text(&cme)], &here[..]].concat());
+    let (served, direct) = (events(&tape), events(&direct));
+    assert_eq!(served.len(), 111_429 + 68_793);
+    let differing = served.iter().zip(&direct).find(|(left, right)| left != right);
+    assert_eq!(differing, None);
+    assert_eq!(served.len(), direct.len());
+    let verified = succeed(&["verify", "--data", text(&tape), "--format", "text"]);
+    assert!(verified.stdout.starts_with(b"sound: "));
+}
+
+/// What an import's summary says: events added, and events that were there.
+fn counts(said: &str) -> (u64, u64) {
+    let number = |before: &str| -> u64 {
+        let end = said.find(before).unwrap_or_else(|| panic!("{before:?} in {said}"));
+        said[..end].rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    (number(" events added"), number(" there already"))
+}
+
+/// The independent program, asking through the gateway.
+fn check_tape(data: &Path, place: &[&str]) {
+    let script = data.join("../check/check_tape.py");
+    if !script.exists() || Command::new("python3").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "CI has to run {}", script.display());
+        eprintln!("\n!!! NOT CHECKED: {} with python3\n", script.display());
+        return;
+    }
+    for (kind, folder, arguments) in
+        [("sse", "sse_l2_20230711", &[][..]), ("dbn", "cme_mbo_esh4_20231225", &["--symbol", "ESH4"])]
+    {
+        let output = Command::new("python3")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(&script)
+            .args([kind, text(&data.join(folder).join("expected.json"))])
+            .args(arguments)
+            .args(["--", env!("CARGO_BIN_EXE_matchtape"), "QUERY_ARGS_HERE"])
+            .args(place)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains(" agree, 0 differ"), "{kind}: {said}");
+        assert!(!said.starts_with("0 agree"), "{said}");
+    }
+}
+
+const ORDERS: &str = "MDDate,MDTime,Symbol,ReceiveDateTime,OrderType,OrderPrice,OrderQty,OrderBSFlag,ChannelNo,ApplSeqNum,OrderNO,SecurityID
+2023.07.11,09:30:01.000,a,2023.07.11T09:30:01.001,2,10.1,300,1,1,1,11,A.SH
+2023.07.11,09:30:02.000,a,2023.07.11T09:30:02.001,2,10.2,200,2,1,2,12,A.SH
+2023.07.11,09:30:03.000,b,2023.07.11T09:30:03.001,2,5,100,1,1,3,13,B.SH
+2023.07.11,09:30:04.000,a,2023.07.11T09:30:04.001,10,10.1,300,1,1,4,11,A.SH
+";
+const TRADES: &str = "MDDate,MDTime,Symbol,ReceiveDateTime,TradeIndex,TradeBuyNo,TradeSellNo,TradeBSFlag,TradePrice,TradeQty,ChannelNo,ApplSeqNum,SecurityID
+2023.07.11,09:30:05.000,a,2023.07.11T09:30:05.001,901,99,12,1,10.2,50,1,5,A.SH
+";
+
+/// A small day.
+fn small(folder: &Path) -> [String; 2] {
+    [("orders.csv", ORDERS), ("trades.csv", TRADES)].map(|(name, lines)| {
+        let file = folder.join(name);
+        std::fs::write(&file, lines).unwrap();
+        text(&file).to_owned()
+    })
+}
+
+#[test]
+fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
+    let folder = TempDir::new().unwrap();
+    let [orders, trades] = small(folder.path());
+    let served = Served::start(&folder.path().join("tape"), "0");
+    std::fs::write(&orders, ORDERS.replace(",5,100,", ",5.5.5,100,")).unwrap();
+    let import = ["import", "--format", "sse-l2", "--server", &served.url, &orders, &trades];
+    let (said, code) = fail(&import);
+    assert!(code == Some(1) && said.contains("orders.csv, line 4: OrderPrice"), "{said}");
+    let query = ["query", "events", "--server", &served.url, "--kind", "orders,market"];
+    let before = String::from_utf8(succeed(&query).stdout).unwrap();
+    assert_eq!(before.lines().count(), 3, "the definition and both orders: {before}");
+    std::fs::write(&orders, ORDERS).unwrap();
+    let said = String::from_utf8(succeed(&import).stderr).unwrap();
+    assert_eq!(counts(&said), (4, 3), "{said}");
+    let levels =
+        succeed(&["query", "book", "--server", &served.url, "--instrument", "A.SH", "--format", "csv"]);
+    assert_eq!(String::from_utf8(levels.stdout).unwrap(), "side,price,quantity,orders\nsell,10.2,150,1\n");
+    // An order's number finds its events, and no other order's.
+    let of_order = succeed(&["query", "events", "--server", &served.url, "--order", "12"]);
+    assert_eq!(String::from_utf8(of_order.stdout).unwrap().lines().count(), 2);
+    served.stop();
+}
+
+#[test]
+fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let [orders, trades] = small(folder.path());
+    let tape = folder.path().join("tape");
+    let both = ["--data", text(&tape), "--server", "http://127.0.0.1:1"];
+    for (args, place) in [
+        (&["query", "events"][..], &[][..]),
+        (&["query", "events"], &both),
+        (&["import", "--format", "sse-l2", &orders, &trades], &[]),
+        (&["import", "--format", "sse-l2", &orders, &trades], &both),
+        (&["import", "--format", "sse-l2", "--segment-mib", "8", &orders, &trades], &both[2..]),
+        (&["query", "orders"], &both[2..]),
+        (&["query", "events", "--account", "7"], &both[2..]),
+        (&["query", "trades", "--account", "7"], &both[2..]),
+        (&["query", "candles", "--instrument", "A.SH", "--from", "7"], &both[2..]),
+        (&["query", "candles", "--instrument", "A.SH", "--interval", "100ms"], &both[2..]),
+    ] {
+        let (said, code) = fail(&[args, place].concat());
+        assert_eq!(code, Some(2), "{args:?} {place:?}: {said}");
+    }
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = format!("http://127.0.0.1:{port}");
+    for args in [&["query", "events"][..], &["import", "--format", "sse-l2", &orders, &trades]] {
+        let (said, code) = fail(&[args, &["--server", &nobody]].concat());
+        assert!(code == Some(1) && said.contains(&nobody), "{said}");
+    }
+    assert!(!tape.exists());
+
+    let served = Served::start(&tape, "0");
+    let (said, code) = fail(&["query", "book", "--server", &served.url, "--instrument", "C.SH"]);
+    assert!(code == Some(1) && said.contains("no instrument is called \"C.SH\""), "{said}");
+    served.stop();
+}
