@@ -36,6 +36,8 @@ pub struct Limits {
     pub subscriptions_max: usize,
     /// Symbols of one subscription.
     pub symbols_max: usize,
+    /// Symbols of one subscription to every order: its snapshot is copied while the feed waits.
+    pub mbo_symbols_max: usize,
     /// Messages a client may send per second, averaged.
     pub inbound_per_second: u32,
     /// Messages a client may send at once before the average counts.
@@ -86,6 +88,7 @@ impl Default for Limits {
             connections_max: 1024,
             subscriptions_max: 64,
             symbols_max: 256,
+            mbo_symbols_max: 32,
             inbound_per_second: 20,
             inbound_burst: 100,
             inbound_bytes_max: 16 * 1024,
@@ -143,6 +146,7 @@ impl GatewayConfig {
             ("connections_max", limits.connections_max as u128, 1),
             ("subscriptions_max", limits.subscriptions_max as u128, 1),
             ("symbols_max", limits.symbols_max as u128, 1),
+            ("mbo_symbols_max", limits.mbo_symbols_max as u128, 1),
             ("inbound_per_second", limits.inbound_per_second.into(), 1),
             ("inbound_burst", limits.inbound_burst.into(), 1),
             ("inbound_bytes_max", limits.inbound_bytes_max as u128, 256),

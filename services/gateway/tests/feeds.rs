@@ -517,3 +517,50 @@ async fn heartbeats_tell_every_watermark_also_without_subscriptions() {
     }
     gateway.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_larger_than_a_frame_moves_books_once_and_is_never_shown_half() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let gateway = tape.gateway(generous()).await;
+    let mut client = Client::connect(gateway.address()).await;
+    let symbols = json!(["ALFA", "BETA"]);
+    client.subscribe(json!({"id": 1, "channel": "book", "symbols": symbols, "depth": 0})).await;
+    let mut orders = Client::connect(gateway.address()).await;
+    orders.subscribe(json!({"id": 2, "channel": "mbo", "symbols": symbols, "snapshot": false})).await;
+    let group = tape.large_group(3_000);
+    let end = tape.put(&group);
+    tape.visible(end);
+    let mbo = orders.items_through(2, end.get()).await;
+    assert_eq!(mbo.len(), 3_000);
+    let lasts: Vec<u64> = mbo
+        .iter()
+        .filter(|item| item["last"] == true)
+        .map(|item| item["sequence"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lasts, [end.get() - 1, end.get()], "each instrument's last event of the group");
+
+    // A replay from the middle of the group: orders from there, books from before it.
+    let middle = end.get() - 1_000;
+    let mut late = Client::connect(gateway.address()).await;
+    let replayed = late.subscribe(json!({"id": 3, "channel": "tape", "from_sequence": middle})).await;
+    assert_eq!(replayed["start"], middle);
+    let items = late.items_through(3, end.get()).await;
+    assert_eq!(sequences(&items), (middle..=end.get()).collect::<Vec<_>>());
+    let request =
+        json!({"id": 4, "channel": "book", "symbols": symbols, "depth": 0, "from_sequence": middle});
+    assert_eq!(late.subscribe(request).await["start"], defined.next().get());
+
+    let live = client.items_through(1, end.get()).await;
+    let replayed = late.items_through(4, end.get()).await;
+    let oracle = Oracle::of(&tape);
+    for items in [live, replayed] {
+        let mut books = BTreeMap::new();
+        check_books(&items, 0, &oracle, &mut books);
+        let deltas: Vec<u64> =
+            sequences(&items).into_iter().filter(|sequence| *sequence > defined.get()).collect();
+        assert_eq!(deltas, [end.get(), end.get()], "one change per book");
+    }
+    gateway.shutdown().await;
+}

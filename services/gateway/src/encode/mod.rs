@@ -13,7 +13,7 @@ pub(crate) use book::{
 pub(crate) use event::{mbo_item, tape_item, trade_item};
 pub(crate) use json::{Json, push_text};
 
-use matchtape_market::Instruments;
+use matchtape_market::{Instrument, Instruments};
 use matchtape_schemas::{InstrumentId, KindMask};
 use rustc_hash::FxHashMap;
 
@@ -39,13 +39,16 @@ pub(crate) struct Symbols {
 
 impl Symbols {
     pub(crate) fn of(instruments: &Instruments) -> Self {
-        let by_id = instruments.iter().map(|instrument| {
-            let symbol = instrument.definition.symbol.as_str().into_owned();
-            let mut quoted = String::new();
-            push_text(&mut quoted, &symbol);
-            (instrument.id, (symbol, quoted))
-        });
-        Self { by_id: by_id.collect() }
+        let mut symbols = Self::default();
+        instruments.iter().for_each(|instrument| symbols.define(instrument));
+        symbols
+    }
+
+    pub(crate) fn define(&mut self, instrument: &Instrument) {
+        let symbol = instrument.definition.symbol.as_str().into_owned();
+        let mut quoted = String::new();
+        push_text(&mut quoted, &symbol);
+        self.by_id.insert(instrument.id, (symbol, quoted));
     }
 
     /// The symbol, if the instrument was ever defined.

@@ -1,5 +1,6 @@
 //! The market thread: reads what became visible, folds it, waits for more.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -55,9 +56,19 @@ impl Follower {
         let runtime = tokio::runtime::Handle::current();
         let followed = feed.clone();
         let run = move || {
-            if let Err(error) = follow(&followed, &reader, tail, stopped, &runtime) {
-                tracing::error!(%error, "the feed stops");
-                followed.fail(&error.to_string());
+            // A panic has to reach the clients too: silence would look like an idle tape.
+            let followed_through =
+                catch_unwind(AssertUnwindSafe(|| follow(&followed, &reader, tail, stopped, &runtime)));
+            match followed_through {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the feed stops");
+                    followed.fail(&error.to_string());
+                }
+                Err(panic) => {
+                    followed.fail("the feed's thread panicked");
+                    resume_unwind(panic);
+                }
             }
         };
         let thread = std::thread::Builder::new()
@@ -71,7 +82,8 @@ impl Follower {
     pub(crate) fn stop(mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            thread.join().expect("the market thread does not panic");
+            // A panic was reported to everybody when it happened.
+            let _ = thread.join();
         }
     }
 }
@@ -144,7 +156,8 @@ fn follow(
     }
 }
 
-/// Reads up to the end of a group; `false` when nothing is visible now.
+/// Adds frames up to the end of a group; `false` when there is none to take in now. Frames of a group that has no end
+/// yet stay for the next time.
 fn read_step(cursor: &mut FrameCursor, frames: &mut Vec<FrameHandle>) -> Result<bool, ReadError> {
     while let Some(frame) = cursor.next_frame()? {
         let ends_group = frame.frame().header().ends_group();
@@ -153,5 +166,5 @@ fn read_step(cursor: &mut FrameCursor, frames: &mut Vec<FrameHandle>) -> Result<
             break;
         }
     }
-    Ok(!frames.is_empty())
+    Ok(frames.last().is_some_and(|last| last.frame().header().ends_group()))
 }

@@ -260,7 +260,9 @@ impl MarketState {
             self.books.apply(event);
             if event.kind() == matchtape_schemas::Kind::InstrumentDefined {
                 self.instruments.apply(event);
-                self.symbols = Arc::new(Symbols::of(&self.instruments));
+                if let Some(instrument) = self.instruments.get(event.instrument()) {
+                    Arc::make_mut(&mut self.symbols).define(instrument);
+                }
             } else if event.kind() == matchtape_schemas::Kind::TradingStatusChanged {
                 self.instruments.apply(event);
             }

@@ -71,6 +71,8 @@ pub(crate) struct Replay {
     cursor: FrameCursor,
     /// Everything up to here was delivered.
     position: Sequence,
+    /// Frames read of a group that has no end yet.
+    open_group: Vec<FrameHandle>,
     books: Option<BookReplay>,
 }
 
@@ -97,7 +99,7 @@ impl Replay {
             }
             Channel::Trades | Channel::Mbo | Channel::Tape => None,
         };
-        Ok(Self { wants, cursor: reader.frames(position.next())?, position, books })
+        Ok(Self { wants, cursor: reader.frames(position.next())?, position, open_group: Vec::new(), books })
     }
 
     pub(crate) fn position(&self) -> Sequence {
@@ -127,17 +129,16 @@ impl Replay {
         Ok(())
     }
 
-    /// The next frame, or as many as it takes to reach the end of a group.
+    /// The next frame, or as many as it takes to reach the end of a group; empty when there is no such end yet.
     fn next_frames(&mut self) -> Result<Vec<FrameHandle>, matchtape_storage::ReadError> {
-        let mut frames = Vec::with_capacity(1);
         while let Some(frame) = self.cursor.next_frame()? {
             let ends_group = frame.frame().header().ends_group();
-            frames.push(frame);
+            self.open_group.push(frame);
             if ends_group {
-                break;
+                return Ok(std::mem::take(&mut self.open_group));
             }
         }
-        Ok(frames)
+        Ok(Vec::new())
     }
 
     fn take_in(&mut self, frames: &[FrameHandle], symbols: &Symbols, out: &mut Messages) {

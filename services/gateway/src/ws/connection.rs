@@ -407,7 +407,7 @@ impl Connection {
             let pool = shared.log.clone();
             pool.run(move || {
                 let (feed, reader, limits) = (&shared.feed, &shared.reader, &shared.limits);
-                let opened = plan(&request, feed, reader, limits.symbols_max)
+                let opened = plan(&request, feed, reader, limits)
                     .and_then(|plan| open(plan, feed, reader, limits.outbound_message_bytes));
                 Done::Opened(serial, opened.map(Box::new))
             })

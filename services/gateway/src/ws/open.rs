@@ -11,6 +11,7 @@ use matchtape_storage::Reader;
 
 use super::message::{Messages, read_resume_token};
 use super::request::SubscribeRequest;
+use crate::config::Limits;
 use crate::encode::{SnapshotHead, book_snapshot_parts, mbo_snapshot_parts};
 use crate::error::ApiError;
 use crate::feed::{BookCopy, Channel, Depth, Feed, Seat, resting};
@@ -61,7 +62,7 @@ pub(crate) fn plan(
     request: &SubscribeRequest,
     feed: &Feed,
     reader: &Reader,
-    symbols_max: usize,
+    limits: &Limits,
 ) -> Result<Plan, ApiError> {
     let channel = Channel::from_name(&request.channel).ok_or_else(|| {
         let names = Channel::ALL.map(Channel::name).join(", ");
@@ -92,6 +93,7 @@ pub(crate) fn plan(
             "leave it out; /v1/trades and /v1/events have what was before",
         ));
     }
+    let symbols_max = if channel == Channel::Mbo { limits.mbo_symbols_max } else { limits.symbols_max };
     let (filter, symbols) = instruments(request, channel, feed, symbols_max)?;
     Ok(Plan {
         id: request.id,

@@ -265,6 +265,11 @@ impl Tape {
         group
     }
 
+    /// Orders that belong together, as many as asked for.
+    pub fn large_group(&mut self, events: usize) -> Vec<Event> {
+        (0..events).map(|at| self.accepted(INSTRUMENTS[at % 2].0)).collect()
+    }
+
     /// Publishes a number of groups; returns the last position.
     pub fn flow(&mut self, groups: usize) -> Sequence {
         let mut last = Sequence::ZERO;

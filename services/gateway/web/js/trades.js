@@ -14,6 +14,7 @@ export class Trades {
   clear() {
     this.items = [];
     this.arrivals = [];
+    this.since = performance.now();
     this.changed = true;
   }
 
@@ -39,7 +40,7 @@ export class Trades {
   show(decimals, isLive) {
     const now = performance.now();
     while (this.arrivals.length && this.arrivals[0] < now - 5000) this.arrivals.shift();
-    setText(this.rate, isLive && this.items.length ? `${(this.arrivals.length / 5).toFixed(1)}/s` : "");
+    setText(this.rate, isLive && this.items.length ? `${((1000 * this.arrivals.length) / Math.max(1000, Math.min(5000, now - this.since))).toFixed(1)}/s` : "");
     if (!this.changed) return;
     this.changed = false;
     const rows = this.list.children;

@@ -118,6 +118,7 @@ async function desktop() {
   const visible = number(await page.locator("#stages .at").last().innerText());
   await page.waitForFunction((visible) => Number(document.querySelectorAll("#stages .at")[4].textContent.replaceAll("\u2009", "")) > visible + 500, visible);
   check(then[0] === await text(page, "#bids") && then[1] === await text(page, "#trades") && then[2] === await text(page, "#last"), "the past does not move");
+  await page.waitForFunction(() => document.querySelector("#fact-volume").textContent !== "–");
   await picture(page, "desktop-dark-past");
   await page.locator("#back").click();
   await page.waitForFunction((before) => Number(document.querySelector("#as-of small").textContent.split("sequence ")[1]?.replaceAll("\u2009", "")) < before, sequence);
@@ -162,6 +163,7 @@ async function phone(theme) {
     all.filter((element) => element.getClientRects().length && element.getBoundingClientRect().height < 22).map((element) => element.outerHTML));
   check(small.length === 0, `everything can be touched: ${small}`);
   await lookBack(page, 0.3);
+  await page.waitForFunction(() => document.querySelector("#fact-volume").textContent !== "–");
   await picture(page, `phone-${theme}-past`);
   await readable(page);
   await close(page);
