@@ -418,4 +418,51 @@ mod tests {
         let server = Server::new(&format!("http://127.0.0.1:{port}")).unwrap();
         assert!(matches!(server.watermarks(), Err(ServerError::Connection { .. })));
     }
+
+    /// Answers one request with these bytes and closes the connection.
+    fn answers_once(bytes: &'static str) -> Server {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(bytes.as_bytes()).unwrap();
+        });
+        Server::new(&format!("http://{address}")).unwrap()
+    }
+
+    #[test]
+    fn rows_that_are_cut_end_with_an_error_and_rows_that_fail_with_the_reason() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (answer, expected) in [
+            ("4\r\n1\n2\n\r\n0\r\n\r\n", "1 2"),
+            ("4\r\n1\n2\n\r\n", "1 2 lost"),
+            ("4\r\n1\n2\n\r\n9\r\n3\n", "1 2 3 lost"),
+            ("1c\r\n1\n{\"error\":\"e\",\"what\":\"w\"}\n\n\r\n", "1 refused"),
+            ("6\r\n1\n{}\n\n\r\n0\r\n\r\n", "1 unknown"),
+        ] {
+            let answer: &'static str = format!("{HEAD}{answer}").leak();
+            let server = answers_once(answer);
+            let mut said = Vec::new();
+            for row in server.rows::<u64>("/", &[]).unwrap() {
+                said.push(match row {
+                    Ok(row) => row.to_string(),
+                    Err(ServerError::Connection { .. }) => "lost".to_owned(),
+                    Err(ServerError::Refused { .. }) => "refused".to_owned(),
+                    Err(ServerError::Answer { .. }) => "unknown".to_owned(),
+                    Err(other) => panic!("{other}"),
+                });
+                if said.last().is_some_and(|word| word.parse::<u64>().is_err()) {
+                    break;
+                }
+            }
+            assert_eq!(said.join(" "), expected, "{answer:?}");
+        }
+    }
 }
