@@ -6,56 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use matchtape_bus::{BusName, BusService, WakeUp};
+use matchtape_bus::{BusService, WakeUp};
 use matchtape_client::time::rfc3339;
-use matchtape_node::{BusOptions, StoreFrame, StoreHistory};
+use matchtape_node::{BusOptions, FollowedHistory};
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{BodyRef, EventRef, EventTime, Sequence};
+use matchtape_schemas::{BodyRef, EventRef};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
-use matchtape_subscription::{BusLive, History, HistoryError};
+use matchtape_subscription::BusLive;
 
-/// The log of a running node, read beside it. Shows what the node has made visible, as of the last look.
-pub struct LocalHistory {
-    store: ReadOnlyStore,
-    history: StoreHistory,
+/// The log of a node, which may be running: shows what has become durable whenever it is looked at.
+pub fn history(directory: &Path) -> Result<FollowedHistory, Box<dyn std::error::Error>> {
+    let store = ReadOnlyStore::open(Arc::new(RealDisk::open(directory)?), ReadOnlyOptions::default())?;
+    Ok(FollowedHistory::new(store))
 }
 
-impl LocalHistory {
-    /// Opens the data directory of a node, which may be running.
-    pub fn open(directory: &Path) -> Result<Self, Box<dyn std::error::Error>> {
-        let store = ReadOnlyStore::open(Arc::new(RealDisk::open(directory)?), ReadOnlyOptions::default())?;
-        let history = StoreHistory::new(store.reader());
-        Ok(Self { store, history })
-    }
-
-    /// Where the node publishes the same tape live.
-    pub fn live(&self) -> Result<BusLive, Box<dyn std::error::Error>> {
-        let name: BusName = BusOptions::default().name(self.store.reader().tape())?;
-        Ok(BusLive::new(&name, BusService::Live, WakeUp::Event, Duration::ZERO))
-    }
-}
-
-impl History for LocalHistory {
-    type Frame = StoreFrame;
-
-    fn visible(&self) -> Sequence {
-        self.history.visible()
-    }
-
-    fn first_kept(&self) -> Sequence {
-        self.history.first_kept()
-    }
-
-    fn frame_at(&mut self, from: Sequence) -> Result<Option<StoreFrame>, HistoryError> {
-        if from > self.history.visible() {
-            self.store.refresh().map_err(|error| HistoryError::Failed(Box::new(error)))?;
-        }
-        self.history.frame_at(from)
-    }
-
-    fn first_at_time(&mut self, time: EventTime) -> Result<Option<Sequence>, HistoryError> {
-        self.history.first_at_time(time)
-    }
+/// Where the node publishes the same tape live.
+pub fn live(history: &FollowedHistory) -> Result<BusLive, Box<dyn std::error::Error>> {
+    let name = BusOptions::default().name(history.tape())?;
+    Ok(BusLive::new(&name, BusService::Live, WakeUp::Event, Duration::ZERO))
 }
 
 /// A flag that Ctrl-C (and SIGTERM) sets.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use matchtape_client::time::rfc3339;
-use matchtape_examples::local::{LocalHistory, stop_flag, stopped};
+use matchtape_examples::local::{self, stop_flag, stopped};
 use matchtape_schemas::Kind;
 use matchtape_subscription::{
     Batch, Delayed, DelayedOptions, End, Pace, Start, Subscription, SubscriptionError, Update, WindowStart,
@@ -27,10 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let windows: u64 = arguments.next().map_or(Ok(u64::MAX), |text| text.parse())?;
 
-    let history = LocalHistory::open(Path::new(&directory))?;
+    let history = local::history(Path::new(&directory))?;
     let options = DelayedOptions { start: WindowStart::From(Start::Beginning), ..DelayedOptions::default() };
     if live {
-        let bus = history.live()?;
+        let bus = local::live(&history)?;
         print_windows(Delayed::live(history, bus, &options)?, windows)?;
     } else {
         print_windows(Delayed::replay(history, &options, End::Visible, Pace::AsFastAsPossible)?, windows)?;

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use matchtape_examples::local::{LocalHistory, line, stop_flag, stopped};
+use matchtape_examples::local::{self, line, stop_flag, stopped};
 use matchtape_schemas::{Kind, KindMask, Sequence};
 use matchtape_subscription::{Filter, Historical, HistoricalOptions, Pace, Start, Subscription, Update};
 
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pace: if speed == 0.0 { Pace::AsFastAsPossible } else { Pace::Times(speed) },
         ..HistoricalOptions::default()
     };
-    let mut subscription = Historical::open(LocalHistory::open(Path::new(&directory))?, options)?;
+    let mut subscription = Historical::open(local::history(Path::new(&directory))?, options)?;
     let mut trades = 0;
     while !stopped(&stop) {
         match subscription.next(Duration::from_millis(100))? {

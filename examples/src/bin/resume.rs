@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use matchtape_examples::local::{LocalHistory, stop_flag, stopped};
+use matchtape_examples::local::{self, stop_flag, stopped};
 use matchtape_schemas::{Kind, Sequence};
 use matchtape_subscription::{RealTime, RealTimeOptions, Start, Subscription, Update};
 
@@ -33,8 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut count = load(&file)?;
     let last = Sequence(count.through.get().saturating_add(events));
     println!("{} trades through event {}; Ctrl-C ends", count.trades, count.through);
-    let history = LocalHistory::open(Path::new(&directory))?;
-    let live = history.live()?;
+    let history = local::history(Path::new(&directory))?;
+    let live = local::live(&history)?;
     let options = RealTimeOptions { start: Start::At(count.through.next()), ..RealTimeOptions::default() };
     let mut subscription = RealTime::open(history, live, options)?;
     while !stopped(&stop) && count.through < last {

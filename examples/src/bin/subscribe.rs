@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use matchtape_examples::local::{LocalHistory, line, stop_flag, stopped};
+use matchtape_examples::local::{self, line, stop_flag, stopped};
 use matchtape_subscription::{RealTime, RealTimeOptions, Start, Subscription, Update};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,8 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut wanted: u64 = arguments.next().map_or(Ok(u64::MAX), |text| text.parse())?;
     let stop = stop_flag()?;
 
-    let history = LocalHistory::open(Path::new(&directory))?;
-    let live = history.live()?;
+    let history = local::history(Path::new(&directory))?;
+    let live = local::live(&history)?;
     let options = RealTimeOptions { start: Start::New, ..RealTimeOptions::default() };
     let mut subscription = RealTime::open(history, live, options)?;
     println!("waiting for events after {}; Ctrl-C ends", subscription.position().previous());

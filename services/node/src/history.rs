@@ -1,6 +1,6 @@
 //! The log as subscriptions read it: `distribution` never opens a storage file, it is given this.
 
-use matchtape_schemas::{EventTime, Frame, Sequence};
+use matchtape_schemas::{EventTime, Frame, Sequence, TapeId};
 use matchtape_storage::{FrameCursor, Query, ReadError, ReadOnlyStore, Reader};
 use matchtape_subscription::{History, HistoryError};
 
@@ -67,6 +67,11 @@ impl FollowedHistory {
     pub fn new(store: ReadOnlyStore) -> Self {
         let known = StoreHistory::new(store.reader());
         Self { store, known }
+    }
+
+    /// The tape.
+    pub fn tape(&self) -> TapeId {
+        self.store.tape()
     }
 
     fn refresh(&self) -> Result<(), HistoryError> {
