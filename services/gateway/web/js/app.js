@@ -12,6 +12,8 @@ import { Watermarks } from "./watermarks.js";
 const DEPTH = 20;
 /** Few enough to be shown side by side. */
 const INSTRUMENTS_AS_TABS = 8;
+/** Fewer candles than this leave the chart bare. */
+const CANDLES_FEW = 24;
 
 const ladder = new Ladder();
 const trades = new Trades();
@@ -24,6 +26,8 @@ const stream = new Stream({ state: connection, heartbeat, roundTrip });
 let instruments = [];
 let current = null;
 let decimals = { price: 2, quantity: 0 };
+/** The venue does not say what its price step is: the prices themselves do. */
+let learnsDecimals = false;
 let endSubscriptions = [];
 /** The day's trades, in UTC days as the daily candles are. */
 let session = emptySession();
@@ -132,10 +136,8 @@ function check(group, value) {
   if (list) list.value = value;
 }
 
-/** The interval with which the whole tape fits one screen of candles. */
-function fittingInterval(extent) {
-  if (!extent?.first_event_time) return "1s";
-  const seconds = (toMs(extent.last_event_time) - toMs(extent.first_event_time)) / 1000;
+/** The interval with which a stretch of time fits some screens of candles. */
+function fittingInterval(seconds) {
   return (INTERVALS.find(([, length]) => seconds / length <= 400) ?? INTERVALS[INTERVALS.length - 1])[0];
 }
 
@@ -151,6 +153,7 @@ async function select(symbol) {
     const extent = await ask(`instruments/${encodeURIComponent(symbol)}`);
     if (mine !== selection) return;
     decimals = { price: decimalsOf(extent.price_increment), quantity: decimalsOf(extent.quantity_increment) };
+    learnsDecimals = decimals.price === 0 && !(Number(extent.price_increment) > 0);
     candles.decimals = decimals;
     setText(byId("symbol"), symbol);
     setText(byId("name"), extent.name && extent.name !== symbol ? extent.name : "");
@@ -161,9 +164,16 @@ async function select(symbol) {
     trades.clear();
     session = emptySession();
     lastTrade = null;
-    const interval = fittingInterval(extent);
-    check("interval", interval);
-    await Promise.all([loadCandles(interval, mine), loadSession(symbol, mine)]);
+    const recorded = timeline.firstMs === null ? 0 : (timeline.lastMs - timeline.firstMs) / 1000;
+    await Promise.all([loadCandles(fittingInterval(recorded), mine), loadSession(symbol, mine)]);
+    // Orders may have stood there long before anything traded.
+    const [first, last] = [candles.list[0], candles.list[candles.list.length - 1]];
+    if (first && candles.list.length < CANDLES_FEW) {
+      const finer = fittingInterval((last.start - first.start) / 1000 + candles.seconds);
+      if (finer !== candles.interval) await loadCandles(finer, mine);
+    }
+    if (mine !== selection) return;
+    check("interval", candles.interval);
     const recent = await ask("trades", { instrument: symbol, limit: 60 });
     if (mine !== selection) return;
     trades.replace(recent.trades);
@@ -218,10 +228,21 @@ function status(word) {
   tag.dataset.status = word ?? "";
 }
 
+function learnDecimals(prices) {
+  if (!learnsDecimals) return;
+  const most = Math.max(decimals.price, ...prices.map(decimalsOf));
+  if (most > decimals.price) {
+    decimals.price = most;
+    candles.changed = true;
+    bookChanged = true;
+  }
+}
+
 async function loadCandles(interval, mine) {
   candles.clear(interval);
   const answer = await ask("candles", { instrument: current, interval });
   if (mine !== selection || candles.interval !== interval) return;
+  learnDecimals(answer.candles.flatMap((row) => [row.open, row.high, row.low, row.close]));
   candles.load(answer);
   if (past) {
     candles.markAsOf(past.ms, past.trade?.price ?? null);
@@ -352,6 +373,7 @@ function frame(now) {
   if (current) {
     const levels = past ? past.levels : book.levels();
     if (bookChanged) {
+      learnDecimals([...levels.bids, ...levels.asks].map((level) => level[0]));
       bookChanged = false;
       proven = past ? undefined : book.isProven();
       ladder.show(levels, decimals, proven);

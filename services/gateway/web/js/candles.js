@@ -311,7 +311,8 @@ export class Candles {
   }
 
   describe(shown) {
-    const candle = (this.cursor !== null && this.list[this.cursor]) || shown[shown.length - 1];
+    const then = this.asOfMs === null ? undefined : shown.findLast((one) => one.start <= this.asOfMs);
+    const candle = (this.cursor !== null && this.list[this.cursor]) || then || shown[shown.length - 1];
     const price = (value) => decimal(value.toFixed(this.decimals.price), this.decimals.price);
     const parts = [["O", price(candle.open)], ["H", price(candle.high)], ["L", price(candle.low)], ["C", price(candle.close)], ["V", short(candle.volume)]];
     this.legend.replaceChildren(...parts.flatMap(([name, value]) => {
