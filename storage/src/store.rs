@@ -61,7 +61,10 @@ impl EventStore {
                     let ingest = Arc::clone(&ingest);
                     std::thread::Builder::new()
                         .name(name.to_owned())
-                        .spawn(move || run(&ingest))
+                        .spawn(move || {
+                            give_way();
+                            run(&ingest);
+                        })
                         .expect("the system can start a thread")
                 };
                 workers.push(worker("store-index", Ingest::run_indexer));
@@ -203,6 +206,11 @@ impl EventStore {
             }
         }
     }
+}
+
+/// Lets threads that serve an event go before this one where cores are few. Not a promise, so a refusal is no error.
+fn give_way() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
 }
 
 impl Drop for EventStore {

@@ -4,20 +4,37 @@
 //!
 //! The node behind it is the real one: its pipeline frames, its log writes and syncs every batch.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use matchtape_benches::{Options, Report, nanoseconds, open_loop, tape};
-use matchtape_node::{Node, NodeOptions, PublishError, Publisher};
+use matchtape_node::{Node, NodeOptions, PipelineWait, PublishError, Publisher};
 use matchtape_schemas::{ProducerId, Stage};
 
+/// Lets this thread, and those it starts from now on, run on these cores only.
+fn bind_to(cores: std::ops::Range<usize>) {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.for_each(|core| set.set(core));
+    rustix::thread::sched_setaffinity(None, &set).expect("the cores are there");
+}
+
+#[derive(clap::Parser)]
+struct PublishOptions {
+    #[command(flatten)]
+    common: Options,
+    /// How long the pipeline thread looks for events before it sleeps, in microseconds.
+    #[arg(long, default_value_t = 50)]
+    spin_us: u64,
+}
+
 fn main() {
-    let options = Options::parse();
+    let PublishOptions { common: options, spin_us } = PublishOptions::parse();
     let folder = options.folder();
     let mut report = Report::new("publish", folder.path());
     report.guarantee("events of 128 bytes; accepted = sequenced in memory; behind it every batch is synced");
     let node =
         Node::open(&folder.path().join("tape"), NodeOptions::default(), Vec::new()).expect("a fresh node");
+    bind_to(0..1);
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut number = 0;
 
