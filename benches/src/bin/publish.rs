@@ -32,8 +32,15 @@ fn main() {
     let folder = options.folder();
     let mut report = Report::new("publish", folder.path());
     report.guarantee("events of 128 bytes; accepted = sequenced in memory; behind it every batch is synced");
-    let node =
-        Node::open(&folder.path().join("tape"), NodeOptions::default(), Vec::new()).expect("a fresh node");
+    // As a matching engine is deployed: its thread has a core, the node's threads (which inherit what is set here) the rest.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if cores > 1 {
+        bind_to(1..cores);
+        report.guarantee("the publishing thread has core 0 to itself, the node's threads have the others");
+    }
+    let wait = PipelineWait::Adaptive { spin: Duration::from_micros(spin_us) };
+    let settings = NodeOptions { wait, ..NodeOptions::default() };
+    let node = Node::open(&folder.path().join("tape"), settings, Vec::new()).expect("a fresh node");
     bind_to(0..1);
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut number = 0;
