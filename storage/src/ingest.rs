@@ -107,9 +107,10 @@ impl Ingest {
         active.ends_group = chunk.last_header().ends_group();
         active.unannounced_events += events;
         // Counted before it is there to be indexed, so that the count never falls below zero.
-        self.unindexed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let unindexed = self.unindexed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         active.memtable.push(Arc::new(chunk));
-        let announce = active.unannounced_events >= INDEX_AFTER_EVENTS;
+        // By bytes too: a few large events may fill what the pipeline waits for.
+        let announce = active.unannounced_events >= INDEX_AFTER_EVENTS || unindexed >= self.limit_bytes / 16;
         if announce {
             active.unannounced_events = 0;
         }

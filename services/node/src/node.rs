@@ -12,7 +12,7 @@ use matchtape_schemas::text::Text;
 use matchtape_schemas::{
     Epoch, InstrumentId, ProducerId, ProducerSequence, Projection, Sequence, Stage, TapeId, Watermarks,
 };
-use matchtape_storage::wal::GroupCommitOptions;
+use matchtape_storage::wal::{GroupCommitOptions, SyncPolicy};
 use matchtape_storage::{
     Disk, DiskError, EventStore, FlushError, OpenError, Reader, RealDisk, RecoveryReport, StoreOptions,
 };
@@ -378,13 +378,17 @@ type Parts = (Arc<Intake>, RingReader, Framer, Arc<EventStore>, PipelineWait, Ar
 
 fn run<S: Speculative>(parts: Parts, speculative: S) {
     let (intake, ring, framer, store, wait, commits) = parts;
-    Pipeline { intake, ring, framer, store, wait, commits, speculative }.run();
+    Pipeline { intake, ring, framer, store, wait, commits, speculative, inside_group: false }.run();
 }
 
 fn check(options: &NodeOptions) -> Result<(), NodeError> {
     let wrong = |option, reason: String| Err(NodeError::Option { option, reason });
     if !options.ring_slots.is_power_of_two() || !(2..=1 << 24).contains(&options.ring_slots) {
         return wrong("ring_slots", format!("{} is not a power of two in 2..=16777216", options.ring_slots));
+    }
+    if options.visible_at == VisibleAt::Written && options.store.wal.sync != SyncPolicy::EveryBatch {
+        let reason = "`written` goes with sync every batch only: tables flushed from visible events must not overtake the log";
+        return wrong("visible_at", reason.into());
     }
     Ok(())
 }

@@ -73,13 +73,12 @@ impl Progress {
         self.stages.raise(Stage::Visible, sequence);
     }
 
+    /// `durable` is a group end: an event inside a group whose end is not durable would not survive a crash.
     fn made_durable(&self, durable: Sequence) {
         self.stages.raise(Stage::Durable, durable);
         // A node alone is its own quorum.
         self.stages.raise(Stage::Replicated, durable);
-        if durable >= self.written_group_end {
-            self.show(self.written_group_end);
-        }
+        self.show(durable);
     }
 }
 
@@ -153,11 +152,26 @@ pub(crate) struct Pipeline<S> {
     pub(crate) wait: PipelineWait,
     pub(crate) commits: Arc<AtomicU64>,
     pub(crate) speculative: S,
+    /// The last frame handed to the log lies inside a group that goes on.
+    pub(crate) inside_group: bool,
+}
+
+/// A pipeline that panics takes nobody with it into waiting for ever.
+struct EndOnPanic(Arc<Intake>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stages.end(WaitError::Poisoned);
+            self.0.ring.close();
+        }
+    }
 }
 
 impl<S: Speculative> Pipeline<S> {
     /// Runs until the ring is closed and empty, or the log has ended.
     pub(crate) fn run(mut self) {
+        let _guard = EndOnPanic(Arc::clone(&self.intake));
         loop {
             // Before looking at the ring: what is claimed before the closing is still there to be framed.
             let closed = self.intake.ring.is_closed();
@@ -168,7 +182,8 @@ impl<S: Speculative> Pipeline<S> {
                 self.wait_for_events();
                 continue;
             }
-            if self.store.pressure().must_wait() {
+            // A group that was begun is always ended: before its end nothing of it can be flushed.
+            if !self.inside_group && self.store.pressure().must_wait() {
                 if self.store.health().is_err() {
                     self.intake.stages.end(WaitError::Poisoned);
                     self.intake.ring.close();
@@ -197,6 +212,7 @@ impl<S: Speculative> Pipeline<S> {
         });
         match appended {
             Ok(frame) => {
+                self.inside_group = !frame.ends_group();
                 self.ring.release(taken);
                 // Relaxed: only the idle clock looks, and only whether the tape is of today.
                 self.intake.max_event_time.store(frame.max_event_time.get(), Ordering::Relaxed);
@@ -209,6 +225,8 @@ impl<S: Speculative> Pipeline<S> {
             }
             Err(AppendError::Ended(error)) => {
                 tracing::error!(%error, "the log takes no more frames");
+                self.intake.stages.end(WaitError::Poisoned);
+                self.intake.ring.close();
                 false
             }
             Err(AppendError::Chain(error)) => panic!("the pipeline alone continues the chain: {error}"),

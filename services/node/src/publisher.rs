@@ -160,6 +160,8 @@ impl Intake {
         }
         let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
         claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
+        // Whatever comes of the claim that follows: the slot just filled must be read to be free again.
+        self.bell.ring();
         *epoch_start = None;
         Ok(())
     }

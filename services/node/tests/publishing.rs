@@ -5,12 +5,13 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matchtape_node::{Node, NodeError, PublishError, Published, WaitError};
+use matchtape_node::{Node, NodeError, NodeOptions, PublishError, Published, VisibleAt, WaitError};
 use matchtape_schemas::event::{OrderAccepted, StateSet};
 use matchtape_schemas::{
     Body, Epoch, Event, EventFlags, EventTime, InstrumentId, Kind, OrderId, ProducerId, ProducerSequence,
     Sequence, Stage,
 };
+use matchtape_storage::wal::SyncPolicy;
 use matchtape_storage::{Disk, RealDisk};
 use support::{cancel, open, order, put, small};
 
@@ -133,6 +134,61 @@ fn a_group_larger_than_a_frame_becomes_visible_as_one() {
     let reader = node.reader();
     assert!(reader.event(last).unwrap().unwrap().event().ends_group());
     assert_eq!(kinds(&node).len(), 1001);
+}
+
+#[test]
+fn the_first_group_may_take_the_whole_ring() {
+    let (_folder, disk) = disk();
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let group: Vec<Event> = (1..=1024).map(order).collect();
+    // The epoch's start takes the slot that is missing; it is read although nothing follows it yet.
+    let published = loop {
+        match publisher.publish_group(&group) {
+            Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len()).unwrap(),
+            other => break other.unwrap(),
+        }
+    };
+    node.wait(published.sequence(), Stage::Visible).unwrap();
+}
+
+#[test]
+fn without_a_sync_per_batch_what_a_rotation_or_the_close_synced_is_announced() {
+    for sync in [SyncPolicy::None, SyncPolicy::Interval(Duration::from_secs(3600))] {
+        let (_folder, disk) = disk();
+        let mut options = small();
+        options.store.wal.sync = sync;
+        let node = Node::open_on(disk, options, Vec::new()).unwrap();
+        let mut publisher = node.publisher(PRODUCER).unwrap();
+        let mut number = 0;
+        // Until a segment has ended, nothing is durable; then its events are, and visible.
+        while node.watermarks().visible < Sequence(100) {
+            number += 1;
+            put(&mut publisher, &order(number));
+            assert!(number < 1_000_000, "{sync:?}: a rotation's sync was not announced");
+        }
+        let progress = node.progress();
+        drop(publisher);
+        node.close().unwrap();
+        assert_eq!(
+            progress.watermarks().visible,
+            Sequence(number + 1),
+            "{sync:?}: closing makes all of it durable"
+        );
+    }
+}
+
+#[test]
+fn readers_are_not_given_what_tables_could_outlive_the_log_with() {
+    let (_folder, disk) = disk();
+    let mut options = NodeOptions { visible_at: VisibleAt::Written, ..small() };
+    options.store.wal.sync = SyncPolicy::None;
+    let refused = Node::open_on(Arc::clone(&disk), options, Vec::new()).err().expect("refused by name");
+    assert!(refused.to_string().contains("visible_at"), "{refused}");
+    let written = NodeOptions { visible_at: VisibleAt::Written, ..small() };
+    let node = Node::open_on(disk, written, Vec::new()).unwrap();
+    let sequence = put(&mut node.publisher(PRODUCER).unwrap(), &order(1)).sequence();
+    node.wait(sequence, Stage::Visible).unwrap();
 }
 
 #[test]

@@ -66,9 +66,11 @@ impl Default for GroupCommitOptions {
 
 /// Told by the log thread what has become of the commits, in order.
 pub trait CommitObserver: Send + 'static {
-    /// One commit was written; how much of the tape is durable is in it.
+    /// One commit was written. Its `durable` is the last group end that is durable: what is behind it, inside a group
+    /// that goes on, recovery would drop.
     fn committed(&mut self, committed: &Committed);
-    /// A sync outside a commit ([`SyncPolicy::Interval`]) has made everything up to here durable.
+    /// A sync outside a commit (an interval's, a rotation's, the last one) has made everything up to this group end
+    /// durable.
     fn durable(&mut self, durable: Sequence);
     /// The log has ended after a failure. What was appended and not reported has an unknown outcome.
     fn failed(&mut self, error: &Arc<WalError>);
@@ -147,7 +149,9 @@ impl GroupCommit {
         });
         let segments = writer.segments();
         let space = writer.space_problem();
-        let log = LogThread { writer, observer, shared: Arc::clone(&shared), last_sync: Instant::now() };
+        let told = writer.durable_group_end();
+        let log =
+            LogThread { writer, observer, shared: Arc::clone(&shared), last_sync: Instant::now(), told };
         let thread = std::thread::Builder::new()
             .name("wal-commit".to_owned())
             .spawn(move || log.run())
@@ -282,6 +286,8 @@ struct LogThread<O> {
     observer: O,
     shared: Arc<Shared>,
     last_sync: Instant,
+    /// The last group end that the observer knows to be durable.
+    told: Sequence,
 }
 
 #[expect(
@@ -297,7 +303,9 @@ enum Next {
 
 impl<O: CommitObserver> LogThread<O> {
     fn run(mut self) -> Result<(), WalError> {
-        let result = self.serve();
+        // The last sync is announced like every other, before the log is gone.
+        let result =
+            self.serve().and_then(|()| if self.writer.has_unsynced() { self.sync() } else { Ok(()) });
         let cause = match result {
             Ok(()) => match self.writer.close() {
                 Ok(()) => {
@@ -332,7 +340,9 @@ impl<O: CommitObserver> LogThread<O> {
     fn commit(&mut self, buffer: CommitBuffer) -> Result<(), WalError> {
         let ends_segment =
             buffer.last_frame().is_some_and(|frame| frame.flags.contains(FrameFlags::ENDS_SEGMENT));
-        let committed = self.writer.commit(buffer)?;
+        let mut committed = self.writer.commit(buffer)?;
+        committed.durable = self.writer.durable_group_end();
+        self.told = committed.durable;
         self.observer.committed(&committed);
         drop(committed);
         if let SyncPolicy::Interval(every) = self.writer.config().sync
@@ -341,6 +351,7 @@ impl<O: CommitObserver> LogThread<O> {
             self.sync()?;
         }
         self.maintain()?;
+        self.tell_durable();
         if ends_segment {
             self.shared.batches.lock().ending = false;
         }
@@ -372,8 +383,17 @@ impl<O: CommitObserver> LogThread<O> {
     fn sync(&mut self) -> Result<(), WalError> {
         self.writer.sync()?;
         self.last_sync = Instant::now();
-        self.observer.durable(self.writer.durable());
+        self.tell_durable();
         Ok(())
+    }
+
+    /// Whoever waits for what a sync has made durable is told, whichever sync it was.
+    fn tell_durable(&mut self) {
+        let durable = self.writer.durable_group_end();
+        if durable > self.told {
+            self.told = durable;
+            self.observer.durable(durable);
+        }
     }
 
     /// What to do next; sleeps if there is nothing.

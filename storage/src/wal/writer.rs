@@ -114,6 +114,11 @@ impl Writer {
         self.durable
     }
 
+    /// The last event synced at which readers may stop: what can be promised, because recovery keeps it.
+    pub fn durable_group_end(&self) -> Sequence {
+        self.durable_group_end
+    }
+
     /// The segments of this log.
     pub fn segments(&self) -> Segments {
         self.segments.clone()
