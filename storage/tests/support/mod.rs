@@ -241,6 +241,8 @@ pub fn survive_damage(healthy: &SimDisk, history: &History, damages: &[Damage]) 
         Err(refused) if refused.starts_with("recovery refused") => {}
         // Damage to a sealed segment shows when it is read.
         Err(damaged) if damaged.contains("corrupt log") => {}
+        // So does a block whose damaged version has a true checksum: it might be a later release's.
+        Err(newer) if newer.contains("format version") => {}
         Err(wrong) => panic!("{wrong}"),
     }
 }
