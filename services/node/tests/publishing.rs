@@ -142,6 +142,8 @@ fn the_first_group_may_take_the_whole_ring() {
     let node = open(&disk);
     let mut publisher = node.publisher(PRODUCER).unwrap();
     let group: Vec<Event> = (1..=1024).map(order).collect();
+    // Long enough for the pipeline to have fallen asleep; were it awake, this would only be easier.
+    std::thread::sleep(Duration::from_millis(50));
     // The epoch's start takes the slot that is missing; it is read although nothing follows it yet.
     let published = loop {
         match publisher.publish_group(&group) {
