@@ -13,38 +13,28 @@ use matchtape_client::time::rfc3339;
 use matchtape_examples::local::{self, stop_flag, stopped};
 use matchtape_schemas::Kind;
 use matchtape_subscription::{
-    Batch, Delayed, DelayedOptions, End, Pace, Start, Subscription, SubscriptionError, Update, WindowStart,
+    Batch, Delayed, DelayedOptions, End, Pace, Start, Subscription, Update, WindowStart,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const USAGE: &str = "usage: delayed DIRECTORY live|replay [WINDOWS]";
     let mut arguments = std::env::args().skip(1);
-    let directory = arguments.next().ok_or(USAGE)?;
-    let live = match arguments.next().as_deref() {
-        Some("live") => true,
-        Some("replay") => false,
-        _ => return Err(USAGE.into()),
-    };
-    let windows: u64 = arguments.next().map_or(Ok(u64::MAX), |text| text.parse())?;
+    let (directory, tier) = (arguments.next().ok_or(USAGE)?, arguments.next().ok_or(USAGE)?);
+    let mut left: u64 = arguments.next().map_or(Ok(u64::MAX), |text| text.parse())?;
+    let stop = stop_flag()?;
 
     let history = local::history(Path::new(&directory))?;
     let options = DelayedOptions { start: WindowStart::From(Start::Beginning), ..DelayedOptions::default() };
-    if live {
-        let bus = local::live(&history)?;
-        print_windows(Delayed::live(history, bus, &options)?, windows)?;
-    } else {
-        print_windows(Delayed::replay(history, &options, End::Visible, Pace::AsFastAsPossible)?, windows)?;
-    }
-    Ok(())
-}
-
-fn print_windows(
-    mut subscription: impl Subscription,
-    windows: u64,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let (stop, mut left) = (stop_flag()?, windows);
+    let mut subscription: Box<dyn Subscription> = match tier.as_str() {
+        "live" => {
+            let bus = local::live(&history)?;
+            Box::new(Delayed::live(history, bus, &options)?)
+        }
+        "replay" => Box::new(Delayed::replay(history, &options, End::Visible, Pace::AsFastAsPossible)?),
+        _ => return Err(USAGE.into()),
+    };
     while !stopped(&stop) && left > 0 {
-        match next(&mut subscription)? {
+        match subscription.next(Duration::from_millis(100))? {
             Some(Update::Window(batch)) => {
                 println!("{}", summary(&batch));
                 left -= 1;
@@ -56,17 +46,12 @@ fn print_windows(
     Ok(())
 }
 
-fn next(subscription: &mut impl Subscription) -> Result<Option<Update<'_>>, SubscriptionError> {
-    subscription.next(Duration::from_millis(100))
-}
-
 fn summary(batch: &Batch<'_>) -> String {
-    let trades = batch.events().filter(|event| event.kind() == Kind::TradeMatched).count();
-    let (from, to) = (rfc3339(batch.start().get()), rfc3339(batch.end().get()));
-    let span = format!("{from} to {to}");
+    let span = format!("{} to {}", rfc3339(batch.start().get()), rfc3339(batch.end().get()));
     if batch.is_empty() {
         return format!("{span}: nothing, for {} windows", batch.windows());
     }
+    let trades = batch.events().filter(|event| event.kind() == Kind::TradeMatched).count();
     let (count, late) = (batch.count(), batch.late());
     format!("{span}: {count} events ({}..{}), {trades} trades, {late} late", batch.first(), batch.last())
 }

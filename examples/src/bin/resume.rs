@@ -8,63 +8,42 @@
 //! cargo run --release -p matchtape-examples --bin resume -- DIRECTORY COUNT_FILE [EVENTS]
 //! ```
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use matchtape_examples::local::{self, stop_flag, stopped};
+use matchtape_examples::local::{self, replace_file, stop_flag, stopped};
 use matchtape_schemas::{Kind, Sequence};
 use matchtape_subscription::{RealTime, RealTimeOptions, Start, Subscription, Update};
 
-/// What is known, and through which event.
-struct Count {
-    through: Sequence,
-    trades: u64,
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    const USAGE: &str = "usage: resume DIRECTORY COUNT_FILE [EVENTS]";
     let mut arguments = std::env::args().skip(1);
-    let usage = "usage: resume DIRECTORY COUNT_FILE [EVENTS]";
-    let (directory, file) = (arguments.next().ok_or(usage)?, arguments.next().ok_or(usage)?);
+    let (directory, file) = (arguments.next().ok_or(USAGE)?, arguments.next().ok_or(USAGE)?);
     let events: u64 = arguments.next().map_or(Ok(u64::MAX), |text| text.parse())?;
     let stop = stop_flag()?;
 
-    let mut count = load(&file)?;
-    let last = Sequence(count.through.get().saturating_add(events));
-    println!("{} trades through event {}; Ctrl-C ends", count.trades, count.through);
+    // What is known, and through which event.
+    let text = if Path::new(&file).exists() { std::fs::read_to_string(&file)? } else { "0 0".into() };
+    let (through, trades) = text.trim().split_once(' ').ok_or("the count file has two numbers")?;
+    let (mut through, mut trades) = (Sequence(through.parse()?), trades.parse::<u64>()?);
+    println!("{trades} trades through event {through}; Ctrl-C ends");
+
+    let last = Sequence(through.get().saturating_add(events));
     let history = local::history(Path::new(&directory))?;
     let live = local::live(&history)?;
-    let options = RealTimeOptions { start: Start::At(count.through.next()), ..RealTimeOptions::default() };
+    let options = RealTimeOptions { start: Start::At(through.next()), ..RealTimeOptions::default() };
     let mut subscription = RealTime::open(history, live, options)?;
-    while !stopped(&stop) && count.through < last {
+    while !stopped(&stop) && through < last {
         if let Some(Update::Events(events)) = subscription.next(Duration::from_millis(100))? {
             for event in events.iter().take_while(|event| event.sequence() <= last) {
-                assert_eq!(event.sequence(), count.through.next(), "no gap and no duplicate");
-                count.trades += u64::from(event.kind() == Kind::TradeMatched);
-                count.through = event.sequence();
+                assert_eq!(event.sequence(), through.next(), "no gap and no duplicate");
+                trades += u64::from(event.kind() == Kind::TradeMatched);
+                through = event.sequence();
             }
-            store(&file, &count)?;
+            // Position and count never belong to different moments.
+            replace_file(&file, &format!("{through} {trades}\n"))?;
         }
     }
-    println!("{} trades through event {}", count.trades, count.through);
+    println!("{trades} trades through event {through}");
     Ok(())
-}
-
-fn load(file: &str) -> Result<Count, Box<dyn std::error::Error>> {
-    if !Path::new(file).exists() {
-        return Ok(Count { through: Sequence::ZERO, trades: 0 });
-    }
-    let text = std::fs::read_to_string(file)?;
-    let (through, trades) = text.trim().split_once(' ').ok_or("the count file has two numbers")?;
-    Ok(Count { through: Sequence(through.parse()?), trades: trades.parse()? })
-}
-
-/// Replaces the file as a whole: position and count never belong to different moments.
-fn store(file: &str, count: &Count) -> std::io::Result<()> {
-    let beside = format!("{file}.new");
-    let mut new = File::create(&beside)?;
-    writeln!(new, "{} {}", count.through, count.trades)?;
-    new.sync_all()?;
-    std::fs::rename(beside, file)
 }
