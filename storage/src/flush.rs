@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::disk::DiskError;
 use crate::fold::Fold;
-use crate::manifest::{Edit, Manifest};
+use crate::manifest::{Contents, Edit, Manifest};
 use crate::memtable::{MemTable, Run};
 use crate::options::Compression;
 use crate::read::view::Shared;
@@ -74,9 +74,7 @@ impl Flusher {
             let oldest = Arc::clone(oldest);
             drop(view);
             if let Err(error) = state.flush(shared, &oldest) {
-                let failure = Arc::new(error);
-                let failure = self.failure.get_or_init(|| failure);
-                return Err(FlushError::Ended(Arc::clone(failure)));
+                return Err(self.end(error));
             }
         }
     }
@@ -99,6 +97,38 @@ impl Flusher {
     /// Makes a change of the manifest durable.
     pub(crate) fn edit_manifest(&self, edits: Vec<Edit>) -> Result<(), DiskError> {
         self.state.lock().manifest.append(edits)
+    }
+
+    /// Changes which files there are: `decide` sees what there is now and says what to edit; the edits are made durable,
+    /// readers get the new files, and those that are gone are removed when nobody reads them any more. Nothing to edit
+    /// changes nothing. A failure ends flushing: what the manifest holds is not known.
+    #[allow(dead_code, reason = "retention and compaction come through here")]
+    pub(crate) fn change_files(
+        &self,
+        shared: &Shared,
+        decide: impl FnOnce(&Contents) -> Vec<Edit>,
+    ) -> Result<(), FlushError> {
+        let mut state = self.state.lock();
+        if let Some(failure) = self.failure.get() {
+            return Err(FlushError::Ended(Arc::clone(failure)));
+        }
+        let edits = decide(state.manifest.contents());
+        if edits.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = state.manifest.append(edits) {
+            return Err(self.end(error.into()));
+        }
+        shared.change(|view| shared.install_files(view, state.manifest.contents()));
+        drop(state);
+        shared.sweep();
+        Ok(())
+    }
+
+    /// Nothing is flushed any more until the store is opened again.
+    fn end(&self, error: FlushError) -> FlushError {
+        let failure = Arc::new(error);
+        FlushError::Ended(Arc::clone(self.failure.get_or_init(|| failure)))
     }
 }
 
@@ -146,6 +176,7 @@ impl State {
             shared.install_files(view, self.manifest.contents());
             view.memtables.retain(|kept| !Arc::ptr_eq(kept, memtable));
         });
+        shared.sweep();
         Ok(())
     }
 }

@@ -127,6 +127,8 @@ pub struct MemoryView {
     pub events: u64,
     /// Decompressed blocks, in bytes.
     pub block_cache_bytes: u64,
+    /// Files that are not part of the store any more and are about to be removed.
+    pub obsolete_files: usize,
     /// How far indexing and flushing are behind.
     pub pressure: Pressure,
 }
@@ -175,6 +177,7 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
     let snapshots: Vec<SnapshotView> = view
         .snapshots
         .iter()
+        .map(|file| &file.meta)
         .map(|meta| SnapshotView {
             file: meta.file().path().display().to_string(),
             sequence: meta.sequence().0,
@@ -209,6 +212,7 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
             memtables: view.memtables.len(),
             events: head.last_sequence.max(flushed).0 - flushed.max(Sequence::ZERO).0,
             block_cache_bytes: shared.cache.bytes() as u64,
+            obsolete_files: shared.obsolete_files(),
             pressure,
         },
         segments,

@@ -12,6 +12,7 @@ mod inspect;
 pub mod limits;
 mod manifest;
 mod memtable;
+mod obsolete;
 mod open;
 mod options;
 mod read;

@@ -154,7 +154,11 @@ impl Contents {
 
     pub(crate) fn apply(&mut self, edit: Edit) {
         match edit {
-            Edit::AddEvents(meta) => self.event_tables.push(meta),
+            // In its place: a table that was made of neighbours comes after the ones behind it.
+            Edit::AddEvents(meta) => {
+                let at = self.event_tables.partition_point(|table| table.last() < meta.last());
+                self.event_tables.insert(at, meta);
+            }
             Edit::AddIndex(meta) => self.index_tables.push(meta),
             Edit::AddSnapshot(meta) => self.snapshots.push(meta),
             Edit::Remove(number) => {

@@ -33,6 +33,8 @@ pub struct StoreOptions {
 pub struct StoreMistakes {
     /// The number of the next file is counted from one again whenever the store is opened.
     pub file_numbers_restart: bool,
+    /// A file that the manifest no longer names is removed at once, whoever still reads it.
+    pub files_removed_under_readers: bool,
 }
 
 impl Default for StoreOptions {

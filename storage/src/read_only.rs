@@ -62,7 +62,7 @@ impl ReadOnlyStore {
         let memtable = Arc::new(MemTable::new(flushed));
         let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
         let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
-        let shared = Arc::new(Shared::new(disk, cache, gate, &contents, Arc::clone(&memtable)));
+        let shared = Arc::new(Shared::new(disk, cache, gate, None, &contents, Arc::clone(&memtable)));
         let follow = Mutex::new(Follow { follower: None, memtable, head: flushed });
         let store = Self { shared, options: options.clone(), follow };
         store.follow(&contents)?;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::chunk::Chunk;
 use crate::entity::for_each_entity;
 use crate::read::ReadError;
-use crate::read::view::Shared;
+use crate::read::view::{Shared, SnapshotFile};
 use crate::snapshot::Snapshot;
 use crate::sstable::{BlockEntry, EventTable, TableError, entity_hash, mix};
 use crate::wal::{Damage, WalReader};
@@ -97,7 +97,7 @@ pub(crate) fn verify(
     let segments = wal.map(|wal| wal.segments().list()).unwrap_or_default();
     let bytes_total = view.event_tables.iter().map(|table| table.meta.bytes).sum::<u64>()
         + view.index_tables.iter().map(|table| table.meta.bytes).sum::<u64>()
-        + view.snapshots.iter().map(|meta| meta.bytes).sum::<u64>()
+        + view.snapshots.iter().map(|file| file.meta.bytes).sum::<u64>()
         + segments.iter().filter_map(|segment| segment.sealed).map(|sealed| sealed.file_bytes).sum::<u64>();
     let mut bytes = 0;
     let mut step = |file: String, of_file: u64| {
@@ -159,7 +159,7 @@ pub(crate) fn verify(
         report.find("index tables", what);
     }
 
-    for meta in &view.snapshots {
+    for SnapshotFile { meta, .. } in view.snapshots.iter().map(|file| &**file) {
         let file = meta.file().path().display().to_string();
         step(file.clone(), meta.bytes);
         report.snapshots += 1;

@@ -191,7 +191,10 @@ fn a_device_that_ignores_the_syncs_of_tables_is_noticed() {
 
 #[test]
 fn file_numbers_that_begin_anew_are_noticed() {
-    let options = StoreOptions { mistakes: StoreMistakes { file_numbers_restart: true }, ..small_options() };
+    let options = StoreOptions {
+        mistakes: StoreMistakes { file_numbers_restart: true, ..Default::default() },
+        ..small_options()
+    };
     let noticed = std::panic::catch_unwind(|| {
         let run = record(4, &options, |_| {});
         violations(&run, &options, 0, 1)

@@ -149,8 +149,8 @@ impl Reader {
     pub fn snapshot_before(&self, sequence: Sequence) -> Result<Option<Snapshot>, ReadError> {
         let through = sequence.min(self.visible());
         let view = self.shared.view();
-        for meta in view.snapshots.iter().rev().filter(|meta| meta.sequence() <= through) {
-            match Snapshot::load(&*self.shared.disk, meta) {
+        for file in view.snapshots.iter().rev().filter(|file| file.meta.sequence() <= through) {
+            match Snapshot::load(&*self.shared.disk, &file.meta) {
                 Ok(snapshot) => return Ok(Some(snapshot)),
                 Err(TableError::Damage(_)) => {}
                 Err(error) => return Err(error.into()),

@@ -1,5 +1,6 @@
 //! What there is to read at one moment.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use matchtape_schemas::{EventTime, Head, Sequence, TapeId};
@@ -9,8 +10,11 @@ use crate::chunk::Chunk;
 use crate::disk::Disk;
 use crate::manifest::Contents;
 use crate::memtable::MemTable;
+use crate::obsolete::{FileLife, Obsolete};
 use crate::snapshot::SnapshotMeta;
-use crate::sstable::{BlockCache, Caller, EventTable, IndexTable, TableError};
+use crate::sstable::{
+    BlockCache, Caller, EventTable, EventTableMeta, IndexTable, IndexTableMeta, TableError,
+};
 use crate::visible::VisibleGate;
 
 /// What readers and the store have in common.
@@ -20,6 +24,8 @@ pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub cache: Arc<BlockCache>,
     pub visible: Arc<VisibleGate>,
+    /// Where files go that are no longer named. `None`: they are another process's to remove.
+    obsolete: Option<Arc<Obsolete>>,
     view: RwLock<Arc<View>>,
 }
 
@@ -28,6 +34,7 @@ impl Shared {
         disk: Arc<dyn Disk>,
         cache: Arc<BlockCache>,
         visible: Arc<VisibleGate>,
+        obsolete: Option<Arc<Obsolete>>,
         contents: &Contents,
         memtable: Arc<MemTable>,
     ) -> Self {
@@ -37,7 +44,8 @@ impl Shared {
             snapshots: Vec::new(),
             memtables: vec![memtable],
         };
-        let shared = Self { tape: contents.tape, disk, cache, visible, view: RwLock::new(Arc::new(view)) };
+        let view = RwLock::new(Arc::new(view));
+        let shared = Self { tape: contents.tape, disk, cache, visible, obsolete, view };
         shared.change(|view| shared.install_files(view, contents));
         shared
     }
@@ -56,27 +64,67 @@ impl Shared {
         *current = Arc::new(view);
     }
 
-    /// Makes the view's files those of `contents`; tables that stay keep their open files.
+    /// Makes the view's files those of `contents`; tables that stay keep their open files. A file that goes is removed, if
+    /// it is this store's, when its last reader lets go of it: so `contents` has to be durable.
     pub(crate) fn install_files(&self, view: &mut View, contents: &Contents) {
-        let new_event_table =
-            |meta| Arc::new(EventTable::new(meta, Arc::clone(&self.disk), Arc::clone(&self.cache)));
-        let events = contents.event_tables.iter().map(|meta| {
-            let known = view.event_tables.iter().rev().find(|table| table.meta == *meta);
-            known.map_or_else(|| new_event_table(*meta), Arc::clone)
-        });
-        let events = events.collect();
-        let new_index_table =
-            |meta| Arc::new(IndexTable::new(meta, Arc::clone(&self.disk), Arc::clone(&self.cache)));
-        let indexes = contents.index_tables.iter().map(|meta| {
-            let known = view.index_tables.iter().rev().find(|table| table.meta == *meta);
-            known.map_or_else(|| new_index_table(meta.clone()), Arc::clone)
-        });
-        let mut indexes: Vec<Arc<IndexTable>> = indexes.collect();
+        let mut events: HashMap<u64, Arc<EventTable>> =
+            view.event_tables.drain(..).map(|table| (table.meta.number, table)).collect();
+        let mut indexes: HashMap<u64, Arc<IndexTable>> =
+            view.index_tables.drain(..).map(|table| (table.meta.number, table)).collect();
+        let mut snapshots: HashMap<u64, Arc<SnapshotFile>> =
+            view.snapshots.drain(..).map(|file| (file.meta.number, file)).collect();
+        let of_events = |meta: &EventTableMeta| {
+            let known = events.remove(&meta.number).filter(|table| table.meta == *meta);
+            let (disk, cache) = (&self.disk, &self.cache);
+            known.unwrap_or_else(|| Arc::new(EventTable::new(*meta, Arc::clone(disk), Arc::clone(cache))))
+        };
+        view.event_tables = contents.event_tables.iter().map(of_events).collect();
+        let of_index = |meta: &IndexTableMeta| {
+            let known = indexes.remove(&meta.number).filter(|table| table.meta == *meta);
+            let (disk, cache) = (&self.disk, &self.cache);
+            known.unwrap_or_else(|| {
+                Arc::new(IndexTable::new(meta.clone(), Arc::clone(disk), Arc::clone(cache)))
+            })
+        };
+        view.index_tables = contents.index_tables.iter().map(of_index).collect();
         // Of one entity, a higher level holds the older postings, and tables of one level do not overlap in time.
-        indexes.sort_by_key(|table| (std::cmp::Reverse(table.meta.level), table.meta.footer.first));
-        view.event_tables = events;
-        view.index_tables = indexes;
-        view.snapshots.clone_from(&contents.snapshots);
+        view.index_tables.sort_by_key(|table| (std::cmp::Reverse(table.meta.level), table.meta.footer.first));
+        let of_snapshot = |meta: &SnapshotMeta| {
+            let known = snapshots.remove(&meta.number).filter(|file| file.meta == *meta);
+            known.unwrap_or_else(|| Arc::new(SnapshotFile::new(*meta)))
+        };
+        view.snapshots = contents.snapshots.iter().map(of_snapshot).collect();
+        let Some(obsolete) = &self.obsolete else { return };
+        let lives = events.values().map(|table| &table.life);
+        let lives = lives.chain(indexes.values().map(|table| &table.life));
+        for life in lives.chain(snapshots.values().map(|file| &file.life)) {
+            life.end(obsolete);
+        }
+    }
+
+    /// Files that are no longer named nor read, and not removed yet.
+    pub(crate) fn obsolete_files(&self) -> usize {
+        self.obsolete.as_ref().map_or(0, |obsolete| obsolete.waiting())
+    }
+
+    /// Removes the files that are no longer named and that nobody reads any more.
+    pub(crate) fn sweep(&self) {
+        if let Some(obsolete) = &self.obsolete {
+            obsolete.sweep();
+        }
+    }
+}
+
+/// A snapshot that the manifest names; its file stays while anybody holds this.
+#[derive(Debug)]
+pub(crate) struct SnapshotFile {
+    pub meta: SnapshotMeta,
+    pub life: Arc<FileLife>,
+}
+
+impl SnapshotFile {
+    fn new(meta: SnapshotMeta) -> Self {
+        Self { life: FileLife::new(meta.file()), meta }
     }
 }
 
@@ -88,7 +136,7 @@ pub(crate) struct View {
     /// Of one entity, oldest postings first.
     pub index_tables: Vec<Arc<IndexTable>>,
     /// Oldest first.
-    pub snapshots: Vec<SnapshotMeta>,
+    pub snapshots: Vec<Arc<SnapshotFile>>,
     /// Oldest first; the last one grows. The first may still hold events that are in tables by now.
     pub memtables: Vec<Arc<MemTable>>,
 }

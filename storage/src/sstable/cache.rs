@@ -98,6 +98,13 @@ impl BlockCache {
         }
     }
 
+    /// Lets go of everything of a file that is gone.
+    pub(crate) fn forget(&self, file: u64) {
+        for shard in &self.shards {
+            shard.lock().retain_files(|kept| kept != file);
+        }
+    }
+
     /// Memory held, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().bytes).sum()
@@ -105,6 +112,26 @@ impl BlockCache {
 }
 
 impl Shard {
+    fn retain_files(&mut self, keep: impl Fn(u64) -> bool) {
+        let mut at = 0;
+        while let Some(slot) = self.slots.get(at) {
+            if keep(slot.key.0) {
+                at += 1;
+            } else {
+                self.remove(at);
+            }
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let slot = self.slots.swap_remove(at);
+        self.places.remove(&slot.key);
+        self.bytes -= slot.value.bytes();
+        if let Some(moved) = self.slots.get(at) {
+            self.places.insert(moved.key, at);
+        }
+    }
+
     fn evict_one(&mut self) {
         loop {
             if self.hand >= self.slots.len() {
@@ -116,12 +143,7 @@ impl Shard {
                 self.hand += 1;
                 continue;
             }
-            let slot = self.slots.swap_remove(self.hand);
-            self.places.remove(&slot.key);
-            self.bytes -= slot.value.bytes();
-            if let Some(moved) = self.slots.get(self.hand) {
-                self.places.insert(moved.key, self.hand);
-            }
+            self.remove(self.hand);
             return;
         }
     }
@@ -151,6 +173,17 @@ mod tests {
         });
         let kept = kept.count();
         assert!((100..=160).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn a_forgotten_file_leaves_nothing_behind_and_the_others_stay() {
+        let cache = BlockCache::new(SHARDS * 100_000);
+        for offset in 0..300 {
+            cache.insert(offset % 3, offset, page(offset as u8));
+        }
+        cache.forget(1);
+        assert!((0..300).all(|offset| cache.get(offset % 3, offset).is_some() == (offset % 3 != 1)));
+        assert_eq!(cache.bytes(), 200 * 1000);
     }
 
     #[test]

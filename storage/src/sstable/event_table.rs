@@ -14,6 +14,7 @@ use crate::chunk::Chunk;
 use crate::codec::{Fields, HEAD_BYTES, Short, put_head};
 use crate::disk::{Disk, DiskFile};
 use crate::file_header::FileKind;
+use crate::obsolete::FileLife;
 use crate::wal::Damage;
 
 /// What an event table is; its last block, and repeated in the manifest.
@@ -118,11 +119,12 @@ impl EventTableMeta {
     }
 }
 
-/// An event table, opened when first read. Holds its file open, so that it can be read to the end even when its name
-/// is gone.
+/// An event table, opened when first read.
 #[derive(Debug)]
 pub(crate) struct EventTable {
     pub meta: EventTableMeta,
+    /// Its file stays while anybody holds this.
+    pub life: Arc<FileLife>,
     disk: Arc<dyn Disk>,
     cache: Arc<BlockCache>,
     opened: OnceLock<Opened>,
@@ -136,7 +138,7 @@ struct Opened {
 
 impl EventTable {
     pub(crate) fn new(meta: EventTableMeta, disk: Arc<dyn Disk>, cache: Arc<BlockCache>) -> Self {
-        Self { meta, disk, cache, opened: OnceLock::new() }
+        Self { life: FileLife::new(meta.file()), meta, disk, cache, opened: OnceLock::new() }
     }
 
     fn id(&self) -> FileId {

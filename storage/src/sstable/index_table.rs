@@ -16,6 +16,7 @@ use crate::codec::{Fields, Short, put_varint};
 use crate::disk::{Disk, DiskFile};
 use crate::entity::ENTITY_KEY_BYTES_MAX;
 use crate::file_header::FileKind;
+use crate::obsolete::FileLife;
 use crate::wal::Damage;
 
 /// What an index table is; its last block, and repeated in the manifest.
@@ -217,6 +218,8 @@ impl IndexLeaf {
 #[derive(Debug)]
 pub(crate) struct IndexTable {
     pub meta: IndexTableMeta,
+    /// Its file stays while anybody holds this.
+    pub life: Arc<FileLife>,
     disk: Arc<dyn Disk>,
     cache: Arc<BlockCache>,
     opened: OnceLock<Opened>,
@@ -237,7 +240,7 @@ pub(super) struct Place {
 
 impl IndexTable {
     pub(crate) fn new(meta: IndexTableMeta, disk: Arc<dyn Disk>, cache: Arc<BlockCache>) -> Self {
-        Self { meta, disk, cache, opened: OnceLock::new() }
+        Self { life: FileLife::new(meta.file()), meta, disk, cache, opened: OnceLock::new() }
     }
 
     fn id(&self) -> FileId {
