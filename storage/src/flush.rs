@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::disk::DiskError;
 use crate::fold::Fold;
+use crate::guard::caught;
 use crate::manifest::{Contents, Edit, Manifest};
 use crate::memtable::{MemTable, Run};
 use crate::options::Compression;
@@ -29,6 +30,14 @@ pub enum FlushError {
     /// It failed before; the store has to be opened again.
     #[error("flushing ended with an earlier failure: {0}")]
     Ended(Arc<FlushError>),
+    /// A thread of the store panicked: a bug, and what it was changing is in an unknown state.
+    #[error("the thread {thread} panicked: {message}")]
+    Panicked {
+        /// The thread.
+        thread: String,
+        /// What it said.
+        message: String,
+    },
     /// The log could not be closed.
     #[error(transparent)]
     Log(#[from] crate::wal::WalError),
@@ -58,12 +67,31 @@ impl Flusher {
         self.failure.get()
     }
 
+    /// Ends flushing. The first failure is the one that is told.
+    pub(crate) fn fail(&self, failure: FlushError) -> FlushError {
+        let failure = Arc::new(failure);
+        FlushError::Ended(Arc::clone(self.failure.get_or_init(|| failure)))
+    }
+
+    /// Whether flushing goes on.
+    pub(crate) fn check(&self) -> Result<(), FlushError> {
+        self.failure.get().map_or(Ok(()), |failure| Err(FlushError::Ended(Arc::clone(failure))))
+    }
+
+    /// Runs a step whose failure ends flushing. So does a panic in it (of a projection): what it was changing is half
+    /// changed then, and nobody may go on with it.
+    pub(crate) fn guarded<R>(&self, step: impl FnOnce() -> Result<R, FlushError>) -> Result<R, FlushError> {
+        let done = caught(step).unwrap_or_else(|message| {
+            let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+            Err(FlushError::Panicked { thread, message })
+        });
+        done.map_err(|failure| self.fail(failure))
+    }
+
     /// Flushes every sealed memtable that is wholly visible, oldest first.
     pub(crate) fn flush_sealed(&self, shared: &Shared) -> Result<(), FlushError> {
         let mut state = self.state.lock();
-        if let Some(failure) = self.failure.get() {
-            return Err(FlushError::Ended(Arc::clone(failure)));
-        }
+        self.check()?;
         loop {
             let visible = shared.visible.get();
             let view = shared.view();
@@ -73,9 +101,7 @@ impl Flusher {
             }
             let oldest = Arc::clone(oldest);
             drop(view);
-            if let Err(error) = state.flush(shared, &oldest) {
-                return Err(self.end(error));
-            }
+            self.guarded(|| state.flush(shared, &oldest))?;
         }
     }
 
@@ -109,26 +135,16 @@ impl Flusher {
         decide: impl FnOnce(&Contents) -> Vec<Edit>,
     ) -> Result<(), FlushError> {
         let mut state = self.state.lock();
-        if let Some(failure) = self.failure.get() {
-            return Err(FlushError::Ended(Arc::clone(failure)));
-        }
+        self.check()?;
         let edits = decide(state.manifest.contents());
         if edits.is_empty() {
             return Ok(());
         }
-        if let Err(error) = state.manifest.append(edits) {
-            return Err(self.end(error.into()));
-        }
+        state.manifest.append(edits).map_err(|error| self.fail(error.into()))?;
         shared.change(|view| shared.install_files(view, state.manifest.contents()));
         drop(state);
         shared.sweep();
         Ok(())
-    }
-
-    /// Nothing is flushed any more until the store is opened again.
-    fn end(&self, error: FlushError) -> FlushError {
-        let failure = Arc::new(error);
-        FlushError::Ended(Arc::clone(self.failure.get_or_init(|| failure)))
     }
 }
 

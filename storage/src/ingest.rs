@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::chunk::Chunk;
 use crate::flush::{FlushError, Flusher};
 use crate::memtable::MemTable;
+use crate::options::StoreOptions;
 use crate::read::view::Shared;
 use crate::visible::Bell;
 use crate::wal::{CommitObserver, Committed, WalError};
@@ -50,6 +51,8 @@ pub(crate) struct Ingest {
     unindexed_bytes: AtomicUsize,
     index_bell: Bell,
     stopping: AtomicBool,
+    /// A known mistake, for negative controls.
+    indexing_panics: bool,
 }
 
 #[derive(Debug)]
@@ -62,12 +65,7 @@ struct Active {
 
 impl Ingest {
     /// Takes over a store whose newest memtable is the view's last.
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        flusher: Flusher,
-        memtable_bytes: usize,
-        limit_bytes: usize,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, flusher: Flusher, options: &StoreOptions) -> Self {
         let view = shared.view();
         let memtable = Arc::clone(&view.memtables[view.memtables.len() - 1]);
         let unindexed = view
@@ -84,11 +82,12 @@ impl Ingest {
         Self {
             flusher,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
-            memtable_bytes,
-            limit_bytes,
+            memtable_bytes: options.memtable_bytes,
+            limit_bytes: options.limit_bytes(),
             unindexed_bytes: AtomicUsize::new(unindexed),
             index_bell: Bell::default(),
             stopping: AtomicBool::new(false),
+            indexing_panics: options.mistakes().indexing_panics,
             shared,
         }
     }
@@ -164,7 +163,11 @@ impl Ingest {
 
     /// Flushes what is sealed and visible, its indexes first.
     pub(crate) fn flush(&self) -> Result<Sequence, FlushError> {
-        self.index_all();
+        self.flusher.check()?;
+        self.flusher.guarded(|| {
+            self.index_all();
+            Ok(())
+        })?;
         self.flusher.flush_sealed(&self.shared)?;
         Ok(crate::flush::flushed_through(&self.shared))
     }
@@ -172,6 +175,7 @@ impl Ingest {
     /// The indexing thread.
     pub(crate) fn run_indexer(&self) {
         while !self.stopping.load(Ordering::Acquire) {
+            assert!(!self.indexing_panics, "indexing panics, as a test wants it");
             self.index_all();
             self.index_bell.wait();
         }

@@ -7,6 +7,7 @@ mod entity;
 mod file_header;
 mod flush;
 mod fold;
+mod guard;
 mod ingest;
 mod inspect;
 pub mod limits;

@@ -35,6 +35,8 @@ pub struct StoreMistakes {
     pub file_numbers_restart: bool,
     /// A file that the manifest no longer names is removed at once, whoever still reads it.
     pub files_removed_under_readers: bool,
+    /// The indexing thread panics.
+    pub indexing_panics: bool,
 }
 
 impl Default for StoreOptions {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::chunk::Chunk;
 use crate::disk::{Disk, DiskLock};
 use crate::flush::FlushError;
+use crate::guard::caught;
 use crate::ingest::{Ingest, Pressure, StoreFirst};
 use crate::inspect::{self, Inspection};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
@@ -57,13 +58,16 @@ impl EventStore {
         match options.workers {
             Workers::Caller => {}
             Workers::Threads => {
-                let worker = |name: &str, run: fn(&Ingest)| {
+                let worker = |name: &'static str, run: fn(&Ingest)| {
                     let ingest = Arc::clone(&ingest);
                     std::thread::Builder::new()
                         .name(name.to_owned())
                         .spawn(move || {
                             give_way();
-                            run(&ingest);
+                            if let Err(message) = caught(|| run(&ingest)) {
+                                let thread = name.to_owned();
+                                ingest.flusher.fail(FlushError::Panicked { thread, message });
+                            }
                         })
                         .expect("the system can start a thread")
                 };
@@ -152,7 +156,8 @@ impl EventStore {
         self.ingest.pressure()
     }
 
-    /// The failure that ended flushing, if one did: memory will fill, and the store has to be opened again.
+    /// The failure that ended indexing or flushing, if one did: nothing more should be appended, for memory would only
+    /// fill, and the store has to be opened again. What was accepted is in the log.
     pub fn health(&self) -> Result<(), Arc<FlushError>> {
         self.ingest.flusher.failure().map_or(Ok(()), |failure| Err(Arc::clone(failure)))
     }

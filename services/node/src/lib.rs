@@ -30,5 +30,5 @@ pub use latency::StageLatency;
 pub use node::{Node, NodeError, NodeOptions, TapeProgress};
 pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};
-pub use publisher::{Loan, PublishError, Published, Publisher, Publishers};
+pub use publisher::{GROUP_BYTES_MAX, Loan, PublishError, Published, Publisher, Publishers};
 pub use stages::{StageReached, WaitError};

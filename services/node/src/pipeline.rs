@@ -182,13 +182,15 @@ impl<S: Speculative> Pipeline<S> {
                 self.wait_for_events();
                 continue;
             }
+            // Nothing would ever make room again; better said now than when memory is full.
+            if let Err(error) = self.store.health() {
+                tracing::error!(%error, "indexing or flushing failed: no more events are taken");
+                self.intake.stages.end(WaitError::Poisoned);
+                self.intake.ring.close();
+                return;
+            }
             // A group that was begun is always ended: before its end nothing of it can be flushed.
             if !self.inside_group && self.store.pressure().must_wait() {
-                if self.store.health().is_err() {
-                    self.intake.stages.end(WaitError::Poisoned);
-                    self.intake.ring.close();
-                    return;
-                }
                 std::thread::park_timeout(PRESSURE_PAUSE);
                 continue;
             }

@@ -48,6 +48,9 @@ impl Published {
     }
 }
 
+/// The most bytes that the events of one group may have: half of a usual memtable, which takes a group as a whole.
+pub const GROUP_BYTES_MAX: usize = 64 << 20;
+
 /// Why nothing was published. Nothing has been claimed in any of these cases.
 #[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishError {
@@ -61,6 +64,12 @@ pub enum PublishError {
         events: usize,
         /// The ring's slots.
         limit: usize,
+    },
+    /// A group of too many bytes: nothing of it can be flushed or let go of before its end.
+    #[error("a group has at most {GROUP_BYTES_MAX} bytes, this one {bytes}")]
+    GroupBytes {
+        /// Of its events, headers included.
+        bytes: usize,
     },
     /// Producer sequences inside a group do not rise, or the group begins with events published before and goes on
     /// with new ones.
@@ -286,6 +295,10 @@ impl Publisher {
             && last.producer_sequence <= mark.producer_sequence
         {
             return Ok(Published::Already { sequence: mark.sequence });
+        }
+        let bytes = events.iter().map(Event::encoded_len).sum();
+        if bytes > GROUP_BYTES_MAX {
+            return Err(PublishError::GroupBytes { bytes });
         }
         let mut after = self.last.map(|mark| mark.producer_sequence);
         for event in events {

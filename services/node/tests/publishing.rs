@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use matchtape_node::{Node, NodeError, NodeOptions, PublishError, Published, VisibleAt, WaitError};
-use matchtape_schemas::event::{OrderAccepted, StateSet};
+use matchtape_schemas::event::{EventRef, OrderAccepted, StateSet};
 use matchtape_schemas::{
     Body, Epoch, Event, EventFlags, EventTime, InstrumentId, Kind, OrderId, ProducerId, ProducerSequence,
-    Sequence, Stage,
+    Projection, ProjectionError, Sequence, Stage,
 };
 use matchtape_storage::wal::SyncPolicy;
 use matchtape_storage::{Disk, RealDisk};
@@ -322,4 +322,68 @@ fn the_same_directory_is_refused_to_a_second_node_which_is_told_who_has_it() {
     let _node = open(&disk);
     let refused = Node::open_on(disk, small(), Vec::new()).err().expect("one owner");
     assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+}
+
+/// Panics at an order with this number.
+struct Fragile;
+
+impl Projection for Fragile {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+    fn version(&self) -> u32 {
+        1
+    }
+    fn apply(&mut self, event: &EventRef<'_>) {
+        assert!(event.header().producer_sequence != ProducerSequence(50), "a projection with a bug");
+    }
+    fn save(&self, _: &mut Vec<u8>) {}
+    fn restore(&mut self, _: &[u8]) -> Result<(), ProjectionError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_behind_the_log_ends_publishing_and_waiting_in_poisoned() {
+    let (_folder, disk) = disk();
+    let mut options = small();
+    options.store.memtable_bytes = 1 << 20;
+    let node = Node::open_on(disk, options, vec![Box::new(Fragile)]).unwrap();
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let mut last = Sequence::ZERO;
+    // The flushing thread dies with the first table; publishing notices soon after.
+    let refused = (1..).find_map(|number| match publisher.publish(&order(number)) {
+        Ok(published) => {
+            last = published.sequence();
+            None
+        }
+        Err(PublishError::WouldBlock) => {
+            // Ends in an error when the node has ended.
+            let _ = publisher.wait_for_room(1);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert_eq!(refused, Some(PublishError::Poisoned));
+    assert_eq!(node.wait(last.next(), Stage::Durable), Err(WaitError::Poisoned));
+    drop(publisher);
+    assert!(node.close().unwrap_err().to_string().contains("a projection with a bug"));
+}
+
+#[test]
+fn a_group_of_too_many_bytes_is_refused_whole() {
+    let (_folder, disk) = disk();
+    let mut options = small();
+    options.ring_slots = 4096;
+    let node = Node::open_on(disk, options, Vec::new()).unwrap();
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let set = StateSet::new(b"key", &vec![7; 48 * 1024 - 3]).unwrap();
+    let event = |number| Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), set.clone());
+    let events: Vec<Event> = (1..=1500).map(event).collect();
+    assert!(
+        matches!(publisher.publish_group(&events), Err(PublishError::GroupBytes { bytes }) if bytes > 64 << 20)
+    );
+    assert_eq!(node.watermarks().accepted, Sequence::ZERO, "nothing was claimed");
+    drop(publisher);
+    node.close().unwrap();
 }

@@ -105,6 +105,14 @@ pub enum WalError {
     /// An earlier failure has ended all writing by this process: what a failed sync left on the disk is unknown.
     #[error("the log accepts nothing since an earlier failure: {0}")]
     Poisoned(Arc<WalError>),
+    /// A thread of the log panicked: a bug, and what it was about to do is unknown.
+    #[error("the thread {thread} panicked: {message}")]
+    Panicked {
+        /// The thread.
+        thread: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
@@ -125,6 +133,7 @@ impl WalError {
             | Self::Chain(_)
             | Self::Rule(_)
             | Self::Configuration(_)
+            | Self::Panicked { .. }
             | Self::Closed => false,
         }
     }

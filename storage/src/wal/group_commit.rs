@@ -26,6 +26,10 @@ use super::error::WalError;
 use super::segments::Segments;
 use super::spare::SpaceProblem;
 use super::writer::{Committed, Writer};
+use crate::guard::caught;
+
+/// The thread's name.
+const THREAD: &str = "wal-commit";
 
 /// How long a full disk is left alone before the next segment is tried again.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
@@ -153,7 +157,7 @@ impl GroupCommit {
         let log =
             LogThread { writer, observer, shared: Arc::clone(&shared), last_sync: Instant::now(), told };
         let thread = std::thread::Builder::new()
-            .name("wal-commit".to_owned())
+            .name(THREAD.to_owned())
             .spawn(move || log.run())
             .expect("the system can start a thread");
         Self { shared, thread: Some(thread), segments, space }
@@ -303,27 +307,31 @@ enum Next {
 
 impl<O: CommitObserver> LogThread<O> {
     fn run(mut self) -> Result<(), WalError> {
-        // The last sync is announced like every other, before the log is gone.
-        let result =
-            self.serve().and_then(|()| if self.writer.has_unsynced() { self.sync() } else { Ok(()) });
+        // A panic, the observer's included, ends the log like a failed write: whoever waits for it has to be told.
+        let result = caught(|| self.serve_and_finish())
+            .unwrap_or_else(|message| Err(WalError::Panicked { thread: THREAD, message }));
         let cause = match result {
-            Ok(()) => match self.writer.close() {
-                Ok(()) => {
-                    self.shared.batches.lock().ended = Some(Arc::new(WalError::Closed));
-                    return Ok(());
-                }
-                Err(error) => error,
-            },
-            Err(error) => error,
-        };
-        let cause = match cause {
-            WalError::Poisoned(cause) => cause,
-            other => Arc::new(other),
+            Ok(()) => {
+                self.shared.batches.lock().ended = Some(Arc::new(WalError::Closed));
+                return Ok(());
+            }
+            Err(WalError::Poisoned(cause)) => cause,
+            Err(other) => Arc::new(other),
         };
         self.shared.batches.lock().ended = Some(Arc::clone(&cause));
         self.shared.room.notify_all();
-        self.observer.failed(&cause);
+        // An observer that panics here too has said what there is to say.
+        let _ = caught(|| self.observer.failed(&cause));
         Err(WalError::Poisoned(cause))
+    }
+
+    fn serve_and_finish(&mut self) -> Result<(), WalError> {
+        self.serve()?;
+        // The last sync is announced like every other, before the log is gone.
+        if self.writer.has_unsynced() {
+            self.sync()?;
+        }
+        self.writer.finish()
     }
 
     fn serve(&mut self) -> Result<(), WalError> {

@@ -15,9 +15,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::config::{Preparation, WalConfig};
+use super::error::WalError;
 use super::scan::is_direct_unsupported;
 use super::segment::SegmentNumber;
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
+use crate::guard::caught;
 
 /// How long the background thread waits before it tries a full disk again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -147,7 +149,12 @@ struct State {
     /// The last failure, for the one who waits for it.
     failure: Option<DiskError>,
     closing: bool,
+    /// The background thread is gone, and this is what it said.
+    panicked: Option<String>,
 }
+
+/// The background thread's name.
+const THREAD: &str = "wal-segments";
 
 impl Drop for Spares {
     fn drop(&mut self) {
@@ -177,6 +184,7 @@ impl Spares {
             failures: 0,
             failure: None,
             closing: false,
+            panicked: None,
         };
         let shared = Arc::new(Shared {
             maker,
@@ -188,8 +196,8 @@ impl Spares {
             Preparation::Inline => None,
             Preparation::Background => {
                 let serving = Arc::clone(&shared);
-                let thread = std::thread::Builder::new().name("wal-segments".to_owned());
-                Some(thread.spawn(move || serving.serve()).expect("the system can start a thread"))
+                let thread = std::thread::Builder::new().name(THREAD.to_owned());
+                Some(thread.spawn(move || serving.run()).expect("the system can start a thread"))
             }
         };
         Self { shared, thread }
@@ -236,8 +244,13 @@ impl Spares {
         }
     }
 
+    /// Says when no further segment will ever be prepared.
+    pub(super) fn check(&self) -> Result<(), WalError> {
+        self.shared.state.lock().check()
+    }
+
     /// Returns when the file is there, or with the reason of the attempt that failed meanwhile.
-    pub(super) fn wait(&self, number: SegmentNumber) -> Result<(), DiskError> {
+    pub(super) fn wait(&self, number: SegmentNumber) -> Result<(), WalError> {
         let failures_before = {
             let mut state = self.shared.state.lock();
             state.urgent = true;
@@ -247,10 +260,11 @@ impl Spares {
         self.shared.changed.notify_all();
         let mut state = self.shared.state.lock();
         while state.ready < number {
+            state.check()?;
             if state.failures != failures_before
                 && let Some(failure) = state.failure.take()
             {
-                return Err(failure);
+                return Err(failure.into());
             }
             self.shared.changed.wait(&mut state);
         }
@@ -259,7 +273,24 @@ impl Spares {
     }
 }
 
+impl State {
+    fn check(&self) -> Result<(), WalError> {
+        match &self.panicked {
+            None => Ok(()),
+            Some(message) => Err(WalError::Panicked { thread: THREAD, message: message.clone() }),
+        }
+    }
+}
+
 impl Shared {
+    fn run(&self) {
+        if let Err(message) = caught(|| self.serve()) {
+            self.problem.set(Some(format!("no next segment: the thread {THREAD} panicked: {message}")));
+            self.state.lock().panicked = Some(message);
+            self.changed.notify_all();
+        }
+    }
+
     fn attempt(&self, number: SegmentNumber, may_go_on: impl FnMut() -> bool) {
         let made = self.maker.make(number, may_go_on);
         let mut state = self.state.lock();

@@ -227,6 +227,7 @@ impl Writer {
     /// A full disk is an error that is not final: nothing was changed, and a later call tries again.
     pub fn maintain(&mut self) -> Result<(), WalError> {
         self.check_poison()?;
+        self.spares.check().map_err(|error| self.poison_with(error))?;
         self.tally();
         if self.rotation_due {
             self.spares.wait(self.open.header.number.next())?;
@@ -269,6 +270,10 @@ impl Writer {
 
     /// Makes everything durable and provable.
     pub fn close(mut self) -> Result<(), WalError> {
+        self.finish()
+    }
+
+    pub(super) fn finish(&mut self) -> Result<(), WalError> {
         self.maintain()?;
         self.sync()?;
         self.idle()
