@@ -27,6 +27,8 @@ mod stages;
 pub use bus::BusOptions;
 pub use history::{FollowedHistory, StoreFrame, StoreHistory};
 pub use latency::StageLatency;
+#[cfg(any(test, feature = "mistakes"))]
+pub use node::NodeMistakes;
 pub use node::{Node, NodeError, NodeOptions, TapeProgress};
 pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};

@@ -47,6 +47,17 @@ pub struct NodeOptions {
     /// On a live tape: after this long without an event, say with `TimeAdvanced` that time has passed, so that windows
     /// by event time close. A tape whose last event time is a minute or more ago is left alone.
     pub time_advanced_after: Option<Duration>,
+    /// Known mistakes, for negative controls.
+    #[cfg(any(test, feature = "mistakes"))]
+    pub mistakes: NodeMistakes,
+}
+
+/// Mistakes that sequencers like this one have been shipped with. A test switches one on and expects the suite to notice.
+#[cfg(any(test, feature = "mistakes"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeMistakes {
+    /// The sequence is taken from a counter before the slot is claimed, not by claiming it.
+    pub sequence_outside_the_claim: bool,
 }
 
 impl Default for NodeOptions {
@@ -60,6 +71,8 @@ impl Default for NodeOptions {
             visible_at: VisibleAt::default(),
             bus: None,
             time_advanced_after: None,
+            #[cfg(any(test, feature = "mistakes"))]
+            mistakes: NodeMistakes::default(),
         }
     }
 }
@@ -165,7 +178,16 @@ impl Node {
         let ring = Arc::new(Ring::new(options.ring_slots, found.last_sequence));
         let ring_reader = RingReader::new(Arc::clone(&ring));
         let skew_ns_max = i64::try_from(options.event_time_skew_max.as_nanos()).unwrap_or(i64::MAX);
-        let intake = Arc::new(Intake::new(ring, Arc::clone(&stages), skew_ns_max, epoch_start, marks));
+        #[cfg_attr(
+            not(any(test, feature = "mistakes")),
+            expect(unused_mut, reason = "mistakes are set below")
+        )]
+        let mut intake = Intake::new(ring, Arc::clone(&stages), skew_ns_max, epoch_start, marks);
+        #[cfg(any(test, feature = "mistakes"))]
+        {
+            intake.mistakes = options.mistakes;
+        }
+        let intake = Arc::new(intake);
         let commits = Arc::new(AtomicU64::new(0));
         let latency = Arc::new(StageLatency::new());
         let progress = Progress {

@@ -122,6 +122,8 @@ pub(crate) struct Intake {
     /// The event that starts this epoch, until the first publish puts it on the tape.
     epoch_start: Mutex<Option<Event>>,
     producers: Mutex<Producers>,
+    #[cfg(any(test, feature = "mistakes"))]
+    pub(crate) mistakes: crate::node::NodeMistakes,
 }
 
 struct Producers {
@@ -145,6 +147,8 @@ impl Intake {
             max_event_time: AtomicI64::new(epoch_start.event_time.get()),
             epoch_start: Mutex::new(Some(epoch_start)),
             producers: Mutex::new(Producers { marks, live: Vec::new() }),
+            #[cfg(any(test, feature = "mistakes"))]
+            mistakes: crate::node::NodeMistakes::default(),
         }
     }
 
@@ -375,12 +379,17 @@ impl Publisher {
         self.check_time(header.event_time)?;
         header.flags = group_flags(header.flags, true);
         header.length = length as u32;
+        #[cfg(any(test, feature = "mistakes"))]
+        let outside = (self.intake.mistakes.sequence_outside_the_claim && self.epoch_started)
+            .then(|| self.intake.ring.accepted().next());
         let mut claim = self.claim(1, header.event_time)?;
         let sequence = claim.fill(length, |out| {
             header.encode(out);
             payload(&mut out[EVENT_HEADER_BYTES..]);
         });
         drop(claim);
+        #[cfg(any(test, feature = "mistakes"))]
+        let sequence = outside.unwrap_or(sequence);
         self.intake.bell.ring();
         self.last = Some(ProducerMark { producer_sequence: header.producer_sequence, sequence });
         Ok(Published::New { first: sequence, last: sequence })
