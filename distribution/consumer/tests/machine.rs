@@ -1,0 +1,224 @@
+//! What random schedules do not reach: groups that stick, a full list of parked events, a tape that lost its end.
+
+use std::time::Duration;
+
+use matchtape_consumer::*;
+use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence};
+
+const START: Duration = Duration::ZERO;
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn machine(definition: Definition) -> Machine {
+    let definition = definition.checked().expect("sound");
+    let mut machine = Machine::new(
+        definition,
+        &State::beginning(Epoch(1), Sequence(1), Sequence::ZERO),
+        Vec::new(),
+        AcceptedTime(1_000),
+    );
+    let (state, _) = machine.record(Epoch(1));
+    machine.recorded(state.reserved_through);
+    machine
+}
+
+fn group(members_max: u16) -> Definition {
+    Definition { ack: AckPolicy::Explicit, members_max, ..Definition::default() }
+}
+
+fn take(machine: &mut Machine, member: MemberId, sequence: u64, instrument: u32, now: Duration) -> bool {
+    machine.take(member, Sequence(sequence), InstrumentId(instrument), now).is_some()
+}
+
+fn waiting_for(machine: &mut Machine, member: MemberId, now: Duration) -> Vec<(u64, u32)> {
+    let mut given = Vec::new();
+    machine.redeliver(member, now, usize::MAX, &mut given);
+    given.iter().map(|one| (one.sequence.get(), one.delivery_count)).collect()
+}
+
+#[test]
+fn an_instrument_stays_with_its_member_and_goes_over_in_order_when_that_member_dies() {
+    let mut machine = machine(group(2));
+    let one = machine.attach(&"one".parse().unwrap(), false, START).unwrap();
+    let two = machine.attach(&"two".parse().unwrap(), false, START).unwrap();
+    assert!(take(&mut machine, one, 1, 7, START) && take(&mut machine, two, 2, 8, START));
+    assert!(!take(&mut machine, two, 3, 7, START), "held for the member that has the instrument");
+    assert!(take(&mut machine, two, 4, 9, START), "others go on");
+    assert_eq!(waiting_for(&mut machine, two, START), []);
+    assert_eq!(waiting_for(&mut machine, one, START), [(3, 1)]);
+    assert!(!take(&mut machine, two, 5, 7, START));
+    let names: Vec<String> =
+        machine.info().members.iter().map(|m| format!("{}:{}", m.name, m.pending)).collect();
+    assert_eq!(names, ["one:2", "two:2"]);
+    let third = machine.attach(&"three".parse().unwrap(), false, START).unwrap_err();
+    assert!(third.to_string().contains("2 of 2 members are attached (one, two)"), "{third}");
+    machine.detach(one, START);
+    assert_eq!(waiting_for(&mut machine, two, START), [(1, 2), (3, 2), (5, 1)]);
+    assert_eq!(machine.floor(), Sequence::ZERO);
+    for sequence in 1..=5 {
+        assert_eq!(machine.ack(Sequence(sequence)), Ok(Acked { settled: 1 }));
+    }
+    assert_eq!(machine.floor(), Sequence(5));
+    assert_eq!(machine.ack(Sequence(3)), Ok(Acked { settled: 0 }), "once is enough, twice does no harm");
+}
+
+#[test]
+fn a_member_that_is_not_heard_of_is_given_up_and_one_that_hangs_loses_what_it_does_not_acknowledge() {
+    let mut machine = machine(Definition { ack_wait: ms(50), member_timeout: ms(200), ..group(2) });
+    let silent = machine.attach(&"silent".parse().unwrap(), true, START).unwrap();
+    let other = machine.attach(&"other".parse().unwrap(), false, START).unwrap();
+    assert!(take(&mut machine, silent, 1, 7, START));
+    assert_eq!(machine.quiet_until(), Some(ms(50)));
+    assert!(!machine.tick(ms(49)) && machine.tick(ms(50)));
+    assert_eq!(waiting_for(&mut machine, other, ms(50)), [(1, 2)], "what ran out is anybody's");
+    assert_eq!(machine.info().members.len(), 2);
+    assert!(machine.tick(ms(200)));
+    assert!(!machine.heard(silent, ms(200)) && machine.heard(other, ms(200)));
+}
+
+#[test]
+fn what_is_refused_waits_for_its_delay_and_what_is_worked_on_gets_more_time() {
+    let mut machine = machine(Definition { backoff: vec![ms(10), ms(100)], ..group(1) });
+    let member = machine.attach(&"m".parse().unwrap(), false, START).unwrap();
+    assert!(take(&mut machine, member, 1, 7, START) && take(&mut machine, member, 2, 8, START));
+    machine.nak(Sequence(1), ms(30), START).unwrap();
+    assert_eq!(machine.nak(Sequence(1), START, START), Err(AckError::Waiting { sequence: Sequence(1) }));
+    assert!(!take(&mut machine, member, 3, 7, START), "not before the refused one of its instrument");
+    machine.in_progress(Sequence(2), ms(8)).unwrap();
+    assert_eq!(waiting_for(&mut machine, member, ms(17)), []);
+    machine.tick(ms(17));
+    assert_eq!(machine.info().out, 1, "its time began anew");
+    machine.tick(ms(18));
+    assert_eq!(waiting_for(&mut machine, member, ms(18)), [(2, 2)]);
+    assert_eq!(waiting_for(&mut machine, member, ms(30)), [(1, 2), (3, 1)]);
+    machine.tick(ms(117));
+    assert_eq!(
+        machine.info().out,
+        2,
+        "the second delivery has the second step; the first of event 3 ran out"
+    );
+    assert_eq!(machine.term(Sequence(2), ms(117)), Ok(Acked { settled: 1 }));
+    let last = machine.advisories().last().unwrap().1.clone();
+    assert_eq!(last, Advisory::Terminated { sequence: Sequence(2), deliveries: 2 });
+}
+
+#[test]
+fn an_event_that_fails_as_often_as_allowed_is_parked_and_told_and_can_be_taken_back() {
+    let mut machine = machine(Definition { max_deliver: Some(2), ..group(1) });
+    let member = machine.attach(&"m".parse().unwrap(), false, START).unwrap();
+    assert!(take(&mut machine, member, 1, 7, START) && take(&mut machine, member, 2, 7, START));
+    machine.nak(Sequence(1), START, START).unwrap();
+    assert_eq!(waiting_for(&mut machine, member, START), [(1, 2)]);
+    machine.nak(Sequence(1), START, ms(3)).unwrap();
+    let parked: Vec<Parked> = machine.parked().copied().collect();
+    let expected = Parked {
+        sequence: Sequence(1),
+        instrument: InstrumentId(7),
+        deliveries: 2,
+        at: AcceptedTime(3_001_000),
+        reason: ParkReason::Refused,
+    };
+    assert_eq!(parked, [expected]);
+    let told = Advisory::Parked { sequence: Sequence(1), deliveries: 2, reason: ParkReason::Refused };
+    assert_eq!((machine.tell(), machine.tell()), (Some(told), None));
+    assert_eq!(
+        (machine.floor(), machine.needed_from()),
+        (Sequence(1), Sequence(1)),
+        "still wanted from the tape"
+    );
+    machine.ack(Sequence(2)).unwrap();
+    assert_eq!(machine.unpark(Some(Sequence(9)), ms(4)), 0);
+    assert_eq!(machine.unpark(None, ms(4)), 1);
+    assert_eq!(waiting_for(&mut machine, member, ms(4)), [(1, 3)]);
+    machine.nak(Sequence(1), START, ms(4)).unwrap();
+    assert_eq!(waiting_for(&mut machine, member, ms(4)), [(1, 4)], "with a new allowance");
+    machine.nak(Sequence(1), START, ms(4)).unwrap();
+    assert_eq!(machine.discard(Some(Sequence(1)), ms(4)), 1);
+    assert_eq!((machine.info().parked, machine.needed_from()), (0, Sequence(3)));
+}
+
+#[test]
+fn a_full_list_of_parked_events_stops_delivery_and_never_drops_one() {
+    let mut machine = machine(Definition { max_deliver: Some(1), ..group(1) });
+    let member = machine.attach(&"m".parse().unwrap(), false, START).unwrap();
+    let last = PARKED_MAX as u64 + 1;
+    for sequence in 1..=last {
+        assert!(take(&mut machine, member, sequence, 7, START));
+        machine.nak(Sequence(sequence), START, START).unwrap();
+    }
+    assert_eq!(machine.info().parked as usize, PARKED_MAX);
+    assert!(!take(&mut machine, member, last + 1, 7, START), "its instrument waits");
+    assert_eq!(waiting_for(&mut machine, member, ms(1_000_000)), []);
+    assert!(machine.advisories().any(|(_, one)| *one == Advisory::ParkedFull { sequence: Sequence(last) }));
+    assert_eq!(machine.floor(), Sequence(last - 1));
+    assert_eq!(machine.discard(Some(Sequence(5)), START), 1);
+    assert_eq!(machine.info().parked as usize, PARKED_MAX, "the one that waited has its place");
+    assert_eq!(waiting_for(&mut machine, member, START), [(last + 1, 1)]);
+}
+
+#[test]
+fn a_record_beyond_the_tapes_end_is_pulled_back_and_what_comes_then_is_marked() {
+    let mut first = machine(group(1));
+    let member = first.attach(&"m".parse().unwrap(), false, START).unwrap();
+    for sequence in 1..=10 {
+        assert!(take(&mut first, member, sequence, sequence as u32, START));
+    }
+    for sequence in [1, 2, 3, 9] {
+        first.ack(Sequence(sequence)).unwrap();
+    }
+    let (state, _) = first.record_last(Epoch(1));
+    assert_eq!(
+        (state.next, state.reserved_through, state.floor()),
+        (Sequence(11), Sequence(10), Sequence(3))
+    );
+
+    let definition = group(1).checked().unwrap();
+    let mut found = Machine::new(definition.clone(), &state, Vec::new(), AcceptedTime(0));
+    assert!(!found.pull_back(Sequence(10), START), "the tape has it all");
+    assert!(found.pull_back(Sequence(6), START));
+    assert_eq!((found.next(), found.floor()), (Sequence(7), Sequence(3)));
+    assert_eq!(found.tell(), Some(Advisory::PulledBack { from: Sequence(11), to: Sequence(7) }));
+    let member = found.attach(&"m".parse().unwrap(), false, START).unwrap();
+    assert_eq!(waiting_for(&mut found, member, START), [(4, 2), (5, 2), (6, 2)]);
+    let (state, _) = found.record(Epoch(2));
+    found.recorded(state.reserved_through);
+    for (sequence, marked) in [(7, true), (10, true), (11, false)] {
+        let delivered = found.take(member, Sequence(sequence), InstrumentId(99), START).unwrap();
+        assert_eq!((delivered.sequence.get(), delivered.redelivered), (sequence, marked));
+    }
+
+    // One that begins with what is new after 10 gets what takes the place of 7 to 10.
+    let new = Definition { deliver: DeliverPolicy::New, ..definition.clone() };
+    let begun = State::beginning(Epoch(1), Sequence(11), Sequence::ZERO);
+    let mut found = Machine::new(new, &begun, Vec::new(), AcceptedTime(0));
+    assert!(found.pull_back(Sequence(6), START));
+    assert_eq!(found.next(), Sequence(7));
+    // One that was told to begin at 11 waits for it.
+    let fixed = Definition { deliver: DeliverPolicy::ByStartSequence(Sequence(11)), ..definition };
+    let mut found = Machine::new(fixed, &begun, Vec::new(), AcceptedTime(0));
+    assert!(!found.pull_back(Sequence(6), START));
+}
+
+#[test]
+fn nothing_beyond_what_is_recorded_is_delivered() {
+    let mut machine = machine(Definition { ack: AckPolicy::None, ..Definition::default() });
+    let member = machine.attach(&"m".parse().unwrap(), false, START).unwrap();
+    let (_, through) = machine.room();
+    let mut sequence = 0;
+    while let Want::Events(next) = machine.want() {
+        assert!(take(&mut machine, member, next.get(), 1, START));
+        sequence = next.get();
+    }
+    assert_eq!((Sequence(sequence), machine.want()), (through, Want::Record));
+    let (state, _) = machine.record(Epoch(1));
+    assert_eq!(machine.want(), Want::Record, "not before it is durable");
+    assert!(state.reserved_through.get() >= 3 * sequence, "the faster it goes the more is reserved");
+    machine.recorded(state.reserved_through);
+    assert_eq!(machine.want(), Want::Events(Sequence(sequence + 1)));
+    let beyond = std::panic::catch_unwind(move || {
+        machine.take(member, state.reserved_through.next(), InstrumentId(1), START)
+    });
+    assert!(beyond.is_err());
+}
