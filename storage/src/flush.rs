@@ -120,6 +120,27 @@ impl Flusher {
         self.state.lock().fold.snapshot()
     }
 
+    /// Decides on the files that there are, makes the change durable, and then visible to readers. Nothing is flushed
+    /// meanwhile.
+    pub(crate) fn change_files<T, E: From<DiskError>>(
+        &self,
+        shared: &Shared,
+        decide: impl FnOnce(&Contents) -> Result<(T, Vec<Edit>), E>,
+    ) -> Result<T, E> {
+        let mut state = self.state.lock();
+        let (decided, edits) = decide(state.manifest.contents())?;
+        if !edits.is_empty() {
+            state.manifest.append(edits)?;
+            shared.change(|view| shared.install_files(view, state.manifest.contents()));
+        }
+        Ok(decided)
+    }
+
+    /// What the manifest names now.
+    pub(crate) fn contents(&self) -> Contents {
+        self.state.lock().manifest.contents().clone()
+    }
+
     /// Makes a change of the manifest durable.
     pub(crate) fn edit_manifest(&self, edits: Vec<Edit>) -> Result<(), DiskError> {
         self.state.lock().manifest.append(edits)

@@ -38,29 +38,36 @@ impl Fold {
         Self { projections: projections.into_iter().map(folded).collect(), head }
     }
 
-    /// Restores what the snapshot has a section of the right version for. A refused section means that the snapshot is not
-    /// to be trusted: everything is as before then, and the refusal is returned. Fails if a projection does not take back
-    /// even its own initial state.
+    /// Whether some projection that was not restored yet has one of these sections.
+    pub(crate) fn wants_any(&self, sections: &[String]) -> bool {
+        let mut wanting = self.projections.iter().filter(|folded| folded.through == Sequence::ZERO);
+        wanting.any(|folded| sections.iter().any(|name| name == folded.projection.name()))
+    }
+
+    /// Restores projections that were not restored yet, as far as the snapshot has a section of the right version. A
+    /// refused section means that the snapshot is not to be trusted: everything is then as it was before, and the
+    /// refusal is returned. Fails if a projection does not take back even its own initial state.
     pub(crate) fn restore(
         &mut self,
         snapshot: &Snapshot,
     ) -> Result<Option<ProjectionError>, ProjectionError> {
         let mut refused = None;
-        for folded in &mut self.projections {
+        let mut tried = Vec::new();
+        for folded in self.projections.iter_mut().filter(|folded| folded.through == Sequence::ZERO) {
             let section = snapshot
                 .section(folded.projection.name())
                 .filter(|section| section.version == folded.projection.version());
             let Some(section) = section else { continue };
-            match folded.projection.restore(&section.bytes) {
-                Ok(()) => folded.through = snapshot.sequence(),
-                Err(error) => {
-                    refused = Some(error);
-                    break;
-                }
+            let outcome = folded.projection.restore(&section.bytes);
+            folded.through = snapshot.sequence();
+            tried.push(folded);
+            if let Err(error) = outcome {
+                refused = Some(error);
+                break;
             }
         }
         if refused.is_some() {
-            for folded in &mut self.projections {
+            for folded in tried {
                 folded.projection.restore(&folded.initial)?;
                 folded.through = Sequence::ZERO;
             }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use matchtape_schemas::Sequence;
+use matchtape_schemas::{AcceptedTime, Sequence};
 use parking_lot::Mutex;
 
 use crate::chunk::Chunk;
@@ -146,6 +146,15 @@ impl Ingest {
             unflushed_bytes: unflushed as u64,
             limit_bytes: self.limit_bytes as u64,
         }
+    }
+
+    /// When the oldest visible event that is in no table was accepted.
+    pub(crate) fn unflushed_since(&self) -> Option<AcceptedTime> {
+        let view = self.shared.view();
+        let visible = self.shared.visible.get();
+        let oldest = view.memtables.iter().find_map(|memtable| memtable.chunks().next())?;
+        let header = &oldest.frames()[0].header;
+        (header.first_sequence <= visible).then_some(header.accepted_time)
     }
 
     /// Brings every index up to what was appended.

@@ -30,6 +30,8 @@ pub struct Inspection {
     pub index_tables: Vec<IndexTableView>,
     /// Snapshots, oldest first.
     pub snapshots: Vec<SnapshotView>,
+    /// Legal holds, by name.
+    pub holds: Vec<HoldView>,
     /// What is in memory only.
     pub memory: MemoryView,
     /// Bytes of all tables and snapshots.
@@ -116,6 +118,17 @@ pub struct SnapshotView {
     pub bytes: u64,
     /// BLAKE3 over the state.
     pub hash: String,
+}
+
+/// A legal hold.
+#[derive(Clone, Debug, Serialize)]
+pub struct HoldView {
+    /// Its name.
+    pub name: String,
+    /// The first event that stays.
+    pub from: u64,
+    /// When it was placed, ns.
+    pub placed: i64,
 }
 
 /// What is in memory only.
@@ -207,6 +220,11 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
         table_bytes: event_tables.iter().map(|table| table.bytes).sum::<u64>()
             + index_tables.iter().map(|table| table.bytes).sum::<u64>()
             + snapshots.iter().map(|snapshot| snapshot.bytes).sum::<u64>(),
+        holds: view
+            .holds
+            .iter()
+            .map(|hold| HoldView { name: hold.name.clone(), from: hold.from.0, placed: hold.placed.0 })
+            .collect(),
         sealed_segment_bytes: segments.iter().filter_map(|segment| segment.bytes).sum(),
         memory: MemoryView {
             memtables: view.memtables.len(),

@@ -16,8 +16,10 @@ mod memtable;
 mod obsolete;
 mod open;
 mod options;
+mod pins;
 mod read;
 mod read_only;
+mod retention;
 mod snapshot;
 mod sstable;
 mod store;
@@ -36,15 +38,23 @@ pub use disk::{
 pub use file_header::VersionError;
 pub use flush::FlushError;
 pub use ingest::Pressure;
-pub use inspect::{EventTableView, IndexTableView, Inspection, MemoryView, SegmentView, SnapshotView};
+pub use inspect::{
+    EventTableView, HoldView, IndexTableView, Inspection, MemoryView, SegmentView, SnapshotView,
+};
+pub use manifest::LegalHold;
 pub use open::{OpenError, RecoveryReport};
 pub use options::{
     Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions, Workers,
 };
+pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView};
 pub use read::{Direction, FrameCursor, Query, QueryCursor, ReadError, Reader};
 pub use read_only::ReadOnlyStore;
+pub use retention::{
+    Advisory, DroppedFile, Excess, PinLimit, PinLimits, Restraint, RetentionChoice, RetentionError,
+    RetentionPolicy,
+};
 pub use snapshot::{Section, Snapshot};
 pub use sstable::TableError;
-pub use store::EventStore;
+pub use store::{EventStore, HoldError};
 pub use verify::{Finding, VerifyProgress, VerifyReport};
 pub use visible::VisibleGate;

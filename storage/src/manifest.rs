@@ -16,7 +16,8 @@
 //! An edit is a tag byte and its fields: `1` file number of a new event table (8), its bytes (8), its footer; `2` file
 //! number of a new index table (8), its bytes (8), its level (1), its footer; `3` file number of a new snapshot (8), its
 //! bytes (8), its footer; `4` the file number of one that is gone (8); `5` the next file number (8); `6`
-//! the log was begun, so its absence from now on is damage.
+//! the log was begun, so its absence from now on is damage; `8` the first event kept (8); `9` a legal hold: its first event
+//! (8), when it was placed (8), bytes of its name (1), its name; first event zero means that the hold is lifted.
 //!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
@@ -25,11 +26,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use matchtape_schemas::{Sequence, TapeId};
+use matchtape_schemas::{AcceptedTime, Sequence, TapeId};
 
 use crate::codec::{Fields, Short};
 use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
+use crate::pins;
 use crate::snapshot::{SnapshotFooter, SnapshotMeta};
 use crate::sstable::{EventFooter, EventTableMeta, IndexFooter, IndexTableMeta, TableError, new_path};
 use crate::wal::Damage;
@@ -49,6 +51,20 @@ pub(crate) enum Edit {
     Remove(u64),
     NextFile(u64),
     LogBegun,
+    FirstKept(Sequence),
+    /// A hold from sequence zero is one that is lifted.
+    Hold(LegalHold),
+}
+
+/// Nothing from an event on may be dropped, because a person has said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegalHold {
+    /// Its name, 1 to [`PIN_NAME_BYTES_MAX`](crate::PIN_NAME_BYTES_MAX) bytes.
+    pub name: String,
+    /// The first event that stays.
+    pub from: Sequence,
+    /// When it was placed.
+    pub placed: AcceptedTime,
 }
 
 impl Edit {
@@ -82,6 +98,17 @@ impl Edit {
                 out.extend_from_slice(&number.to_le_bytes());
             }
             Self::LogBegun => out.push(6),
+            Self::FirstKept(first) => {
+                out.push(8);
+                out.extend_from_slice(&first.0.to_le_bytes());
+            }
+            Self::Hold(hold) => {
+                out.push(9);
+                out.extend_from_slice(&hold.from.0.to_le_bytes());
+                out.extend_from_slice(&hold.placed.0.to_le_bytes());
+                out.push(hold.name.len() as u8);
+                out.extend_from_slice(hold.name.as_bytes());
+            }
         }
     }
 
@@ -107,6 +134,16 @@ impl Edit {
             4 => Self::Remove(fields.u64()?),
             5 => Self::NextFile(fields.u64()?),
             6 => Self::LogBegun,
+            8 => Self::FirstKept(fields.sequence()?),
+            9 => {
+                let (from, placed) = (fields.sequence()?, AcceptedTime(fields.i64()?));
+                let length = usize::from(fields.u8()?);
+                let name = std::str::from_utf8(fields.bytes(length)?).map_err(|_| Short { at })?.to_owned();
+                if pins::check_name(&name).is_err() {
+                    return Err(Short { at });
+                }
+                Self::Hold(LegalHold { name, from, placed })
+            }
             _ => return Err(Short { at }),
         })
     }
@@ -126,6 +163,10 @@ pub(crate) struct Contents {
     pub next_file: u64,
     /// The log was begun: it has to be there.
     pub log_begun: bool,
+    /// The first event that was not dropped. What event tables there are begin with it, unless it is the tape's first.
+    pub first_kept: Sequence,
+    /// By name.
+    pub holds: Vec<LegalHold>,
 }
 
 impl Contents {
@@ -137,6 +178,8 @@ impl Contents {
             snapshots: Vec::new(),
             next_file: 1,
             log_begun: false,
+            first_kept: Sequence::FIRST,
+            holds: Vec::new(),
         }
     }
 
@@ -168,6 +211,14 @@ impl Contents {
             }
             Edit::NextFile(number) => self.next_file = self.next_file.max(number),
             Edit::LogBegun => self.log_begun = true,
+            Edit::FirstKept(first) => self.first_kept = self.first_kept.max(first),
+            Edit::Hold(hold) => {
+                self.holds.retain(|other| other.name != hold.name);
+                if hold.from > Sequence::ZERO {
+                    self.holds.push(hold);
+                    self.holds.sort_by(|left, right| left.name.cmp(&right.name));
+                }
+            }
         }
     }
 
@@ -177,6 +228,8 @@ impl Contents {
         edits.extend(self.event_tables.iter().copied().map(Edit::AddEvents));
         edits.extend(self.index_tables.iter().cloned().map(Edit::AddIndex));
         edits.extend(self.snapshots.iter().copied().map(Edit::AddSnapshot));
+        edits.extend((self.first_kept > Sequence::FIRST).then_some(Edit::FirstKept(self.first_kept)));
+        edits.extend(self.holds.iter().cloned().map(Edit::Hold));
         edits
     }
 
@@ -203,6 +256,12 @@ impl Contents {
             if tape != self.tape {
                 return Some(format!("a file of tape {tape} on tape {}", self.tape));
             }
+        }
+        if let Some(first) = self.event_tables.first().map(EventTableMeta::first)
+            && self.first_kept > Sequence::FIRST
+            && first != self.first_kept
+        {
+            return Some(format!("events are kept from {}, but tables begin with {first}", self.first_kept));
         }
         let through = self.flushed_through();
         if let Some(snapshot) = self.snapshots.iter().find(|snapshot| snapshot.sequence() > through) {
@@ -398,7 +457,7 @@ mod tests {
     use super::*;
     use crate::disk::sim::SimDisk;
     use crate::sstable::block::BlockAt;
-    use matchtape_schemas::{AcceptedTime, EventTime, Head, InstrumentId, KindMask};
+    use matchtape_schemas::{EventTime, Head, InstrumentId, KindMask};
     use proptest::prelude::*;
 
     const TAPE: TapeId = TapeId(77);
@@ -530,6 +589,32 @@ mod tests {
         manifest.append(flush(4, 11, 20)).unwrap();
         let error = load(&disk).unwrap_err().to_string();
         assert!(error.contains("ends at 10") && error.contains("begins after 11"), "{error}");
+    }
+
+    #[test]
+    fn what_retention_and_holds_say_outlives_a_rewrite_and_must_fit_the_tables() {
+        let disk = SimDisk::new(1);
+        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+        manifest.append(flush(1, 0, 10)).unwrap();
+        manifest.append(flush(4, 10, 20)).unwrap();
+        let hold = |name: &str, from| LegalHold {
+            name: name.to_owned(),
+            from: Sequence(from),
+            placed: AcceptedTime(7),
+        };
+        manifest.append(vec![Edit::Hold(hold("b", 11)), Edit::Hold(hold("a", 12))]).unwrap();
+        manifest
+            .append(vec![Edit::Hold(hold("b", 0)), Edit::Remove(1), Edit::FirstKept(Sequence(11))])
+            .unwrap();
+        let contents = load(&disk).unwrap().unwrap().contents;
+        assert_eq!((contents.first_kept, contents.holds.as_slice()), (Sequence(11), &[hold("a", 12)][..]));
+        assert_eq!(contents, *manifest.contents());
+        Manifest::write(&disk, contents.clone(), 2).unwrap();
+        assert_eq!(load(&disk).unwrap().unwrap().contents, contents);
+        manifest = Manifest::write(&disk, contents, 3).unwrap();
+        manifest.append(vec![Edit::FirstKept(Sequence(15))]).unwrap();
+        let error = load(&disk).unwrap_err().to_string();
+        assert!(error.contains("kept from 15") && error.contains("begin with 11"), "{error}");
     }
 
     #[test]

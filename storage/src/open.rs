@@ -21,6 +21,7 @@ use crate::manifest::{self, Contents, Edit, MANIFEST, Manifest};
 use crate::memtable::MemTable;
 use crate::obsolete::Obsolete;
 use crate::options::{StoreOptions, VisibleAtOpen};
+use crate::read::ReadError;
 use crate::read::view::Shared;
 use crate::snapshot::Snapshot;
 use crate::sstable::{BlockCache, Caller, TABLES, TableError, TableFile};
@@ -89,6 +90,9 @@ pub enum OpenError {
     /// A projection refused even its own initial state.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
+    /// What is kept could not be read.
+    #[error(transparent)]
+    Read(ReadError),
     /// The tail was too long for memory and could not be flushed.
     #[error(transparent)]
     Flush(#[from] FlushError),
@@ -331,11 +335,15 @@ fn restore_projections(
         return Ok(fold);
     }
     for meta in contents.snapshots.iter().rev() {
+        // The newest one has everything, unless a run with fewer projections wrote it.
+        if !Snapshot::section_names(disk, meta).map_or(true, |names| fold.wants_any(&names)) {
+            continue;
+        }
         let refused = match Snapshot::load(disk, meta) {
             Ok(snapshot) => match fold.restore(&snapshot)? {
                 None => {
-                    report.snapshot_sequence = snapshot.sequence().0;
-                    break;
+                    report.snapshot_sequence = report.snapshot_sequence.max(snapshot.sequence().0);
+                    continue;
                 }
                 Some(error) => error.to_string(),
             },

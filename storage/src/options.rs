@@ -37,6 +37,8 @@ pub struct StoreMistakes {
     pub files_removed_under_readers: bool,
     /// The indexing thread panics.
     pub indexing_panics: bool,
+    /// Retention removes files before the manifest has stopped naming them, durably.
+    pub files_go_before_the_manifest: bool,
 }
 
 impl Default for StoreOptions {

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use matchtape_schemas::{Head, Sequence, TapeId};
+use matchtape_schemas::{AcceptedTime, Head, Sequence, TapeId};
 use parking_lot::Mutex;
 
 use crate::chunk::ChunkBuilder;
@@ -19,10 +19,11 @@ use crate::open::{OpenError, WAL};
 use crate::options::{ReadOnlyOptions, WalOptions};
 use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
+use crate::retention::{self, RetentionChoice, RetentionPolicy};
 use crate::sstable::{BlockCache, TableError};
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
-use crate::wal::{self, WalConfig, WalError, WalFollower};
+use crate::wal::{self, Segments, WalConfig, WalError, WalFollower};
 
 /// So often the manifest is read again when files it named are gone. Each time, the writer has changed it meanwhile.
 const ATTEMPTS_MAX: usize = 10;
@@ -170,6 +171,21 @@ impl ReadOnlyStore {
     fn wal_config(&self, flushed: Head) -> WalConfig {
         let options = WalOptions { cluster: self.options.cluster, ..WalOptions::default() };
         options.config(flushed, Sequence::ZERO)
+    }
+
+    /// What retention would drop now, and why not more, as far as can be seen from here: pins that live in the writing
+    /// process and segments of the log are not known.
+    pub fn plan_retention(
+        &self,
+        policy: &RetentionPolicy,
+        now: AcceptedTime,
+    ) -> Result<RetentionChoice, OpenError> {
+        let contents = load(&*self.shared.disk, &self.options)?;
+        let segments = Segments::default();
+        let reader = self.reader();
+        let scope =
+            retention::Scope { reader: &reader, shared: &self.shared, segments: &segments, policy, now };
+        retention::plan(&scope, &contents, &[]).map_err(OpenError::Read)
     }
 
     /// Which files there are and what is in them. Segments are not listed: only the writer knows them without reading.

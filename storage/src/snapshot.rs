@@ -184,6 +184,15 @@ impl Snapshot {
         Ok((SnapshotMeta { number, bytes, footer }, path))
     }
 
+    /// The names of a snapshot's sections, without reading them.
+    pub(crate) fn section_names(disk: &dyn Disk, meta: &SnapshotMeta) -> Result<Vec<String>, TableError> {
+        let id = FileId { tape: meta.footer.head.tape, number: meta.number };
+        let file = open_file(disk, meta.file(), id, meta.bytes)?;
+        let reading = Reading { file, id, meta };
+        let top = reading.payload(meta.footer.top, BlockKind::Top)?;
+        Ok(reading.listed(&top)?.into_iter().map(|listed| listed.name).collect())
+    }
+
     /// Reads one back and checks every byte of it.
     pub(crate) fn load(disk: &dyn Disk, meta: &SnapshotMeta) -> Result<Self, TableError> {
         let id = FileId { tape: meta.footer.head.tape, number: meta.number };

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use matchtape_schemas::{Head, Projection, Sequence, TapeId};
+use matchtape_schemas::{AcceptedTime, Head, Projection, Sequence, TapeId};
 use parking_lot::Mutex;
 
 use crate::chunk::Chunk;
-use crate::disk::{Disk, DiskLock};
+use crate::disk::{Disk, DiskError, DiskLock};
 use crate::flush::FlushError;
 use crate::guard::caught;
 use crate::ingest::{Ingest, Pressure, StoreFirst};
 use crate::inspect::{self, Inspection};
+use crate::manifest::{Edit, LegalHold};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
-use crate::options::{StoreOptions, Workers};
+use crate::options::{StoreMistakes, StoreOptions, Workers};
+use crate::pins::{Pin, PinError, PinKind, PinView, Pins};
 use crate::read::{ReadError, Reader};
+use crate::retention::{self, RetentionChoice, RetentionError, RetentionPolicy};
 use crate::snapshot::Snapshot;
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
@@ -40,6 +44,8 @@ pub struct EventStore {
     ingest: Arc<Ingest>,
     head: Head,
     at_head: Snapshot,
+    pins: Pins,
+    mistakes: StoreMistakes,
     workers: Vec<JoinHandle<()>>,
     /// Given back last: when no thread of this store can write any more.
     _lock: Box<dyn DiskLock>,
@@ -75,6 +81,7 @@ impl EventStore {
                 workers.push(worker("store-flush", Ingest::run_flusher));
             }
         }
+        let pins = Pins::new(ingest.shared.view().first_kept());
         let store = Self {
             log: OnceLock::new(),
             writer: Mutex::new(Some(writer)),
@@ -83,6 +90,8 @@ impl EventStore {
             ingest,
             head,
             at_head,
+            pins,
+            mistakes: options.mistakes(),
             workers,
             _lock: lock,
         };
@@ -179,6 +188,92 @@ impl EventStore {
         inspect::inspect(&self.ingest.shared, &self.segments.list(), self.ingest.pressure())
     }
 
+    /// Keeps events from `from` on until the returned guard is dropped, within the limits of the retention policy.
+    pub fn pin(&self, kind: PinKind, name: &str, from: Sequence) -> Result<Pin, PinError> {
+        self.pins.pin(kind, name, from)
+    }
+
+    /// The pins that are set.
+    pub fn pins(&self) -> Vec<PinView> {
+        self.pins.list()
+    }
+
+    /// Places a legal hold, or moves the one of that name: nothing from `from` on is dropped until it is lifted. Durable on
+    /// return.
+    pub fn hold(&self, name: &str, from: Sequence, now: AcceptedTime) -> Result<(), HoldError> {
+        crate::pins::check_name(name)?;
+        let hold = LegalHold { name: name.to_owned(), from: from.max(Sequence::FIRST), placed: now };
+        self.ingest.flusher.change_files(&self.ingest.shared, |contents| {
+            let first_kept = contents.event_tables.first().map_or(contents.first_kept, |table| table.first());
+            if hold.from < first_kept {
+                return Err(PinError::BelowRetention { asked: hold.from, first_kept }.into());
+            }
+            Ok(((), vec![Edit::Hold(hold)]))
+        })
+    }
+
+    /// Lifts a legal hold; `false` if there is none of that name. Durable on return.
+    pub fn lift_hold(&self, name: &str, now: AcceptedTime) -> Result<bool, HoldError> {
+        self.ingest.flusher.change_files(&self.ingest.shared, |contents| {
+            let there = contents.holds.iter().any(|hold| hold.name == name);
+            let hold = LegalHold { name: name.to_owned(), from: Sequence::ZERO, placed: now };
+            Ok((there, if there { vec![Edit::Hold(hold)] } else { Vec::new() }))
+        })
+    }
+
+    /// The legal holds, by name.
+    pub fn holds(&self) -> Vec<LegalHold> {
+        self.ingest.shared.view().holds.clone()
+    }
+
+    /// What [`EventStore::retain`] would drop now, and why not more.
+    pub fn plan_retention(
+        &self,
+        policy: &RetentionPolicy,
+        now: AcceptedTime,
+    ) -> Result<RetentionChoice, ReadError> {
+        let contents = self.ingest.flusher.contents();
+        retention::plan(&self.scope(&self.reader(), policy, now), &contents, &self.pins.list())
+    }
+
+    fn scope<'a>(
+        &'a self,
+        reader: &'a Reader,
+        policy: &'a RetentionPolicy,
+        now: AcceptedTime,
+    ) -> retention::Scope<'a> {
+        let (shared, segments) = (&*self.ingest.shared, &self.segments);
+        retention::Scope { reader, shared, segments, policy, now }
+    }
+
+    /// Drops the old events, indexes and snapshots that nothing needs any more, and releases the log that tables cover.
+    /// It runs only when called: after everyone who needs old events has had the chance to pin them.
+    pub fn retain(
+        &self,
+        policy: &RetentionPolicy,
+        now: AcceptedTime,
+    ) -> Result<RetentionChoice, RetentionError> {
+        let reader = self.reader();
+        let scope = self.scope(&reader, policy, now);
+        let early = self.mistakes.files_go_before_the_manifest;
+        retention::retain(&scope, &self.ingest.flusher, &self.pins, early)
+    }
+
+    /// Flushes, and so snapshots, if something visible has waited in memory for `interval`: so that a quiet tape, whose
+    /// memtable does not fill, has snapshots too. Returns the last event in tables if it did.
+    pub fn snapshot_if_due(
+        &self,
+        interval: Duration,
+        now: AcceptedTime,
+    ) -> Result<Option<Sequence>, FlushError> {
+        let interval = i64::try_from(interval.as_nanos()).unwrap_or(i64::MAX);
+        let waits = self.ingest.unflushed_since();
+        if waits.is_some_and(|since| now.0.saturating_sub(since.0) >= interval) {
+            return self.flush().map(Some);
+        }
+        Ok(None)
+    }
+
     /// Reads everything and checks it: checksums, chain, every index rebuilt from the events and compared.
     pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, ReadError> {
         let wal = WalReader::new(
@@ -211,6 +306,17 @@ impl EventStore {
             }
         }
     }
+}
+
+/// Why a legal hold was not placed or lifted.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// Its name or its place are impossible.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The manifest could not be changed.
+    #[error("cannot make the hold durable: {0}")]
+    Disk(#[from] DiskError),
 }
 
 /// Lets threads that serve an event go before this one where cores are few. Not a promise, so a refusal is no error.

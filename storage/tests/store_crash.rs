@@ -5,10 +5,11 @@
 mod model;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
-use matchtape_storage::{Disk, StoreMistakes, StoreOptions};
+use matchtape_storage::{Disk, RetentionPolicy, StoreMistakes, StoreOptions};
 use model::*;
 
 /// A recorded run.
@@ -19,13 +20,31 @@ struct Run {
     promised: Vec<(usize, Sequence)>,
     /// (operations before a commit, last event accepted with it)
     accepted: Vec<(usize, Sequence)>,
+    /// Files that retention has removed.
+    dropped: usize,
 }
 
-/// Appends, flushes, restarts; `prepare` may plan faults.
+/// Drops what is older than about fifty events, and the log that tables have.
+pub fn small_retention() -> RetentionPolicy {
+    RetentionPolicy {
+        age: Some(Duration::from_nanos(50)),
+        log_bytes: 0,
+        snapshot_gap_bytes: 4 << 10,
+        ..RetentionPolicy::default()
+    }
+}
+
+/// Appends, flushes, drops what is old, restarts; `prepare` may plan faults.
 fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> Run {
     let disk = SimDisk::new(seed);
     prepare(&disk);
-    let mut run = Run { disk: disk.clone(), events: Vec::new(), promised: Vec::new(), accepted: Vec::new() };
+    let mut run = Run {
+        disk: disk.clone(),
+        events: Vec::new(),
+        promised: Vec::new(),
+        accepted: Vec::new(),
+        dropped: 0,
+    };
     for life in 0..3 {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let events = std::mem::take(&mut run.events);
@@ -39,6 +58,10 @@ fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> 
             run.promised.push((disk.operations(), driven.head.last_sequence));
             if step % 4 == 3 {
                 driven.store.flush().expect("flushed");
+                let now = AcceptedTime(driven.events.len() as i64);
+                let choice = driven.store.retain(&small_retention(), now).expect("old files go");
+                run.dropped += choice.dropped.len();
+                driven.writer.drop_segments_through(Sequence(choice.log_through)).expect("released");
             }
         }
         let Driven { store, writer, events, .. } = driven;
@@ -138,6 +161,7 @@ fn violations(run: &Run, options: &StoreOptions, seeds: u64, enough: usize) -> V
 fn a_crash_at_any_moment_loses_nothing_acknowledged_and_every_answer_stays_right() {
     let options = small_options();
     let run = record(1, &options, |_| {});
+    assert!(run.dropped > 6, "{} files were dropped on the way", run.dropped);
     let found = violations(&run, &options, 2, 3);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -200,4 +224,12 @@ fn file_numbers_that_begin_anew_are_noticed() {
         violations(&run, &options, 0, 1)
     });
     assert!(!noticed.is_ok_and(|found| found.is_empty()));
+}
+
+#[test]
+fn files_that_go_before_the_manifest_has_let_go_of_them_are_noticed() {
+    let mistakes = StoreMistakes { files_go_before_the_manifest: true, ..StoreMistakes::default() };
+    let options = StoreOptions { mistakes, ..small_options() };
+    let run = record(1, &options, |_| {});
+    assert!(!violations(&run, &options, 0, 1).is_empty());
 }

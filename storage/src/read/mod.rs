@@ -112,6 +112,11 @@ impl Reader {
     pub fn prefix_through(&self, instrument: InstrumentId, time: EventTime) -> Result<Sequence, ReadError> {
         let visible = self.visible();
         let view = self.shared.view();
+        let (first_kept, before) = (view.first_kept(), view.before());
+        if first_kept > Sequence::FIRST && before.max_event_time > time {
+            // The event that ends the prefix may be among those that were dropped.
+            return Err(ReadError::BelowRetention { asked: before.last_sequence, first_kept });
+        }
         let later = match time.0.checked_add(1) {
             None => None,
             Some(after) => {

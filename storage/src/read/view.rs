@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use crate::chunk::Chunk;
 use crate::disk::Disk;
-use crate::manifest::Contents;
+use crate::manifest::{Contents, LegalHold};
 use crate::memtable::MemTable;
 use crate::obsolete::{FileLife, Obsolete};
 use crate::snapshot::SnapshotMeta;
@@ -42,6 +42,7 @@ impl Shared {
             event_tables: Vec::new(),
             index_tables: Vec::new(),
             snapshots: Vec::new(),
+            holds: Vec::new(),
             memtables: vec![memtable],
         };
         let view = RwLock::new(Arc::new(view));
@@ -94,6 +95,7 @@ impl Shared {
             known.unwrap_or_else(|| Arc::new(SnapshotFile::new(*meta)))
         };
         view.snapshots = contents.snapshots.iter().map(of_snapshot).collect();
+        view.holds.clone_from(&contents.holds);
         let Some(obsolete) = &self.obsolete else { return };
         let lives = events.values().map(|table| &table.life);
         let lives = lives.chain(indexes.values().map(|table| &table.life));
@@ -137,6 +139,8 @@ pub(crate) struct View {
     pub index_tables: Vec<Arc<IndexTable>>,
     /// Oldest first.
     pub snapshots: Vec<Arc<SnapshotFile>>,
+    /// By name.
+    pub holds: Vec<LegalHold>,
     /// Oldest first; the last one grows. The first may still hold events that are in tables by now.
     pub memtables: Vec<Arc<MemTable>>,
 }
@@ -151,6 +155,14 @@ impl View {
         match self.event_tables.first() {
             Some(table) => table.meta.first(),
             None => self.memtables[0].first_sequence(),
+        }
+    }
+
+    /// Where the tape stood before the first event kept.
+    pub(crate) fn before(&self) -> Head {
+        match self.event_tables.first() {
+            Some(table) => table.meta.footer.before,
+            None => *self.memtables[0].before(),
         }
     }
 

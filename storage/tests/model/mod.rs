@@ -118,7 +118,18 @@ impl Driven {
         events: Vec<Placed>,
         seed: u64,
     ) -> Result<(Self, RecoveryReport), OpenError> {
-        let (store, report) = EventStore::open(disk, options, projections())?;
+        Self::open_with(disk, options, events, seed, projections())
+    }
+
+    /// Opens the store with other projections.
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        options: StoreOptions,
+        events: Vec<Placed>,
+        seed: u64,
+        projections: Vec<Box<dyn Projection>>,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let (store, report) = EventStore::open(disk, options, projections)?;
         let writer = store.take_writer().expect("nobody else has it");
         let head = store.head();
         let memory = AlignedBytes::zeroed(1 << 16);
@@ -147,6 +158,16 @@ impl Driven {
                 .expect("the frame continues the tape");
         }
         self.commit(buffer, visible);
+    }
+
+    /// One commit of one frame with these events; seen at once.
+    pub fn append_group(&mut self, group: Vec<Event>) {
+        let mut buffer = self.writer.buffers().take();
+        let (head, events, memory) = (&mut self.head, &mut self.events, &mut self.memory);
+        buffer
+            .append(|space| write_frame(space, memory, head, &group, FrameFlags::NONE, events))
+            .expect("the frame continues the tape");
+        self.commit(buffer, true);
     }
 
     /// A group larger than a frame: frames without an end, then one with.
@@ -366,9 +387,11 @@ fn answer_of(events: &[Placed], query: &Query) -> Vec<u64> {
     found
 }
 
-/// Asks a reader everything there is to ask and compares with `events`, which is all it may see.
+/// Asks a reader everything there is to ask and compares with `events`, which is all it may see; of what retention has
+/// dropped it must say so.
 pub fn check_reader(reader: &Reader, events: &[Placed], random: &mut Random, queries: usize) {
     let last = events.len() as u64;
+    let first = reader.first_kept();
     assert_eq!(reader.visible(), Sequence(last));
     assert!(reader.event(Sequence(0)).unwrap().is_none());
     assert!(reader.event(Sequence(last + 1)).unwrap().is_none());
@@ -376,34 +399,65 @@ pub fn check_reader(reader: &Reader, events: &[Placed], random: &mut Random, que
         if last == 0 {
             break;
         }
-        let at = 1 + random.below(last);
-        let handle = reader.event(Sequence(at)).unwrap().expect("visible");
-        check_event(&handle.event(), &events[at as usize - 1]);
+        let at = Sequence(1 + random.below(last));
+        if at < first {
+            assert_below(refused(reader.event(at)), at, first);
+            assert_below(refused(reader.frames(at)), at, first);
+            continue;
+        }
+        let handle = reader.event(at).unwrap().expect("visible");
+        check_event(&handle.event(), &events[at.0 as usize - 1]);
     }
-    check_frames(reader, events, Sequence(1 + random.below(last + 1)));
+    check_frames(reader, events, Sequence(1 + random.below(last + 1)).max(first));
     for _ in 0..queries {
         let query = any_query(random, last);
+        if query.from > Sequence::ZERO && query.from < first {
+            assert_below(refused(reader.query(&query)), query.from, first);
+            continue;
+        }
         let mut found = Vec::new();
         for event in reader.query(&query).unwrap() {
             let event = event.unwrap();
             check_event(&event.event(), &events[event.sequence().0 as usize - 1]);
             found.push(event.sequence().0);
         }
-        assert_eq!(found, answer_of(events, &query), "{query:?}");
+        let kept = &events[(first.0 as usize - 1).min(events.len())..];
+        assert_eq!(found, answer_of(kept, &query), "{query:?}");
     }
+    let dropped = &events[..(first.0 as usize - 1).min(events.len())];
+    let dropped_time = dropped.iter().map(|placed| placed.event.event_time).max();
     for _ in 0..queries.min(20) {
         let instrument = InstrumentId(random.below(6) as u32);
         let time = EventTime((random.below(last + 2) * 100) as i64);
         let of_instrument = events.iter().filter(|placed| placed.event.instrument == instrument);
         let prefix = of_instrument.take_while(|placed| placed.event.event_time <= time);
         let expected = prefix.last().map_or(Sequence::ZERO, |placed| placed.sequence);
-        assert_eq!(reader.prefix_through(instrument, time).unwrap(), expected, "{instrument} {time}");
+        let answer = reader.prefix_through(instrument, time);
+        if dropped_time.is_some_and(|dropped| dropped > time || expected < first) {
+            assert!(matches!(refused(answer), ReadError::BelowRetention { .. }), "{instrument} {time}");
+        } else {
+            assert_eq!(answer.unwrap(), expected, "{instrument} {time}");
+        }
         let at = Sequence(random.below(last + 1));
         if let Some(snapshot) = reader.snapshot_before(at).unwrap() {
             assert!(snapshot.sequence() <= at);
             let digest = Digest::of(&events[..snapshot.sequence().0 as usize]);
             assert_eq!(snapshot.section("digest").unwrap().bytes, digest.bytes());
+        } else {
+            assert!(
+                first == Sequence::FIRST || at.next() < first,
+                "the state before {first} is in a snapshot"
+            );
         }
+    }
+}
+
+fn assert_below(error: ReadError, asked: Sequence, first_kept: Sequence) {
+    match error {
+        ReadError::BelowRetention { asked: found, first_kept: kept } => {
+            assert_eq!((found, kept), (asked, first_kept));
+        }
+        other => panic!("{asked} is below {first_kept}: {other}"),
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
         | OpenError::Diverged { .. }
         | OpenError::HistoryGone { .. }
         | OpenError::Projection(_)
+        | OpenError::Read(_)
         | OpenError::Flush(_) => {
             "nothing was changed; keep a copy of the directory before trying anything else"
         }

@@ -1,0 +1,338 @@
+//! What retention drops, what holds it back, and that everything that is kept still has its answer.
+
+mod model;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matchtape_schemas::*;
+use matchtape_storage::sim::{Random, SimDisk};
+use matchtape_storage::{
+    Advisory, Disk, EventStore, HoldError, OpenError, PinError, PinKind, PinLimit, PinLimits, ReadError,
+    ReadOnlyOptions, ReadOnlyStore, Restraint, RetentionPolicy,
+};
+use model::*;
+
+/// A store of so many flushes, about fifteen events each.
+fn flushed(disk: &SimDisk, flushes: usize) -> Driven {
+    let mut driven = Driven::new(disk, 3);
+    for _ in 0..flushes {
+        driven.append(3, true);
+        driven.store.flush().expect("flushed");
+    }
+    driven
+}
+
+fn now(driven: &Driven) -> AcceptedTime {
+    AcceptedTime(driven.events.len() as i64)
+}
+
+/// Events as long ago as so many events.
+fn older_than(events: u64) -> RetentionPolicy {
+    RetentionPolicy { age: Some(Duration::from_nanos(events)), log_bytes: 0, snapshot_gap_bytes: 0, ..RetentionPolicy::default() }
+}
+
+fn files(disk: &SimDisk, extension: &str) -> usize {
+    let entries = disk.list(Path::new("tables")).expect("listed");
+    entries.iter().filter(|entry| entry.name.ends_with(extension)).count()
+}
+
+#[test]
+fn what_is_old_goes_and_everything_else_keeps_its_answers_also_after_a_restart() {
+    let disk = SimDisk::new(1);
+    let mut driven = flushed(&disk, 12);
+    let plan = driven.store.plan_retention(&older_than(40), now(&driven)).expect("planned");
+    assert_eq!(files(&disk, "events"), 12, "a plan changes nothing");
+    let choice = driven.store.retain(&older_than(40), now(&driven)).expect("dropped");
+    assert_eq!(choice, plan);
+    let first_kept = driven.store.reader().first_kept();
+    assert!(first_kept.0 > 40 && choice.first_kept == first_kept.0, "{choice:?}");
+    assert_eq!(
+        files(&disk, "events"),
+        12 - choice.dropped.iter().filter(|file| file.file.ends_with("events")).count()
+    );
+    assert!(files(&disk, "events") < 6 && files(&disk, "snapshot") >= 2);
+    driven.check(60);
+    assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+    assert!(choice.log_through > 0, "{choice:?}");
+    driven.writer.drop_segments_through(Sequence(choice.log_through)).expect("released");
+
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let (mut driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 9).expect("opened");
+    assert_eq!(driven.store.reader().first_kept(), first_kept);
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&driven.events).bytes()));
+    driven.append(2, true);
+    driven.check(60);
+    assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+}
+
+#[test]
+fn every_state_as_of_a_kept_event_can_still_be_made() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 20);
+    let policy = RetentionPolicy { snapshot_gap_bytes: 6 << 10, ..older_than(120) };
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(choice.dropped.iter().filter(|file| file.file.ends_with("snapshot")).count() > 12, "{choice:?}");
+    let reader = driven.store.reader();
+    for at in choice.first_kept - 1..=driven.events.len() as u64 {
+        let snapshot = reader.snapshot_before(Sequence(at)).expect("read").expect("one at or before");
+        let mut digest = Digest::default();
+        digest.restore(&snapshot.section("digest").expect("there").bytes).expect("restored");
+        let mut frames = reader.frames(snapshot.sequence().next()).expect("kept");
+        while let Some(frame) = frames.next_frame().expect("read") {
+            for event in frame
+                .frame()
+                .events()
+                .filter(|event| event.sequence() > snapshot.sequence() && event.sequence() <= Sequence(at))
+            {
+                digest.apply(&event);
+            }
+        }
+        assert_eq!(digest, Digest::of(&driven.events[..at as usize]));
+    }
+}
+
+#[test]
+fn reading_below_says_where_the_tape_begins_now_and_a_reader_under_way_finishes_its_block() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 8);
+    let reader = driven.store.reader();
+    let mut frames = reader.frames(Sequence::FIRST).expect("kept");
+    assert!(frames.next_frame().expect("read").is_some());
+    let mut query = reader.query(&matchtape_storage::Query::default()).expect("possible");
+    assert_eq!(query.next().expect("an event").expect("read").sequence(), Sequence::FIRST);
+    let choice = driven.store.retain(&older_than(20), now(&driven)).expect("dropped");
+    let first_kept = Sequence(choice.first_kept);
+    // A query holds what it began with; a frame cursor goes on in what is there now.
+    assert_eq!(query.filter(|event| event.is_ok()).count(), driven.events.len() - 1);
+    let below = loop {
+        match frames.next_frame() {
+            Ok(frame) => assert!(frame.is_some(), "it must meet the edge first"),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(below, ReadError::BelowRetention { first_kept: kept, .. } if kept == first_kept),
+        "{below}"
+    );
+    assert!(below.to_string().contains(&format!("the first kept is {first_kept}")), "{below}");
+
+    let other = ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).expect("opened");
+    assert_eq!(other.reader().first_kept(), first_kept);
+    assert!(matches!(other.reader().event(Sequence::FIRST), Err(ReadError::BelowRetention { .. })));
+}
+
+#[test]
+fn a_pin_holds_back_what_it_needs_until_it_moves_on_or_is_over_its_limit() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 10);
+    let pin = driven.store.pin(PinKind::Consumer, "clearing", Sequence(30)).expect("pinned");
+    let policy = older_than(20);
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(choice.first_kept <= 30 && choice.first_wanted > 30, "{choice:?}");
+    assert!(matches!(&choice.restraints[0], Restraint::Pinned { pin } if pin.name == "clearing"));
+    pin.advance(Sequence(60)).expect("not broken");
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(choice.first_kept > 30 && choice.first_kept <= 60, "{choice:?}");
+
+    let tight = PinLimit { age: Some(Duration::from_nanos(30)), bytes: None };
+    let limits = PinLimits { consumer: tight, ..PinLimits::default() };
+    let policy = RetentionPolicy { pin_limits: limits, ..policy };
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(
+        matches!(&choice.advisories[0], Advisory::PinBroken { pin, .. } if pin.name == "clearing"),
+        "{choice:?}"
+    );
+    assert!(choice.first_kept > 60);
+    assert!(pin.is_broken());
+    assert!(matches!(pin.advance(Sequence(100)), Err(PinError::Broken { .. })));
+    let refused = driven.store.pin(PinKind::Consumer, "clearing", Sequence(60)).expect_err("gone");
+    assert_eq!(
+        refused,
+        PinError::BelowRetention { asked: Sequence(60), first_kept: Sequence(choice.first_kept) }
+    );
+}
+
+#[test]
+fn a_legal_hold_outlives_the_process_and_only_alarms() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 10);
+    driven.store.hold("case 7", Sequence(20), now(&driven)).expect("placed");
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let (driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 9).expect("opened");
+    assert_eq!(driven.store.holds()[0].name, "case 7");
+    let tight = PinLimit { bytes: Some(1), age: None };
+    let limits = PinLimits { legal_hold: tight, ..PinLimits::default() };
+    let policy = RetentionPolicy { pin_limits: limits, ..older_than(20) };
+    let choice = driven.store.retain(&policy, now(&driven)).expect("ran");
+    assert!(choice.first_kept <= 20, "{choice:?}");
+    assert!(matches!(&choice.advisories[0], Advisory::HoldOverLimit { hold, .. } if hold.name == "case 7"));
+    let refused = driven.store.hold("too late", Sequence(1), now(&driven));
+    if choice.first_kept > 1 {
+        assert!(matches!(refused, Err(HoldError::Pin(PinError::BelowRetention { .. }))));
+    }
+    assert!(!driven.store.lift_hold("case 8", now(&driven)).expect("durable"));
+    assert!(driven.store.lift_hold("case 7", now(&driven)).expect("durable"));
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(choice.first_kept > 60, "{choice:?}");
+}
+
+#[test]
+fn trading_days_and_sizes_are_reasons_to_drop_too() {
+    let disk = SimDisk::new(1);
+    let mut driven = Driven::new(&disk, 3);
+    let mut day_ends = Vec::new();
+    for day in 0..6 {
+        driven.append(2, true);
+        // A day may close more than one session.
+        for session in 0..2 {
+            driven.append_group(vec![Event::new(
+                InstrumentId(0),
+                ProducerSequence(driven.head.last_sequence.0 + 1),
+                EventTime(driven.head.last_sequence.0 as i64 * 100),
+                event::SessionClosed { trading_day: 20_260_101 + day, session, ..Default::default() },
+            )]);
+        }
+        day_ends.push(driven.head.last_sequence);
+        driven.store.flush().expect("flushed");
+    }
+    let policy = RetentionPolicy { trading_days: Some(2), ..RetentionPolicy::default() };
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert_eq!(choice.first_kept, day_ends[3].0 + 1);
+    driven.check(30);
+
+    let policy = RetentionPolicy { bytes: Some(1), ..RetentionPolicy::default() };
+    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(choice.restraints.contains(&Restraint::NewestTable), "{choice:?}");
+    assert_eq!(choice.first_kept, day_ends[4].0 + 1);
+    driven.check(30);
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_relied_on_and_an_older_one_still_opens_the_store() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 8);
+    let snapshots = driven.store.inspect().snapshots;
+    let newest = snapshots.last().expect("there").file.clone();
+    disk.flip_bit(Path::new(&newest), 100, 1);
+    let choice = driven.store.retain(&older_than(0), now(&driven)).expect("dropped");
+    assert!(
+        choice
+            .advisories
+            .iter()
+            .any(|advisory| matches!(advisory, Advisory::SnapshotUnusable { file, .. } if *file == newest)),
+        "{choice:?}"
+    );
+    // Without the damaged one, two good ones are left.
+    assert_eq!(choice.first_kept, snapshots[5].sequence + 1);
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let (driven, report) =
+        Driven::open(Arc::new(disk.clone()), small_options(), events.clone(), 9).expect("opened");
+    assert!(report.snapshots_refused[0].contains(&newest), "{report}");
+    assert_eq!(report.snapshot_sequence, snapshots[6].sequence);
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&events).bytes()));
+    drop(driven);
+    disk.kill();
+
+    // With all of them damaged there is no way back, and it is said.
+    for snapshot in &snapshots[5..7] {
+        disk.flip_bit(Path::new(&snapshot.file), 100, 1);
+    }
+    let error = EventStore::open(Arc::new(disk), small_options(), projections()).expect_err("no state");
+    assert!(matches!(error, OpenError::HistoryGone { projection: "digest", .. }), "{error}");
+}
+
+#[test]
+fn a_run_with_fewer_projections_does_not_cost_the_others_their_state() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 4);
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    // A tool that knows of no projection opens the store and flushes now and then.
+    let (mut driven, _) =
+        Driven::open_with(Arc::new(disk.clone()), small_options(), events, 9, Vec::new()).expect("opened");
+    for _ in 0..6 {
+        driven.append(3, true);
+        driven.store.flush().expect("flushed");
+    }
+    let snapshots = driven.store.inspect().snapshots;
+    let choice = driven.store.retain(&older_than(0), now(&driven)).expect("ran");
+    assert_eq!(choice.first_kept, snapshots[2].sequence + 1, "{choice:?}");
+    assert!(
+        choice.restraints.iter().any(|restraint| matches!(restraint, Restraint::Snapshots { .. })),
+        "{choice:?}"
+    );
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let (driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 9).expect("opened");
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&driven.events).bytes()));
+    // Unless it is said that nobody will ask for it again.
+    let policy = RetentionPolicy { abandoned_sections: vec!["digest".to_owned()], ..older_than(0) };
+    let choice = driven.store.plan_retention(&policy, now(&driven)).expect("planned");
+    assert!(choice.first_kept > driven.events.len() as u64 / 2, "{choice:?}");
+}
+
+#[test]
+fn a_quiet_tape_gets_a_snapshot_when_one_is_due() {
+    let disk = SimDisk::new(1);
+    let mut driven = Driven::new(&disk, 3);
+    let half_hour = Duration::from_secs(1800);
+    assert_eq!(driven.store.snapshot_if_due(half_hour, AcceptedTime(i64::MAX)).expect("nothing"), None);
+    driven.append(1, true);
+    let accepted = now(&driven).0;
+    let due = AcceptedTime(accepted + half_hour.as_nanos() as i64);
+    let early = AcceptedTime(due.0 - driven.events.len() as i64 - 1);
+    assert_eq!(driven.store.snapshot_if_due(half_hour, early).expect("nothing yet"), None);
+    let through = driven.store.snapshot_if_due(half_hour, due).expect("flushed");
+    assert_eq!(through, Some(driven.head.last_sequence));
+    assert_eq!(driven.store.inspect().snapshots[0].sequence, driven.head.last_sequence.0);
+    assert_eq!(driven.store.snapshot_if_due(half_hour, AcceptedTime(i64::MAX)).expect("nothing"), None);
+}
+
+#[test]
+fn random_retention_between_random_work_never_costs_an_answer() {
+    let rounds = std::env::var("MATCHTAPE_RETENTION_RUNS").map_or(12, |text| text.parse().expect("a number"));
+    for seed in 0..rounds {
+        let disk = SimDisk::new(seed);
+        let mut driven = Driven::new(&disk, seed);
+        let mut random = Random::new(seed ^ 0xFEED);
+        for _ in 0..40 {
+            match random.below(8) {
+                0..=3 => driven.append(1 + random.below(3), true),
+                4..=5 => {
+                    driven.store.flush().expect("flushed");
+                }
+                6 => {
+                    let policy = RetentionPolicy {
+                        snapshot_gap_bytes: random.below(20 << 10),
+                        ..older_than(random.below(150))
+                    };
+                    let before = driven.store.reader().first_kept();
+                    let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
+                    assert!(choice.first_kept <= choice.first_wanted.max(before.0));
+                    driven.writer.drop_segments_through(Sequence(choice.log_through)).expect("released");
+                }
+                _ => {
+                    let events = std::mem::take(&mut driven.events);
+                    drop(driven);
+                    disk.kill();
+                    let opened =
+                        Driven::open(Arc::new(disk.clone()), small_options(), events, random.next_u64());
+                    driven = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}")).0;
+                }
+            }
+        }
+        driven.check(30);
+        let verified = driven.store.verify(&mut |_| {}).expect("verified");
+        assert!(verified.is_sound(), "seed {seed}: {:?}", verified.findings);
+    }
+}
