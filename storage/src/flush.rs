@@ -120,22 +120,6 @@ impl Flusher {
         self.state.lock().fold.snapshot()
     }
 
-    /// Decides on the files that there are, makes the change durable, and then visible to readers. Nothing is flushed
-    /// meanwhile.
-    pub(crate) fn change_files<T, E: From<DiskError>>(
-        &self,
-        shared: &Shared,
-        decide: impl FnOnce(&Contents) -> Result<(T, Vec<Edit>), E>,
-    ) -> Result<T, E> {
-        let mut state = self.state.lock();
-        let (decided, edits) = decide(state.manifest.contents())?;
-        if !edits.is_empty() {
-            state.manifest.append(edits)?;
-            shared.change(|view| shared.install_files(view, state.manifest.contents()));
-        }
-        Ok(decided)
-    }
-
     /// What the manifest names now.
     pub(crate) fn contents(&self) -> Contents {
         self.state.lock().manifest.contents().clone()
@@ -149,23 +133,32 @@ impl Flusher {
     /// Changes which files there are: `decide` sees what there is now and says what to edit; the edits are made durable,
     /// readers get the new files, and those that are gone are removed when nobody reads them any more. Nothing to edit
     /// changes nothing. A failure ends flushing: what the manifest holds is not known.
-    #[allow(dead_code, reason = "retention and compaction come through here")]
+    #[allow(dead_code, reason = "compaction comes through here")]
     pub(crate) fn change_files(
         &self,
         shared: &Shared,
         decide: impl FnOnce(&Contents) -> Vec<Edit>,
     ) -> Result<(), FlushError> {
+        self.decide_files(shared, |contents| Ok(((), decide(contents))))
+    }
+
+    /// Like [`Flusher::change_files`], for a decision that can fail, and that is returned.
+    pub(crate) fn decide_files<T, E: From<FlushError>>(
+        &self,
+        shared: &Shared,
+        decide: impl FnOnce(&Contents) -> Result<(T, Vec<Edit>), E>,
+    ) -> Result<T, E> {
         let mut state = self.state.lock();
         self.check()?;
-        let edits = decide(state.manifest.contents());
+        let (decided, edits) = decide(state.manifest.contents())?;
         if edits.is_empty() {
-            return Ok(());
+            return Ok(decided);
         }
         state.manifest.append(edits).map_err(|error| self.fail(error.into()))?;
         shared.change(|view| shared.install_files(view, state.manifest.contents()));
         drop(state);
         shared.sweep();
-        Ok(())
+        Ok(decided)
     }
 }
 

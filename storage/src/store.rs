@@ -9,7 +9,7 @@ use matchtape_schemas::{AcceptedTime, Head, Projection, Sequence, TapeId};
 use parking_lot::Mutex;
 
 use crate::chunk::Chunk;
-use crate::disk::{Disk, DiskError, DiskLock};
+use crate::disk::{Disk, DiskLock};
 use crate::flush::FlushError;
 use crate::guard::caught;
 use crate::ingest::{Ingest, Pressure, StoreFirst};
@@ -203,7 +203,7 @@ impl EventStore {
     pub fn hold(&self, name: &str, from: Sequence, now: AcceptedTime) -> Result<(), HoldError> {
         crate::pins::check_name(name)?;
         let hold = LegalHold { name: name.to_owned(), from: from.max(Sequence::FIRST), placed: now };
-        self.ingest.flusher.change_files(&self.ingest.shared, |contents| {
+        self.ingest.flusher.decide_files(&self.ingest.shared, |contents| {
             let first_kept = contents.event_tables.first().map_or(contents.first_kept, |table| table.first());
             if hold.from < first_kept {
                 return Err(PinError::BelowRetention { asked: hold.from, first_kept }.into());
@@ -214,7 +214,7 @@ impl EventStore {
 
     /// Lifts a legal hold; `false` if there is none of that name. Durable on return.
     pub fn lift_hold(&self, name: &str, now: AcceptedTime) -> Result<bool, HoldError> {
-        self.ingest.flusher.change_files(&self.ingest.shared, |contents| {
+        self.ingest.flusher.decide_files(&self.ingest.shared, |contents| {
             let there = contents.holds.iter().any(|hold| hold.name == name);
             let hold = LegalHold { name: name.to_owned(), from: Sequence::ZERO, placed: now };
             Ok((there, if there { vec![Edit::Hold(hold)] } else { Vec::new() }))
@@ -316,7 +316,7 @@ pub enum HoldError {
     Pin(#[from] PinError),
     /// The manifest could not be changed.
     #[error("cannot make the hold durable: {0}")]
-    Disk(#[from] DiskError),
+    Flush(#[from] FlushError),
 }
 
 /// Lets threads that serve an event go before this one where cores are few. Not a promise, so a refusal is no error.

@@ -30,7 +30,12 @@ fn now(driven: &Driven) -> AcceptedTime {
 
 /// Events as long ago as so many events.
 fn older_than(events: u64) -> RetentionPolicy {
-    RetentionPolicy { age: Some(Duration::from_nanos(events)), log_bytes: 0, snapshot_gap_bytes: 0, ..RetentionPolicy::default() }
+    RetentionPolicy {
+        age: Some(Duration::from_nanos(events)),
+        log_bytes: 0,
+        snapshot_gap_bytes: 0,
+        ..RetentionPolicy::default()
+    }
 }
 
 fn files(disk: &SimDisk, extension: &str) -> usize {

@@ -7,7 +7,7 @@ use matchtape_schemas::{AcceptedTime, BodyRef, Kind, KindMask, Sequence};
 use super::choose::{Advisory, LogSegment, RetentionChoice, Situation, choose};
 use super::policy::RetentionPolicy;
 use crate::disk::{Disk, DiskError};
-use crate::flush::Flusher;
+use crate::flush::{FlushError, Flusher};
 use crate::manifest::{Contents, Edit};
 use crate::pins::{PinKind, PinView, Pins};
 use crate::read::view::Shared;
@@ -22,9 +22,9 @@ pub enum RetentionError {
     /// What there is could not be read.
     #[error("cannot decide what goes: {0}")]
     Read(#[from] ReadError),
-    /// A change of the manifest, or the removal of a file, failed.
+    /// The manifest could not be changed.
     #[error("cannot drop old files: {0}")]
-    Disk(#[from] DiskError),
+    Flush(#[from] FlushError),
     /// The log could not be released.
     #[error("cannot release the log: {0}")]
     Log(#[from] WalError),
@@ -207,7 +207,8 @@ pub(crate) fn retain(
 ) -> Result<RetentionChoice, RetentionError> {
     let disk = &*scope.shared.disk;
     let run = Run::new(scope)?;
-    let choice = flusher.change_files(scope.shared, |contents| {
+    // What somebody still reads goes later.
+    flusher.decide_files(scope.shared, |contents| {
         let mut trust = Trust::new(disk, contents, &run.policy.abandoned_sections)?;
         let choice = loop {
             // Nothing is read while the board is locked.
@@ -224,18 +225,15 @@ pub(crate) fn retain(
             }
         };
         if files_go_before_the_manifest {
-            remove(disk, &choice)?;
+            remove(disk, &choice).map_err(FlushError::from)?;
         }
         let mut edits: Vec<Edit> =
             choice.dropped.iter().map(|file| Edit::Remove(file.table.number)).collect();
         if choice.first_kept > choice.first_kept_before {
             edits.push(Edit::FirstKept(Sequence(choice.first_kept)));
         }
-        Ok::<_, RetentionError>((choice, edits))
-    })?;
-    // What somebody still reads goes later.
-    scope.shared.sweep();
-    Ok(choice)
+        Ok((choice, edits))
+    })
 }
 
 /// The mistake: removes the files at once.
