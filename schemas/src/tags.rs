@@ -234,6 +234,12 @@ impl KindMask {
         self.0 & other.0 != 0
     }
 
+    /// The bit of each kind is the one of its number.
+    #[inline]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Both sets together.
     #[inline]
     #[must_use]

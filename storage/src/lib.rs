@@ -47,7 +47,9 @@ pub use options::{
     Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions, Workers,
 };
 pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView};
-pub use read::{Direction, FrameCursor, Query, QueryCursor, ReadError, Reader};
+pub use read::{
+    Direction, FrameCursor, PageCursor, PageToken, PageTokenError, Query, QueryCursor, ReadError, Reader,
+};
 pub use read_only::ReadOnlyStore;
 pub use retention::{
     Advisory, DroppedFile, Excess, PinLimit, PinLimits, Restraint, RetentionChoice, RetentionError,

@@ -17,6 +17,7 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
         let options = matchtape_storage::StoreOptions { compression, ..small_options() };
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let (mut driven, _) = Driven::open(shared, options.clone(), Vec::new(), seed).expect("created");
+        let mut open_answers: Vec<Paging> = Vec::new();
         for step in 0..60 {
             match driven.random.below(10) {
                 0 => {
@@ -51,6 +52,11 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
                 }
             }
             driven.check(12);
+            open_answers.retain_mut(|paging| !paging.go_on(&mut driven));
+            open_answers.extend(Paging::begin(&mut driven));
+        }
+        while !open_answers.is_empty() {
+            open_answers.retain_mut(|paging| !paging.go_on(&mut driven));
         }
         let report = driven.store.verify(&mut |_| {}).expect("verified");
         assert!(report.is_sound(), "{:?}", report.findings);

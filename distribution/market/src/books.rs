@@ -41,6 +41,8 @@ pub struct Books {
     /// Places of the books that changed since the changes were last taken out, in order of their first change.
     changed: Vec<usize>,
     watched: bool,
+    /// Only these, sorted; `None`: all.
+    only: Option<Box<[InstrumentId]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,9 +71,23 @@ pub struct BookChange {
 }
 
 impl Books {
+    /// The kinds that can change a book.
+    pub const KINDS: KindMask = BOOK_KINDS;
+
     /// No books yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The books of some instruments alone: others are neither folded nor restored. What is saved is theirs, too.
+    pub fn only(instruments: &[InstrumentId]) -> Self {
+        let mut sorted = instruments.to_vec();
+        sorted.sort_unstable();
+        Self { only: Some(sorted.into()), ..Self::default() }
+    }
+
+    fn wants(&self, instrument: InstrumentId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.binary_search(&instrument).is_ok())
     }
 
     /// Remembers from now on which levels change; then [`take_changes`](Self::take_changes) has to be called at group
@@ -106,7 +122,7 @@ impl Books {
     /// Takes in the next event of the tape.
     #[inline]
     pub fn apply(&mut self, event: &EventRef<'_>) {
-        if !BOOK_KINDS.contains(event.kind()) || reports_only(event) {
+        if !BOOK_KINDS.contains(event.kind()) || reports_only(event) || !self.wants(event.instrument()) {
             return;
         }
         let place = self.place(event.instrument());
@@ -179,11 +195,17 @@ impl Projection for Books {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError> {
         let mut reader = SectionReader::new(NAME, section);
-        let mut restored = Self { watched: self.watched, ..Self::default() };
+        let mut restored = Self { watched: self.watched, only: self.only.clone(), ..Self::default() };
+        let mut last = None;
         for _ in 0..reader.count(BOOK_BYTES_MIN)? {
             let instrument = InstrumentId(reader.u32()?);
-            if restored.books.last().is_some_and(|last| last.instrument >= instrument) {
+            if last.is_some_and(|last| last >= instrument) {
                 return Err(reader.error(format!("instrument {instrument} is out of order")));
+            }
+            last = Some(instrument);
+            if !self.wants(instrument) {
+                skip_book(&mut reader)?;
+                continue;
             }
             let mut book = restore_book(&mut reader)?;
             if self.watched {
@@ -236,6 +258,21 @@ fn save_book(book: &Book, out: &mut Vec<u8>) {
         put_i64(out, order.price.units());
         put_u64(out, order.quantity.units());
     }
+}
+
+/// Passes over a book that is not wanted. Its lengths are checked, what is in it is not.
+fn skip_book(reader: &mut SectionReader<'_>) -> Result<(), ProjectionError> {
+    reader.take(8 + 6 * 8)?;
+    for _ in [Side::Buy, Side::Sell] {
+        for _ in 0..reader.count(LEVEL_BYTES_MIN)? {
+            reader.take(8)?;
+            let orders = reader.count(ORDER_BYTES)?;
+            reader.take(orders * ORDER_BYTES)?;
+        }
+    }
+    let loose = reader.count(LOOSE_ORDER_BYTES)?;
+    reader.take(loose * LOOSE_ORDER_BYTES)?;
+    Ok(())
 }
 
 fn restore_book(reader: &mut SectionReader<'_>) -> Result<Book, ProjectionError> {

@@ -120,8 +120,7 @@ impl OrderStates {
         let reports_only = event.flags().contains(EventFlags::REPORTS_ONLY);
         match event.body() {
             BodyRef::OrderAccepted(order) => self.enter(event, stated!(order), OrderStatus::Open),
-            // The refusal of a change leaves the order as it is.
-            BodyRef::OrderRejected(order) if self.open(event, order.order_id.get()).is_none() => {
+            BodyRef::OrderRejected(order) if !self.is_of_known_order(event, order.order_id.get()) => {
                 self.enter(event, stated!(order), OrderStatus::Rejected);
             }
             BodyRef::OrderReplaced(order) => {
@@ -155,6 +154,19 @@ impl OrderStates {
             }
             _ => {}
         }
+    }
+
+    /// Whether a refusal is one of a change of an order that was accepted: it leaves the order as it is, also one that
+    /// is gone (a cancel that came too late). The tape does not say what was asked for, so a refused new order under the
+    /// number of an earlier one is taken for that, too.
+    fn is_of_known_order(&mut self, event: &EventRef<'_>, order_id: OrderId) -> bool {
+        if order_id == OrderId(0) {
+            return false;
+        }
+        self.open(event, order_id).is_some()
+            || self
+                .get(event.instrument(), order_id)
+                .is_some_and(|known| known.status != OrderStatus::Rejected)
     }
 
     fn enter(&mut self, event: &EventRef<'_>, stated: Stated, status: OrderStatus) {
@@ -238,6 +250,28 @@ impl OrderStates {
     /// Every order, in order of entry.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &OrderState> + '_ {
         self.orders.iter()
+    }
+
+    /// How many orders there are.
+    pub fn len(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// Drops the orders that are not to be kept. One that is not open never changes again, so dropping it changes nothing
+    /// about the others; an open one that is dropped would be taken for a new one later on.
+    pub fn retain(&mut self, mut keep: impl FnMut(&OrderState) -> bool) {
+        self.orders.retain(&mut keep);
+        // In order of entry, so the newest of a number is put in last. An order that a replacement gave another number
+        // has left its old one.
+        self.newest.clear();
+        for (place, state) in self.orders.iter().enumerate() {
+            self.newest.insert((state.instrument, state.order_id), place);
+        }
     }
 
     /// The newest order of a number.

@@ -260,3 +260,50 @@ fn a_refused_change_leaves_the_order_and_a_refused_order_is_rejected() {
         ["1 buy 10 left 5 executed 0 cancelled 0 open", "2 buy 1 left 0 executed 0 cancelled 0 rejected",]
     );
 }
+
+#[test]
+fn a_refused_change_of_an_order_that_is_gone_hides_nothing() {
+    let rejected = |id| {
+        let body = OrderRejected { order_id: OrderId(id), price: price("1"), ..Default::default() };
+        Event::new(INSTRUMENT, ProducerSequence(1), EventTime(1), body)
+    };
+    let filled = [accepted(1, Buy, "10", 5), accepted(2, Sell, "10", 5), traded(1, 2, "10", 5)];
+    for late in [rejected(1), rejected(2)] {
+        assert_eq!(
+            states_of(&[&filled[..], &[late]].concat()),
+            [
+                "1 buy 10 left 0 executed 5 cancelled 0 filled",
+                "2 sell 10 left 0 executed 5 cancelled 0 filled"
+            ]
+        );
+    }
+    let cancelled = [accepted(1, Buy, "10", 5), cancelled(1, 5), rejected(1)];
+    assert_eq!(states_of(&cancelled), ["1 buy 10 left 0 executed 0 cancelled 5 cancelled"]);
+    // Of orders without a number, and of a number that was only ever refused, each is one of its own.
+    assert_eq!(states_of(&[rejected(0), rejected(0), rejected(4), rejected(4)]).len(), 4);
+}
+
+#[test]
+fn dropping_orders_that_are_done_changes_nothing_about_the_others() {
+    let events = [
+        accepted(1, Buy, "10", 5),
+        accepted(2, Buy, "9", 5),
+        replaced(2, 3, Buy, "9", 4),
+        cancelled(1, 5),
+        accepted(1, Sell, "11", 6),
+        accepted(2, Sell, "12", 6),
+        cancelled(3, 1),
+        cancelled(2, 2),
+        cancelled(1, 6),
+        cancelled(3, 3),
+    ];
+    let (mut all, mut few) = (OrderStates::new(), OrderStates::new());
+    Tape::of(&events).each(|event| {
+        all.apply(event);
+        few.apply(event);
+        few.retain(|state| state.status == OrderStatus::Open);
+        let open: Vec<_> = all.iter().filter(|state| state.status == OrderStatus::Open).collect();
+        assert_eq!(few.iter().collect::<Vec<_>>(), open);
+    });
+    assert_eq!((all.len(), few.len()), (4, 1));
+}

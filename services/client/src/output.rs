@@ -46,15 +46,7 @@ impl<W: Write> Output<W> {
             Format::Csv => {
                 self.heading::<R>()?;
                 self.text.clear();
-                for column in 0..R::COLUMNS.len() {
-                    if column > 0 {
-                        self.text.push(',');
-                    }
-                    let start = self.text.len();
-                    row.show(column, false, &mut self.text).map_err(io::Error::other)?;
-                    quote_from(&mut self.text, start);
-                }
-                self.text.push('\n');
+                push_csv_row(&mut self.text, row);
                 self.out.write_all(self.text.as_bytes())
             }
             Format::Table => {
@@ -127,6 +119,25 @@ impl<W: Write> Output<W> {
         }
         writeln!(self.out, "{}", self.text.trim_end())
     }
+}
+
+/// Appends the line that names every column of such rows in CSV.
+pub fn push_csv_heading<R: Row>(out: &mut String) {
+    out.push_str(&R::COLUMNS.join(","));
+    out.push('\n');
+}
+
+/// Appends a row as a line of CSV.
+pub fn push_csv_row<R: Row>(out: &mut String, row: &R) {
+    for column in 0..R::COLUMNS.len() {
+        if column > 0 {
+            out.push(',');
+        }
+        let start = out.len();
+        row.show(column, false, out).expect("strings take all text");
+        quote_from(out, start);
+    }
+    out.push('\n');
 }
 
 /// How many columns of a terminal a text takes: East Asian characters are wide.

@@ -170,6 +170,13 @@ impl OrderRow {
     }
 }
 
+impl OrderRow {
+    /// The row as anybody may see it: without its owner.
+    pub fn public(state: &OrderState, symbol: &str) -> Self {
+        Self { account: None, ..Self::new(state, symbol) }
+    }
+}
+
 impl LevelRow {
     /// The row of a level.
     pub fn new(side: Side, level: &Level) -> Self {

@@ -3,8 +3,9 @@
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use matchtape_client::as_of::AsOfError;
 use matchtape_schemas::Sequence;
-use matchtape_storage::ReadError;
+use matchtape_storage::{PageTokenError, ReadError};
 
 use crate::encode::Json;
 
@@ -71,12 +72,24 @@ impl ApiError {
         }
     }
 
+    /// A state as of a position that is not there yet.
+    pub(crate) fn beyond_head(asked: Sequence, visible: Sequence) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "beyond_head",
+            format!("sequence {asked} is not visible yet, the tape ends at {visible}"),
+            "at",
+            "ask for an earlier one, or leave it out for the end",
+        )
+    }
+
     /// A failed read of the log. `place` names what was asked for.
     pub(crate) fn read(error: &ReadError, place: &str) -> Self {
         match error {
             ReadError::BelowRetention { asked, first_kept } => {
                 Self::below_retention(*asked, *first_kept, place)
             }
+            ReadError::Token(token) => Self::token(token),
             other => {
                 tracing::error!(error = %other, "a read failed");
                 Self::new(
@@ -86,6 +99,29 @@ impl ApiError {
                     place,
                     "tell operations: `matchtape verify` shows what is damaged",
                 )
+            }
+        }
+    }
+
+    /// A cursor that is not one of this question, or of this tape.
+    pub(crate) fn token(error: &PageTokenError) -> Self {
+        let (status, word) = match error {
+            PageTokenError::Malformed | PageTokenError::OtherQuestion => {
+                (StatusCode::BAD_REQUEST, "bad_cursor")
+            }
+            PageTokenError::OtherTape { .. } => (StatusCode::CONFLICT, "other_tape"),
+            PageTokenError::Ahead { .. } => (StatusCode::CONFLICT, "beyond_head"),
+        };
+        let what_to_do = "give `next` as it came, with the same parameters; without a cursor it begins anew";
+        Self::new(status, word, error.to_string(), "cursor", what_to_do)
+    }
+
+    /// A state that cannot be rebuilt. `place` names what was asked for.
+    pub(crate) fn as_of(error: &AsOfError, place: &str) -> Self {
+        match error {
+            AsOfError::Read(error) => Self::read(error, place),
+            AsOfError::HistoryGone { asked, first_kept, .. } => {
+                Self { what: error.to_string(), ..Self::below_retention(*asked, *first_kept, place) }
             }
         }
     }

@@ -314,6 +314,43 @@ async fn when_the_tape_is_closed_clients_get_its_end_and_are_told() {
     gateway.shutdown().await;
 }
 
+/// Flips a bit in the middle of every event table.
+fn damage_tables(data: &std::path::Path) {
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(data.join("tables")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "events") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "there is a table in {}", data.display());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tape_that_cannot_be_read_on_closes_every_connection_with_the_reason() {
+    // Nothing of the market is kept, so the feeds fold the tape from its first event, and meet the damage.
+    let mut tape = Tape::bare();
+    tape.define();
+    let end = tape.flow(3_000);
+    tape.visible(end);
+    let tape = tape.reopen_after(damage_tables);
+    let gateway = tape.gateway(generous()).await;
+    let mut client = Client::connect(gateway.address()).await;
+    let (closing, ended) = client.until_closed().await;
+    assert_eq!(ended, closed(1011, "tape_failed"));
+    let closing = closing.expect("it says why");
+    assert_eq!((&closing["code"], &closing["reason"]), (&json!(1011), &json!("tape_failed")));
+    assert!(closing["what"].as_str().unwrap().contains(".events"), "it names the file: {closing}");
+    let health = get(gateway.address(), "/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("failed")));
+    assert_eq!(health.json()["what"], closing["what"]);
+    gateway.shutdown().await;
+}
+
 #[tokio::test]
 async fn pages_of_other_origins_and_other_names_for_this_machine_are_refused() {
     let tape = Tape::open();

@@ -245,6 +245,11 @@ impl Server {
         Ok(Rows { server: self, lines: BufReader::new(reader).lines(), row: std::marker::PhantomData })
     }
 
+    /// An answer that is JSON, and not the one that was asked for.
+    pub(crate) fn not_understood(&self, what: &serde_json::Error) -> ServerError {
+        self.unknown(what)
+    }
+
     /// How far its tape has come.
     pub fn watermarks(&self) -> Result<Watermarks, ServerError> {
         self.object("/v1/watermarks", &[])

@@ -258,6 +258,49 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
     // An order's number finds its events, and no other order's.
     let of_order = succeed(&["query", "events", "--server", &served.url, "--order", "12"]);
     assert_eq!(String::from_utf8(of_order.stdout).unwrap().lines().count(), 2);
+    // What became of orders, and pages, are the same from the node and from its directory.
+    let tape = folder.path().join("tape");
+    for args in [
+        &["query", "orders"][..],
+        &["query", "orders", "--instrument", "A.SH", "--status", "open", "--reverse"],
+        &["query", "orders", "--order", "12", "--at", "5"],
+        &["query", "orders", "--order", "77"],
+        &["query", "events", "--kind", "orders,trades", "--limit", "3"],
+        &["query", "trades", "--limit", "1"],
+    ] {
+        let of_server = succeed(&[args, &["--server", &served.url]].concat());
+        let of_tape = succeed(&[args, &["--data", text(&tape)]].concat());
+        assert_eq!(String::from_utf8(of_server.stdout), String::from_utf8(of_tape.stdout), "{args:?}");
+    }
+    for place in [["--server", served.url.as_str()], ["--data", text(&tape)]] {
+        let args = [&["query", "events", "--kind", "orders,trades"][..], &place].concat();
+        let whole = succeed(&args);
+        assert!(whole.stderr.is_empty());
+        let (mut rows, mut cursor) = (Vec::new(), Vec::new());
+        for page in 1.. {
+            let found = succeed(
+                &[&args[..], &["--limit", "2"], &cursor.iter().map(String::as_str).collect::<Vec<_>>()]
+                    .concat(),
+            );
+            rows.extend(found.stdout);
+            let said = String::from_utf8(found.stderr).unwrap();
+            let Some(next) = said.strip_prefix("next: ") else {
+                assert!(page > 1 && said.is_empty(), "{said}");
+                break;
+            };
+            cursor = next.split_whitespace().map(str::to_owned).collect();
+        }
+        assert_eq!(rows, whole.stdout);
+        let (said, code) = fail(
+            &[
+                &["query", "events", "--limit", "2"][..],
+                &place,
+                &cursor.iter().map(String::as_str).collect::<Vec<_>>(),
+            ]
+            .concat(),
+        );
+        assert!(code == Some(1) && said.contains("cursor of another question"), "{said}");
+    }
     served.stop();
 }
 
@@ -273,7 +316,8 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
         (&["import", "--format", "sse-l2", &orders, &trades], &[]),
         (&["import", "--format", "sse-l2", &orders, &trades], &both),
         (&["import", "--format", "sse-l2", "--segment-mib", "8", &orders, &trades], &both[2..]),
-        (&["query", "orders"], &both[2..]),
+        (&["query", "orders", "--account", "7"], &both[2..]),
+        (&["query", "orders", "--at", "2023-07-11"], &both[2..]),
         (&["query", "events", "--account", "7"], &both[2..]),
         (&["query", "trades", "--account", "7"], &both[2..]),
         (&["query", "candles", "--instrument", "A.SH", "--from", "7"], &both[2..]),

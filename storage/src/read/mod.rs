@@ -1,10 +1,12 @@
-//! Reading: by sequence, time, instrument, order, account, trade, key; forwards and backwards; in bulk; as of a time.
+//! Reading: by sequence, time, instrument, order, account, trade, key; forwards and backwards; in pages; in bulk; as of
+//! a time.
 //!
 //! A [`Reader`] takes the gate first and then the view (which tables and memtables there are), so everything the gate
 //! allows is in the view it then holds. Files and memory that it reads stay as long as it holds them.
 
 mod filter;
 mod frames;
+mod page;
 mod query;
 mod scan;
 pub(crate) mod view;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use matchtape_schemas::{EventTime, InstrumentId, Sequence, TapeId};
 
 pub use self::frames::FrameCursor;
+pub use self::page::{PageCursor, PageToken, PageTokenError};
 pub use self::query::{Direction, Query, QueryCursor};
 use self::view::{Shared, View};
 use crate::chunk::EventHandle;
@@ -37,6 +40,9 @@ pub enum ReadError {
     /// A field of the query contradicts another.
     #[error("impossible query: {0}")]
     Query(&'static str),
+    /// The next page of an answer was asked for with something else than its token.
+    #[error(transparent)]
+    Token(#[from] PageTokenError),
 }
 
 impl ReadError {

@@ -377,6 +377,50 @@ fn any_query(random: &mut Random, last: u64) -> Query {
     query
 }
 
+/// An answer put together from pages of random sizes while the store goes on growing, flushing and being opened again is
+/// the answer of the moment its first page was asked for.
+pub struct Paging {
+    query: Query,
+    expected: Vec<u64>,
+    found: Vec<u64>,
+    token: Option<String>,
+}
+
+impl Paging {
+    /// The first page.
+    pub fn begin(driven: &mut Driven) -> Option<Self> {
+        let events = driven.visible_events().to_vec();
+        let query = Query { limit: None, ..any_query(&mut driven.random, events.len() as u64) };
+        let expected = answer_of(&events, &query);
+        let mut paging = Self { query, expected, found: Vec::new(), token: None };
+        (!paging.go_on(driven)).then_some(paging)
+    }
+
+    /// One page more; `true` when it was the last one, and all is as it has to be.
+    pub fn go_on(&mut self, driven: &mut Driven) -> bool {
+        let query = Query { limit: Some(1 + driven.random.below(40)), ..self.query.clone() };
+        let mut page = driven.store.reader().page(&query, "events", self.token.as_deref()).unwrap();
+        let before = self.found.len();
+        for event in page.by_ref() {
+            let event = event.unwrap();
+            check_event(&event.event(), &driven.events[event.sequence().0 as usize - 1]);
+            self.found.push(event.sequence().0);
+        }
+        let given = (self.found.len() - before) as u64;
+        assert!(Some(given) <= query.limit);
+        self.token = page.next_page().map(|token| token.to_string());
+        assert!(
+            self.expected.starts_with(&self.found),
+            "{:?}: {:?}, not {:?}",
+            self.query,
+            self.found,
+            self.expected
+        );
+        assert_eq!(self.token.is_some(), self.found.len() < self.expected.len(), "{:?}", self.query);
+        self.token.is_none()
+    }
+}
+
 fn answer_of(events: &[Placed], query: &Query) -> Vec<u64> {
     let mut found: Vec<u64> =
         events.iter().filter(|placed| satisfies(query, placed)).map(|placed| placed.sequence.0).collect();

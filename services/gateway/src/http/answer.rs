@@ -3,16 +3,24 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
+use matchtape_client::{Row, push_csv_heading, push_csv_row};
 use matchtape_schemas::EventRef;
-use matchtape_storage::QueryCursor;
+use matchtape_storage::{PageCursor, PageToken};
 
+use super::params::Format;
 use crate::encode::{Json, Symbols};
 use crate::error::ApiError;
 use crate::log::LogPool;
 
+/// JSON, a row per line.
+pub(crate) const NDJSON: &str = "application/x-ndjson";
+/// A heading, and a row per line.
+pub(crate) const CSV: &str = "text/csv; charset=utf-8";
+/// Where the next page begins, of answers whose body has no place for it.
+const NEXT: HeaderName = HeaderName::from_static("matchtape-next");
 /// Text of one piece of a streamed answer.
 const PIECE_BYTES: usize = 256 * 1024;
 /// Events looked at for one piece.
@@ -30,16 +38,47 @@ pub(crate) fn json(write: impl FnOnce(&mut Json<'_>)) -> Response {
 
 /// Lines that are there already.
 pub(crate) fn lines(body: String) -> Response {
-    ([(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")], body).into_response()
+    ([(CONTENT_TYPE, NDJSON), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// Writes one event's row; `false` for an event that has none.
-pub(crate) type WriteRow = fn(&mut String, &EventRef<'_>, &Symbols) -> bool;
+/// Rows as lines of JSON or, with a heading, of CSV.
+pub(crate) fn rows<R: Row>(format: Format, rows: impl Iterator<Item = R>) -> Response {
+    let mut body = String::new();
+    if format == Format::Csv {
+        push_csv_heading::<R>(&mut body);
+        rows.for_each(|row| push_csv_row(&mut body, &row));
+        return ([(CONTENT_TYPE, CSV), (CACHE_CONTROL, "no-store")], body).into_response();
+    }
+    for row in rows {
+        body.push_str(&row_json(&row));
+        body.push('\n');
+    }
+    lines(body)
+}
+
+/// A row as JSON.
+pub(crate) fn row_json(row: &impl Row) -> String {
+    serde_json::to_string(row).expect("a flat row of texts and numbers is JSON")
+}
+
+/// Says in the head where the next page begins.
+pub(crate) fn with_next(mut response: Response, next: Option<&PageToken>) -> Response {
+    if let Some(next) = next {
+        let text = HeaderValue::try_from(next.to_string()).expect("a token is hexadecimal digits");
+        response.headers_mut().insert(NEXT, text);
+    }
+    response
+}
+
+/// Writes one event's row.
+pub(crate) type WriteRow = fn(&mut String, &EventRef<'_>, &Symbols);
 
 struct Lines {
-    cursor: QueryCursor,
+    cursor: PageCursor,
     write: WriteRow,
     symbols: Arc<Symbols>,
+    /// What comes before the first row.
+    begin: String,
     state: LinesState,
 }
 
@@ -54,11 +93,13 @@ enum LinesState {
 /// no thread.
 pub(crate) fn stream_lines(
     pool: LogPool,
-    cursor: QueryCursor,
+    cursor: PageCursor,
+    heading: String,
     write: WriteRow,
     symbols: Arc<Symbols>,
 ) -> Response {
-    let lines = Lines { cursor, write, symbols, state: LinesState::Reading };
+    let content = if heading.is_empty() { NDJSON } else { CSV };
+    let lines = Lines { cursor, write, symbols, begin: heading, state: LinesState::Reading };
     let pieces = unfold(lines, move |mut lines| {
         let pool = pool.clone();
         async move {
@@ -74,13 +115,12 @@ pub(crate) fn stream_lines(
             Some((Ok(Bytes::from(piece)), lines))
         }
     });
-    ([(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces))
-        .into_response()
+    ([(CONTENT_TYPE, content), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces)).into_response()
 }
 
 impl Lines {
     fn next_piece(&mut self) -> String {
-        let mut piece = String::new();
+        let mut piece = std::mem::take(&mut self.begin);
         for _ in 0..PIECE_EVENTS {
             if piece.len() >= PIECE_BYTES {
                 break;
@@ -91,9 +131,8 @@ impl Lines {
                     break;
                 }
                 Some(Ok(event)) => {
-                    if (self.write)(&mut piece, &event.event(), &self.symbols) {
-                        piece.push('\n');
-                    }
+                    (self.write)(&mut piece, &event.event(), &self.symbols);
+                    piece.push('\n');
                 }
                 Some(Err(error)) => {
                     let error = ApiError::read(&error, "log");

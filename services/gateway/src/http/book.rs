@@ -1,21 +1,21 @@
 //! `/v1/book`: an instrument's book now, or as of any sequence or time.
 
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
-use matchtape_client::LevelRow;
+use matchtape_client::{LevelRow, as_of};
 use matchtape_market::Level;
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{InstrumentId, Sequence};
 use matchtape_storage::Reader;
 
 use super::Gateway;
-use super::answer::{json, lines};
+use super::answer::{json, rows};
 use super::params::{Format, Params, Position};
 use crate::encode::{push_level, push_levels};
 use crate::error::ApiError;
 use crate::feed::{BookCopy, Depth};
-use crate::log::{PastError, books_as_of, group_end_at};
+use crate::log::group_end_at;
 
 /// `/v1/book?instrument=SYMBOL&at=end&depth=10`
 pub(crate) async fn book(
@@ -40,16 +40,10 @@ pub(crate) async fn book(
             shared.log.run(move || book_as_of(&reader, instrument, at, depth)).await?
         }
     };
-    if format == Format::Ndjson {
-        let mut body = String::new();
-        for (side, levels) in [(Side::Buy, &copy.bids), (Side::Sell, &copy.asks)] {
-            for level in levels {
-                let row = LevelRow::new(side, level);
-                body.push_str(&serde_json::to_string(&row).expect("a flat row of texts and numbers is JSON"));
-                body.push('\n');
-            }
-        }
-        return Ok(lines(body));
+    if format != Format::Json {
+        let bids = copy.bids.iter().map(|level| LevelRow::new(Side::Buy, level));
+        let asks = copy.asks.iter().map(|level| LevelRow::new(Side::Sell, level));
+        return Ok(rows(format, bids.chain(asks)));
     }
     let symbols = shared.feed.symbols();
     Ok(json(|object| {
@@ -83,18 +77,10 @@ fn book_as_of(
         Position::Time(time) => reader.prefix_through(instrument, time).map_err(read)?,
     };
     if sequence > visible {
-        return Err(ApiError::new(
-            StatusCode::NOT_FOUND,
-            "beyond_head",
-            format!("sequence {sequence} is not visible yet, the tape ends at {visible}"),
-            "at",
-            "ask for an earlier one, or leave it out for the end",
-        ));
+        return Err(ApiError::beyond_head(sequence, visible));
     }
     let sequence = group_end_at(reader, sequence).map_err(read)?;
-    let past = books_as_of(reader, &[instrument], sequence).map_err(|error| match error {
-        PastError::Read(error) => ApiError::read(&error, "at"),
-        PastError::NoSnapshot { asked, first_kept } => ApiError::below_retention(asked, first_kept, "at"),
-    })?;
-    Ok((sequence, BookCopy::of(past.books.get(instrument), depth)))
+    let books =
+        as_of::books(reader, &[instrument], sequence).map_err(|error| ApiError::as_of(&error, "at"))?;
+    Ok((sequence, BookCopy::of(books.get(instrument), depth)))
 }

@@ -9,7 +9,7 @@ use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Query as TapeQuery, ReadError, Reader};
 
 use super::Gateway;
-use super::answer::{json, lines};
+use super::answer::{json, row_json, rows};
 use super::events::extent;
 use super::params::{Format, Params, Position};
 use crate::error::ApiError;
@@ -50,13 +50,10 @@ pub(crate) async fn candles(
     let (reader, candles_max) = (shared.reader.clone(), shared.limits.candles_max);
     let read = move || fold(&reader, question, candles_max);
     let (candles, sequence) = shared.log.run(read).await?;
-    let row = |candle| {
-        serde_json::to_string(&CandleRow::new(candle)).expect("a flat row of texts and numbers is JSON")
-    };
-    let rows: Vec<String> = candles.iter().map(row).collect();
-    if format == Format::Ndjson {
-        return Ok(lines(rows.into_iter().map(|row| row + "\n").collect()));
+    if format != Format::Json {
+        return Ok(rows(format, candles.iter().map(CandleRow::new)));
     }
+    let list_of_rows: Vec<String> = candles.iter().map(|candle| row_json(&CandleRow::new(candle))).collect();
     let symbols = shared.feed.symbols();
     Ok(json(|object| {
         symbols.push(object.key("instrument"), instrument);
@@ -65,7 +62,7 @@ pub(crate) async fn candles(
         object.number("sequence", sequence.get());
         let list = object.key("candles");
         list.push('[');
-        list.push_str(&rows.join(","));
+        list.push_str(&list_of_rows.join(","));
         list.push(']');
     }))
 }
@@ -132,27 +129,33 @@ fn fold(
     let Some(first_position) = first_at_time(reader, from, None).map_err(read)? else {
         return Ok((Vec::new(), visible));
     };
-    let query = |kinds, from, through| TapeQuery {
+    // A bust comes after its trade, so not before the range; but perhaps after it.
+    let busts = busts_from(reader, first_position, visible).map_err(read)?;
+    let mut candles = Candles::without(instrument, interval_ns, busts);
+    let trades = TapeQuery {
         from: first_position,
-        instrument: Some(instrument),
-        kinds,
-        event_time_from: from,
-        event_time_through: through,
         through: visible,
+        instrument: Some(instrument),
+        kinds: KindMask::of(&[Kind::TradeMatched]),
+        event_time_from: from,
+        event_time_through: to,
         ..TapeQuery::default()
     };
-    let mut busts = Busts::new();
-    // A bust comes after its trade, so not before the range; but perhaps after it.
-    for bust in
-        reader.query(&query(KindMask::of(&[Kind::TradeBusted]), from, EventTime::MAX)).map_err(read)?
-    {
-        busts.apply(&bust.map_err(read)?.event());
-    }
-    let mut candles = Candles::without(instrument, interval_ns, busts);
-    for trade in reader.query(&query(KindMask::of(&[Kind::TradeMatched]), from, to)).map_err(read)? {
+    for trade in reader.query(&trades).map_err(read)? {
         candles.apply(&trade.map_err(read)?.event());
     }
     Ok((candles.iter().copied().collect(), visible))
+}
+
+/// Trades taken back. They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over
+/// unread, and not among all events of an instrument.
+fn busts_from(reader: &Reader, from: Sequence, through: Sequence) -> Result<Busts, ReadError> {
+    let kinds = KindMask::of(&[Kind::TradeBusted]);
+    let mut busts = Busts::new();
+    for bust in reader.query(&TapeQuery { from, through, kinds, ..TapeQuery::default() })? {
+        busts.apply(&bust?.event());
+    }
+    Ok(busts)
 }
 
 #[cfg(test)]

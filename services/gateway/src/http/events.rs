@@ -1,13 +1,15 @@
 //! `/v1/events` and `/v1/trades`: what the tape says, by range and filter.
 
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
-use matchtape_schemas::{InstrumentId, Kind, KindMask, OrderId, Sequence, TradeId};
-use matchtape_storage::{Direction, Query as TapeQuery, ReadError};
+use axum::http::HeaderMap;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use matchtape_client::{EventRow, push_csv_heading, push_csv_row};
+use matchtape_schemas::{EventRef, InstrumentId, Kind, KindMask, OrderId, Sequence, TradeId};
+use matchtape_storage::{Direction, PageCursor, PageToken, Query as TapeQuery, ReadError};
 
 use super::Gateway;
-use super::answer::{WriteRow, json, stream_lines};
+use super::answer::{CSV, NDJSON, WriteRow, json, stream_lines, with_next};
 use super::params::{Format, Params, Position};
 use crate::encode::{Symbols, tape_item, trade_item};
 use crate::error::ApiError;
@@ -37,11 +39,8 @@ pub(crate) async fn events(
         let found: Vec<Kind> = FOUND_BY_NUMBER.into_iter().filter(|kind| kinds.contains(*kind)).collect();
         kinds = KindMask::of(&found);
     }
-    let row: WriteRow = |out, event, symbols| {
-        tape_item(out, event, symbols);
-        true
-    };
-    let question = Question { name: "events", kinds, order, trade, row, newest_first: false, rows: 1_000 };
+    let question =
+        Question { name: "events", kinds, order, trade, row: tape_item, newest_first: false, rows: 1_000 };
     question.answer(&shared, &headers, params).await
 }
 
@@ -52,12 +51,15 @@ pub(crate) async fn trades(
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     let params = Params::of(query)?;
+    let row: WriteRow = |out, event, symbols| {
+        trade_item(out, event, symbols);
+    };
     let question = Question {
         name: "trades",
         kinds: KindMask::TRADES,
         order: None,
         trade: None,
-        row: trade_item,
+        row,
         newest_first: true,
         rows: 50,
     };
@@ -85,18 +87,7 @@ impl Question {
     ) -> Result<Response, ApiError> {
         let format = Format::of(headers)?;
         let instrument = params.instrument(&shared.feed)?;
-        let newest_first = match params.text("order").as_deref() {
-            None => self.newest_first,
-            Some("asc") => false,
-            Some("desc") => true,
-            Some(other) => {
-                return Err(ApiError::bad_request(
-                    format!("{other:?} is no order"),
-                    "order",
-                    "give asc or desc",
-                ));
-            }
-        };
+        let newest_first = params.newest_first(self.newest_first)?;
         let has_limit = params.left_has("limit");
         let limit = params.number("limit", self.rows, shared.limits.page_rows_max)?;
         let mut query = TapeQuery {
@@ -105,72 +96,78 @@ impl Question {
             trade: self.trade,
             kinds: self.kinds,
             direction: if newest_first { Direction::Backward } else { Direction::Forward },
+            // Lines are streamed, so they need no page: all of the range, unless a limit is asked for.
+            limit: (has_limit || format == Format::Json).then_some(limit as u64),
             ..TapeQuery::default()
         };
         bound_from(&mut query, params.position("from")?)?;
         bound_to(&mut query, params.position("to")?)?;
-        if let Some(cursor) = params.text("cursor") {
-            go_on(&mut query, &cursor)?;
-        }
+        let after = params.text("cursor");
         params.finish()?;
-        let (reader, symbols, row, name) =
-            (shared.reader.clone(), shared.feed.symbols(), self.row, self.name);
-        if format == Format::Ndjson {
-            // Lines are streamed, so they need no page: all of the range, unless a limit is asked for.
-            query.limit = has_limit.then_some(limit as u64);
-            let open = move || reader.query(&query).map_err(|error| ApiError::read(&error, "from"));
-            let cursor = shared.log.run(open).await?;
-            return Ok(stream_lines(shared.log.clone(), cursor, row, symbols));
+        let (reader, symbols, name) = (shared.reader.clone(), shared.feed.symbols(), self.name);
+        let row = if format == Format::Csv { csv_line } else { self.row };
+        let is_page = query.limit.is_some();
+        let open = move || reader.page(&query, name, after.as_deref());
+        if !is_page {
+            let cursor = shared.log.run(open).await.map_err(|error| ApiError::read(&error, "from"))?;
+            let heading = heading(format);
+            return Ok(stream_lines(shared.log.clone(), cursor, heading, row, symbols));
         }
-        let page = move || read_page(&reader, query, limit, row, &symbols);
-        let page = shared.log.run(page).await.map_err(|error| ApiError::read(&error, "from"))?;
-        Ok(json(|object| {
-            object.key(name).push_str(&page.rows);
-            if let Some(last) = page.next {
-                object.word("next", &cursor_after(last, newest_first));
+        let page = shared.log.run(move || read_page(open()?, row, &symbols)).await;
+        let Page { rows, next, through } = page.map_err(|error| ApiError::read(&error, "from"))?;
+        if format != Format::Json {
+            let mut body = heading(format);
+            for row in rows {
+                body.push_str(&row);
+                body.push('\n');
             }
-            object.number("visible", page.visible.get());
+            let content = if format == Format::Csv { CSV } else { NDJSON };
+            let response = ([(CONTENT_TYPE, content), (CACHE_CONTROL, "no-store")], body).into_response();
+            return Ok(with_next(response, next.as_ref()));
+        }
+        let visible = shared.reader.visible();
+        Ok(json(|object| {
+            let list = object.key(name);
+            list.push('[');
+            list.push_str(&rows.join(","));
+            list.push(']');
+            if let Some(next) = next {
+                object.word("next", &next.to_string());
+            }
+            object.number("through", through.get()).number("visible", visible.get());
         }))
     }
 }
 
-/// One page: rows as a JSON array, and where the next begins.
-struct Page {
-    rows: String,
-    next: Option<Sequence>,
-    visible: Sequence,
+fn heading(format: Format) -> String {
+    let mut heading = String::new();
+    if format == Format::Csv {
+        push_csv_heading::<EventRow>(&mut heading);
+    }
+    heading
 }
 
-fn read_page(
-    reader: &matchtape_storage::Reader,
-    mut query: TapeQuery,
-    limit: usize,
-    row: WriteRow,
-    symbols: &Symbols,
-) -> Result<Page, ReadError> {
-    // As of one moment: what becomes visible meanwhile belongs to a later answer.
-    let visible = reader.visible();
-    query.through = query.through.min(visible);
-    let mut page = Page { rows: String::from("["), next: None, visible };
-    let mut last = None;
-    let mut count = 0;
-    if query.from <= query.through {
-        for event in reader.query(&query)? {
-            let event = event?;
-            if count == limit {
-                page.next = last;
-                break;
-            }
-            if count > 0 {
-                page.rows.push(',');
-            }
-            row(&mut page.rows, &event.event(), symbols);
-            last = Some(event.sequence());
-            count += 1;
-        }
+/// A line of CSV, without its end.
+fn csv_line(out: &mut String, event: &EventRef<'_>, symbols: &Symbols) {
+    push_csv_row(out, &EventRow::public(event, symbols.get(event.instrument())));
+    out.pop();
+}
+
+/// One page, and where the next begins.
+struct Page {
+    rows: Vec<String>,
+    next: Option<PageToken>,
+    through: Sequence,
+}
+
+fn read_page(mut cursor: PageCursor, write: WriteRow, symbols: &Symbols) -> Result<Page, ReadError> {
+    let mut rows = Vec::new();
+    for event in cursor.by_ref() {
+        let mut row = String::new();
+        write(&mut row, &event?.event(), symbols);
+        rows.push(row);
     }
-    page.rows.push(']');
-    Ok(page)
+    Ok(Page { rows, next: cursor.next_page(), through: cursor.through() })
 }
 
 fn bound_from(query: &mut TapeQuery, from: Option<Position>) -> Result<(), ApiError> {
@@ -197,35 +194,6 @@ fn bound_to(query: &mut TapeQuery, to: Option<Position>) -> Result<(), ApiError>
     }
     if query.from > query.through || query.event_time_from > query.event_time_through {
         return Err(ApiError::bad_request("the range ends before it begins", "to", "give a later end"));
-    }
-    Ok(())
-}
-
-/// A cursor is a direction and the last position given out. Opaque to clients.
-fn cursor_after(last: Sequence, newest_first: bool) -> String {
-    format!("{}{:x}", if newest_first { 'd' } else { 'a' }, last.get())
-}
-
-fn go_on(query: &mut TapeQuery, cursor: &str) -> Result<(), ApiError> {
-    let wrong = || {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "bad_cursor",
-            format!("{cursor:?} is not a cursor of this question"),
-            "cursor",
-            "give `next` as it came, with the same parameters",
-        )
-    };
-    let forward = query.direction == Direction::Forward;
-    let digits = cursor.strip_prefix(if forward { 'a' } else { 'd' }).ok_or_else(wrong)?;
-    let last = u64::from_str_radix(digits, 16).map(Sequence).map_err(|_| wrong())?;
-    if last == Sequence::ZERO || last == Sequence::MAX {
-        return Err(wrong());
-    }
-    if forward {
-        query.from = query.from.max(last.next());
-    } else {
-        query.through = query.through.min(last.previous());
     }
     Ok(())
 }

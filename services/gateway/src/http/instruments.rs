@@ -22,7 +22,7 @@ const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
 
 /// `/v1/instruments`
 pub(crate) async fn instruments(State(shared): Gateway, headers: HeaderMap) -> Result<Response, ApiError> {
-    let format = Format::of(&headers)?;
+    let format = Format::of(&headers)?.not_csv()?;
     // Whoever published a definition, and was told that it is visible, finds it here.
     let (mut head, visible) = (shared.feed.head(), shared.reader.visible());
     let caught_up = head.wait_for(|head| head.position >= visible || head.failed.is_some() || head.ended);

@@ -8,6 +8,7 @@ mod candles;
 mod events;
 mod guard;
 mod instruments;
+mod orders;
 mod params;
 mod publish;
 mod status;
@@ -39,6 +40,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/candles", get(candles::candles))
         .route("/instruments", get(instruments::instruments))
         .route("/instruments/{instrument}", get(instruments::instrument))
+        .route("/orders", get(orders::list))
+        .route("/orders/{order}", get(orders::one))
         .route("/publish", post(publish::publish))
         .route("/producers/{producer}", get(publish::producer))
         .route("/watermarks", get(status::watermarks))

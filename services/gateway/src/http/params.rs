@@ -17,6 +17,7 @@ use crate::feed::Feed;
 pub(crate) enum Format {
     Json,
     Ndjson,
+    Csv,
 }
 
 impl Format {
@@ -29,6 +30,7 @@ impl Format {
                 "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
                     return Ok(Self::Ndjson);
                 }
+                "text/csv" => return Ok(Self::Csv),
                 "application/json" | "application/*" | "*/*" | "text/html" | "" => return Ok(Self::Json),
                 _ => {}
             }
@@ -37,6 +39,22 @@ impl Format {
             axum::http::StatusCode::NOT_ACCEPTABLE,
             "not_acceptable",
             format!("{accept:?} is not offered"),
+            "Accept",
+            "ask for application/json, application/x-ndjson or text/csv",
+        ))
+    }
+}
+
+impl Format {
+    /// Of what is not flat rows.
+    pub(crate) fn not_csv(self) -> Result<Self, ApiError> {
+        if self != Self::Csv {
+            return Ok(self);
+        }
+        Err(ApiError::new(
+            axum::http::StatusCode::NOT_ACCEPTABLE,
+            "not_acceptable",
+            "this answer is not offered as CSV",
             "Accept",
             "ask for application/json or application/x-ndjson",
         ))
@@ -137,6 +155,18 @@ impl Params {
                 format!("give {POSITION_FORMS}"),
             )
         })
+    }
+
+    /// Whether the last come first: `asc` or `desc`.
+    pub(crate) fn newest_first(&mut self, default: bool) -> Result<bool, ApiError> {
+        match self.text("order").as_deref() {
+            None => Ok(default),
+            Some("asc") => Ok(false),
+            Some("desc") => Ok(true),
+            Some(other) => {
+                Err(ApiError::bad_request(format!("{other:?} is no order"), "order", "give asc or desc"))
+            }
+        }
     }
 
     /// An instrument by symbol, venue number or id.
@@ -241,6 +271,7 @@ mod tests {
         assert_eq!(format("*/*"), Some(Format::Json));
         assert_eq!(format("application/x-ndjson, application/json;q=0.5"), Some(Format::Ndjson));
         assert_eq!(format("image/png, application/json"), Some(Format::Json));
+        assert_eq!(format("text/csv;q=0.9"), Some(Format::Csv));
         assert_eq!(format("image/png"), None);
     }
 }

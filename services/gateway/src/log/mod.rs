@@ -4,6 +4,6 @@ mod history;
 mod pool;
 mod replay;
 
-pub(crate) use history::{Past, PastError, books_as_of, first_at_time, group_end_at};
+pub(crate) use history::{first_at_time, group_end_at};
 pub(crate) use pool::{LogPool, on_blocking_thread};
-pub(crate) use replay::{Filter, Replay, Wants};
+pub(crate) use replay::{Filter, Past, Replay, Wants};

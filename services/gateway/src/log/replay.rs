@@ -1,10 +1,10 @@
 //! One subscription's items read from the log, piece by piece, in the same text as live ones.
 
+use matchtape_client::as_of::{self, AsOfError};
 use matchtape_market::Books;
 use matchtape_schemas::{EventRef, InstrumentId, KindMask, Sequence};
 use matchtape_storage::{FrameCursor, FrameHandle, Reader};
 
-use super::history::{Past, PastError, books_as_of};
 use crate::encode::{MBO_KINDS, Symbols, book_delta, mbo_item, tape_item, trade_item};
 use crate::feed::{Channel, Depth, View, span, with_last_of_instrument};
 use crate::ws::Messages;
@@ -65,6 +65,24 @@ impl Wants {
     }
 }
 
+/// Books as they were.
+pub(crate) struct Past {
+    pub(crate) books: Books,
+    /// Of which position.
+    pub(crate) sequence: Sequence,
+}
+
+impl Past {
+    /// The books of some instruments after the event at `sequence`, which ends a group and is visible.
+    pub(crate) fn of(
+        reader: &Reader,
+        instruments: &[InstrumentId],
+        sequence: Sequence,
+    ) -> Result<Self, AsOfError> {
+        Ok(Self { books: as_of::books(reader, instruments, sequence)?, sequence })
+    }
+}
+
 /// A subscription's reading of the log.
 pub(crate) struct Replay {
     wants: Wants,
@@ -88,12 +106,12 @@ impl Replay {
         wants: Wants,
         position: Sequence,
         past: Option<Past>,
-    ) -> Result<Self, PastError> {
+    ) -> Result<Self, AsOfError> {
         let books = match wants.channel {
             Channel::Book => {
                 let past = match past {
                     Some(past) => past,
-                    None => books_as_of(reader, wants.filter.instruments(), position)?,
+                    None => Past::of(reader, wants.filter.instruments(), position)?,
                 };
                 Some(BookReplay::new(past, &wants))
             }

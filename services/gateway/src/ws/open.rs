@@ -15,7 +15,7 @@ use crate::config::Limits;
 use crate::encode::{SnapshotHead, book_snapshot_parts, mbo_snapshot_parts};
 use crate::error::ApiError;
 use crate::feed::{BookCopy, Channel, Depth, Feed, Seat, resting};
-use crate::log::{Filter, Past, PastError, Replay, Wants, books_as_of, first_at_time, group_end_at};
+use crate::log::{Filter, Past, Replay, Wants, first_at_time, group_end_at};
 
 /// A depth that shows what a screen shows.
 const DEPTH_DEFAULT: u64 = 10;
@@ -295,8 +295,8 @@ fn open_past(
     let recent = position >= seat.joined_at;
     let (mut past, mut snapshot) = (None, Vec::new());
     if plan.snapshot || (per_book && !recent) {
-        let books = books_as_of(reader, plan.wants.filter.instruments(), position)
-            .map_err(|error| past_error(&error))?;
+        let books = Past::of(reader, plan.wants.filter.instruments(), position)
+            .map_err(|error| ApiError::as_of(&error, "from_sequence"))?;
         if plan.snapshot {
             snapshot = past_snapshot(plan.id, &plan.wants, feed, &books, message_bytes);
         }
@@ -305,7 +305,10 @@ fn open_past(
     let replay = if recent {
         None
     } else {
-        Some(Replay::open(reader, plan.wants.clone(), position, past).map_err(|error| past_error(&error))?)
+        Some(
+            Replay::open(reader, plan.wants.clone(), position, past)
+                .map_err(|error| ApiError::as_of(&error, "from_sequence"))?,
+        )
     };
     Ok(Opened {
         id: plan.id,
@@ -319,15 +322,6 @@ fn open_past(
         asked_for_past: true,
         waiting,
     })
-}
-
-pub(crate) fn past_error(error: &PastError) -> ApiError {
-    match error {
-        PastError::Read(error) => ApiError::read(error, "from_sequence"),
-        PastError::NoSnapshot { asked, first_kept } => {
-            ApiError::below_retention(*asked, *first_kept, "from_sequence")
-        }
-    }
 }
 
 /// Books or orders as they are now, and of which position.

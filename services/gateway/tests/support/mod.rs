@@ -44,19 +44,28 @@ pub struct Tape {
     time: i64,
     orders: Vec<(InstrumentId, OrderId, Side, Price, u64)>,
     order_ids: u64,
+    /// Whether the node keeps the market in its snapshots.
+    keeps_market: bool,
 }
 
 pub const INSTRUMENTS: [(InstrumentId, &str); 2] = [(InstrumentId(7), "ALFA"), (InstrumentId(8), "BETA")];
 
 impl Tape {
     pub fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self::open_in(folder)
+        Self::open_in(tempfile::tempdir().unwrap(), true)
     }
 
-    fn open_in(folder: tempfile::TempDir) -> Self {
-        let projections: Vec<Box<dyn Projection>> =
-            vec![Box::new(Books::new()), Box::new(Instruments::new())];
+    /// On a node that keeps nothing of the market in its snapshots.
+    pub fn bare() -> Self {
+        Self::open_in(tempfile::tempdir().unwrap(), false)
+    }
+
+    fn open_in(folder: tempfile::TempDir, keeps_market: bool) -> Self {
+        let projections: Vec<Box<dyn Projection>> = if keeps_market {
+            vec![Box::new(Books::new()), Box::new(Instruments::new())]
+        } else {
+            Vec::new()
+        };
         let node = Node::open(&folder.path().join("data"), NodeOptions::default(), projections).unwrap();
         let publisher = node.publisher(ProducerId(1)).unwrap();
         let number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
@@ -69,15 +78,22 @@ impl Tape {
             time: 1_700_000_000_000_000_000,
             orders: Vec::new(),
             order_ids: 0,
+            keeps_market,
         }
     }
 
     /// Closes the node in order and opens it again.
     pub fn reopen(self) -> Self {
-        let Self { node, publisher, folder, random, time, orders, order_ids, .. } = self;
+        self.reopen_after(|_| {})
+    }
+
+    /// Closes the node in order, does something to its directory, and opens it again.
+    pub fn reopen_after(self, act: impl FnOnce(&std::path::Path)) -> Self {
+        let Self { node, publisher, folder, random, time, orders, order_ids, keeps_market, .. } = self;
         drop(publisher);
         node.close().unwrap();
-        Self { random, time, orders, order_ids, ..Self::open_in(folder) }
+        act(&folder.path().join("data"));
+        Self { random, time, orders, order_ids, ..Self::open_in(folder, keeps_market) }
     }
 
     /// A gateway on this node.

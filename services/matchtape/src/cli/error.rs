@@ -77,6 +77,21 @@ impl From<matchtape_storage::ReadError> for CliError {
             matchtape_storage::ReadError::BelowRetention { .. } | matchtape_storage::ReadError::Query(_) => {
                 Self::failed(&error)
             }
+            matchtape_storage::ReadError::Token(_) => {
+                Self::with_advice(format_args!("--cursor: {error}"), "without --cursor it begins anew")
+            }
+        }
+    }
+}
+
+impl From<matchtape_client::as_of::AsOfError> for CliError {
+    fn from(error: matchtape_client::as_of::AsOfError) -> Self {
+        match error {
+            matchtape_client::as_of::AsOfError::Read(error) => error.into(),
+            gone @ matchtape_client::as_of::AsOfError::HistoryGone { .. } => Self::with_advice(
+                gone,
+                "a node that is served keeps such a section; ask for a later position",
+            ),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The store that commands read from, and the state of projections at a position.
+//! The store that commands read from, and its instruments.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use matchtape_client::as_of;
 use matchtape_market::{Instrument, Instruments};
-use matchtape_schemas::{Kind, KindMask, Projection, Sequence};
-use matchtape_storage::{OpenError, Query, ReadError, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk};
+use matchtape_storage::{OpenError, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk};
 
 use super::error::CliError;
 
@@ -40,34 +40,9 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
     CliError::with_advice(format_args!("{}: {error}", directory.display()), advice)
 }
 
-/// The newest state of a projection at or before `through` that a snapshot has, and the position it stands at.
-/// Without one it stays as it is, before the first event.
-pub(super) fn restore(
-    reader: &Reader,
-    projection: &mut dyn Projection,
-    through: Sequence,
-) -> Result<Sequence, ReadError> {
-    let Some(snapshot) = reader.snapshot_before(through)? else { return Ok(Sequence::ZERO) };
-    match snapshot.section(projection.name()) {
-        // A section that does not restore is folded again from the tape.
-        Some(section)
-            if section.version == projection.version() && projection.restore(&section.bytes).is_ok() =>
-        {
-            Ok(snapshot.sequence())
-        }
-        _ => Ok(Sequence::ZERO),
-    }
-}
-
 /// The instruments of the tape as they are now.
-pub(super) fn instruments(reader: &Reader) -> Result<Instruments, ReadError> {
-    let mut instruments = Instruments::new();
-    let from = restore(reader, &mut instruments, Sequence::MAX)?;
-    let kinds = KindMask::of(&[Kind::InstrumentDefined, Kind::TradingStatusChanged]);
-    for event in reader.query(&Query { from: from.next(), kinds, ..Query::default() })? {
-        instruments.apply(&event?.event());
-    }
-    Ok(instruments)
+pub(super) fn instruments(reader: &Reader) -> Result<Instruments, CliError> {
+    Ok(as_of::instruments(reader, reader.visible())?)
 }
 
 /// The instrument that a person means.

@@ -1,18 +1,16 @@
 //! `matchtape query book`
 
 use clap::Args;
-use matchtape_client::LevelRow;
 use matchtape_client::cell::Cell;
-use matchtape_market::{Books, Volume};
+use matchtape_client::{LevelRow, as_of};
+use matchtape_market::Volume;
+use matchtape_schemas::Price;
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{InstrumentId, Price, Sequence};
-use matchtape_storage::{Query, Reader};
 
 use super::remote::position;
 use super::select::{Common, Place};
 use crate::cli::error::CliError;
 use crate::cli::position::At;
-use crate::cli::store;
 use crate::server::Server;
 
 /// An instrument's order book at a position: bids best first, then offers best first.
@@ -45,7 +43,7 @@ pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
         At::End => session.reader.visible(),
         At::Position(position) => session.position(position, instrument)?,
     };
-    let books = books_at(&session.reader, instrument, through)?;
+    let books = as_of::books(&session.reader, &[instrument], through)?;
     let mut output = args.common.output();
     if let Some(book) = books.get(instrument) {
         for side in [Side::Buy, Side::Sell] {
@@ -56,22 +54,6 @@ pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
     }
     output.finish::<LevelRow>()?;
     Ok(())
-}
-
-/// The books of the nearest snapshot, with this instrument's events since then.
-fn books_at(reader: &Reader, instrument: InstrumentId, through: Sequence) -> Result<Books, CliError> {
-    let mut books = Books::new();
-    if through == Sequence::ZERO {
-        return Ok(books);
-    }
-    let from = store::restore(reader, &mut books, through)?.next();
-    if from <= through {
-        let query = Query { from, through, instrument: Some(instrument), ..Query::default() };
-        for event in reader.query(&query)? {
-            books.apply(&event?.event());
-        }
-    }
-    Ok(books)
 }
 
 /// A gateway's answer. A level: price, quantity, orders.

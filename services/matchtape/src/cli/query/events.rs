@@ -8,7 +8,7 @@ use matchtape_schemas::{AccountId, InstrumentId, Kind, KindMask, OrderId, TradeI
 use matchtape_storage::Query;
 
 use super::remote::{Question, refuse_account};
-use super::select::{Common, Page, Place, Range};
+use super::select::{Common, Cursor, Page, Place, Range};
 use crate::cli::error::CliError;
 use crate::server::Server;
 
@@ -37,6 +37,8 @@ pub(super) struct EventsArgs {
     kind: Vec<KindMask>,
     #[command(flatten)]
     page: Page,
+    #[command(flatten)]
+    cursor: Cursor,
 }
 
 /// Kinds by their name or topic.
@@ -75,7 +77,8 @@ pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
     args.range.apply(&mut query);
     let mut output = args.common.output();
     let mut symbols: HashMap<InstrumentId, Option<String>> = HashMap::new();
-    for event in session.reader.query(&query)? {
+    let mut page = session.reader.page(&query, "events", args.cursor.cursor.as_deref())?;
+    for event in page.by_ref() {
         let event = event?;
         let event = event.event();
         let id = event.instrument();
@@ -83,6 +86,7 @@ pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
         output.write(&EventRow::new(&event, symbol.as_deref()))?;
     }
     output.finish::<EventRow>()?;
+    Cursor::announce(page.next_page());
     Ok(())
 }
 
@@ -97,9 +101,8 @@ fn from_server(args: &EventsArgs, server: &Server) -> Result<(), CliError> {
         question.add("kind", Some(named.map(|kind| kind.name()).collect::<Vec<_>>().join(",")));
     }
     let mut output = args.common.output();
-    for row in question.rows::<EventRow>(server, "/v1/events")? {
-        output.write(&row?)?;
-    }
+    let next = question.events(server, &args.cursor, |row| Ok(output.write(&row)?))?;
     output.finish::<EventRow>()?;
+    Cursor::announce(next);
     Ok(())
 }

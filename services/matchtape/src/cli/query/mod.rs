@@ -19,6 +19,7 @@ use super::error::CliError;
 #[command(
     after_help = "Positions (--from, --to, --at) are a sequence (a whole number below 10^15), a time in nanoseconds \
     since 1970 UTC (from 10^15 on), or a time like 2023-07-11T09:30:00.5+08:00 (UTC without an offset).\n\
+    An answer with --limit that has more says \"next: --cursor ...\" on the standard error: give that with the same filters.\n\
     Without --format: a table on a terminal, JSON lines anywhere else. In JSON, prices and quantities are decimal \
     strings, ids and times (ns since 1970 UTC) are strings, sequences and counts are numbers; what is absent is left out.\n\
     A gateway (--server) gives the same rows without accounts, client order ids, rejected orders' fields and keyed state.\n\n\
@@ -29,6 +30,7 @@ use super::error::CliError;
     matchtape query book --data tape/ --instrument ESH4 --at 50000 --depth 5\n  \
     matchtape query candles --data tape/ --instrument ESH4 --interval 5m\n  \
     matchtape query orders --data tape/ --instrument ESH4 --reverse --limit 20\n  \
+    matchtape query orders --server http://127.0.0.1:7474 --order 6412777162812\n  \
     matchtape query book --server http://127.0.0.1:7474 --instrument ESH4"
 )]
 pub(super) struct QueryArgs {

@@ -2,17 +2,20 @@
 
 use clap::Args;
 use matchtape_client::OrderRow;
-use matchtape_market::{OrderState, OrderStates};
-use matchtape_schemas::{AccountId, Kind, KindMask, OrderId};
-use matchtape_storage::Query;
+use matchtape_client::orders::{self, OrdersQuestion};
+use matchtape_market::OrderStatus;
+use matchtape_schemas::{AccountId, OrderId};
 
-use super::select::{Common, Page, Place};
+use super::remote::{Question, position, refuse_account};
+use super::select::{Common, Page, Place, Range};
 use crate::cli::error::CliError;
 use crate::cli::position::{At, Position};
+use crate::server::Server;
 
 /// What became of each order: its state at a position, in order of entry.
 ///
-/// The whole tape of the instrument up to there is folded; every order takes memory. With --data only.
+/// All of the instrument's events up to there are read. --order finds by the index instead, also under the numbers that
+/// replacements gave the order. A --server shows neither owners nor orders that were refused.
 #[derive(Args, Debug)]
 pub(super) struct OrdersArgs {
     #[command(flatten)]
@@ -29,6 +32,9 @@ pub(super) struct OrdersArgs {
     /// Only orders that entered at or before this sequence or event time
     #[arg(long, value_name = "POSITION")]
     to: Option<Position>,
+    /// Only orders in this state: open, filled, cancelled, cleared or rejected
+    #[arg(long, value_name = "STATUS")]
+    status: Option<StatusArg>,
     /// Only this order
     #[arg(long, value_name = "ID")]
     order: Option<u64>,
@@ -39,70 +45,91 @@ pub(super) struct OrdersArgs {
     page: Page,
 }
 
-/// The kinds that an order's state follows from.
-const KINDS: KindMask = KindMask::of(&[
-    Kind::OrderAccepted,
-    Kind::OrderRejected,
-    Kind::OrderReplaced,
-    Kind::OrderCancelled,
-    Kind::OrderExecuted,
-    Kind::TradeMatched,
-    Kind::BookCleared,
-]);
+/// How far an order has come, by name.
+#[derive(Clone, Copy, Debug)]
+struct StatusArg(OrderStatus);
+
+impl std::str::FromStr for StatusArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = OrderStatus::ALL.iter().find(|status| status.name() == text);
+        found.map(|status| Self(*status)).ok_or_else(|| {
+            let names: Vec<&str> = OrderStatus::ALL.iter().map(|status| status.name()).collect();
+            format!("there are {}", names.join(", "))
+        })
+    }
+}
 
 pub(super) fn run(args: &OrdersArgs) -> Result<(), CliError> {
     let session = match args.common.open()? {
         Place::Data(session) => session,
-        Place::Server(_) => {
-            return Err(CliError::Usage(
-                "orders are asked of the tape itself, with --data: their owners are private, and a gateway keeps no \
-                 state of every order; `query events --server URL --order ID` shows what happened to one"
-                    .to_owned(),
-            ));
-        }
+        Place::Server(server) => return from_server(args, &server),
     };
     let instrument = args.instrument.as_deref().map(|text| session.instrument(text)).transpose()?;
     let through = match (args.at, instrument) {
         (At::End, _) => session.reader.visible(),
         (At::Position(position), Some(instrument)) => session.position(position, instrument)?,
-        (At::Position(Position::Sequence(sequence)), None) => sequence,
-        (At::Position(Position::Time(_)), None) => {
-            return Err(CliError::Usage(
-                "--at with a time needs --instrument: each instrument has its own state as of a time"
-                    .to_owned(),
-            ));
-        }
+        (At::Position(Position::Sequence(sequence)), None) => session.sequence(sequence)?,
+        (At::Position(Position::Time(_)), None) => return Err(time_needs_instrument()),
     };
-    let mut states = OrderStates::new();
-    for event in session.reader.query(&Query { instrument, through, kinds: KINDS, ..Query::default() })? {
-        states.apply(&event?.event());
+    let mut question = OrdersQuestion {
+        instrument,
+        status: args.status.map(|StatusArg(status)| status),
+        account: args.account.map(AccountId),
+        refused: true,
+        newest_first: args.page.reverse,
+        limit: args.page.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        ..OrdersQuestion::new(through)
+    };
+    match args.from {
+        Some(Position::Sequence(from)) => question.from = from,
+        Some(Position::Time(from)) => question.time_from = from,
+        None => {}
     }
+    match args.to {
+        Some(Position::Sequence(to)) => question.to = to,
+        Some(Position::Time(to)) => question.time_to = to,
+        None => {}
+    }
+    let found = match args.order {
+        Some(number) => {
+            let of_number = orders::order(&session.reader, OrderId(number), instrument, through, true)?;
+            question.select(of_number).0
+        }
+        None => orders::orders(&session.reader, &question)?.0,
+    };
     let mut output = args.common.output();
-    let wanted = states.iter().filter(|state| wanted(args, state));
-    let limit = usize::try_from(args.page.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    let mut write = |state: &OrderState| output.write(&OrderRow::new(state, &session.name(state.instrument)));
-    if args.page.reverse {
-        wanted.rev().take(limit).try_for_each(&mut write)?;
-    } else {
-        wanted.take(limit).try_for_each(&mut write)?;
+    for state in &found {
+        output.write(&OrderRow::new(state, &session.name(state.instrument)))?;
     }
     output.finish::<OrderRow>()?;
     Ok(())
 }
 
-fn wanted(args: &OrdersArgs, state: &OrderState) -> bool {
-    let after = match args.from {
-        Some(Position::Sequence(from)) => state.first_sequence >= from,
-        Some(Position::Time(from)) => state.entered_at >= from,
-        None => true,
-    };
-    let before = match args.to {
-        Some(Position::Sequence(to)) => state.first_sequence <= to,
-        Some(Position::Time(to)) => state.entered_at <= to,
-        None => true,
-    };
-    after
-        && before
-        && args.order.is_none_or(|order| state.order_id == OrderId(order))
-        && args.account.is_none_or(|account| state.account == AccountId(account))
+fn time_needs_instrument() -> CliError {
+    CliError::Usage(
+        "--at with a time needs --instrument: each instrument has its own state as of a time".to_owned(),
+    )
+}
+
+fn from_server(args: &OrdersArgs, server: &Server) -> Result<(), CliError> {
+    refuse_account(args.account)?;
+    if matches!((args.at, &args.instrument), (At::Position(Position::Time(_)), None)) {
+        return Err(time_needs_instrument());
+    }
+    let range = Range { from: args.from, to: args.to };
+    let mut question = Question::new(&range, &args.page);
+    question.add("instrument", args.instrument.as_ref());
+    question.add("status", args.status.map(|StatusArg(status)| status.name()));
+    if let At::Position(at) = args.at {
+        question.add("at", Some(position(at)));
+    }
+    let path = args.order.map_or_else(|| "/v1/orders".to_owned(), |order| format!("/v1/orders/{order}"));
+    let mut output = args.common.output();
+    for row in question.pages::<OrderRow>(server, &path, "orders", None) {
+        output.write(&row?)?;
+    }
+    output.finish::<OrderRow>()?;
+    Ok(())
 }

@@ -1,8 +1,9 @@
 //! Questions to a gateway instead of to the tape: the same words, as parameters of its protocol.
 
+use matchtape_client::EventRow;
 use serde::de::DeserializeOwned;
 
-use super::select::{Page, Range};
+use super::select::{Cursor, Page, Range};
 use crate::cli::error::CliError;
 use crate::cli::position::Position;
 use crate::server::{Server, ServerError};
@@ -13,7 +14,7 @@ pub(super) struct Question {
     limit: Option<u64>,
 }
 
-/// A limit up to here is told to the gateway, which reads no further then; a larger one only ends the reading here.
+/// A limit up to here is told to the gateway, which reads no further then; a larger one is asked for in pages.
 const LIMIT_TOLD_MAX: u64 = 1_000;
 
 impl Question {
@@ -47,6 +48,110 @@ impl Question {
     ) -> Result<impl Iterator<Item = Result<T, ServerError>> + use<'a, T>, ServerError> {
         let limit = self.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(server.rows(path, &self.parameters)?.take(limit))
+    }
+}
+
+impl Question {
+    /// Gives every event that answers to `visit`, and says where the answer goes on if it ended with its limit. Without a
+    /// limit it comes in one piece.
+    pub(super) fn events(
+        &mut self,
+        server: &Server,
+        cursor: &Cursor,
+        mut visit: impl FnMut(EventRow) -> Result<(), CliError>,
+    ) -> Result<Option<String>, CliError> {
+        const PATH: &str = "/v1/events";
+        if self.limit.is_some() {
+            let mut pages = self.pages::<EventRow>(server, PATH, "events", cursor.cursor.clone());
+            pages.by_ref().try_for_each(|row| visit(row?))?;
+            return Ok(pages.next_page());
+        }
+        self.add("cursor", cursor.cursor.as_ref());
+        self.rows::<EventRow>(server, PATH)?.try_for_each(|row| visit(row?))?;
+        Ok(None)
+    }
+}
+
+/// Rows of one answer, page after page.
+pub(super) struct Pages<'a, T> {
+    server: &'a Server,
+    path: String,
+    list: &'static str,
+    parameters: Vec<(&'static str, String)>,
+    /// How many rows are still wanted; `None`: all.
+    left: Option<u64>,
+    /// Of the page, next last.
+    rows: Vec<T>,
+    next: Option<String>,
+    begun: bool,
+}
+
+/// One page: rows under a name of their own, and where the next one begins.
+#[derive(serde::Deserialize)]
+struct OnePage {
+    next: Option<String>,
+    #[serde(flatten)]
+    lists: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Question {
+    /// Asks for page after page of what `path` lists under `list`, from where `cursor` says.
+    pub(super) fn pages<'a, T: DeserializeOwned>(
+        &self,
+        server: &'a Server,
+        path: &str,
+        list: &'static str,
+        cursor: Option<String>,
+    ) -> Pages<'a, T> {
+        let others = self.parameters.iter().filter(|(name, _)| *name != "limit");
+        Pages {
+            server,
+            path: path.to_owned(),
+            list,
+            parameters: others.cloned().collect(),
+            left: self.limit,
+            rows: Vec::new(),
+            next: cursor,
+            begun: false,
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Pages<'_, T> {
+    /// Where an answer goes on that ended with its limit.
+    pub(super) fn next_page(self) -> Option<String> {
+        self.next
+    }
+
+    fn load(&mut self) -> Result<(), ServerError> {
+        let mut parameters = self.parameters.clone();
+        parameters.extend(self.next.take().map(|next| ("cursor", next)));
+        parameters.push(("limit", self.left.unwrap_or(LIMIT_TOLD_MAX).min(LIMIT_TOLD_MAX).to_string()));
+        let mut page: OnePage = self.server.object(&self.path, &parameters)?;
+        let rows = page.lists.remove(self.list).unwrap_or_default();
+        self.rows = serde_json::from_value(rows).map_err(|error| self.server.not_understood(&error))?;
+        self.left = self.left.map(|left| left.saturating_sub(self.rows.len() as u64));
+        self.rows.reverse();
+        self.next = page.next;
+        self.begun = true;
+        Ok(())
+    }
+}
+
+impl<T: DeserializeOwned> Iterator for Pages<'_, T> {
+    type Item = Result<T, ServerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.rows.is_empty() {
+            if self.left == Some(0) || (self.begun && self.next.is_none()) {
+                return None;
+            }
+            if let Err(error) = self.load() {
+                (self.begun, self.next) = (true, None);
+                return Some(Err(error));
+            }
+        }
+        self.rows.pop().map(Ok)
     }
 }
 

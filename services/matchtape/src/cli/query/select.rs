@@ -51,6 +51,23 @@ pub(super) struct Page {
     pub(super) reverse: bool,
 }
 
+/// Where an answer goes on that was given in part.
+#[derive(Args, Debug)]
+pub(super) struct Cursor {
+    /// Go on where an answer with --limit ended: what it said after "next: --cursor", with the same filters
+    #[arg(long, value_name = "CURSOR")]
+    pub(super) cursor: Option<String>,
+}
+
+impl Cursor {
+    /// Tells where the answer goes on.
+    pub(super) fn announce(next: Option<impl std::fmt::Display>) {
+        if let Some(next) = next {
+            eprintln!("next: --cursor {next}");
+        }
+    }
+}
+
 /// Where a question goes.
 pub(super) enum Place {
     /// To the tape itself.
@@ -125,9 +142,10 @@ impl Session {
     }
 
     /// Trades that were taken back, as far as the tape tells now: a bust comes after its trade, however much later.
-    pub(super) fn busts(&self, instrument: Option<InstrumentId>) -> Result<Busts, CliError> {
+    /// They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over unread.
+    pub(super) fn busts(&self) -> Result<Busts, CliError> {
         let mut busts = Busts::new();
-        let query = Query { instrument, kinds: KindMask::of(&[Kind::TradeBusted]), ..Query::default() };
+        let query = Query { kinds: KindMask::of(&[Kind::TradeBusted]), ..Query::default() };
         for event in self.reader.query(&query)? {
             busts.apply(&event?.event());
         }
@@ -136,14 +154,21 @@ impl Session {
 
     /// The position that an instrument's state is asked for: not beyond the end.
     pub(super) fn position(&self, at: Position, instrument: InstrumentId) -> Result<Sequence, CliError> {
-        let visible = self.reader.visible();
         match at {
-            Position::Sequence(sequence) if sequence > visible => Err(CliError::with_advice(
-                format_args!("sequence {sequence} is beyond the end of the tape, {visible}"),
-                "--at end is the state now",
-            )),
-            Position::Sequence(sequence) => Ok(sequence),
+            Position::Sequence(sequence) => self.sequence(sequence),
             Position::Time(EventTime(ns)) => Ok(self.reader.prefix_through(instrument, EventTime(ns))?),
         }
+    }
+
+    /// A position that state is asked for: not beyond the end.
+    pub(super) fn sequence(&self, sequence: Sequence) -> Result<Sequence, CliError> {
+        let visible = self.reader.visible();
+        if sequence > visible {
+            return Err(CliError::with_advice(
+                format_args!("sequence {sequence} is beyond the end of the tape, {visible}"),
+                "--at end is the state now",
+            ));
+        }
+        Ok(sequence)
     }
 }

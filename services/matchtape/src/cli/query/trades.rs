@@ -10,7 +10,7 @@ use matchtape_schemas::{
 use matchtape_storage::Query;
 
 use super::remote::{Question, refuse_account};
-use super::select::{Common, Page, Place, Range};
+use super::select::{Common, Cursor, Page, Place, Range};
 use crate::cli::error::CliError;
 use crate::server::Server;
 
@@ -32,6 +32,8 @@ pub(super) struct TradesArgs {
     account: Option<u64>,
     #[command(flatten)]
     page: Page,
+    #[command(flatten)]
+    cursor: Cursor,
 }
 
 pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
@@ -49,14 +51,16 @@ pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
         ..Query::default()
     };
     args.range.apply(&mut query);
-    let busts = session.busts(query.instrument)?;
+    let busts = session.busts()?;
     let mut output = args.common.output();
-    for event in session.reader.query(&query)? {
+    let mut page = session.reader.page(&query, "trades", args.cursor.cursor.as_deref())?;
+    for event in page.by_ref() {
         let event = event?;
         let trade = Trade::of(&event.event()).expect("the query asks for trades");
         output.write(&TradeRow::new(&trade, &session.name(trade.instrument), busts.contains(&trade)))?;
     }
     output.finish::<TradeRow>()?;
+    Cursor::announce(page.next_page());
     Ok(())
 }
 
@@ -77,13 +81,13 @@ fn from_server(args: &TradesArgs, server: &Server) -> Result<(), CliError> {
     question.add("instrument", args.instrument.as_ref());
     question.add("order_id", args.order);
     let mut output = args.common.output();
-    for row in question.rows::<EventRow>(server, "/v1/events")? {
-        let row = row?;
+    let next = question.events(server, &args.cursor, |row| {
         let trade = trade_of(&row);
         let name = row.instrument.unwrap_or_else(|| trade.instrument.to_string());
-        output.write(&TradeRow::new(&trade, &name, busts.contains(&trade)))?;
-    }
+        Ok(output.write(&TradeRow::new(&trade, &name, busts.contains(&trade)))?)
+    })?;
     output.finish::<TradeRow>()?;
+    Cursor::announce(next);
     Ok(())
 }
 

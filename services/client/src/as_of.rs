@@ -1,0 +1,108 @@
+//! State as of a position: the nearest snapshot that has it, then the events after that. At most what one memtable holds
+//! is read, where the node that wrote the tape kept the projection.
+
+use matchtape_market::{Books, Instruments};
+use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Projection, Sequence};
+use matchtape_storage::{Query, ReadError, Reader};
+
+/// Why the state as of a position cannot be told.
+#[derive(thiserror::Error, Debug)]
+pub enum AsOfError {
+    /// The tape could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The tape's beginning is gone and no snapshot has the state.
+    #[error(
+        "the tape is kept from sequence {first_kept} on, and no snapshot at or before {asked} has the section \"{section}\""
+    )]
+    HistoryGone {
+        /// The projection's name.
+        section: &'static str,
+        /// Of which position the state was wanted.
+        asked: Sequence,
+        /// The first event there is.
+        first_kept: Sequence,
+    },
+}
+
+/// Makes `projection` what the newest usable snapshot at or before `through` says, and returns where that stands; zero,
+/// and the projection unchanged, where there is none.
+pub fn restore(
+    reader: &Reader,
+    projection: &mut dyn Projection,
+    through: Sequence,
+) -> Result<Sequence, ReadError> {
+    let Some(snapshot) = reader.snapshot_before(through)? else { return Ok(Sequence::ZERO) };
+    match snapshot.section(projection.name()) {
+        // A section that does not restore is folded again from the tape.
+        Some(section)
+            if section.version == projection.version() && projection.restore(&section.bytes).is_ok() =>
+        {
+            Ok(snapshot.sequence())
+        }
+        Some(_) | None => Ok(Sequence::ZERO),
+    }
+}
+
+/// Brings `projection`, which was given nothing yet, to the state after the event at `through`. Only events that `scope`
+/// selects are read after the snapshot: those that can change what is asked of it.
+pub fn fold(
+    reader: &Reader,
+    projection: &mut dyn Projection,
+    through: Sequence,
+    scope: &Query,
+) -> Result<(), AsOfError> {
+    let at = restore(reader, projection, through)?;
+    go_on(reader, projection, at, through, scope)
+}
+
+/// Brings `projection` from where it stands to the state after the event at `through`.
+pub fn go_on(
+    reader: &Reader,
+    projection: &mut dyn Projection,
+    at: Sequence,
+    through: Sequence,
+    scope: &Query,
+) -> Result<(), AsOfError> {
+    if through <= at {
+        return Ok(());
+    }
+    let first_kept = reader.first_kept();
+    if at.next() < first_kept {
+        return Err(AsOfError::HistoryGone { section: projection.name(), asked: through, first_kept });
+    }
+    for event in reader.query(&Query { from: at.next(), through, ..scope.clone() })? {
+        projection.apply(&event?.event());
+    }
+    Ok(())
+}
+
+/// The books of some instruments after the event at `through`.
+pub fn books(reader: &Reader, instruments: &[InstrumentId], through: Sequence) -> Result<Books, AsOfError> {
+    let mut books = Books::only(instruments);
+    let at = restore(reader, &mut books, through)?;
+    // Each book is a function of its own instrument's events, so one instrument after the other will do.
+    for instrument in instruments {
+        let scope = Query { instrument: Some(*instrument), kinds: Books::KINDS, ..Query::default() };
+        go_on(reader, &mut books, at, through, &scope)?;
+    }
+    Ok(books)
+}
+
+/// The instruments after the event at `through`.
+pub fn instruments(reader: &Reader, through: Sequence) -> Result<Instruments, AsOfError> {
+    let mut instruments = Instruments::new();
+    let kinds = KindMask::of(&[Kind::InstrumentDefined, Kind::TradingStatusChanged]);
+    fold(reader, &mut instruments, through, &Query { kinds, ..Query::default() })?;
+    Ok(instruments)
+}
+
+/// Where the longest run of the events that `scope` selects, from the first of them, ends of which none is later than
+/// `time`: just before the first later one. The state after it is the state as of `time`.
+pub fn prefix(reader: &Reader, scope: &Query, time: EventTime) -> Result<Sequence, ReadError> {
+    let visible = reader.visible();
+    let Some(after) = time.get().checked_add(1) else { return Ok(visible) };
+    let later = Query { event_time_from: EventTime(after), limit: Some(1), ..scope.clone() };
+    let first = reader.query(&later)?.next().transpose()?;
+    Ok(first.map_or(visible, |event| event.sequence().previous()))
+}
