@@ -1,5 +1,7 @@
 //! The durable half: write-ahead log, memtable, tables, recovery, reads.
 
+#[cfg(feature = "parquet")]
+pub mod archive;
 mod chunk;
 mod codec;
 mod disk;

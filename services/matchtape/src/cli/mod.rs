@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod export;
 mod follow;
 mod import;
 mod ingress;
@@ -49,6 +50,7 @@ enum Command {
     Replay(follow::ReplayArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Export(export::ExportArgs),
     Config(config::ConfigArgs),
 }
 
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Query(args) => query::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Export(args) => export::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
