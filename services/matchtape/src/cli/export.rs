@@ -32,10 +32,6 @@ enum Target {
     matchtape export parquet --data tape/ --out export/\n  \
     matchtape export parquet --data tape/ --out trades/ --kind trades --instrument 600761.SH\n  \
     python3 -c \"import polars; print(polars.read_parquet('export/trade_matched.parquet'))\"")]
-#[cfg_attr(
-    not(feature = "parquet"),
-    expect(dead_code, reason = "without the feature the command only says how to get it")
-)]
 struct ParquetArgs {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
