@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic `MTWB` |
 //! | 4 | 2 | version: 1 |
-//! | 6 | 2 | flags: 1 = the last part of its window, 2 = a run of empty windows |
+//! | 6 | 2 | flags: 1 = the last part of its window, 2 = a run of empty windows, 4 = of a conflated channel |
 //! | 8 | 8 | tape |
 //! | 16 | 8 | width of a window, ns |
 //! | 24 | 8 | first window: it begins at first window x width |
@@ -15,12 +15,14 @@
 //! | 60 | 4 | count of events |
 //! | 64 | 4 | of which late: their own time lies before the window |
 //! | 68 | 4 | length of all of it |
-//! | 72 | 8 | zero |
+//! | 72 | 4 | count of events left out by conflation; zero without flag 4 |
+//! | 76 | 4 | zero |
 //! | 80 | | runs |
 //!
 //! A run is a 32-byte header (first position, epoch, accepted time, count `u32`, length of its events `u32`), then
 //! events of consecutive positions as they are on the tape. All numbers are little-endian, everything lies at multiples
-//! of 16. A run ends only where the next event differs in one of these, so the bytes do not depend on framing.
+//! of 16. A run ends only where the next event differs in one of these, so the bytes do not depend on framing. What
+//! conflation leaves out is told in `conflate.rs`.
 
 use matchtape_schemas::event::{ALIGNMENT, EventError};
 use matchtape_schemas::{AcceptedTime, Epoch, EventRef, EventTime, Sequence, TapeId};
@@ -32,6 +34,7 @@ const HEADER_BYTES: usize = 80;
 const RUN_HEADER_BYTES: usize = 32;
 const LAST_PART: u16 = 1;
 const EMPTY: u16 = 2;
+const CONFLATED: u16 = 4;
 
 /// Bytes that are not a batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +95,8 @@ pub(crate) struct BatchHeader {
     pub part: u32,
     pub count: u32,
     pub late: u32,
+    pub conflated: bool,
+    pub left_out: u32,
 }
 
 /// A checked batch where it lies.
@@ -182,6 +187,18 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn late(&self) -> u32 {
         self.header.late
+    }
+
+    /// Whether it is of a conflated channel: events that later ones of it made superfluous are not in it.
+    #[must_use]
+    pub fn is_conflated(&self) -> bool {
+        self.header.conflated
+    }
+
+    /// How many events conflation left out. With [`count`](Self::count) they are all that passed the filter.
+    #[must_use]
+    pub fn left_out(&self) -> u32 {
+        self.header.left_out
     }
 
     /// Where its reader stands afterwards.
@@ -288,6 +305,7 @@ pub(crate) struct Builder {
     bytes: AlignedVec<ALIGNMENT>,
     count: u32,
     late: u32,
+    left_out: u32,
     /// The run being written and where its header lies.
     run: Option<(usize, Run)>,
 }
@@ -296,7 +314,7 @@ impl Builder {
     pub(crate) fn new() -> Self {
         let mut bytes = AlignedVec::new();
         bytes.extend_from_slice(&[0; HEADER_BYTES]);
-        Self { bytes, count: 0, late: 0, run: None }
+        Self { bytes, count: 0, late: 0, left_out: 0, run: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -334,6 +352,17 @@ impl Builder {
         self.late += u32::from(late);
     }
 
+    /// The next event is not in it.
+    pub(crate) fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
+    /// The batch of what was pushed, otherwise as `whole`, which nothing was left out of.
+    pub(crate) fn finish_conflated(self, whole: &Batch<'_>) -> BatchBuf {
+        let left_out = whole.header.left_out + self.left_out;
+        self.finish(BatchHeader { conflated: true, left_out, ..whole.header })
+    }
+
     fn end_run(&mut self) {
         if let Some((at, run)) = self.run.take() {
             run.encode(&mut self.bytes[at..at + RUN_HEADER_BYTES]);
@@ -352,7 +381,9 @@ impl Builder {
 
 impl BatchHeader {
     fn encode(&self, length: u32, out: &mut [u8]) {
-        let flags = if self.last_part { LAST_PART } else { 0 } | if self.empty { EMPTY } else { 0 };
+        let flag = |holds, flag| if holds { flag } else { 0 };
+        let flags =
+            flag(self.last_part, LAST_PART) | flag(self.empty, EMPTY) | flag(self.conflated, CONFLATED);
         out[0..4].copy_from_slice(&MAGIC);
         out[4..6].copy_from_slice(&VERSION.to_le_bytes());
         out[6..8].copy_from_slice(&flags.to_le_bytes());
@@ -366,7 +397,8 @@ impl BatchHeader {
         out[60..64].copy_from_slice(&self.count.to_le_bytes());
         out[64..68].copy_from_slice(&self.late.to_le_bytes());
         out[68..72].copy_from_slice(&length.to_le_bytes());
-        out[72..80].fill(0);
+        out[72..76].copy_from_slice(&self.left_out.to_le_bytes());
+        out[76..80].fill(0);
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
@@ -380,7 +412,7 @@ impl BatchHeader {
             return Err(BatchError::Header("the version"));
         }
         let flags = u16::from_le_bytes(array(bytes, 6));
-        if flags & !(LAST_PART | EMPTY) != 0 || flags == EMPTY {
+        if flags & !(LAST_PART | EMPTY | CONFLATED) != 0 || flags & (LAST_PART | EMPTY) == EMPTY {
             return Err(BatchError::Header("a flag"));
         }
         let stated = u32::from_le_bytes(array(bytes, 68)) as usize;
@@ -399,6 +431,8 @@ impl BatchHeader {
             part: u32::from_le_bytes(array(bytes, 56)),
             count: u32::from_le_bytes(array(bytes, 60)),
             late: u32::from_le_bytes(array(bytes, 64)),
+            conflated: flags & CONFLATED != 0,
+            left_out: u32::from_le_bytes(array(bytes, 72)),
         };
         let one_window = header.first_window == header.last_window;
         if header.width <= 0 {
@@ -413,7 +447,10 @@ impl BatchHeader {
         if header.late > header.count || (header.empty && (header.count > 0 || header.part > 0)) {
             return Err(BatchError::Header("the count"));
         }
-        if bytes[72..80] != [0; 8] {
+        if header.left_out > 0 && (!header.conflated || header.empty) {
+            return Err(BatchError::Header("the count of events left out"));
+        }
+        if bytes[76..80] != [0; 4] {
             return Err(BatchError::Header("a reserved byte"));
         }
         Ok(header)

@@ -7,6 +7,7 @@ use matchtape_schemas::Sequence;
 
 use crate::batch::{BatchBuf, WindowCursor};
 use crate::clock::{Clock, SystemClock};
+use crate::conflate::Conflation;
 use crate::filter::Filter;
 use crate::historical::{End, Historical, HistoricalOptions, Pace};
 use crate::history::{FrameHandle, History, HistoryError};
@@ -34,6 +35,8 @@ pub struct DelayedOptions {
     pub filter: Filter,
     /// The width of a window.
     pub width: Duration,
+    /// Whether what a later event of its window makes superfluous is left out.
+    pub conflation: Conflation,
     /// As [`RealTimeOptions::heartbeat_interval`].
     pub heartbeat_interval: Duration,
 }
@@ -44,17 +47,59 @@ impl Default for DelayedOptions {
             start: WindowStart::From(Start::New),
             filter: Filter::default(),
             width: Duration::from_millis(100),
+            conflation: Conflation::None,
             heartbeat_interval: RealTimeOptions::default().heartbeat_interval,
         }
     }
 }
 
 /// A delayed reader. Everything but events is passed on from its source as it is.
+///
+/// A live one whose start lies beyond the end of the log is told `Ahead`, as any live reader, and waits for it: a log that
+/// is followed from another process may be some commits behind what the bus showed to whoever resumes here.
 pub struct Delayed<S> {
     source: S,
-    windows: Windows,
+    cutting: Cutting,
+    /// The source shows events that wait for the tape's time before them.
+    waiting: bool,
     shown: Option<BatchBuf>,
 }
+
+enum Cutting {
+    /// What the tape before this position makes of time is not known yet.
+    Awaiting(Plan),
+    Windows(Windows),
+}
+
+/// What windows to cut, from where.
+struct Plan {
+    width: i64,
+    filter: Filter,
+    conflation: Conflation,
+    next: Sequence,
+    after: Option<WindowCursor>,
+}
+
+/// A source of events that can tell what the tape made of time before them.
+pub trait WindowSource: Subscription {
+    /// As [`TapePoint::before`].
+    fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError>;
+}
+
+impl<H: History, L: Live, C: Clock> WindowSource for RealTime<H, L, C> {
+    fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError> {
+        TapePoint::before(self.history_mut(), next)
+    }
+}
+
+impl<H: History, C: Clock> WindowSource for Historical<H, C> {
+    fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError> {
+        TapePoint::before(self.history_mut(), next)
+    }
+}
+
+/// How soon the log is looked at again for the time before the first window.
+const LOG_WAIT: Duration = Duration::from_millis(1);
 
 impl<H: History, L: Live> Delayed<RealTime<H, L>> {
     /// A reader that follows the live tape. `live` shows visible events: windows are never taken back.
@@ -78,14 +123,14 @@ impl<H: History, L: Live, C: Clock> Delayed<RealTime<H, L, C>> {
                 value: stage.to_string(),
             });
         }
-        let windows = begin(&mut history, options)?;
+        let (next, cutting) = begin(&mut history, options)?;
         let inner = RealTimeOptions {
-            start: Start::At(windows.next()),
+            start: Start::At(next),
             filter: Filter::default(),
             heartbeat_interval: options.heartbeat_interval,
         };
         let source = RealTime::open_with_clock(history, live, inner, clock)?;
-        Ok(Self { source, windows, shown: None })
+        Ok(Self { source, cutting, waiting: false, shown: None })
     }
 }
 
@@ -110,11 +155,13 @@ impl<H: History, C: Clock> Delayed<Historical<H, C>> {
         pace: Pace,
         clock: C,
     ) -> Result<Self, SubscriptionError> {
-        let windows = begin(&mut history, options)?;
-        let inner =
-            HistoricalOptions { start: Start::At(windows.next()), end, filter: Filter::default(), pace };
+        let (next, cutting) = begin(&mut history, options)?;
+        if let Cutting::Awaiting(_) = cutting {
+            return Err(SubscriptionError::AheadOfTape { asked: next, visible: history.visible() });
+        }
+        let inner = HistoricalOptions { start: Start::At(next), end, filter: Filter::default(), pace };
         let source = Historical::open_with_clock(history, inner, clock)?;
-        Ok(Self { source, windows, shown: None })
+        Ok(Self { source, cutting, waiting: false, shown: None })
     }
 }
 
@@ -125,29 +172,52 @@ impl<S> Delayed<S> {
     }
 }
 
-impl<S: Subscription> Subscription for Delayed<S> {
+impl<S: WindowSource> Delayed<S> {
+    /// Begins to cut windows, if the tape's time before the first position is known by now.
+    fn begin_cutting(&mut self) -> Result<bool, SubscriptionError> {
+        if let Cutting::Awaiting(plan) = &self.cutting {
+            let Some(point) = self.source.point_before(plan.next)? else { return Ok(false) };
+            self.cutting = Cutting::Windows(plan.windows(point)?);
+        }
+        Ok(true)
+    }
+}
+
+impl<S: WindowSource> Subscription for Delayed<S> {
     fn advance(&mut self) -> Result<bool, SubscriptionError> {
         loop {
-            self.shown = self.windows.pop();
-            if self.shown.is_some() {
-                return Ok(true);
+            if let Cutting::Windows(windows) = &mut self.cutting {
+                self.shown = windows.pop();
+                if self.shown.is_some() {
+                    return Ok(true);
+                }
             }
-            if !self.source.advance()? {
+            if !self.waiting && !self.source.advance()? {
                 return Ok(false);
             }
-            match self.source.update() {
-                Update::Events(events) => self.windows.push(&events.frame(), events.first(), events.last()),
-                Update::Window(_)
-                | Update::LiveJoined { .. }
-                | Update::LiveLeft { .. }
-                | Update::Lagging { .. }
-                | Update::CaughtUp { .. }
-                | Update::Heartbeat { .. }
-                | Update::Alarm { .. }
-                | Update::Retract { .. }
-                | Update::PublisherRestarted { .. }
-                | Update::Ahead { .. }
-                | Update::Ended { .. } => return Ok(true),
+            self.waiting = matches!(self.source.update(), Update::Events(_)) && !self.begin_cutting()?;
+            if self.waiting {
+                return Ok(false);
+            }
+            match (self.source.update(), &mut self.cutting) {
+                (Update::Events(events), Cutting::Windows(windows)) => {
+                    windows.push(&events.frame(), events.first(), events.last());
+                }
+                (
+                    Update::Events(_)
+                    | Update::Window(_)
+                    | Update::LiveJoined { .. }
+                    | Update::LiveLeft { .. }
+                    | Update::Lagging { .. }
+                    | Update::CaughtUp { .. }
+                    | Update::Heartbeat { .. }
+                    | Update::Alarm { .. }
+                    | Update::Retract { .. }
+                    | Update::PublisherRestarted { .. }
+                    | Update::Ahead { .. }
+                    | Update::Ended { .. },
+                    _,
+                ) => return Ok(true),
             }
         }
     }
@@ -160,7 +230,7 @@ impl<S: Subscription> Subscription for Delayed<S> {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<(), SubscriptionError> {
-        self.source.wait(timeout)
+        self.source.wait(if self.waiting { timeout.min(LOG_WAIT) } else { timeout })
     }
 
     fn now(&self) -> Duration {
@@ -169,45 +239,56 @@ impl<S: Subscription> Subscription for Delayed<S> {
 
     /// How far the tape has been read. To resume, keep the [`WindowCursor`] of the last batch instead.
     fn position(&self) -> Sequence {
-        self.source.position()
+        match &self.cutting {
+            Cutting::Awaiting(plan) => plan.next,
+            Cutting::Windows(_) => self.source.position(),
+        }
     }
 }
 
-fn begin(history: &mut impl History, options: &DelayedOptions) -> Result<Windows, SubscriptionError> {
+impl Plan {
+    fn windows(&self, point: TapePoint) -> Result<Windows, SubscriptionError> {
+        let windows = match self.after {
+            None => Windows::new(self.width, self.filter.clone(), point),
+            Some(cursor) if point.in_group => {
+                let value = format!("{cursor:?}: no batch of this tape ends there");
+                return Err(SubscriptionError::BadOption { what: "the window cursor", value });
+            }
+            Some(cursor) => Windows::resume(self.width, self.filter.clone(), &cursor, point),
+        };
+        Ok(windows.with_conflation(self.conflation))
+    }
+}
+
+/// The first position to be read, and the windows that begin there, if the tape has come that far.
+fn begin(
+    history: &mut impl History,
+    options: &DelayedOptions,
+) -> Result<(Sequence, Cutting), SubscriptionError> {
     let width = i64::try_from(options.width.as_nanos()).ok().filter(|width| *width > 0);
     let Some(width) = width else {
         let value = format!("{:?}", options.width);
         return Err(SubscriptionError::BadOption { what: "the width of windows", value });
     };
-    let next = match options.start {
-        WindowStart::From(start) => start.resolve(history)?,
-        WindowStart::After(cursor) => cursor.last.next(),
+    let (next, after) = match options.start {
+        WindowStart::From(start) => (start.resolve(history)?, None),
+        WindowStart::After(cursor) => (cursor.last.next(), Some(cursor)),
     };
-    let visible = history.visible();
-    if next > visible.next() {
-        // Windows cannot be cut without the tape's time before them.
-        return Err(SubscriptionError::AheadOfTape { asked: next, visible });
+    let (filter, conflation) = (options.filter.clone(), options.conflation);
+    let plan = Plan { width, filter, conflation, next, after };
+    if next > history.visible().next() {
+        return Ok((next, Cutting::Awaiting(plan)));
     }
-    let point = TapePoint::before(history, next)?;
-    match (options.start, point) {
-        (WindowStart::From(_), Some(point)) => Ok(Windows::new(width, options.filter.clone(), point)),
-        (WindowStart::From(_), None) => {
-            // At the edge of what is kept: the first frame tells the time at its end.
-            let Some(handle) = history.frame_at(next)? else {
-                return Err(below_retention(history, next));
-            };
-            let point = TapePoint::after(handle.frame().header());
-            Ok(Windows::new(width, options.filter.clone(), point))
-        }
-        (WindowStart::After(_), None) => Err(below_retention(history, next)),
-        (WindowStart::After(cursor), Some(point)) if point.in_group => {
-            let value = format!("{cursor:?}: no batch of this tape ends there");
-            Err(SubscriptionError::BadOption { what: "the window cursor", value })
-        }
-        (WindowStart::After(cursor), Some(point)) => {
-            Ok(Windows::resume(width, options.filter.clone(), &cursor, point))
-        }
-    }
+    let point = match TapePoint::before(history, next)? {
+        Some(point) => point,
+        None if after.is_some() => return Err(below_retention(history, next)),
+        // At the edge of what is kept: the first frame tells the time at its end.
+        None => match history.frame_at(next)? {
+            Some(handle) => TapePoint::after(handle.frame().header()),
+            None => return Err(below_retention(history, next)),
+        },
+    };
+    Ok((point.next, Cutting::Windows(plan.windows(point)?)))
 }
 
 /// The time before `next` has been cut off.

@@ -134,6 +134,11 @@ impl<H: History, C: Clock> Historical<H, C> {
         self.pacer.as_ref().and_then(|pacer| pacer.next_due)
     }
 
+    /// The log, for what lies before the events shown.
+    pub(crate) fn history_mut(&mut self) -> &mut H {
+        &mut self.history
+    }
+
     fn restart_pace(&mut self) {
         if let Some(pacer) = &mut self.pacer {
             *pacer = Pacer { base: None, next_due: None, in_group: false, ..*pacer };

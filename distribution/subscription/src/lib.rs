@@ -7,10 +7,11 @@
 //! publisher wait. Durable consumers (acknowledgement, checkpoints) build on these and do not live here yet.
 //!
 //! Read in this order: `history` and `live` (the two sources), `update`, `handover` (the decisions), `realtime` (acts
-//! them out), `windows` and `batch` (the delayed tier's rules and bytes), `delayed`, `historical`.
+//! them out), `windows`, `batch` and `conflate` (the delayed tier's rules and bytes), `delayed`, `historical`.
 
 mod batch;
 mod clock;
+mod conflate;
 mod delayed;
 mod filter;
 mod handover;
@@ -26,7 +27,8 @@ mod windows;
 
 pub use batch::{Batch, BatchBuf, BatchError, BatchEvents, WindowCursor};
 pub use clock::{Clock, HEARTBEATS_MISSED_MAX, HeartbeatAlarm, Silence, SystemClock};
-pub use delayed::{Delayed, DelayedOptions, WindowStart};
+pub use conflate::Conflation;
+pub use delayed::{Delayed, DelayedOptions, WindowSource, WindowStart};
 pub use filter::{Filter, Instruments};
 pub use handover::{Handover, HandoverError, LiveFrame, Verdict, Want};
 pub use historical::{End, Historical, HistoricalOptions, Pace};

@@ -143,6 +143,11 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
         &self.live
     }
 
+    /// The log, for what lies before the events shown.
+    pub(crate) fn history_mut(&mut self) -> &mut H {
+        &mut self.history
+    }
+
     /// Whether events come from the bus at the moment.
     pub fn is_live(&self) -> bool {
         self.handover.is_live()

@@ -9,7 +9,8 @@
 //! * `TimeAdvanced` moves the tape's time like any event, but is never part of a window: a window without anything
 //!   else is empty.
 //! * The empty windows that one event passes are one message.
-//! * A window that grows beyond [`PART_BYTES`] is given in parts, cut where a group begins.
+//! * A window that grows beyond [`PART_BYTES`] (before conflation) is given in parts, cut where a group begins.
+//! * A conflated channel's batches are these, each conflated by itself (`conflate.rs`).
 //!
 //! Whoever joins in the middle gets the same batches, from the first window on that opens after it joined.
 
@@ -18,6 +19,7 @@ use std::collections::VecDeque;
 use matchtape_schemas::{EventTime, Frame, FrameHeader, Kind, Sequence, TapeId};
 
 use crate::batch::{BatchBuf, BatchHeader, Builder, WindowCursor};
+use crate::conflate::Conflation;
 use crate::filter::Filter;
 use crate::history::{FrameHandle, History, HistoryError};
 
@@ -95,6 +97,7 @@ impl TapePoint {
 pub struct Windows {
     width: i64,
     filter: Filter,
+    conflation: Conflation,
     tape: TapeId,
     next: Sequence,
     running: EventTime,
@@ -122,6 +125,7 @@ impl Windows {
         Self {
             width: width_ns,
             filter,
+            conflation: Conflation::None,
             tape: point.tape,
             next: point.next,
             running: point.running,
@@ -153,6 +157,12 @@ impl Windows {
         // The group that ended the cursor's window may have passed others, whose message was the next.
         windows.move_to(windows.window_of(point.running));
         windows
+    }
+
+    /// The same windows, conflated or not.
+    #[must_use]
+    pub fn with_conflation(self, conflation: Conflation) -> Self {
+        Self { conflation, ..self }
     }
 
     /// The next position to be pushed.
@@ -270,9 +280,15 @@ impl Windows {
             part: if empty { 0 } else { self.part },
             count: 0,
             late: 0,
+            conflated: false,
+            left_out: 0,
         };
         self.uncovered = self.next;
         let building = std::mem::replace(&mut self.building, Builder::new());
-        self.ready.push_back(building.finish(header));
+        let batch = building.finish(header);
+        self.ready.push_back(match self.conflation {
+            Conflation::None => batch,
+            Conflation::LastState => batch.batch().conflated(),
+        });
     }
 }

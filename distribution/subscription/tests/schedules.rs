@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use matchtape_schemas::{Epoch, Event, Head, Kind, KindMask, Sequence, Stage, Watermarks};
 use matchtape_subscription::{
-    BatchBuf, Delayed, DelayedOptions, End, Filter, LeaveReason, Pace, RealTime, RealTimeOptions, Start,
-    Subscription, Update, WindowStart,
+    BatchBuf, Conflation, Delayed, DelayedOptions, End, Filter, LeaveReason, Pace, RealTime, RealTimeOptions,
+    Start, Subscription, Update, WindowStart,
 };
 use sim::{Buffer, Sample, SimLive, What};
 use support::{
@@ -394,8 +394,9 @@ fn a_delayed_reader_gets_live_what_a_replay_gives_byte_for_byte() {
         let mut random = Random(seed);
         let mut node = Node::new(Stage::Visible, 2);
         let clock = ManualClock::default();
-        let options =
-            DelayedOptions { start: WindowStart::From(Start::Beginning), ..DelayedOptions::default() };
+        let conflation = if random.one_in(2) { Conflation::LastState } else { Conflation::None };
+        let start = WindowStart::From(Start::Beginning);
+        let options = DelayedOptions { start, conflation, ..DelayedOptions::default() };
         let live = SimLive::new(Rc::clone(&node.buffer), clock.clone(), Stage::Visible);
         let mut reader =
             Delayed::live_with_clock(node.log.clone(), live, &options, clock.clone()).expect("open");
@@ -426,4 +427,74 @@ fn a_delayed_reader_gets_live_what_a_replay_gives_byte_for_byte() {
         assert!(expected.len() > 10, "seed {seed}");
         assert!(got == expected, "seed {seed}: {} live, {} replayed", got.len(), expected.len());
     }
+}
+
+#[test]
+fn a_delayed_reader_that_resumes_beyond_the_log_waits_for_it_and_goes_on_with_the_very_next_batch() {
+    let (mut resumed, mut ahead) = (0, 0);
+    for seed in 0..schedules(100) {
+        let mut random = Random(seed);
+        let mut node = Node::new(Stage::Visible, 4);
+        (0..60).for_each(|_| node.accept(&mut random));
+        let last = node.head.last_sequence;
+        node.make_visible(last);
+        let options =
+            DelayedOptions { start: WindowStart::From(Start::Beginning), ..DelayedOptions::default() };
+        let mut replay =
+            Delayed::replay(node.log.clone(), &options, End::Visible, Pace::AsFastAsPossible).expect("open");
+        let mut all = Vec::new();
+        while let Some(Update::Window(batch)) = replay.poll().expect("poll") {
+            all.push(BatchBuf::copy(&batch));
+        }
+        let at = random.below(all.len() as u64 - 1) as usize;
+        let cursor = all[at].batch().cursor();
+        // To whoever resumes, the log shows less than was delivered before: at the end of some frame, or nothing.
+        let ends: Vec<Sequence> = node.log.change(|kept| {
+            let ends = kept.frames.iter().map(|frame| frame.frame().last_sequence());
+            ends.filter(|end| *end < cursor.last).collect()
+        });
+        let behind =
+            if ends.is_empty() { Sequence::ZERO } else { ends[random.below(ends.len() as u64) as usize] };
+        node.log.change(|kept| kept.visible = behind);
+        let clock = ManualClock::default();
+        let live = SimLive::new(Rc::clone(&node.buffer), clock.clone(), Stage::Visible);
+        let start = WindowStart::After(cursor);
+        let options = DelayedOptions { start, ..DelayedOptions::default() };
+        let mut reader =
+            Delayed::live_with_clock(node.log.clone(), live, &options, clock.clone()).expect("open");
+        let (mut got, mut told) = (Vec::new(), 0);
+        let mut read = |node: &mut Node, reader: &mut Delayed<RealTime<Log, SimLive, ManualClock>>| {
+            for _ in 0..200 {
+                match reader.poll().expect("poll") {
+                    Some(Update::Window(batch)) => got.push(BatchBuf::copy(&batch)),
+                    Some(Update::Ahead { next, visible }) => {
+                        assert_eq!((next, visible), (cursor.last.next(), behind));
+                        told += 1;
+                    }
+                    Some(_) => {}
+                    None => reader.wait(Duration::from_millis(1)).expect("wait"),
+                }
+            }
+            node.heartbeat();
+        };
+        read(&mut node, &mut reader);
+        // It may learn the events from the bus before the log has what lies before them.
+        let after = node.log.change(|kept| {
+            let firsts = kept.frames.iter().map(|frame| frame.frame().first_sequence());
+            firsts.into_iter().find(|first| *first > cursor.last)
+        });
+        node.publish_next = after.unwrap_or(last.next());
+        let from_bus = random.one_in(2);
+        if from_bus {
+            node.publish(last);
+        }
+        read(&mut node, &mut reader);
+        node.log.change(|kept| kept.visible = last);
+        node.publish(last);
+        (0..5).for_each(|_| read(&mut node, &mut reader));
+        assert!(got == all[at + 1..], "seed {seed}: {} batches for {}", got.len(), all.len() - at - 1);
+        resumed += 1;
+        ahead += told;
+    }
+    assert_eq!(resumed, ahead, "each was told once that it is ahead");
 }

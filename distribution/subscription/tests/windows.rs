@@ -313,7 +313,7 @@ fn damaged_batches_are_refused() {
     assert!(matches!(Batch::decode(&memory[..good.len() - 16]), Err(BatchError::Length { .. })));
     // Every field that is bounded: magic, version, flags, width, window, position, count, length, reserved, the run's
     // position, count and length, an event's tag.
-    for at in [0, 4, 7, 23, 39, 47, 60, 64, 69, 72, 87, 104, 108, 80 + 32 + 4] {
+    for at in [0, 4, 7, 23, 39, 47, 60, 64, 69, 72, 76, 87, 104, 108, 80 + 32 + 4] {
         memory[at] ^= 0x80;
         assert!(Batch::decode(&memory).is_err(), "byte {at}");
         memory[at] ^= 0x80;

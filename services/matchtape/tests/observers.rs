@@ -273,6 +273,7 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     let real_time = start(&from_start);
     let speculative = start(&["--from", "beginning", "--speculative"]);
     let delayed = start(&["--from", "beginning", "--tier", "delayed"]);
+    let conflated = start(&["--from", "beginning", "--tier", "delayed", "--conflate"]);
     let stopped = start(&from_start);
     let killed = start(&from_start);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -356,17 +357,31 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     }
     assert!(rows.len() as u64 >= last, "WebSocket: {} rows", rows.len());
 
-    // Delayed: what was shown live is, to the byte, how a replay begins.
-    let shown = Arc::clone(&delayed.shown);
-    delayed.stop();
-    let live = shown.lines.lock();
-    let replay = place.ask(&["replay", "--tier", "delayed", "--speed", "0", "--format", "ndjson"]);
-    let replayed: Vec<&str> = replay.lines().collect();
-    assert!(live.len() > 1_000, "{} windows", live.len());
-    for ((_, live), replayed) in live.iter().zip(&replayed) {
-        assert_eq!(live, replayed, "delayed");
+    // Delayed: what was shown live is, to the byte, how a replay begins; conflated or not.
+    for (who, observer, conflate) in
+        [("delayed", delayed, &[][..]), ("conflated", conflated, &["--conflate"])]
+    {
+        let shown = Arc::clone(&observer.shown);
+        observer.stop();
+        let live = shown.lines.lock();
+        let args =
+            [&["replay", "--tier", "delayed", "--speed", "0", "--format", "ndjson"], conflate].concat();
+        let replay = place.ask(&args);
+        let replayed: Vec<&str> = replay.lines().collect();
+        assert!(live.len() > 1_000, "{who}: {} windows", live.len());
+        for ((_, live), replayed) in live.iter().zip(&replayed) {
+            assert_eq!(live, replayed, "{who}");
+        }
+        assert!(replayed.len() + 2 >= live.len(), "{who}: {} live, {} replayed", live.len(), replayed.len());
+        let left_out = |line: &&str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            (line["left_out"].as_u64().unwrap(), line["events"].as_array().unwrap().len() as u64)
+        };
+        let (missing, there): (Vec<u64>, Vec<u64>) = replayed.iter().map(left_out).unzip();
+        let (missing, there): (u64, u64) = (missing.iter().sum(), there.iter().sum());
+        assert_eq!(missing > 0, who == "conflated", "{who}: {missing} left out");
+        println!("{who}: {there} events in {} windows, {missing} left out", replayed.len());
     }
-    assert!(replayed.len() + 2 >= live.len(), "{} windows live, {} replayed", live.len(), replayed.len());
 
     let historical = place.ask(&["replay", "--tier", "historical", "--format", "ndjson"]);
     for (line, expected) in historical.lines().zip(&expected) {

@@ -18,8 +18,8 @@ use matchtape_node::{BusOptions, FollowedHistory};
 use matchtape_schemas::{EventRef, InstrumentId, KindMask, Sequence};
 use matchtape_storage::ReadOnlyStore;
 use matchtape_subscription::{
-    Batch, BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime,
-    RealTimeOptions, Start, Subscription, Update, WindowStart,
+    Batch, BusLive, Conflation, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace,
+    RealTime, RealTimeOptions, Start, Subscription, Update, WindowStart,
 };
 
 use super::error::CliError;
@@ -34,6 +34,7 @@ use super::{FormatArg, interrupt, store};
   matchtape tail --data tape/ --from beginning --instrument ESH4 --kind trades
   matchtape tail --data tape/ --from 50001 --format ndjson        (resume after event 50000)
   matchtape tail --data tape/ --tier delayed                      (windows of 100 ms of event time)
+  matchtape tail --data tape/ --tier delayed --conflate           (of each window only what still matters at its end)
   matchtape tail --data tape/ --speculative                       (before it is durable; may be retracted)")]
 pub(super) struct TailArgs {
     #[command(flatten)]
@@ -44,8 +45,11 @@ pub(super) struct TailArgs {
     /// As events come, or in windows
     #[arg(long, value_enum, default_value_t = LiveTier::Realtime)]
     tier: LiveTier,
+    /// In windows: leave out states that a later event of the window replaces, and orders that came and went in it
+    #[arg(long)]
+    conflate: bool,
     /// Accepted events, before they are durable; some may be retracted
-    #[arg(long, conflicts_with = "tier")]
+    #[arg(long, conflicts_with_all = ["tier", "conflate"])]
     speculative: bool,
     /// The namespace of the bus, as the node has it
     #[arg(long, value_name = "NAME", default_value = "matchtape")]
@@ -74,6 +78,9 @@ pub(super) struct ReplayArgs {
     /// it goes
     #[arg(long, value_enum, default_value_t = Tier::Historical)]
     tier: Tier,
+    /// In windows: leave out states that a later event of the window replaces, and orders that came and went in it
+    #[arg(long)]
+    conflate: bool,
     /// The pace: 1 as it happened, 60 an hour per minute, 0 as fast as it goes [default: 0 for historical, else 1]
     #[arg(long, value_name = "FACTOR")]
     speed: Option<f64>,
@@ -141,6 +148,7 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
     };
     let filter = args.common.filter(&printer)?;
     let history = FollowedHistory::new(store);
+    let conflation = conflation(args.conflate, args.tier == LiveTier::Delayed)?;
     match args.tier {
         LiveTier::Realtime => {
             let service = if args.speculative { BusService::Speculative } else { BusService::Live };
@@ -151,11 +159,21 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
         }
         LiveTier::Delayed => {
             let start = WindowStart::From(args.from);
-            let options = DelayedOptions { start, filter, ..DelayedOptions::default() };
+            let options = DelayedOptions { start, filter, conflation, ..DelayedOptions::default() };
             let live = attach(&name, BusService::Live);
             let subscription = Delayed::live(history, live, &options).map_err(failed)?;
             printer.run(subscription, &until)
         }
+    }
+}
+
+fn conflation(asked: bool, windows: bool) -> Result<Conflation, CliError> {
+    match (asked, windows) {
+        (true, false) => {
+            Err(CliError::Usage("--conflate is about windows: it goes with --tier delayed".into()))
+        }
+        (true, true) => Ok(Conflation::LastState),
+        (false, _) => Ok(Conflation::None),
     }
 }
 
@@ -182,6 +200,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
     let until = Until { stop, deadline: None, through: None };
     let filter = args.common.filter(&printer)?;
     let history = FollowedHistory::new(store);
+    let conflation = conflation(args.conflate, args.tier == Tier::Delayed)?;
     match args.tier {
         Tier::Realtime | Tier::Historical => {
             let options = HistoricalOptions { start: args.from, end, filter, pace };
@@ -189,7 +208,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
         }
         Tier::Delayed => {
             let start = WindowStart::From(args.from);
-            let options = DelayedOptions { start, filter, ..DelayedOptions::default() };
+            let options = DelayedOptions { start, filter, conflation, ..DelayedOptions::default() };
             printer.run(Delayed::replay(history, &options, end, pace).map_err(failed)?, &until)
         }
     }
@@ -334,6 +353,8 @@ impl Printer {
                 "first_sequence": batch.first().get(),
                 "last_sequence": batch.last().get(),
                 "late": batch.late(),
+                "conflated": batch.is_conflated(),
+                "left_out": batch.left_out(),
                 "bytes": batch.bytes().len(),
                 "crc32": format!("{:08x}", crc32fast::hash(batch.bytes())),
                 "events": rows,
@@ -345,11 +366,12 @@ impl Printer {
         }
         self.output.flush::<EventRow>()?;
         eprintln!(
-            "window {} .. {}: {} events, {} late{}",
+            "window {} .. {}: {} events, {} late{}{}",
             matchtape_client::time::rfc3339(batch.start().get()),
             matchtape_client::time::rfc3339(batch.end().get()),
             batch.count(),
             batch.late(),
+            if batch.is_conflated() { format!(", {} left out", batch.left_out()) } else { String::new() },
             if batch.is_empty() { format!(" ({} empty windows)", batch.windows()) } else { String::new() }
         );
         for event in batch.events() {

@@ -1,0 +1,310 @@
+//! The processes of the schedules: a node that publishes the script, and readers whose every event is checked.
+//!
+//! `node-test-peer PLACE NAMESPACE node SEED BUFFER` opens the node in PLACE and publishes, in bursts; says `open HEAD`,
+//! then `at N` as it goes; told `end`, it says `ended LAST` once that is visible, and stays until told `close`.
+//!
+//! `node-test-peer PLACE NAMESPACE check TIER FIRST [WINDOW PART]` reads from FIRST on; says `at N` (for windows `at N
+//! WINDOW PART`, from where another goes on), whatever is wrong as soon as it is seen, and, told `until LAST`, its verdict
+//! in one line of JSON. Told `dawdle MICROSECONDS`, it is slow. With `damage WHAT N` instead of a window, what the checker
+//! is given is broken at event N.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::Duration;
+
+use matchtape_bus::{BusConfig, BusName, BusService, WakeUp};
+use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions, PublishError, Publisher};
+use matchtape_schemas::{KindMask, Sequence, Stage};
+use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use matchtape_subscription::{
+    BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime,
+    RealTimeOptions, Start, Subscription, Update, WindowCursor, WindowStart,
+};
+
+use checker::{Checker, Corruption, Damage, Promise};
+use script::{PRODUCERS, Random};
+
+mod checker;
+mod script;
+
+/// How often the node gives a sign of life. Short, so that an alarm does not cost a test a third of a second.
+const HEARTBEAT: Duration = Duration::from_millis(25);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [place, namespace, role @ ..] = arguments.as_slice() else { panic!("PLACE NAMESPACE ...") };
+    let place = Path::new(place);
+    match role {
+        ["node", seed, buffer] => publish(place, namespace, number(seed), number(buffer) as usize),
+        ["check", tier, first, resumed @ ..] => {
+            let (mut cursor, mut corruption) = (None, Corruption::NONE);
+            match resumed {
+                [] => {}
+                [window, part] => cursor = Some((window.parse().expect("a window"), number(part) as u32)),
+                ["damage", what, at] => corruption = Corruption::of(damage(what), Sequence(number(at))),
+                other => panic!("{other:?}"),
+            }
+            std::process::exit(check(place, namespace, tier, Sequence(number(first)), cursor, corruption));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().expect("a number")
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).expect("the test listens");
+}
+
+/// The lines of standard input. They end when the test does, and so does this process.
+fn orders() -> Receiver<String> {
+    let (sender, orders) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+        std::process::exit(2);
+    });
+    orders
+}
+
+fn bus(place: &Path, namespace: &str, buffer_samples: usize) -> BusOptions {
+    let config = BusConfig {
+        subscribers_max: 8,
+        subscribers_spare: 8,
+        buffer_samples,
+        borrowed_samples: 2,
+        heartbeat_interval: HEARTBEAT,
+        ..BusConfig::default()
+    };
+    BusOptions {
+        namespace: namespace.into(),
+        root: Some(place.join("bus")),
+        config,
+        speculative: true,
+        ..BusOptions::default()
+    }
+}
+
+fn publish(place: &Path, namespace: &str, seed: u64, buffer: usize) {
+    let mut options =
+        NodeOptions { bus: Some(bus(place, namespace, buffer)), ring_slots: 2048, ..NodeOptions::default() };
+    options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
+    options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+    options.store.memtable_bytes = 4 << 20;
+    let node = Node::open(&place.join("data"), options, Vec::new()).expect("node");
+    let mut producers = PRODUCERS.map(|producer| {
+        let publisher = node.publisher(producer).expect("the only handle");
+        let next = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+        (publisher, next)
+    });
+    let orders = orders();
+    let mut random = Random(seed);
+    let (mut last, mut said) = (node.watermarks().visible, 0);
+    say(&format!("open {last}"));
+    loop {
+        match orders.try_recv() {
+            Ok(order) if order == "end" => {
+                node.wait(last, Stage::Visible).expect("a disk that syncs");
+                say(&format!("ended {last}"));
+            }
+            Ok(order) if order == "close" => break,
+            Ok(order) => panic!("{order:?}"),
+            Err(TryRecvError::Empty) => {
+                for _ in 0..1 + random.below(40) {
+                    let (publisher, next) = &mut producers[random.below(2) as usize];
+                    last = put_group(publisher, next);
+                }
+                if last.get() >= said + 250 {
+                    said = last.get();
+                    say(&format!("at {said}"));
+                }
+                if random.one_in(2) {
+                    std::thread::park_timeout(Duration::from_micros(random.below(2_000)));
+                }
+                continue;
+            }
+            Err(TryRecvError::Disconnected) => return,
+        }
+        // Ended: nothing more is published, heartbeats go on.
+        match orders.recv() {
+            Ok(order) if order == "close" => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(producers);
+    node.close().expect("a node that closes");
+}
+
+fn put_group(publisher: &mut Publisher, next: &mut u64) -> Sequence {
+    let group = script::group(publisher.producer(), *next);
+    *next += group.len() as u64;
+    loop {
+        match publisher.publish_group(&group) {
+            Ok(published) => return published.sequence(),
+            Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len()).expect("the node is open"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn check(
+    place: &Path,
+    namespace: &str,
+    tier: &str,
+    first: Sequence,
+    cursor: Option<(i64, u32)>,
+    corruption: Corruption,
+) -> i32 {
+    let disk = RealDisk::open(&place.join("data")).expect("the node has made it");
+    let store = ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).expect("a tape");
+    let history = FollowedHistory::new(store);
+    let name = bus(place, namespace, 1).name(history.tape()).expect("a name");
+    let start = Start::At(first);
+    match tier {
+        "live" => watch(
+            real_time(history, &name, BusService::Live, start, KindMask::ALL),
+            Promise::VISIBLE,
+            first,
+            corruption,
+        ),
+        "trades" => {
+            let promise = Promise { kinds: KindMask::TRADES, ..Promise::VISIBLE };
+            watch(
+                real_time(history, &name, BusService::Live, start, KindMask::TRADES),
+                promise,
+                first,
+                corruption,
+            )
+        }
+        "speculative" => {
+            let reader = real_time(history, &name, BusService::Speculative, start, KindMask::ALL);
+            watch(reader, Promise::ACCEPTED, first, corruption)
+        }
+        "delayed" => {
+            let start = cursor.map_or(WindowStart::From(start), |(window, part)| {
+                let next_part = (part > 0).then_some(part);
+                WindowStart::After(WindowCursor { window, next_part, last: first.previous() })
+            });
+            let options =
+                DelayedOptions { start, heartbeat_interval: HEARTBEAT, ..DelayedOptions::default() };
+            let live = BusLive::new(&name, BusService::Live, WakeUp::Event, Duration::ZERO);
+            let promise = Promise { window_ns: options.width.as_nanos() as i64, ..Promise::VISIBLE };
+            watch(Delayed::live(history, live, &options).expect("open"), promise, first, corruption)
+        }
+        "historical" | "paced" => {
+            // Five events a millisecond of event time: at this pace the schedule lasts long enough to see it held back.
+            let pace = if tier == "paced" { Pace::Times(20.0) } else { Pace::AsFastAsPossible };
+            let end = End::Through(Sequence::MAX);
+            let options = HistoricalOptions { start, end, pace, ..HistoricalOptions::default() };
+            watch(Historical::open(history, options).expect("open"), Promise::VISIBLE, first, corruption)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn real_time(
+    history: FollowedHistory,
+    name: &BusName,
+    service: BusService,
+    start: Start,
+    kinds: KindMask,
+) -> RealTime<FollowedHistory, BusLive> {
+    let live = BusLive::new(name, service, WakeUp::Event, Duration::from_micros(20));
+    let options = RealTimeOptions { start, filter: Filter::kinds(kinds), heartbeat_interval: HEARTBEAT };
+    RealTime::open(history, live, options).expect("open")
+}
+
+/// Reads and checks until told where to end; the exit code.
+fn watch(
+    mut reader: impl Subscription,
+    promise: Promise,
+    first: Sequence,
+    mut corruption: Corruption,
+) -> i32 {
+    let orders = orders();
+    let mut checker = Checker::new(promise, first);
+    let (mut dawdle, mut until) = (Duration::ZERO, None);
+    let (mut said, mut clean) = (first, true);
+    say("open");
+    loop {
+        while let Ok(order) = orders.try_recv() {
+            match order.split(' ').collect::<Vec<_>>().as_slice() {
+                ["until", last] => until = Some(Sequence(number(last))),
+                ["dawdle", us] => dawdle = Duration::from_micros(number(us)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let update = match reader.next(Duration::from_millis(5)) {
+            Ok(update) => update,
+            Err(error) => {
+                say(&format!("failed at {}: {error:?}", checker.next()));
+                return 1;
+            }
+        };
+        let (mut resume, idle) = (None, update.is_none());
+        if let Some(update) = update {
+            checker.update(&update, &mut corruption);
+            match update {
+                Update::Window(batch) => {
+                    let cursor = batch.cursor();
+                    resume = Some(format!(
+                        "at {} {} {}",
+                        cursor.last.next(),
+                        cursor.window,
+                        cursor.next_part.unwrap_or(0)
+                    ));
+                }
+                Update::Events(_) if checker.resume_at().get() >= said.get() + 250 => {
+                    said = checker.resume_at();
+                    resume = Some(format!("at {said}"));
+                }
+                Update::Alarm { missed } => resume = Some(format!("alarm {missed}")),
+                _ => {}
+            }
+        }
+        if let Some(line) = resume {
+            say(&line);
+            if !dawdle.is_zero() {
+                std::thread::park_timeout(dawdle);
+            }
+        }
+        if clean && !checker.is_clean() {
+            clean = false;
+            say(&format!("violated {}", checker.verdict()));
+        }
+        // Only when nothing is left to be said: a reader of windows may have read on, with more of them to show.
+        if idle
+            && until.is_some_and(|last| {
+                reader.position() > last && checker.resume_at() > certain_end(&promise, last)
+            })
+        {
+            say(&format!("verdict {}", checker.verdict()));
+            return i32::from(!checker.is_clean());
+        }
+    }
+}
+
+/// A speculative reader is done when nothing that it was shown can be taken back any more.
+fn certain_end(promise: &Promise, last: Sequence) -> Sequence {
+    if promise.stage == Stage::Accepted { last } else { Sequence::ZERO }
+}
+
+fn damage(what: &str) -> Damage {
+    match what {
+        "drop" => Damage::Drop,
+        "duplicate" => Damage::Duplicate,
+        "alter" => Damage::Alter,
+        "reorder" => Damage::Reorder,
+        "old-term" => Damage::OldTerm,
+        other => panic!("{other:?}"),
+    }
+}
