@@ -120,9 +120,9 @@ impl Flusher {
         self.state.lock().fold.snapshot()
     }
 
-    /// What the manifest names now.
-    pub(crate) fn contents(&self) -> Contents {
-        self.state.lock().manifest.contents().clone()
+    /// Looks at what the manifest names now; it does not change meanwhile.
+    pub(crate) fn with_contents<T>(&self, look: impl FnOnce(&Contents) -> T) -> T {
+        look(self.state.lock().manifest.contents())
     }
 
     /// Makes a change of the manifest durable.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "parquet")]
 pub mod archive;
+mod backup;
 mod chunk;
 mod codec;
 mod disk;
@@ -21,6 +22,7 @@ mod options;
 mod pins;
 mod read;
 mod read_only;
+mod rebuild;
 mod retention;
 mod snapshot;
 mod sstable;
@@ -29,6 +31,7 @@ mod verify;
 mod visible;
 pub mod wal;
 
+pub use backup::{CopyError, CopyProgress, CopyReport, Link, Point};
 pub use chunk::{EventHandle, FrameHandle};
 
 /// A disk that can lose power at any moment, for tests and for simulating whole clusters.

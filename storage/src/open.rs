@@ -241,7 +241,7 @@ pub(crate) fn open(
     Ok(Opened { lock, ingest: Arc::new(ingest), writer, wal_config, segments, head, at_head, report })
 }
 
-fn take_lock(disk: &dyn Disk) -> Result<Box<dyn DiskLock>, LockError> {
+pub(crate) fn take_lock(disk: &dyn Disk) -> Result<Box<dyn DiskLock>, LockError> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let holder = LockHolder {
         pid: std::process::id(),

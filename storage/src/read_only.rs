@@ -33,6 +33,8 @@ const ATTEMPTS_MAX: usize = 10;
 pub struct ReadOnlyStore {
     shared: Arc<Shared>,
     options: ReadOnlyOptions,
+    /// What the manifest named when it was last read.
+    contents: Mutex<Contents>,
     follow: Mutex<Follow>,
 }
 
@@ -65,7 +67,7 @@ impl ReadOnlyStore {
         let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
         let shared = Arc::new(Shared::new(disk, cache, gate, None, &contents, Arc::clone(&memtable)));
         let follow = Mutex::new(Follow { follower: None, memtable, head: flushed });
-        let store = Self { shared, options: options.clone(), follow };
+        let store = Self { shared, options: options.clone(), contents: Mutex::new(contents.clone()), follow };
         store.follow(&contents)?;
         Ok(store)
     }
@@ -97,10 +99,19 @@ impl ReadOnlyStore {
         }
     }
 
+    pub(crate) fn contents(&self) -> Contents {
+        self.contents.lock().clone()
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.shared.disk
+    }
+
     /// Takes over the manifest's files and what the log proves beyond them.
     fn follow(&self, contents: &Contents) -> Result<(), OpenError> {
         let mut follow = self.follow.lock();
         self.install(contents)?;
+        self.contents.lock().clone_from(contents);
         if let Some(table) = contents.event_tables.last()
             && table.footer.after.last_sequence > follow.head.last_sequence
         {

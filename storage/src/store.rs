@@ -8,13 +8,14 @@ use std::time::Duration;
 use matchtape_schemas::{AcceptedTime, Head, Projection, Sequence, TapeId};
 use parking_lot::Mutex;
 
+use crate::backup::{Copy, CopyError, CopyProgress, CopyReport, Link, Point, Source};
 use crate::chunk::Chunk;
 use crate::disk::{Disk, DiskLock};
 use crate::flush::FlushError;
 use crate::guard::caught;
 use crate::ingest::{Ingest, Pressure, StoreFirst};
 use crate::inspect::{self, Inspection};
-use crate::manifest::{Edit, LegalHold};
+use crate::manifest::{Contents, Edit, LegalHold};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
 use crate::options::{StoreMistakes, StoreOptions, Workers};
 use crate::pins::{Pin, PinError, PinKind, PinView, Pins};
@@ -232,7 +233,7 @@ impl EventStore {
         policy: &RetentionPolicy,
         now: AcceptedTime,
     ) -> Result<RetentionChoice, ReadError> {
-        let contents = self.ingest.flusher.contents();
+        let contents = self.ingest.flusher.with_contents(Contents::clone);
         retention::plan(&self.scope(&self.reader(), policy, now), &contents, &self.pins.list())
     }
 
@@ -257,6 +258,25 @@ impl EventStore {
         let scope = self.scope(&reader, policy, now);
         let early = self.mistakes.files_go_before_the_manifest;
         retention::retain(&scope, &self.ingest.flusher, &self.pins, early)
+    }
+
+    /// Copies what is visible now into the empty directory `target`, while this store goes on, and reads the copy back. With
+    /// `link`, files get a second name there instead of a copy.
+    pub fn copy_to(
+        &self,
+        target: &Arc<dyn Disk>,
+        link: Option<Link<'_>>,
+        progress: &mut dyn FnMut(CopyProgress),
+    ) -> Result<CopyReport, CopyError> {
+        let mut copy = Copy::begin(target, link, progress)?;
+        // Files stay as long as a view that lists them is held.
+        let shared = &self.ingest.shared;
+        let (contents, view) =
+            self.ingest.flusher.with_contents(|contents| (contents.clone(), shared.view()));
+        let source = Source { disk: &*shared.disk, contents, reader: self.reader(), head: view.head() };
+        copy.run(&source, Point::End)?;
+        drop(view);
+        copy.finish()
     }
 
     /// Flushes, and so snapshots, if something visible has waited in memory for `interval`: so that a quiet tape, whose

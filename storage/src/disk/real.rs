@@ -46,6 +46,17 @@ impl RealDisk {
         &self.root
     }
 
+    /// Gives a file a second name, the same, in another directory; `false` where that cannot be: on another file system, or
+    /// where links are not supported or allowed.
+    pub fn link_into(&self, other: &Self, path: &Path) -> Result<bool, DiskError> {
+        let (from, to) = (self.full(Operation::HardLink, path)?, other.full(Operation::HardLink, path)?);
+        match rustix::fs::link(&from, &to) {
+            Ok(()) => Ok(true),
+            Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(errno) => Err(DiskError::new(Operation::HardLink, path, errno)),
+        }
+    }
+
     fn full(&self, operation: Operation, path: &Path) -> Result<PathBuf, DiskError> {
         check_relative(operation, path)?;
         Ok(self.root.join(path))

@@ -37,7 +37,7 @@ pub(crate) const PLACES_MAX: u64 = u32::MAX as u64;
 
 impl Run {
     /// The entries of the events in `chunks`, which follow each other.
-    pub(super) fn build<'a>(base: Sequence, chunks: impl Iterator<Item = &'a Chunk>) -> Option<Self> {
+    pub(crate) fn build<'a>(base: Sequence, chunks: impl Iterator<Item = &'a Chunk>) -> Option<Self> {
         let mut run = Self {
             base,
             first: Sequence::MAX,
