@@ -119,10 +119,10 @@ fn a_restore_to_any_sequence_ends_at_the_last_group_end_and_begins_a_term_above_
         let first_kept = driven.store.reader().first_kept();
         let mut restored = 0;
         for asked in 1..=events.len() as u64 {
-            let ends = events[..asked as usize].iter().filter(|placed| {
+            let mut ends = events[..asked as usize].iter().filter(|placed| {
                 placed.sequence >= first_kept && placed.event.flags.contains(EventFlags::LAST_OF_GROUP)
             });
-            let expected = ends.last().map(|placed| placed.sequence.0);
+            let expected = ends.next_back().map(|placed| placed.sequence.0);
             match (copy(&disk, Point::Sequence(Sequence(asked))), expected) {
                 (Ok((target, report)), Some(expected)) => {
                     assert_eq!(report.through, expected, "asked for {asked}");
