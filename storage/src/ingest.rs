@@ -12,11 +12,13 @@ use parking_lot::Mutex;
 
 use crate::chunk::Chunk;
 use crate::flush::{FlushError, Flusher};
+use crate::manifest::Edit;
 use crate::memtable::MemTable;
-use crate::options::StoreOptions;
+use crate::options::{StoreMistakes, StoreOptions};
 use crate::read::view::Shared;
+use crate::segment_facts::SegmentFacts;
 use crate::visible::Bell;
-use crate::wal::{CommitObserver, Committed, WalError};
+use crate::wal::{CommitObserver, Committed, Releaser, WalError};
 
 /// The indexing thread sleeps until so many events wait for it: a reader filters that many in a few microseconds, and at
 /// low rates nobody pays for waking it.
@@ -45,14 +47,16 @@ impl Pressure {
 pub(crate) struct Ingest {
     pub shared: Arc<Shared>,
     pub flusher: Flusher,
+    releaser: Releaser,
+    sealed_segments_kept: usize,
     active: Mutex<Active>,
     memtable_bytes: usize,
     limit_bytes: usize,
     unindexed_bytes: AtomicUsize,
     index_bell: Bell,
     stopping: AtomicBool,
-    /// A known mistake, for negative controls.
-    indexing_panics: bool,
+    /// Known mistakes, for negative controls.
+    mistakes: StoreMistakes,
 }
 
 #[derive(Debug)]
@@ -65,7 +69,12 @@ struct Active {
 
 impl Ingest {
     /// Takes over a store whose newest memtable is the view's last.
-    pub(crate) fn new(shared: Arc<Shared>, flusher: Flusher, options: &StoreOptions) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        flusher: Flusher,
+        releaser: Releaser,
+        options: &StoreOptions,
+    ) -> Self {
         let view = shared.view();
         let memtable = Arc::clone(&view.memtables[view.memtables.len() - 1]);
         let unindexed = view
@@ -81,13 +90,15 @@ impl Ingest {
             .sum();
         Self {
             flusher,
+            releaser,
+            sealed_segments_kept: options.sealed_segments_kept,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
             memtable_bytes: options.memtable_bytes,
             limit_bytes: options.limit_bytes(),
             unindexed_bytes: AtomicUsize::new(unindexed),
             index_bell: Bell::default(),
             stopping: AtomicBool::new(false),
-            indexing_panics: options.mistakes().indexing_panics,
+            mistakes: options.mistakes(),
             shared,
         }
     }
@@ -181,10 +192,36 @@ impl Ingest {
         Ok(crate::flush::flushed_through(&self.shared))
     }
 
+    /// Flushes, and lets go of the part of the log that tables cover by now.
+    pub(crate) fn flush_and_release(&self) -> Result<Sequence, FlushError> {
+        let flushed = self.flush()?;
+        self.release_log(flushed, self.sealed_segments_kept)?;
+        Ok(flushed)
+    }
+
+    /// Lets go of the sealed segments that are wholly at or below `through` and in tables, but for the last `keep`. First
+    /// their facts are durable. Returns the first event that the log still holds.
+    pub(crate) fn release_log(&self, through: Sequence, keep: usize) -> Result<Sequence, FlushError> {
+        let through = through.min(crate::flush::flushed_through(&self.shared));
+        let facts: Vec<SegmentFacts> =
+            self.releaser.releasable(through, keep).iter().filter_map(SegmentFacts::of).collect();
+        // Exactly these, whatever is sealed meanwhile.
+        let through = facts.last().map_or(Sequence::ZERO, |facts| facts.last);
+        if self.mistakes.log_goes_before_the_manifest {
+            self.flusher.guarded(|| Ok(self.releaser.release(through, 0)?))?;
+        }
+        self.flusher.change_files(&self.shared, |contents| {
+            // A crash may have come between the facts and the release.
+            let known = contents.released.last().map_or(Sequence::ZERO, |facts| facts.last);
+            facts.into_iter().filter(|facts| facts.last > known).map(Edit::ReleaseSegment).collect()
+        })?;
+        self.flusher.guarded(|| Ok(self.releaser.release(through, 0)?))
+    }
+
     /// The indexing thread.
     pub(crate) fn run_indexer(&self) {
         while !self.stopping.load(Ordering::Acquire) {
-            assert!(!self.indexing_panics, "indexing panics, as a test wants it");
+            assert!(!self.mistakes.indexing_panics, "indexing panics, as a test wants it");
             self.index_all();
             self.index_bell.wait();
         }
@@ -201,7 +238,7 @@ impl Ingest {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
-            if self.flush().is_err() {
+            if self.flush_and_release().is_err() {
                 // Kept in the flusher: the pipeline sees it by `health`.
                 return;
             }

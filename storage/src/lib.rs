@@ -24,6 +24,7 @@ mod read;
 mod read_only;
 mod rebuild;
 mod retention;
+mod segment_facts;
 mod snapshot;
 mod sstable;
 mod store;
@@ -60,6 +61,7 @@ pub use retention::{
     Advisory, DroppedFile, Excess, PinLimit, PinLimits, Restraint, RetentionChoice, RetentionError,
     RetentionPolicy,
 };
+pub use segment_facts::SegmentFacts;
 pub use snapshot::{Section, Snapshot};
 pub use sstable::TableError;
 pub use store::{EventStore, HoldError};

@@ -16,7 +16,8 @@
 //! An edit is a tag byte and its fields: `1` file number of a new event table (8), its bytes (8), its footer; `2` file
 //! number of a new index table (8), its bytes (8), its level (1), its footer; `3` file number of a new snapshot (8), its
 //! bytes (8), its footer; `4` the file number of one that is gone (8); `5` the next file number (8); `6`
-//! the log was begun, so its absence from now on is damage; `8` the first event kept (8); `9` a legal hold: its first event
+//! the log was begun, so its absence from now on is damage; `7` a segment that the log lets go of: its facts;
+//! `8` the first event kept (8); `9` a legal hold: its first event
 //! (8), when it was placed (8), bytes of its name (1), its name; first event zero means that the hold is lifted.
 //!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
@@ -32,6 +33,7 @@ use crate::codec::{Fields, Short};
 use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
 use crate::pins;
+use crate::segment_facts::SegmentFacts;
 use crate::snapshot::{SnapshotFooter, SnapshotMeta};
 use crate::sstable::{EventFooter, EventTableMeta, IndexFooter, IndexTableMeta, TableError, new_path};
 use crate::wal::Damage;
@@ -51,6 +53,7 @@ pub(crate) enum Edit {
     Remove(u64),
     NextFile(u64),
     LogBegun,
+    ReleaseSegment(SegmentFacts),
     FirstKept(Sequence),
     /// A hold from sequence zero is one that is lifted.
     Hold(LegalHold),
@@ -98,6 +101,10 @@ impl Edit {
                 out.extend_from_slice(&number.to_le_bytes());
             }
             Self::LogBegun => out.push(6),
+            Self::ReleaseSegment(facts) => {
+                out.push(7);
+                facts.put(out);
+            }
             Self::FirstKept(first) => {
                 out.push(8);
                 out.extend_from_slice(&first.0.to_le_bytes());
@@ -134,6 +141,7 @@ impl Edit {
             4 => Self::Remove(fields.u64()?),
             5 => Self::NextFile(fields.u64()?),
             6 => Self::LogBegun,
+            7 => Self::ReleaseSegment(SegmentFacts::read(fields)?),
             8 => Self::FirstKept(fields.sequence()?),
             9 => {
                 let (from, placed) = (fields.sequence()?, AcceptedTime(fields.i64()?));
@@ -163,6 +171,9 @@ pub(crate) struct Contents {
     pub next_file: u64,
     /// The log was begun: it has to be there.
     pub log_begun: bool,
+    /// Segments that the log has let go of, or is about to, oldest first. They are kept for good: whoever has only this can
+    /// still check a copy of their frames.
+    pub released: Vec<SegmentFacts>,
     /// The first event that was not dropped. What event tables there are begin with it, unless it is the tape's first.
     pub first_kept: Sequence,
     /// By name.
@@ -178,6 +189,7 @@ impl Contents {
             snapshots: Vec::new(),
             next_file: 1,
             log_begun: false,
+            released: Vec::new(),
             first_kept: Sequence::FIRST,
             holds: Vec::new(),
         }
@@ -211,6 +223,7 @@ impl Contents {
             }
             Edit::NextFile(number) => self.next_file = self.next_file.max(number),
             Edit::LogBegun => self.log_begun = true,
+            Edit::ReleaseSegment(facts) => self.released.push(facts),
             Edit::FirstKept(first) => self.first_kept = self.first_kept.max(first),
             Edit::Hold(hold) => {
                 self.holds.retain(|other| other.name != hold.name);
@@ -228,6 +241,7 @@ impl Contents {
         edits.extend(self.event_tables.iter().copied().map(Edit::AddEvents));
         edits.extend(self.index_tables.iter().cloned().map(Edit::AddIndex));
         edits.extend(self.snapshots.iter().copied().map(Edit::AddSnapshot));
+        edits.extend(self.released.iter().copied().map(Edit::ReleaseSegment));
         edits.extend((self.first_kept > Sequence::FIRST).then_some(Edit::FirstKept(self.first_kept)));
         edits.extend(self.holds.iter().cloned().map(Edit::Hold));
         edits
@@ -263,7 +277,19 @@ impl Contents {
         {
             return Some(format!("events are kept from {}, but tables begin with {first}", self.first_kept));
         }
+        for pair in self.released.windows(2) {
+            if pair[1].first <= pair[0].last {
+                let (one, other) = (pair[0].number, pair[1].number);
+                return Some(format!("released segment {other} begins inside segment {one}"));
+            }
+        }
         let through = self.flushed_through();
+        if let Some(facts) = self.released.last().filter(|facts| facts.last > through) {
+            return Some(format!(
+                "segment {} was released at {}, but tables end at {through}",
+                facts.number, facts.last
+            ));
+        }
         if let Some(snapshot) = self.snapshots.iter().find(|snapshot| snapshot.sequence() > through) {
             return Some(format!("a snapshot at {}, but tables end at {through}", snapshot.sequence()));
         }
@@ -511,6 +537,22 @@ mod tests {
         Edit::AddSnapshot(SnapshotMeta { number, bytes: 200, footer })
     }
 
+    fn released(number: u64, first: u64, last: u64) -> Edit {
+        Edit::ReleaseSegment(SegmentFacts {
+            number: crate::wal::SegmentNumber(number),
+            id: [number as u8; 16],
+            first: Sequence(first),
+            last: Sequence(last),
+            frames: 1,
+            frame_bytes: 96,
+            min_event_time: EventTime(-5),
+            max_event_time: EventTime(6),
+            first_accepted_time: AcceptedTime(1),
+            last_accepted_time: AcceptedTime(2),
+            root: crate::wal::SegmentRoot([7; 32]),
+        })
+    }
+
     fn flush(number: u64, before: u64, after: u64) -> Vec<Edit> {
         vec![events(number, before, after), index(number + 1, before + 1, after), snapshot(number + 2, after)]
     }
@@ -521,7 +563,10 @@ mod tests {
         let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 4).unwrap();
         for round in 0..3 {
             let number = manifest.take_files(3);
-            manifest.append(flush(number, round * 10, round * 10 + 10)).unwrap();
+            let mut edits = flush(number, round * 10, round * 10 + 10);
+            // Of a segment that the flush before has covered.
+            edits.extend((round > 0).then(|| released(round, round * 10 - 9, round * 10)));
+            manifest.append(edits).unwrap();
         }
         manifest.append(vec![Edit::Remove(3)]).unwrap();
         (disk, manifest.contents().clone())
@@ -589,6 +634,21 @@ mod tests {
         manifest.append(flush(4, 11, 20)).unwrap();
         let error = load(&disk).unwrap_err().to_string();
         assert!(error.contains("ends at 10") && error.contains("begins after 11"), "{error}");
+    }
+
+    #[test]
+    fn a_segment_is_released_behind_the_one_before_and_not_beyond_the_tables() {
+        for (facts, wrong) in [
+            (vec![released(1, 1, 5), released(2, 5, 9)], "released segment 2 begins inside segment 1"),
+            (vec![released(1, 1, 11)], "segment 1 was released at 11, but tables end at 10"),
+        ] {
+            let disk = SimDisk::new(1);
+            let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+            manifest.append(flush(1, 0, 10)).unwrap();
+            manifest.append(facts).unwrap();
+            let error = load(&disk).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct StoreOptions {
     pub visible_at_open: VisibleAtOpen,
     /// Who indexes and flushes.
     pub workers: Workers,
+    /// After a flush the log lets go of the sealed segments that tables cover, but for the last so many: a second copy to
+    /// salvage from. `usize::MAX`: only [`EventStore::release_log`](crate::EventStore::release_log) lets go of any.
+    pub sealed_segments_kept: usize,
     /// The log's part.
     pub wal: WalOptions,
     /// Known mistakes, for negative controls.
@@ -35,6 +38,8 @@ pub struct StoreMistakes {
     pub file_numbers_restart: bool,
     /// A file that the manifest no longer names is removed at once, whoever still reads it.
     pub files_removed_under_readers: bool,
+    /// The log lets go of segments before the manifest, durably, has their facts.
+    pub log_goes_before_the_manifest: bool,
     /// The indexing thread panics.
     pub indexing_panics: bool,
     /// Retention removes files before the manifest has stopped naming them, durably.
@@ -51,6 +56,7 @@ impl Default for StoreOptions {
             compression: Compression::default(),
             visible_at_open: VisibleAtOpen::default(),
             workers: Workers::default(),
+            sealed_segments_kept: 2,
             wal: WalOptions::default(),
             #[cfg(any(test, feature = "mistakes"))]
             mistakes: StoreMistakes::default(),
@@ -113,6 +119,8 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// Bytes of one commit buffer.
     pub commit_bytes: usize,
+    /// Files of released segments that are kept for new ones.
+    pub recycled_files_max: usize,
     /// How commits reach the disk.
     pub backend: WriteBackend,
     /// When they are durable.
@@ -131,6 +139,7 @@ impl Default for WalOptions {
             cluster: config.cluster,
             segment_bytes: config.segment_bytes,
             commit_bytes: config.commit_bytes,
+            recycled_files_max: config.recycled_files_max,
             backend: config.backend,
             sync: config.sync,
             preparation: config.preparation,
@@ -149,6 +158,7 @@ impl WalOptions {
         config.cluster = self.cluster;
         config.segment_bytes = self.segment_bytes;
         config.commit_bytes = self.commit_bytes;
+        config.recycled_files_max = self.recycled_files_max;
         config.backend = self.backend;
         config.sync = self.sync;
         config.preparation = self.preparation;

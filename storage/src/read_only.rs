@@ -93,7 +93,11 @@ impl ReadOnlyStore {
         loop {
             let outcome = load(&*self.shared.disk, &self.options).and_then(|contents| self.follow(&contents));
             match outcome {
-                Err(error) if attempt < ATTEMPTS_MAX && has_moved_on(&error) => attempt += 1,
+                Err(error) if attempt < ATTEMPTS_MAX && has_moved_on(&error) => {
+                    // Also the segment being followed may be gone: the tables have its events.
+                    self.follow.lock().follower = None;
+                    attempt += 1;
+                }
                 outcome => return outcome.map(|()| self.shared.visible.get()),
             }
         }

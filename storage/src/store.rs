@@ -21,6 +21,7 @@ use crate::options::{StoreMistakes, StoreOptions, Workers};
 use crate::pins::{Pin, PinError, PinKind, PinView, Pins};
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionError, RetentionPolicy};
+use crate::segment_facts::SegmentFacts;
 use crate::snapshot::Snapshot;
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
@@ -176,7 +177,24 @@ impl EventStore {
     /// tables.
     pub fn flush(&self) -> Result<Sequence, FlushError> {
         self.ingest.seal_visible();
-        self.ingest.flush()
+        self.ingest.flush_and_release()
+    }
+
+    /// Lets go of the sealed segments of the log whose every event is at or below `through` and in tables; what is known of
+    /// them stays in the manifest. Their files serve new segments, or are removed. Returns the first event that the log still
+    /// holds. The store does this by itself after a flush, see [`StoreOptions::sealed_segments_kept`].
+    pub fn release_log(&self, through: Sequence) -> Result<Sequence, FlushError> {
+        self.ingest.release_log(through, 0)
+    }
+
+    /// What is known of every sealed segment there ever was since the store was made, oldest first, whether the log still
+    /// holds it or not. A segment that is sealed while this is called may be missing.
+    pub fn segment_facts(&self) -> Vec<SegmentFacts> {
+        let sealed: Vec<SegmentFacts> = self.segments.list().iter().filter_map(SegmentFacts::of).collect();
+        let mut facts = self.ingest.flusher.with_contents(|contents| contents.released.clone());
+        let known = facts.last().map_or(Sequence::ZERO, |facts| facts.last);
+        facts.extend(sealed.into_iter().filter(|facts| facts.last > known));
+        facts
     }
 
     /// The last event in tables.
@@ -257,7 +275,9 @@ impl EventStore {
         let reader = self.reader();
         let scope = self.scope(&reader, policy, now);
         let early = self.mistakes.files_go_before_the_manifest;
-        retention::retain(&scope, &self.ingest.flusher, &self.pins, early)
+        let choice = retention::retain(&scope, &self.ingest.flusher, &self.pins, early)?;
+        self.release_log(Sequence(choice.log_through))?;
+        Ok(choice)
     }
 
     /// Copies what is visible now into the empty directory `target`, while this store goes on, and reads the copy back. With

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
-use matchtape_storage::{Disk, RetentionPolicy, StoreMistakes, StoreOptions};
+use matchtape_storage::{Disk, EventStore, RetentionPolicy, StoreMistakes, StoreOptions, limits};
 use model::*;
 
 /// A recorded run.
@@ -61,7 +61,6 @@ fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> 
                 let now = AcceptedTime(driven.events.len() as i64);
                 let choice = driven.store.retain(&small_retention(), now).expect("old files go");
                 run.dropped += choice.dropped.len();
-                driven.writer.drop_segments_through(Sequence(choice.log_through)).expect("released");
             }
         }
         let Driven { store, writer, events, .. } = driven;
@@ -121,6 +120,7 @@ fn judge(
         assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(events).bytes()));
         let verified = driven.store.verify(&mut |_| {}).expect("readable");
         assert!(verified.is_sound(), "{:?}", verified.findings);
+        check_facts(&driven.store);
     }));
     if let Err(panic) = checked {
         let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a check failed".to_owned());
@@ -135,6 +135,34 @@ fn judge(
         check_reader(&driven.store.reader(), &events, &mut random, 1);
     }));
     checked.map_err(|_| "after going on, a check failed".to_owned())
+}
+
+/// What is known of segments reaches without a hole from the first event to the open segment, and is true.
+fn check_facts(store: &EventStore) {
+    let mut next = Sequence::FIRST;
+    let first_kept = store.reader().first_kept();
+    for facts in store.segment_facts() {
+        assert_eq!(facts.first, next, "no segment went unrecorded");
+        next = facts.last.next();
+        if facts.first < first_kept {
+            continue;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let (mut frames, mut bytes) = (0, 0);
+        let mut cursor = store.reader().frames(facts.first).expect("kept");
+        while let Some(handle) = cursor.next_frame().expect("readable") {
+            let frame = handle.frame();
+            if frame.first_sequence() > facts.last {
+                break;
+            }
+            hasher.update(frame.bytes());
+            (frames, bytes) = (frames + 1, bytes + frame.bytes().len() as u64);
+        }
+        assert_eq!((frames, bytes), (facts.frames, facts.frame_bytes));
+        assert_eq!(facts.root.0, *hasher.finalize().as_bytes(), "segment {}", facts.number);
+    }
+    let open = store.segments().list().pop().expect("a log has a segment");
+    assert_eq!(open.first_sequence(), next, "no segment went unrecorded");
 }
 
 fn violations(run: &Run, options: &StoreOptions, seeds: u64, enough: usize) -> Vec<String> {
@@ -164,6 +192,34 @@ fn a_crash_at_any_moment_loses_nothing_acknowledged_and_every_answer_stays_right
     assert!(run.dropped > 6, "{} files were dropped on the way", run.dropped);
     let found = violations(&run, &options, 2, 3);
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Segments of a few commits, let go of as soon as tables have them.
+fn releasing_options() -> StoreOptions {
+    let mut options = StoreOptions { sealed_segments_kept: 0, ..small_options() };
+    options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
+    options
+}
+
+#[test]
+fn a_crash_while_the_log_is_let_go_of_and_its_files_are_used_again_loses_nothing() {
+    let options = releasing_options();
+    let run = record(5, &options, |_| {});
+    let renames = |end: &str| {
+        let trace = run.disk.describe_trace();
+        trace.iter().filter(|line| line.starts_with("rename") && line.ends_with(end)).count()
+    };
+    assert!(renames(".free") > 4 && run.disk.describe_trace().iter().any(|line| line.contains(".free to")));
+    let found = violations(&run, &options, 1, 3);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_log_that_goes_before_its_facts_are_recorded_is_noticed() {
+    let mistakes = StoreMistakes { log_goes_before_the_manifest: true, ..StoreMistakes::default() };
+    let options = StoreOptions { mistakes, ..releasing_options() };
+    let run = record(5, &options, |_| {});
+    assert!(!violations(&run, &options, 0, 1).is_empty());
 }
 
 #[test]

@@ -61,7 +61,6 @@ fn what_is_old_goes_and_everything_else_keeps_its_answers_also_after_a_restart()
     driven.check(60);
     assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
     assert!(choice.log_through > 0, "{choice:?}");
-    driven.writer.drop_segments_through(Sequence(choice.log_through)).expect("released");
 
     let events = driven.events.clone();
     drop(driven);
@@ -324,7 +323,6 @@ fn random_retention_between_random_work_never_costs_an_answer() {
                     let before = driven.store.reader().first_kept();
                     let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
                     assert!(choice.first_kept <= choice.first_wanted.max(before.0));
-                    driven.writer.drop_segments_through(Sequence(choice.log_through)).expect("released");
                 }
                 _ => {
                     let events = std::mem::take(&mut driven.events);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use matchtape_schemas::{FrameFlags, Sequence};
@@ -22,6 +23,7 @@ struct Effort {
 }
 
 const FULL: Effort = Effort { seeds: 4, second_crash_every: 6 };
+const LIGHT: Effort = Effort { seeds: 2, second_crash_every: 13 };
 const QUICK: Effort = Effort { seeds: 6, second_crash_every: 0 };
 
 fn choices(effort: Effort, operation: usize) -> Vec<PowerLoss> {
@@ -31,6 +33,11 @@ fn choices(effort: Effort, operation: usize) -> Vec<PowerLoss> {
 
 /// Writes a tape with several rotations, small and large groups, idle blocks and a restart; ends in the middle.
 fn record(disk: &SimDisk, config: &WalConfig, seed: u64) -> History {
+    record_releasing(disk, config, seed, usize::MAX)
+}
+
+/// The same, letting go of all sealed segments but the last `keep` now and then.
+fn record_releasing(disk: &SimDisk, config: &WalConfig, seed: u64, keep: usize) -> History {
     let mut history = History::default();
     let mut maker: Option<FrameMaker> = None;
     for life in 0..2 {
@@ -53,6 +60,10 @@ fn record(disk: &SimDisk, config: &WalConfig, seed: u64) -> History {
             history.commit(disk, &mut writer, buffer).expect("committed");
             if step % 5 == 2 {
                 writer.idle().expect("idle");
+            }
+            if step % 4 == 3 {
+                writer.maintain().expect("maintained");
+                history.release(disk, &writer, keep);
             }
             if step % 7 == 6 && config.sync != SyncPolicy::EveryBatch {
                 writer.sync().expect("synced");
@@ -114,7 +125,7 @@ fn survive(
     judge(&again, config, history, begun, head.last_sequence)
         .map_err(|wrong| format!("after recovery: {wrong}"))?;
 
-    let mut later = History { frames: Vec::new(), ..History::default() };
+    let mut later = History { released: history.released.clone(), ..History::default() };
     later.frames.extend(
         history
             .frames
@@ -187,6 +198,83 @@ fn a_crash_at_every_operation_keeps_a_prefix_when_nothing_is_synced() {
     );
 }
 
+fn crash_while_recycling(config: &WalConfig, seed: u64, keep: usize) {
+    let disk = SimDisk::new(seed);
+    let history = record_releasing(&disk, config, seed, keep);
+    let renamed = |from: &str, to: &str| {
+        let trace = disk.describe_trace();
+        trace
+            .iter()
+            .filter(|line| line.starts_with("rename") && line.contains(from) && line.ends_with(to))
+            .count()
+    };
+    assert!(renamed(".wal to", ".free") >= 3, "segments were released");
+    assert!(renamed(".free to", ".new") >= 3, "their files were used again");
+    assert_clean(&violations(&disk, config, &history, LIGHT, 3), &disk);
+}
+
+#[test]
+fn a_crash_at_every_operation_loses_nothing_durable_while_segments_are_released_and_their_files_used_again() {
+    crash_while_recycling(&small_config(), 1, 1);
+    crash_while_recycling(&WalConfig { backend: WriteBackend::Direct, ..small_config() }, 2, 0);
+}
+
+#[test]
+fn a_crash_at_every_operation_keeps_a_prefix_in_recycled_files_when_nothing_is_synced() {
+    crash_while_recycling(&WalConfig { sync: SyncPolicy::None, ..small_config() }, 3, 0);
+    let direct = WalConfig { sync: SyncPolicy::None, backend: WriteBackend::Direct, ..small_config() };
+    crash_while_recycling(&direct, 4, 1);
+}
+
+#[test]
+fn a_log_that_keeps_no_released_files_removes_them() {
+    let config = WalConfig { recycled_files_max: 0, ..small_config() };
+    let disk = SimDisk::new(5);
+    let history = record_releasing(&disk, &config, 5, 0);
+    assert!(disk.describe_trace().iter().filter(|line| line.starts_with("remove")).count() >= 3);
+    assert_clean(&violations(&disk, &config, &history, QUICK, 3), &disk);
+    // Files that an earlier run kept, and this one is not to keep, go when the log is opened.
+    let disk = SimDisk::new(6);
+    let history = record_releasing(&disk, &small_config(), 6, 0);
+    let free = |disk: &SimDisk| {
+        let names = disk.list(&config.directory).expect("listed").into_iter().map(|entry| entry.name);
+        names.filter(|name| name.ends_with(".free")).count()
+    };
+    assert!(free(&disk) > 0);
+    disk.kill();
+    let at_least = history.written_at(usize::MAX);
+    judge(&disk, &config, &history, usize::MAX, at_least).expect("opened");
+    assert_eq!(free(&disk), 0);
+}
+
+#[test]
+fn a_released_segment_that_a_backup_has_linked_keeps_its_bytes() {
+    for (honest, mistakes) in
+        [(true, Mistakes::default()), (false, Mistakes { recycle_linked: true, ..Mistakes::default() })]
+    {
+        let config = WalConfig { mistakes, ..small_config() };
+        let disk = SimDisk::new(7);
+        let opened = wal::open(Arc::new(disk.clone()), config.clone()).expect("opened");
+        let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 7));
+        let mut history = History::default();
+        disk.create_directory(Path::new("backup")).expect("created");
+        let mut linked: Option<Vec<u8>> = None;
+        while writer.segments().list().last().expect("one").number.0 < 6 {
+            let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            let buffer = maker.commit(&writer, 2, false, ends);
+            history.commit(&disk, &mut writer, buffer).expect("committed");
+            writer.maintain().expect("maintained");
+            if linked.is_none() && writer.segments().list().len() == 2 {
+                let path = Path::new("wal/000000000001.wal");
+                disk.hard_link(path, Path::new("backup/1")).expect("linked");
+                linked = disk.content(path);
+            }
+            history.release(&disk, &writer, 0);
+        }
+        assert_eq!(disk.content(Path::new("backup/1")) == linked, honest, "{mistakes:?}");
+    }
+}
+
 #[test]
 fn a_failed_sync_ends_all_writing_and_no_later_promise_is_broken() {
     assert_clean(&failed_sync_violations(&small_config()), &SimDisk::new(0));
@@ -238,6 +326,42 @@ fn failed_sync_violations(config: &WalConfig) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn the_judge_notices_a_recycled_file_under_its_old_header() {
+    for (honest, mistakes) in
+        [(true, Mistakes::default()), (false, Mistakes { recycle_without_mark: true, ..Mistakes::default() })]
+    {
+        let config = WalConfig { mistakes, ..small_config() };
+        let disk = SimDisk::new(8);
+        let opened = wal::open(Arc::new(disk.clone()), config.clone()).expect("opened");
+        let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 8));
+        let mut history = History::default();
+        while !disk.describe_trace().iter().any(|line| line.ends_with("000000000004.wal")) {
+            let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            let buffer = maker.commit(&writer, 2, false, ends);
+            history.commit(&disk, &mut writer, buffer).expect("committed");
+            writer.maintain().expect("maintained");
+            history.release(&disk, &writer, 0);
+        }
+        drop(writer);
+        let judged = judge(&disk, &config, &history, usize::MAX, history.durable_at(usize::MAX));
+        assert_eq!(judged.is_ok(), honest, "{judged:?}");
+    }
+}
+
+#[test]
+fn the_judge_notices_a_file_written_over_before_its_old_name_is_gone() {
+    let mistakes = Mistakes { recycle_before_sync: true, ..Mistakes::default() };
+    let config = WalConfig { mistakes, ..small_config() };
+    let found = (1..4).find_map(|seed| {
+        let disk = SimDisk::new(seed);
+        let history = record_releasing(&disk, &config, seed, 0);
+        violations(&disk, &config, &history, QUICK, 1).pop()
+    });
+    let found = found.unwrap_or_else(|| panic!("{mistakes:?} went unnoticed"));
+    println!("{mistakes:?}: {found}");
 }
 
 fn red(mistakes: Mistakes) {

@@ -316,7 +316,7 @@ fn a_follower_sees_what_is_proven_and_nothing_more_while_the_log_grows_and_rotat
         assert!(first.is_none_or(|first| first <= from));
     }
     // Retention drops the oldest segments; asking for them is an error that says where the log begins.
-    let first_kept = writer.drop_segments_through(Sequence(200)).expect("dropped");
+    let first_kept = writer.releaser().release(Sequence(200), 0).expect("released");
     assert!(first_kept > Sequence::FIRST && first_kept <= Sequence(201));
     let error = WalFollower::open(Arc::clone(&shared), small_config(), Sequence::FIRST).expect_err("dropped");
     assert!(
@@ -392,4 +392,57 @@ fn a_follower_survives_the_writers_crash_and_the_replacement_of_what_was_never_p
     writer.idle().expect("idle");
     assert_eq!(follower.refresh().expect("refreshed"), maker.head.last_sequence);
     drain(&mut follower, next);
+}
+
+#[test]
+fn a_follower_whose_segment_became_another_one_is_told_where_the_log_begins_now() {
+    for stand_at_the_end in [false, true] {
+        let disk = SimDisk::new(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let opened = wal::open(Arc::clone(&shared), small_config()).expect("opened");
+        let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 1));
+        let mut commit = |writer: &mut wal::Writer| {
+            let ends = if writer.wants_segment_end() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            let buffer = maker.commit(writer, 2, false, ends);
+            writer.commit(buffer).expect("committed");
+            writer.maintain().expect("maintained");
+        };
+        for _ in 0..3 {
+            commit(&mut writer);
+        }
+        let mut follower = WalFollower::open(Arc::clone(&shared), small_config(), Sequence::FIRST)
+            .expect("opened")
+            .expect("begun");
+        let reader = WalReader::new(Arc::clone(&shared), small_config(), writer.segments());
+        let mut frames = reader.frames(Sequence::FIRST, Sequence::MAX).expect("frames");
+        frames.next_frame().expect("a frame").expect("there");
+        if stand_at_the_end {
+            while follower.next_frame().expect("frames").is_some() {}
+        }
+        // Until the file of segment 1 holds commits of a later segment.
+        while !disk.describe_trace().iter().any(|line| line.contains("000000000001.wal.free to")) {
+            commit(&mut writer);
+            writer.releaser().release(Sequence::MAX, 0).expect("released");
+        }
+        let rotated = writer.segments().list().last().expect("one").number;
+        while writer.segments().list().last().expect("one").number.0 < rotated.0 + 2 {
+            commit(&mut writer);
+        }
+        let begins = writer.segments().first_sequence().expect("one");
+        let gone = |error: WalError| {
+            let WalError::BelowRetention { asked, first_kept } = error else { panic!("{error}") };
+            assert_eq!(first_kept, begins);
+            assert!(asked < first_kept);
+        };
+        gone(follower.refresh().expect_err("its segment is another one"));
+        let error = loop {
+            match frames.next_frame() {
+                Ok(Some(found)) => assert!(found.frame.first_sequence() < begins),
+                Ok(None) => panic!("the frames ended early"),
+                Err(error) => break error,
+            }
+        };
+        gone(error);
+        gone(reader.frames(Sequence::FIRST, Sequence::MAX).expect_err("not there"));
+    }
 }

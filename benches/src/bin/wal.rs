@@ -5,8 +5,8 @@
 //! Writes up to a few tens of gigabytes below `--data` and removes them again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use matchtape_benches::{Options, Report, device, tape};
@@ -18,6 +18,9 @@ use matchtape_storage::wal::{
     WriteBackend,
 };
 use matchtape_storage::{AlignedBytes, RealDisk};
+
+/// How long a log runs until it has files to use again.
+const RUNNING_IN: Duration = Duration::from_secs(3);
 
 struct Count(Arc<AtomicU64>);
 
@@ -46,38 +49,63 @@ fn main() {
     for (number, out) in encoded.chunks_exact_mut(tape::EVENT_BYTES).enumerate() {
         encode_event(&tape::order(number as u64 + 1, 16), ProducerId(1), out);
     }
-    for (backend, name) in
-        [(WriteBackend::Buffered, "buffered + fdatasync"), (WriteBackend::Direct, "O_DIRECT | O_DSYNC")]
-    {
+    for (backend, running_in, name) in [
+        (WriteBackend::Buffered, Duration::ZERO, "buffered + fdatasync, a new log"),
+        (WriteBackend::Direct, Duration::ZERO, "O_DIRECT | O_DSYNC, a new log"),
+        (WriteBackend::Direct, RUNNING_IN, "O_DIRECT | O_DSYNC, files used again"),
+    ] {
         let bytes = device::sync_throughput(folder.path(), 1 << 20, options.duration());
-        let directory = folder.path().join(format!("{backend:?}"));
+        let directory = folder.path().join(format!("{backend:?}-{}", running_in.as_secs()));
         let disk = || Arc::new(RealDisk::create(&directory).expect("a folder"));
         let config = WalConfig { backend, ..WalConfig::new(TapeId(7)) };
         let opened = wal::open(disk(), config.clone()).expect("an empty log");
         let durable = Arc::new(AtomicU64::new(0));
+        let releaser = (!running_in.is_zero()).then(|| opened.writer.releaser());
         let mut head = Head { epoch: Epoch(1), ..opened.head };
         let log = GroupCommit::start(
             opened.writer,
             Count(Arc::clone(&durable)),
             GroupCommitOptions { when_full: WhenFull::Wait, ..GroupCommitOptions::default() },
         );
-        let (start, mut events) = (Instant::now(), encoded.chunks_exact(tape::EVENT_BYTES).cycle());
-        while start.elapsed() < options.duration() {
-            let ends_segment = log.wants_segment_end();
-            log.append(FRAME_BYTES_MAX, |out| {
-                let mut writer = FrameWriter::new(out, &head);
-                while writer.room() >= tape::EVENT_BYTES {
-                    writer.push(events.next().expect("endless"));
+        let mut events = encoded.chunks_exact(tape::EVENT_BYTES).cycle();
+        let (mut start, mut before) = (Instant::now(), 0);
+        std::thread::scope(|scope| {
+            let done = Arc::new(AtomicBool::new(false));
+            let (releasing, durable) = (Arc::clone(&done), Arc::clone(&durable));
+            // What a store does after a flush.
+            let releases = releaser.map(|releaser| {
+                scope.spawn(move || {
+                    while !releasing.load(Ordering::Acquire) {
+                        releaser.release(Sequence(durable.load(Ordering::Acquire)), 1).expect("released");
+                        std::thread::park_timeout(Duration::from_millis(5));
+                    }
+                })
+            });
+            loop {
+                if before == 0 && start.elapsed() >= running_in {
+                    (start, before) = (Instant::now(), head.last_sequence.get().max(1));
                 }
-                let flags = if ends_segment { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
-                writer.finish(&mut head, AcceptedTime(1), flags)
-            })
-            .expect("a log that takes frames");
-        }
-        log.close().expect("a disk that syncs");
+                if before > 0 && start.elapsed() >= options.duration() {
+                    break;
+                }
+                let ends_segment = log.wants_segment_end();
+                log.append(FRAME_BYTES_MAX, |out| {
+                    let mut writer = FrameWriter::new(out, &head);
+                    while writer.room() >= tape::EVENT_BYTES {
+                        writer.push(events.next().expect("endless"));
+                    }
+                    let flags = if ends_segment { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+                    writer.finish(&mut head, AcceptedTime(1), flags)
+                })
+                .expect("a log that takes frames");
+            }
+            log.close().expect("a disk that syncs");
+            done.store(true, Ordering::Release);
+            drop(releases);
+        });
         let seconds = start.elapsed().as_secs_f64();
         assert_eq!(durable.load(Ordering::Acquire), head.last_sequence.get(), "everything is durable");
-        let count = head.last_sequence.get() as f64;
+        let count = (head.last_sequence.get() - before) as f64;
         report
             .row(format!("{name}: events into the log"), count / seconds, "events/s")
             .beside("bytes/s of 1 MiB writes, each synced, in events", bytes / tape::EVENT_BYTES as f64)
@@ -90,14 +118,14 @@ fn main() {
         report.row(format!("{name}: open after a clean close"), start.elapsed().as_secs_f64() * 1e3, "ms");
         let reader = wal::WalReader::new(disk(), config.clone(), reopened.segments);
         let (start, mut read, mut seen) = (Instant::now(), 0u64, 0u64);
-        let mut frames =
-            reader.frames(Sequence::FIRST, reopened.head.last_sequence).expect("a log with events");
+        let first = reader.segments().first_sequence().expect("a log has a segment");
+        let mut frames = reader.frames(first, reopened.head.last_sequence).expect("a log with events");
         while let Some(frame) = frames.next_frame().expect("an undamaged log") {
             read += frame.frame.bytes().len() as u64;
             seen += u64::from(frame.frame.header().count);
         }
         let seconds = start.elapsed().as_secs_f64();
-        assert_eq!(seen, reopened.head.last_sequence.get());
+        assert_eq!(seen, reopened.head.last_sequence.get() + 1 - first.get());
         let copy = device::memory_copy(options.duration() / 10);
         report
             .row(

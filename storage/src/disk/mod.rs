@@ -110,6 +110,8 @@ pub trait DiskFile: Send + Sync + Debug {
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError>;
     /// The file's length in bytes.
     fn len_bytes(&self) -> Result<u64, DiskError>;
+    /// How many names the file has: more than one, and writing to it changes what somebody else has linked.
+    fn link_count(&self) -> Result<u64, DiskError>;
     /// The path it was opened by, for messages.
     fn path(&self) -> &Path;
 

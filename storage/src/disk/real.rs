@@ -251,6 +251,11 @@ impl DiskFile for RealFile {
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 
+    fn link_count(&self) -> Result<u64, DiskError> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| self.error(Operation::Length, errno))?;
+        Ok(stat.st_nlink as u64)
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

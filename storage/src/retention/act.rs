@@ -14,7 +14,7 @@ use crate::read::view::Shared;
 use crate::read::{Query, ReadError, Reader};
 use crate::snapshot::{Snapshot, SnapshotMeta};
 use crate::sstable::TableError;
-use crate::wal::{SegmentInfo, Segments, WalError};
+use crate::wal::{SegmentInfo, Segments};
 
 /// Why old files could not be dropped. Whatever went before stays gone; what is kept is whole.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +25,6 @@ pub enum RetentionError {
     /// The manifest could not be changed.
     #[error("cannot drop old files: {0}")]
     Flush(#[from] FlushError),
-    /// The log could not be released.
-    #[error("cannot release the log: {0}")]
-    Log(#[from] WalError),
 }
 
 impl From<TableError> for RetentionError {
@@ -198,7 +195,7 @@ pub(crate) fn plan(
     }
 }
 
-/// Decides and acts: the manifest, then readers, then the files. Releasing the log is left to the caller.
+/// Decides and acts: the manifest, then readers, then the files. The caller releases the log.
 pub(crate) fn retain(
     scope: &Scope<'_>,
     flusher: &Flusher,

@@ -56,6 +56,9 @@ pub struct WalConfig {
     pub segment_bytes: u64,
     /// Bytes of one commit buffer: header, frames and padding. The most that one write carries.
     pub commit_bytes: usize,
+    /// Files of released segments that are kept for new ones. Each takes the room of a segment; beyond them a new segment is
+    /// filled with zeros first.
+    pub recycled_files_max: usize,
     /// How commits reach the disk.
     pub backend: WriteBackend,
     /// When they are durable.
@@ -79,6 +82,7 @@ impl WalConfig {
             start: Head::empty(tape),
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
             commit_bytes: limits::COMMIT_BYTES_DEFAULT,
+            recycled_files_max: 4,
             backend: WriteBackend::default(),
             sync: SyncPolicy::default(),
             preparation: Preparation::default(),
@@ -156,4 +160,10 @@ pub struct Mistakes {
     pub retry_failed_sync: bool,
     /// Recovery keeps a group whose end was lost.
     pub keep_unfinished_group: bool,
+    /// A released segment's file is used again under its old header, without a mark.
+    pub recycle_without_mark: bool,
+    /// A released segment's file may be written over before its old name is durably gone.
+    pub recycle_before_sync: bool,
+    /// A released segment's file is used again although it has another name.
+    pub recycle_linked: bool,
 }

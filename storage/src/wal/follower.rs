@@ -18,9 +18,9 @@ use super::block::CommitHeader;
 use super::bytes::is_zero;
 use super::config::WalConfig;
 use super::error::{Damage, WalError};
-use super::frames::{WalFrame, WalFrames};
-use super::recovery::check_dense;
-use super::scan::{First, find_proof, read_header};
+use super::frames::{WalFrame, WalFrames, gone, is_still};
+use super::recovery::{check_dense, life};
+use super::scan::{First, bears_id, find_proof, read_header};
 use super::segment::{ClusterId, FOOTER_MAGIC, Footer, SEGMENT_START, SegmentHeader, SegmentNumber};
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskFile, EntryKind};
 
@@ -59,6 +59,20 @@ fn segment_numbers(disk: &dyn Disk, directory: &Path) -> Result<Vec<SegmentNumbe
     numbers.sort_unstable();
     check_dense(directory, &numbers)?;
     Ok(numbers)
+}
+
+/// The first event the log holds; `None` if no segment was begun.
+pub(super) fn first_kept(disk: &dyn Disk, config: &WalConfig) -> Result<Option<Sequence>, WalError> {
+    for number in segment_numbers(disk, &config.directory)? {
+        let file = match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
+            Err(error) if error.is_missing() => continue,
+            opened => opened?,
+        };
+        if let First::Header(header) = read_header(&file, number, config)? {
+            return Ok(Some(header.head.last_sequence.next()));
+        }
+    }
+    Ok(None)
 }
 
 /// Follows a log from a sequence on.
@@ -109,7 +123,7 @@ impl WalFollower {
                     last = Some((file, header));
                 }
                 // Prepared, or just being begun. Damage before the newest segment shows when a frame is read.
-                First::Zero | First::Damaged(_) => {}
+                First::Zero | First::Spare | First::Damaged(_) => {}
             }
         }
         let (Some((file, header)), Some(first_kept)) = (last, first_kept) else { return Ok(None) };
@@ -145,6 +159,12 @@ impl WalFollower {
                         break;
                     }
                 }
+                ProbeEnd::Nothing { .. } | ProbeEnd::Refused { .. }
+                    if !is_still(&self.probe.file, &self.probe.header)? =>
+                {
+                    let (next, number) = (self.probe.through.next(), self.probe.header.number);
+                    return Err(gone(&*self.disk, &self.config, next, number));
+                }
                 ProbeEnd::Nothing { .. } if thoroughness == Thoroughness::WhereNothingIsWritten => break,
                 ProbeEnd::Nothing { at } | ProbeEnd::Refused { at } => {
                     if !self.moved_on_from(at)? {
@@ -162,7 +182,13 @@ impl WalFollower {
         let path = number.path(&self.config.directory);
         let file = match self.disk.open(&path, Access::Read, Caching::Buffered) {
             Ok(file) => file,
-            Err(error) if error.is_missing() => return Ok(false),
+            // Not prepared yet; or begun, sealed and released since the last look.
+            Err(error) if error.is_missing() => {
+                return match gone(&*self.disk, &self.config, self.probe.through.next(), number) {
+                    WalError::MissingSegment { .. } => Ok(false),
+                    error => Err(error),
+                };
+            }
             Err(error) => return Err(error.into()),
         };
         let First::Header(header) = read_header(&file, number, &self.config)? else { return Ok(false) };
@@ -175,7 +201,7 @@ impl WalFollower {
     /// something behind it proves it, either the writer has meanwhile gone past it, or it is damaged.
     fn moved_on_from(&mut self, at: u64) -> Result<bool, WalError> {
         let next = self.probe.stopped_before(at)?;
-        let rest = find_proof(&self.probe.file, self.probe.header.id, at, next)?;
+        let rest = find_proof(&self.probe.file, life(&self.probe.header), at, next)?;
         let Some(because) = rest.proof else { return Ok(false) };
         match self.probe.advance()? {
             ProbeEnd::Footer => Ok(true),
@@ -250,7 +276,8 @@ impl Probe {
         let mut seen = Vec::new();
         loop {
             let read = self.file.read_at(&mut block, at)?;
-            if read < BLOCK_BYTES || is_zero(&block) {
+            let foreign = self.header.recycled && !bears_id(&block, self.header.id);
+            if read < BLOCK_BYTES || is_zero(&block) || foreign {
                 return Ok((ProbeEnd::Nothing { at }, seen));
             }
             if block[..8] == FOOTER_MAGIC

@@ -10,10 +10,28 @@ use matchtape_schemas::{Frame, Sequence};
 
 use super::config::WalConfig;
 use super::error::{Damage, WalError};
+use super::follower::first_kept;
 use super::recovery::check_link;
 use super::scan::{Block, First, SegmentScan, Stop, read_header};
-use super::segment::{Footer, SegmentNumber};
-use crate::disk::{Access, Caching, Disk};
+use super::segment::{Footer, SegmentHeader, SegmentNumber};
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
+
+/// Whether the file still is the segment of this header: a released one's may have become another. What was read before
+/// is that segment's then, because whoever uses a file again writes its first block first.
+pub(super) fn is_still(file: &Arc<dyn DiskFile>, header: &SegmentHeader) -> Result<bool, DiskError> {
+    let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+    let read = file.read_at(&mut block, 0)?;
+    Ok(SegmentHeader::decode(&block[..read]).is_ok_and(|found| found.id == header.id))
+}
+
+/// The error for a segment that is not there: it was released, or lost.
+pub(super) fn gone(disk: &dyn Disk, config: &WalConfig, asked: Sequence, number: SegmentNumber) -> WalError {
+    match first_kept(disk, config) {
+        Err(error) => error,
+        Ok(Some(first_kept)) if asked < first_kept => WalError::BelowRetention { asked, first_kept },
+        Ok(_) => WalError::MissingSegment { file: number.path(&config.directory), next: number.0 },
+    }
+}
 
 /// Where a frame lies in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,11 +76,14 @@ impl WalFrames {
         through: Sequence,
     ) -> Result<Self, WalError> {
         let path = segment.path(&config.directory);
-        let file = disk.open(&path, Access::Read, Caching::Buffered)?;
+        let file = match disk.open(&path, Access::Read, Caching::Buffered) {
+            Err(error) if error.is_missing() => return Err(gone(&*disk, &config, from, segment)),
+            opened => opened?,
+        };
         let header = match read_header(&file, segment, &config)? {
             First::Header(header) => header,
-            First::Zero => {
-                let (expected, found) = ("a header".to_owned(), "zeros".to_owned());
+            First::Zero | First::Spare => {
+                let (expected, found) = ("a header".to_owned(), "a segment that was not begun".to_owned());
                 let damage = Damage { file: path, offset: 0, part: "segment header", expected, found };
                 return Err(WalError::Corrupt { damage, because: "the segment was begun".to_owned() });
             }
@@ -136,9 +157,21 @@ impl WalFrames {
                 self.footer = Some(footer);
                 self.next_segment(footer)
             }
-            Ok(Block::Nothing) => Err(self.missing("zeros")),
-            Err(Stop::Error(error)) => Err(error),
-            Err(Stop::Damage(damage)) => Err(self.corrupt(damage)),
+            Ok(Block::Nothing) => Err(self.refuse(self.missing("zeros"))),
+            Err(Stop::Error(error)) => Err(self.refuse(error)),
+            Err(Stop::Damage(damage)) => Err(self.refuse(self.corrupt(damage))),
+        }
+    }
+
+    /// What does not check in a file that became another segment meanwhile is no damage: the events were let go of.
+    fn refuse(&self, error: WalError) -> WalError {
+        match is_still(self.scan.file(), &self.scan.header) {
+            Ok(true) => error,
+            Ok(false) => {
+                let next = self.scan.head.last_sequence.next();
+                gone(&*self.disk, &self.config, next, self.scan.header.number)
+            }
+            Err(error) => error.into(),
         }
     }
 
@@ -148,7 +181,7 @@ impl WalFrames {
         let file = match self.disk.open(&path, Access::Read, Caching::Buffered) {
             Ok(file) => file,
             Err(error) if error.is_missing() => {
-                return Err(WalError::MissingSegment { file: path, next: number.0 });
+                return Err(gone(&*self.disk, &self.config, footer.head.last_sequence.next(), number));
             }
             Err(error) => return Err(error.into()),
         };
@@ -159,7 +192,7 @@ impl WalFrames {
                 self.footer = None;
                 Ok(true)
             }
-            First::Zero => Err(self.missing("a segment that was not begun")),
+            First::Zero | First::Spare => Err(self.missing("a segment that was not begun")),
             First::Damaged(damage) => Err(self.corrupt(damage)),
         }
     }

@@ -69,7 +69,7 @@ impl WalReader {
         let header = match read_header(&file, segment.number, &self.config)? {
             First::Header(header) => header,
             First::Damaged(damage) => return Err(corrupt(damage)),
-            First::Zero => {
+            First::Zero | First::Spare => {
                 return Err(corrupt(place(0, "segment header", "a header".into(), "zeros".into())));
             }
         };

@@ -7,7 +7,7 @@
 //! Everything is read past the page cache after a sync (crash rule 8): the kernel may hold bytes of an earlier process
 //! that never reached the disk, and call them clean.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use matchtape_schemas::{Head, Sequence};
@@ -44,11 +44,11 @@ pub fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<OpenedWal, WalErro
     config.check()?;
     create_directory(&*disk, &config.directory)?;
     let mut report = WalReport::default();
-    let numbers = find_files(&*disk, &config.directory, &mut report)?;
+    let Found { numbers, free } = find_files(&*disk, &config, &mut report)?;
     let (headers, ready) = read_headers(&disk, &config, &numbers)?;
     let mut incarnation = [0; 8];
     disk.random(&mut incarnation)?;
-    let recovery = Recovery { disk, config, incarnation: u64::from_le_bytes(incarnation), report };
+    let recovery = Recovery { disk, config, incarnation: u64::from_le_bytes(incarnation), free, report };
     match headers.split_last() {
         None => recovery.start(ready),
         Some((last, sealed)) => recovery.resume(sealed, *last, ready),
@@ -67,19 +67,28 @@ fn create_directory(disk: &dyn Disk, directory: &Path) -> Result<(), WalError> {
     Ok(())
 }
 
-/// The numbers of the segment files, which must be dense.
-fn find_files(
-    disk: &dyn Disk,
-    directory: &Path,
-    report: &mut WalReport,
-) -> Result<Vec<SegmentNumber>, WalError> {
-    let mut numbers: Vec<SegmentNumber> = Vec::new();
+/// The log's files.
+#[derive(Default)]
+struct Found {
+    /// Of segments, dense.
+    numbers: Vec<SegmentNumber>,
+    /// Of released ones, to be used again.
+    free: Vec<SegmentNumber>,
+}
+
+fn find_files(disk: &dyn Disk, config: &WalConfig, report: &mut WalReport) -> Result<Found, WalError> {
+    let directory = &config.directory;
+    let Found { mut numbers, mut free } = Found::default();
     for entry in disk.list(directory)? {
         let number = SegmentNumber::from_name(&entry.name);
         let preparing = entry.name.strip_suffix(".new").and_then(SegmentNumber::from_name);
-        match (number, preparing, entry.kind) {
-            (Some(number), _, EntryKind::File) => numbers.push(number),
-            (None, Some(_), EntryKind::File) => {
+        let released = entry.name.strip_suffix(".free").and_then(SegmentNumber::from_name);
+        match (number, released, preparing, entry.kind) {
+            (Some(number), _, _, EntryKind::File) => numbers.push(number),
+            (None, Some(number), _, EntryKind::File) if free.len() < config.recycled_files_max => {
+                free.push(number);
+            }
+            (None, Some(_), _, EntryKind::File) | (None, None, Some(_), EntryKind::File) => {
                 disk.remove(&directory.join(&entry.name))?;
                 report.removed.push(entry.name);
             }
@@ -88,7 +97,7 @@ fn find_files(
     }
     numbers.sort_unstable();
     check_dense(directory, &numbers)?;
-    Ok(numbers)
+    Ok(Found { numbers, free })
 }
 
 pub(super) fn check_dense(directory: &Path, numbers: &[SegmentNumber]) -> Result<(), WalError> {
@@ -115,6 +124,10 @@ fn read_headers(
         let file = read_durably(&**disk, &path, config.mistakes())?;
         let damage = match read_header(&file, number, config)? {
             First::Header(_) => break,
+            First::Spare => {
+                begun -= 1;
+                continue;
+            }
             First::Zero => {
                 let (expected, found) = ("a header before the commits".to_owned(), "zeros".to_owned());
                 Damage { file: path.clone(), offset: 0, part: "segment header", expected, found }
@@ -145,17 +158,17 @@ fn read_headers(
                 continue;
             }
             First::Damaged(damage) => damage,
-            First::Zero => Damage {
-                file: path,
-                offset: 0,
-                part: "segment header",
-                expected: "a header".to_owned(),
-                found: "zeros".to_owned(),
-            },
+            First::Zero => no_header(path, "zeros"),
+            First::Spare => no_header(path, "a segment that was not begun"),
         };
         return Err(WalError::Corrupt { damage, because: "a later segment was begun".to_owned() });
     }
     Ok((headers, ready))
+}
+
+fn no_header(file: PathBuf, found: &str) -> Damage {
+    let (expected, found) = ("a header".to_owned(), found.to_owned());
+    Damage { file, offset: 0, part: "segment header", expected, found }
 }
 
 /// Syncs a file, then opens it for reading what the device holds.
@@ -169,13 +182,13 @@ fn read_durably(disk: &dyn Disk, path: &Path, mistakes: Mistakes) -> Result<Arc<
 
 /// A file without a good header is a prepared segment only if there is nothing else in it.
 fn check_never_begun(disk: &dyn Disk, file: &Arc<dyn DiskFile>, damage: Damage) -> Result<(), WalError> {
-    let rest = find_proof(file, SegmentId([0; 16]), 0, Sequence::MAX)?;
-    if let Some(offset) = rest.not_zero.iter().find(|offset| **offset >= SEGMENT_START) {
+    let rest = find_proof(file, (SegmentId([0; 16]), false), 0, Sequence::MAX)?;
+    if let Some(offset) = rest.stale.iter().find(|offset| **offset >= SEGMENT_START) {
         let because = format!("something was written behind the header, at byte {offset}");
         return Err(WalError::Corrupt { damage, because });
     }
-    if !rest.not_zero.is_empty() {
-        erase(disk, file.path(), &rest.not_zero)?;
+    if !rest.stale.is_empty() {
+        erase(disk, file.path(), &rest.stale)?;
     }
     Ok(())
 }
@@ -208,6 +221,8 @@ struct Recovery {
     disk: Arc<dyn Disk>,
     config: WalConfig,
     incarnation: u64,
+    /// Files of released segments.
+    free: Vec<SegmentNumber>,
     report: WalReport,
 }
 
@@ -216,11 +231,16 @@ impl Recovery {
     fn start(mut self, ready: Option<SegmentNumber>) -> Result<OpenedWal, WalError> {
         let head = self.config.start;
         let first = SegmentNumber::FIRST;
-        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready.unwrap_or(SegmentNumber(0)));
+        let spares = self.spares(ready.unwrap_or(SegmentNumber(0)));
         let open = self.begin(&spares, first, head, SegmentRoot::NONE, SegmentId([0; 16]))?;
-        let segments = Segments::of(vec![SegmentInfo { number: first, begins: head, sealed: None }]);
+        let segments =
+            Segments::of(vec![SegmentInfo { number: first, id: open.header.id, begins: head, sealed: None }]);
         self.report.segments = 1;
         self.hand_over(open, head, head.last_sequence, segments, spares)
+    }
+
+    fn spares(&mut self, ready: SegmentNumber) -> Spares {
+        Spares::new(Arc::clone(&self.disk), &self.config, ready, std::mem::take(&mut self.free))
     }
 
     fn resume(
@@ -245,11 +265,11 @@ impl Recovery {
         let file = self.disk.open(&path, Access::ReadWrite, self.config.caching())?;
         let at = if self.config.mistakes().append_after_garbage { garbage_end } else { tail.at };
         let mut open = OpenSegment { header: last, file, at, commits: tail.commits, tally: tail.tally };
-        list.push(SegmentInfo { number: last.number, begins: last.head, sealed: None });
+        list.push(SegmentInfo { number: last.number, id: last.id, begins: last.head, sealed: None });
         self.report.segments = list.len() as u64;
         let segments = Segments::of(list);
         let ready = ready.unwrap_or(last.number);
-        let spares = Spares::new(Arc::clone(&self.disk), &self.config, ready);
+        let spares = self.spares(ready);
         if tail.footer.is_none() && !tail.ended {
             return self.hand_over(open, tail.head, tail.proven, segments, spares);
         }
@@ -259,7 +279,7 @@ impl Recovery {
         segments.seal_last(sealed);
         let next = last.number.next();
         let open = self.begin(&spares, next, tail.head, sealed.root, last.id)?;
-        segments.begin(SegmentInfo { number: next, begins: tail.head, sealed: None });
+        segments.begin(SegmentInfo { number: next, id: open.header.id, begins: tail.head, sealed: None });
         self.report.segments += 1;
         self.hand_over(open, tail.head, tail.head.last_sequence, segments, spares)
     }
@@ -283,6 +303,7 @@ impl Recovery {
             previous_root,
             previous_id,
             incarnation: self.incarnation,
+            recycled: false,
         };
         begin(file, header)
     }
@@ -297,7 +318,7 @@ impl Recovery {
     ) -> Result<OpenedWal, WalError> {
         self.report.first_sequence = segments.first_sequence().unwrap_or(Sequence::FIRST).0;
         self.report.last_sequence = head.last_sequence.0;
-        let Self { disk, config, incarnation, report } = self;
+        let Self { disk, config, incarnation, report, free: _ } = self;
         let writer = Writer::resume(Resume {
             disk,
             config,
@@ -330,7 +351,7 @@ impl Recovery {
         let file_bytes = file.len_bytes()?;
         self.report.sealed_bytes += file_bytes;
         let sealed = Sealed { ends: footer.head, totals: footer.totals, root: footer.root, file_bytes };
-        Ok(SegmentInfo { number: header.number, begins: header.head, sealed: Some(sealed) })
+        Ok(SegmentInfo { number: header.number, id: header.id, begins: header.head, sealed: Some(sealed) })
     }
 
     fn scan_open(&mut self, path: &Path, header: SegmentHeader) -> Result<Tail, WalError> {
@@ -376,10 +397,10 @@ impl Recovery {
                 check_root(&file, &end, footer)?;
                 Tail { footer: Some(footer), ..end }
             }
-            None => self.judge_end(&file, header.id, end, damage)?,
+            None => self.judge_end(&file, &header, end, damage)?,
         };
         if let Some(before) = before_group {
-            let stale = find_proof(&file, header.id, before.at, before.head.last_sequence.next())?.not_zero;
+            let stale = find_proof(&file, life(&header), before.at, before.head.last_sequence.next())?.stale;
             let first = before.head.last_sequence.next().0;
             let reason = Some(CutReason::UnfinishedGroup { first, last: last_in_group.0 });
             tail = Tail { stale, reason, proven: tail.proven, ..before };
@@ -392,31 +413,31 @@ impl Recovery {
     fn judge_end(
         &self,
         file: &Arc<dyn DiskFile>,
-        id: SegmentId,
+        header: &SegmentHeader,
         tail: Tail,
         damage: Option<Damage>,
     ) -> Result<Tail, WalError> {
         let next = tail.head.last_sequence.next();
-        let rest = find_proof(file, id, tail.at, next)?;
+        let rest = find_proof(file, life(header), tail.at, next)?;
         let clean = damage.is_none();
         let damage = damage.unwrap_or_else(|| Damage {
             file: file.path().to_path_buf(),
             offset: tail.at,
             part: "commit",
             expected: format!("commit {} from sequence {next}", tail.commits + 1),
-            found: "zeros".to_owned(),
+            found: if header.recycled { "nothing of this segment" } else { "zeros" }.to_owned(),
         });
         if let Some(because) = rest.proof {
             return Err(WalError::Corrupt { damage, because });
         }
-        if clean && rest.not_zero.is_empty() {
+        if clean && rest.stale.is_empty() {
             return Ok(tail);
         }
         if self.config.mistakes().torn_tail_is_fatal {
             return Err(WalError::Corrupt { damage, because: "of a known mistake".to_owned() });
         }
         let reason = Some(CutReason::TornTail { damage: damage.to_string() });
-        Ok(Tail { stale: rest.not_zero, reason, ..tail })
+        Ok(Tail { stale: rest.stale, reason, ..tail })
     }
 
     /// Crash rule 4: the stale tail is erased and synced before the first append.
@@ -433,6 +454,11 @@ impl Recovery {
         }
         Ok(())
     }
+}
+
+/// By what a segment's own blocks are told from others.
+pub(super) fn life(header: &SegmentHeader) -> (SegmentId, bool) {
+    (header.id, header.recycled)
 }
 
 fn tail_at((at, commits, head): (u64, u64, Head), scan: &SegmentScan, tally: Tally) -> Tail {

@@ -15,6 +15,7 @@ use super::config::WalConfig;
 use super::error::{Damage, WalError};
 use super::segment::{
     FOOTER_MAGIC, Footer, SEAL_BYTES, SEGMENT_START, SealError, SegmentHeader, SegmentId, SegmentNumber,
+    SpareMark,
 };
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
 use crate::limits::COMMIT_BYTES_MAX;
@@ -93,7 +94,7 @@ pub(super) enum Block {
     Commit(CommitHeader),
     /// The footer of a sealed segment.
     Footer(Footer),
-    /// Zeros, or the end of the file: nothing was written here yet.
+    /// Zeros, the end of the file, or what an earlier life of a recycled file left: nothing was written here yet.
     Nothing,
 }
 
@@ -208,7 +209,7 @@ impl SegmentScan {
         let at = self.at;
         self.accepted = 0..0;
         let first = self.window.get(at, BLOCK_BYTES)?;
-        if is_zero(first) {
+        if is_zero(first) || (self.header.recycled && !bears_id(first, self.header.id)) {
             return Ok(Block::Nothing);
         }
         if first.len() >= 8 && first[..8] == FOOTER_MAGIC {
@@ -413,15 +414,21 @@ impl SegmentScan {
 pub(super) struct Rest {
     /// A later block that proves the place to have been durable.
     pub(super) proof: Option<String>,
-    /// The blocks that hold something, as offsets; to be erased if the place is a torn tail.
-    pub(super) not_zero: Vec<u64>,
+    /// The blocks that hold something, as offsets; to be erased if the place is a torn tail. In a recycled file only those
+    /// that bear this segment's id: no others can be taken for its own.
+    pub(super) stale: Vec<u64>,
+}
+
+/// Whether a block claims to be a commit's first or the footer of this segment; whether it checks is another question.
+pub(super) fn bears_id(block: &[u8], id: SegmentId) -> bool {
+    block.len() >= 32 && (block[..8] == COMMIT_MAGIC || block[..8] == FOOTER_MAGIC) && block[16..32] == id.0
 }
 
 /// Looks at everything from `at` to the end of the file. A block of this segment that states a `durable_through` of at
 /// least `sequence`, or a footer of it, proves that the event `sequence` at `at` had been durable.
 pub(super) fn find_proof(
     file: &Arc<dyn DiskFile>,
-    id: SegmentId,
+    (id, recycled): (SegmentId, bool),
     at: u64,
     sequence: Sequence,
 ) -> Result<Rest, DiskError> {
@@ -436,10 +443,10 @@ pub(super) fn find_proof(
         if !is_zero(chunk) {
             for (index, block) in chunk.chunks(BLOCK_BYTES).enumerate() {
                 let here = offset + (index * BLOCK_BYTES) as u64;
-                if is_zero(block) {
+                if is_zero(block) || (recycled && !bears_id(block, id)) {
                     continue;
                 }
-                rest.not_zero.push(here);
+                rest.stale.push(here);
                 if here > at && rest.proof.is_none() {
                     rest.proof = proof_in(block, id, sequence, here);
                 }
@@ -473,7 +480,9 @@ fn proof_in(block: &[u8], id: SegmentId, sequence: Sequence, at: u64) -> Option<
 pub(super) enum First {
     /// A header of this log.
     Header(SegmentHeader),
-    /// Nothing was written: a prepared segment, if the rest is empty too.
+    /// A prepared segment, by its mark.
+    Spare,
+    /// Nothing was written: a prepared segment of an earlier release, if the rest is empty too.
     Zero,
     /// Something else.
     Damaged(Damage),
@@ -493,6 +502,9 @@ pub(super) fn read_header(
     let path = || file.path().to_path_buf();
     let damage =
         |part, expected, found| Ok(First::Damaged(Damage { file: path(), offset: 0, part, expected, found }));
+    if SpareMark::decode(&block[..read]).is_some_and(|mark| mark.number == number) {
+        return Ok(First::Spare);
+    }
     let header = match SegmentHeader::decode(&block[..read]) {
         Ok(header) => header,
         Err(SealError::Damaged { part, expected, found }) => return damage(part, expected, found),

@@ -17,6 +17,9 @@ use crate::disk::BLOCK_BYTES;
 pub(super) const SEAL_BYTES: usize = 256;
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"MTSEGMNT";
 pub(super) const FOOTER_MAGIC: [u8; 8] = *b"MTFOOTER";
+const SPARE_MAGIC: [u8; 8] = *b"MTSPARE\0";
+/// Said by a header and by a spare's mark: the file was a segment before.
+const FLAG_RECYCLED: u8 = 1;
 pub(super) const SEGMENT_VERSION: u16 = 1;
 /// Where the first commit block starts.
 pub(super) const SEGMENT_START: u64 = BLOCK_BYTES as u64;
@@ -60,6 +63,11 @@ impl SegmentNumber {
     /// Where a segment is prepared, before it takes its name.
     pub(super) fn preparing_path(self, directory: &Path) -> PathBuf {
         directory.join(format!("{:012}.wal.new", self.0))
+    }
+
+    /// What a released segment's file is called while it waits for being used again.
+    pub(super) fn free_path(self, directory: &Path) -> PathBuf {
+        directory.join(format!("{:012}.wal.free", self.0))
     }
 
     /// The number a file name states; `None` for other files.
@@ -108,6 +116,38 @@ pub(crate) struct SegmentHeader {
     pub previous_root: SegmentRoot,
     pub previous_id: SegmentId,
     pub incarnation: u64,
+    /// The file was a segment before: behind this segment's blocks stand blocks of an earlier life, which mean nothing.
+    pub recycled: bool,
+}
+
+/// The first block of a prepared segment: its presence proves that the segment was not begun, whatever stands behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpareMark {
+    pub number: SegmentNumber,
+    pub recycled: bool,
+}
+
+impl SpareMark {
+    pub(crate) fn encode(&self, out: &mut [u8]) {
+        let out = &mut out[..SEAL_BYTES];
+        out.fill(0);
+        put(out, 0, &SPARE_MAGIC);
+        put(out, 8, &SEGMENT_VERSION.to_le_bytes());
+        put(out, 16, &self.number.0.to_le_bytes());
+        out[24] = if self.recycled { FLAG_RECYCLED } else { 0 };
+        seal(out);
+    }
+
+    /// `None`: another kind of block, or a damaged mark.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = open_seal(bytes, &SPARE_MAGIC, "mark of a prepared segment", 25).ok()?;
+        let recycled = flag(bytes[24])?;
+        Some(Self { number: SegmentNumber(u64_at(bytes, 16)), recycled })
+    }
+}
+
+fn flag(byte: u8) -> Option<bool> {
+    (byte & !FLAG_RECYCLED == 0).then_some(byte == FLAG_RECYCLED)
 }
 
 /// The last block of a sealed segment, as native values.
@@ -167,17 +207,21 @@ impl SegmentHeader {
         put(out, 128, &self.head.checksum.to_le_bytes());
         put(out, 136, &self.head.accepted_time.0.to_le_bytes());
         put(out, 144, &self.head.max_event_time.0.to_le_bytes());
+        out[152] = if self.recycled { FLAG_RECYCLED } else { 0 };
         seal(out);
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SealError> {
-        let bytes = open_seal(bytes, &SEGMENT_MAGIC, "segment header", 152)?;
+        let bytes = open_seal(bytes, &SEGMENT_MAGIC, "segment header", 153)?;
         let first_sequence = u64_at(bytes, 64);
         let number = u64_at(bytes, 48);
         if first_sequence == 0 || number == 0 {
             let found = format!("segment {number} from sequence {first_sequence}");
             return Err(damaged("segment header", "numbers from 1".to_owned(), found));
         }
+        let Some(recycled) = flag(bytes[152]) else {
+            return Err(damaged("segment header", "flags 0 or 1".to_owned(), bytes[152].to_string()));
+        };
         Ok(Self {
             id: SegmentId(array(bytes, 16)),
             cluster: ClusterId(u64_at(bytes, 32)),
@@ -193,6 +237,7 @@ impl SegmentHeader {
             previous_root: SegmentRoot(array(bytes, 72)),
             previous_id: SegmentId(array(bytes, 104)),
             incarnation: u64_at(bytes, 120),
+            recycled,
         })
     }
 }
@@ -319,6 +364,7 @@ mod tests {
                 previous_root: SegmentRoot(root),
                 previous_id: SegmentId(ids[1]),
                 incarnation: numbers[4],
+                recycled: numbers[0] % 2 == 1,
             }
         }
     }
@@ -368,17 +414,26 @@ mod tests {
             footer.encode(&mut bytes);
             bytes[at] ^= 1_u8 << bit;
             prop_assert!(Footer::decode(&bytes).is_err());
+            bytes[at] ^= 1_u8 << bit;
+            let mark = SpareMark { number: header.number, recycled: header.recycled };
+            mark.encode(&mut bytes);
+            prop_assert_eq!(SpareMark::decode(&bytes), Some(mark));
+            prop_assert!(SegmentHeader::decode(&bytes).is_err(), "a mark is not a header");
+            bytes[at] ^= 1_u8 << bit;
+            prop_assert_eq!(SpareMark::decode(&bytes), None);
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), footer: bool) {
+        fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), magic in 0_u8..3) {
             if bytes.len() >= SEAL_BYTES {
-                put(&mut bytes, 0, if footer { &FOOTER_MAGIC } else { &SEGMENT_MAGIC });
+                let magics = [&FOOTER_MAGIC, &SEGMENT_MAGIC, &SPARE_MAGIC];
+                put(&mut bytes, 0, magics[usize::from(magic)]);
                 put(&mut bytes, 8, &SEGMENT_VERSION.to_le_bytes());
                 seal(&mut bytes[..SEAL_BYTES]);
             }
             let _ = SegmentHeader::decode(&bytes);
             let _ = Footer::decode(&bytes);
+            let _ = SpareMark::decode(&bytes);
         }
     }
 

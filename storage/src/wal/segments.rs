@@ -5,13 +5,15 @@ use std::sync::Arc;
 use matchtape_schemas::{Head, Sequence};
 use parking_lot::RwLock;
 
-use super::segment::{SegmentNumber, SegmentRoot, SegmentTotals};
+use super::segment::{SegmentId, SegmentNumber, SegmentRoot, SegmentTotals};
 
 /// What is known of one segment without reading its commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Its place in the chain and its file name.
     pub number: SegmentNumber,
+    /// The identity that every block of it repeats.
+    pub(crate) id: SegmentId,
     /// Where the tape stood when it began.
     pub begins: Head,
     /// Known once it is sealed.
@@ -81,6 +83,20 @@ impl Segments {
         if let Some(last) = self.list.write().last_mut() {
             last.sealed = Some(sealed);
         }
+    }
+
+    /// The oldest segments that are sealed and wholly at or below `through`, but for the last `keep` sealed ones.
+    pub fn releasable(&self, through: Sequence, keep: usize) -> Vec<SegmentInfo> {
+        let list = self.list.read();
+        let sealed = list.iter().take_while(|segment| segment.sealed.is_some()).count();
+        let covered = |segment: &&SegmentInfo| {
+            segment.sealed.is_some_and(|sealed| sealed.ends.last_sequence <= through)
+        };
+        list[..sealed.min(list.len().saturating_sub(1)).saturating_sub(keep)]
+            .iter()
+            .take_while(covered)
+            .copied()
+            .collect()
     }
 
     /// Takes out the oldest segment if it is sealed and all of it is at or below `through`.

@@ -15,7 +15,8 @@ use super::block::{COMMIT_HEADER_BYTES, CommitHeader};
 use super::buffer::{BufferPool, CommitBuffer};
 use super::config::{SyncPolicy, WalConfig};
 use super::error::WalError;
-use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId};
+use super::release::Releaser;
+use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId, SpareMark};
 use super::segments::{Sealed, SegmentInfo, Segments};
 use super::spare::{SpaceProblem, Spares};
 use super::tally::Tally;
@@ -279,15 +280,9 @@ impl Writer {
         self.idle()
     }
 
-    /// Removes the oldest segments whose every event is at or below `through`; never the open one. Returns the first
-    /// sequence the log still holds. The caller has made sure that nothing needs them (crash rule 5).
-    pub fn drop_segments_through(&mut self, through: Sequence) -> Result<Sequence, WalError> {
-        while let Some(oldest) = self.segments.drop_oldest(through) {
-            self.disk.remove(&oldest.number.path(&self.config.directory))?;
-            // One at a time, oldest first: a power loss never leaves a hole in the chain.
-            self.disk.sync_directory(&self.config.directory)?;
-        }
-        Ok(self.segments.first_sequence().unwrap_or(Sequence::FIRST))
+    /// Lets go of the oldest segments, also from another thread while this writer writes.
+    pub fn releaser(&self) -> Releaser {
+        Releaser::new(Arc::clone(&self.disk), &self.config, self.segments.clone(), self.spares.pool())
     }
 
     fn tally(&mut self) {
@@ -314,10 +309,11 @@ impl Writer {
             previous_root: sealed.root,
             previous_id: self.open.header.id,
             incarnation: self.incarnation,
+            recycled: false,
         };
         let file = self.disk.open(&path, Access::ReadWrite, self.config.caching())?;
         self.open = begin(file, header)?;
-        self.segments.begin(SegmentInfo { number, begins: self.head, sealed: None });
+        self.segments.begin(SegmentInfo { number, id: self.open.header.id, begins: self.head, sealed: None });
         // The new header, durable by now, proves everything before it.
         self.proven = self.durable_group_end;
         self.rotation_due = false;
@@ -365,9 +361,13 @@ pub(super) fn seal(open: &mut OpenSegment, head: Head, skip_sync: bool) -> Resul
     Ok(Sealed { ends: head, totals, root, file_bytes })
 }
 
-/// Writes a segment's header, durable on return, over a prepared file.
+/// Writes a segment's header, durable on return, over a prepared file, whose mark says whether it had an earlier life.
 pub(super) fn begin(file: Arc<dyn DiskFile>, header: SegmentHeader) -> Result<OpenSegment, WalError> {
     let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+    file.read_at(&mut block, 0)?;
+    let recycled = SpareMark::decode(&block).is_some_and(|mark| mark.recycled);
+    let header = SegmentHeader { recycled, ..header };
+    block.fill(0);
     header.encode(&mut block);
     file.write_at(&block, 0)?;
     file.sync_data()?;

@@ -90,6 +90,8 @@ pub struct History {
     pub durable: Vec<(usize, Sequence)>,
     /// (operations when the call returned, last event handed to the kernel, at a group end)
     pub written: Vec<(usize, Sequence)>,
+    /// (operations when the log was told, last event that may be let go of)
+    pub released: Vec<(usize, Sequence)>,
 }
 
 impl History {
@@ -116,6 +118,15 @@ impl History {
         self.written.push((now, self.group_end(committed.written)));
         self.durable.push((now, self.group_end(committed.durable)));
         Ok(())
+    }
+
+    /// Lets go of all sealed segments but the last `keep`.
+    pub fn release(&mut self, disk: &SimDisk, writer: &Writer, keep: usize) {
+        let releaser = writer.releaser();
+        let through = releaser.releasable(Sequence::MAX, keep).last().and_then(|segment| segment.sealed);
+        let Some(through) = through.map(|sealed| sealed.ends.last_sequence) else { return };
+        self.released.push((disk.operations(), through));
+        assert_eq!(releaser.release(through, 0).expect("released"), through.next());
     }
 
     /// The last group end at or before a sequence: promises are about whole groups.
@@ -161,22 +172,32 @@ pub fn judge(
             Some(_) => {}
         }
     }
+    let first = opened.segments.first_sequence().expect("a log has a segment");
+    let released = last_before(&history.released, begun);
+    if first > released.next() {
+        return Err(format!("the log begins at {first}, but only {released} was let go of"));
+    }
     let reader = WalReader::new(shared, config.clone(), opened.segments.clone());
-    check_prefix(&reader, &accepted, last)?;
+    let kept = accepted.iter().copied().filter(|header| header.first_sequence >= first);
+    check_frames(&reader, kept, first, last)?;
     for segment in opened.segments.list() {
         check_sealed(&reader, &segment)?;
     }
     Ok((opened.writer, opened.head))
 }
 
-/// The log's frames are the accepted ones, in order, each once, up to `last`.
-fn check_prefix(reader: &WalReader, accepted: &[&FrameHeader], last: Sequence) -> Result<(), String> {
-    let mut expected = accepted.iter();
-    let mut frames = reader.frames(Sequence::FIRST, last).map_err(|error| error.to_string())?;
-    let mut through = Sequence::ZERO;
+/// The log's frames are the accepted ones, in order, each once, from `first` up to `last`.
+fn check_frames<'a>(
+    reader: &WalReader,
+    mut expected: impl Iterator<Item = &'a FrameHeader>,
+    first: Sequence,
+    last: Sequence,
+) -> Result<(), String> {
+    let mut frames = reader.frames(first, last).map_err(|error| error.to_string())?;
+    let mut through = first.previous();
     while let Some(found) = frames.next_frame().map_err(|error| error.to_string())? {
         let Some(header) = expected.next() else { return Err("more frames than were accepted".to_owned()) };
-        if *header != found.frame.header() {
+        if header != found.frame.header() {
             return Err(format!("frame {:?} where {header:?} was accepted", found.frame.header()));
         }
         for (index, event) in found.frame.events().enumerate() {

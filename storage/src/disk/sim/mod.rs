@@ -526,6 +526,10 @@ impl DiskFile for SimFile {
         self.act(Operation::Length, |state| Ok(state.now.len_bytes(self.file)))
     }
 
+    fn link_count(&self) -> Result<u64, DiskError> {
+        self.act(Operation::Length, |state| Ok(state.now.link_count(self.file)))
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

@@ -186,6 +186,10 @@ impl Model {
         self.files[file].cache.len() as u64
     }
 
+    pub(super) fn link_count(&self, file: usize) -> u64 {
+        self.names.values().filter(|node| **node == Node::File(file)).count() as u64
+    }
+
     pub(super) fn used_bytes(&self) -> u64 {
         let named = self.names.values().filter_map(|node| match node {
             Node::File(file) => Some(self.len_bytes(*file)),
