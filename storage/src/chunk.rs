@@ -265,6 +265,14 @@ impl FrameHandle {
         let at = &self.chunk.frames()[self.number as usize];
         &self.chunk.bytes()[at.start as usize..][..at.header.length as usize]
     }
+
+    /// The event at a position, if it is in this frame. It is found without going through those before it.
+    pub fn event(&self, sequence: Sequence) -> Option<EventHandle> {
+        let header = self.header();
+        let index = sequence.0.checked_sub(header.first_sequence.0)?;
+        (index < u64::from(header.count))
+            .then(|| EventHandle::at(&self.chunk, self.number as usize, index as u32))
+    }
 }
 
 /// An event that was read: it holds the memory the event lies in.

@@ -38,8 +38,8 @@ pub use chunk::{EventHandle, FrameHandle};
 /// A disk that can lose power at any moment, for tests and for simulating whole clusters.
 pub use disk::sim;
 pub use disk::{
-    Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind,
-    LockError, LockHolder, Operation, RealDisk,
+    Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskBelow, DiskError, DiskFile, DiskLock, Entry,
+    EntryKind, LockError, LockHolder, Operation, RealDisk,
 };
 pub use file_header::VersionError;
 pub use flush::FlushError;

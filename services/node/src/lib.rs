@@ -13,6 +13,7 @@
 
 mod bell;
 mod bus;
+pub mod consumers;
 mod framer;
 mod history;
 mod idle;

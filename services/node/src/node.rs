@@ -18,6 +18,7 @@ use matchtape_storage::{
 };
 
 use crate::bus::{BusOptions, LiveBus, SpeculativeBus};
+use crate::consumers::{self, ConsumerError, Consumers, ConsumersOptions};
 use crate::framer::Framer;
 use crate::idle::IdleClock;
 use crate::latency::StageLatency;
@@ -47,6 +48,8 @@ pub struct NodeOptions {
     /// On a live tape: after this long without an event, say with `TimeAdvanced` that time has passed, so that windows
     /// by event time close. A tape whose last event time is a minute or more ago is left alone.
     pub time_advanced_after: Option<Duration>,
+    /// How durable consumers are kept.
+    pub consumers: ConsumersOptions,
     /// Known mistakes, for negative controls.
     #[cfg(any(test, feature = "mistakes"))]
     pub mistakes: NodeMistakes,
@@ -71,6 +74,7 @@ impl Default for NodeOptions {
             visible_at: VisibleAt::default(),
             bus: None,
             time_advanced_after: None,
+            consumers: ConsumersOptions::default(),
             #[cfg(any(test, feature = "mistakes"))]
             mistakes: NodeMistakes::default(),
         }
@@ -100,6 +104,12 @@ pub enum NodeError {
     /// A snapshot's section of the producers that this release cannot read.
     #[error("the recovered state of the producers: {0}")]
     Producers(#[from] matchtape_schemas::ProjectionError),
+    /// A snapshot's section of the system tape that this release cannot read.
+    #[error("the recovered system tape: {0}")]
+    System(#[source] matchtape_schemas::ProjectionError),
+    /// What is recorded of the consumers.
+    #[error("the consumers, recorded in `system/` of the data directory: {0}")]
+    Consumers(#[from] ConsumerError),
     /// The system refused a thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -120,6 +130,7 @@ pub struct Node {
     pipeline: Option<JoinHandle<()>>,
     live: Option<LiveBus>,
     idle_clock: Option<IdleClock>,
+    consumers: Consumers,
     bus_name: Option<BusName>,
     latency: Arc<StageLatency>,
     recovery: RecoveryReport,
@@ -149,7 +160,7 @@ impl Node {
         let mut incarnation = [0; 8];
         disk.random(&mut incarnation)?;
         projections.push(Box::new(ProducerMarks::default()));
-        let (store, recovery) = EventStore::open(disk, options.store.clone(), projections)?;
+        let (store, recovery) = EventStore::open(Arc::clone(&disk), options.store.clone(), projections)?;
         let found = store.head();
         let mut marks = ProducerMarks::default();
         if let Some(section) = store.projection_section(producers::SECTION) {
@@ -191,7 +202,7 @@ impl Node {
         let commits = Arc::new(AtomicU64::new(0));
         let latency = Arc::new(StageLatency::new());
         let progress = Progress {
-            stages,
+            stages: Arc::clone(&stages),
             gate: Arc::clone(store.visible()),
             visible_at: options.visible_at,
             intake: Arc::clone(&intake),
@@ -204,6 +215,15 @@ impl Node {
         let store = Arc::new(store);
         let reader = store.reader();
         let tape = found.tape;
+        let consumers = Consumers::open(consumers::Parts {
+            disk,
+            name: options.name.clone(),
+            options: options.consumers.clone(),
+            reader: reader.clone(),
+            stages,
+            epoch: head.epoch,
+            head: found.last_sequence,
+        })?;
         let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
         let live = match (&options.bus, &bus_name) {
             (Some(bus), Some(name)) => {
@@ -247,6 +267,7 @@ impl Node {
             pipeline: Some(pipeline),
             live,
             idle_clock,
+            consumers,
             bus_name,
             latency,
             recovery,
@@ -290,6 +311,11 @@ impl Node {
         self.reader.clone()
     }
 
+    /// The durable consumers of this tape.
+    pub fn consumers(&self) -> Consumers {
+        self.consumers.clone()
+    }
+
     /// The store below, for its tools.
     ///
     /// # Panics
@@ -331,6 +357,8 @@ impl Node {
     /// Takes no more events, makes durable and visible what was accepted, and closes the store.
     pub fn close(mut self) -> Result<(), NodeError> {
         drop(self.idle_clock.take());
+        // While everything they were given can still be read: what they have come to is recorded.
+        let recorded = self.consumers.close();
         self.stop_pipeline();
         let store = self.store.take().expect("there until closed");
         let closed = match Arc::try_unwrap(store) {
@@ -338,7 +366,7 @@ impl Node {
             Err(_) => unreachable!("the pipeline thread held the only other handle"),
         };
         self.stop_distribution();
-        closed
+        closed.and(recorded)
     }
 
     fn stop_pipeline(&mut self) {
@@ -366,6 +394,7 @@ impl Drop for Node {
             return;
         }
         drop(self.idle_clock.take());
+        self.consumers.abandon();
         self.stop_pipeline();
         // The log's own end writes and syncs what was appended; nothing is flushed or snapshotted.
         drop(self.store.take());

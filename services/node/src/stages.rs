@@ -195,7 +195,8 @@ fn lowest(waiters: &Waiters) -> u64 {
     waiters.by_sequence.first_key_value().map_or(u64::MAX, |((sequence, _), _)| sequence.get())
 }
 
-struct ThreadWaker(std::thread::Thread);
+/// Wakes a thread that is parked.
+pub(crate) struct ThreadWaker(pub(crate) std::thread::Thread);
 
 impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {

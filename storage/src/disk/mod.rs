@@ -5,6 +5,7 @@
 //! may not leave it. Nothing here retries, and nothing here knows what the bytes mean.
 
 mod aligned;
+mod below;
 mod error;
 mod lock;
 mod real;
@@ -15,6 +16,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 pub use aligned::AlignedBytes;
+pub use below::DiskBelow;
 pub use error::{DiskError, Operation};
 pub use lock::{DiskLock, LockError, LockHolder};
 pub use real::RealDisk;

@@ -1,0 +1,235 @@
+//! The thread that records what consumers have come to, and does what time alone does to them.
+//!
+//! One round at a time: everything that has changed goes to the store in one write, which is durable when it returns. Rounds
+//! come at most every `record_interval`, or at once when somebody waits for one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use matchtape_consumer::{Change, ConsumerStore, StoreFailure};
+use parking_lot::{Condvar, Mutex};
+
+use super::error::ConsumerError;
+
+/// What the recorder's thread is asked.
+#[derive(Default)]
+struct Asked {
+    /// Rounds begun and ended; one that begins after a change has it.
+    begun: u64,
+    ended: u64,
+    /// The last round somebody waits for.
+    urgent: u64,
+    /// Changes beside those of the machines: definitions, and what was deleted.
+    extra: Vec<Vec<Change>>,
+    waiting: Vec<Waker>,
+    failed: Option<Arc<StoreFailure>>,
+    stop: Option<Stop>,
+    stopped: bool,
+}
+
+/// How the thread is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// With a last record.
+    InOrder,
+    /// As a crash would.
+    AtOnce,
+}
+
+/// What the recorder's thread is asked, by everybody.
+pub(super) struct Recorder {
+    asked: Mutex<Asked>,
+    bell: Condvar,
+    /// Some machine has changed since the last round began.
+    dirty: AtomicBool,
+    /// When the thread looks at the machines next, for the sake of time: ns since the service's origin.
+    alarm: AtomicU64,
+}
+
+/// What the thread does at each round.
+pub(super) trait Round {
+    /// The time since the service's origin.
+    fn now(&self) -> Duration;
+    /// Lets time pass for every machine; returns when it should again.
+    fn tick(&mut self) -> Option<Duration>;
+    /// What is to be recorded.
+    fn collect(&mut self, last: bool) -> Vec<Vec<Change>>;
+    /// It is durable.
+    fn recorded(&mut self);
+    /// Nothing more can be recorded, or the service has ended: everybody who waits has to look.
+    fn ended(&mut self);
+}
+
+impl Recorder {
+    pub(super) fn new() -> Self {
+        Self {
+            asked: Mutex::default(),
+            bell: Condvar::new(),
+            dirty: AtomicBool::new(false),
+            alarm: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// A machine has changed, and next acts by itself at `quiet_until`.
+    #[inline]
+    pub(super) fn touched(&self, changed: bool, quiet_until: Option<Duration>) {
+        // SeqCst with the thread's swap: either it sees the mark, or whoever marked sees that it has to ring.
+        let first =
+            changed && !self.dirty.load(Ordering::Relaxed) && !self.dirty.swap(true, Ordering::SeqCst);
+        let sooner = quiet_until.is_some_and(|quiet| {
+            let quiet = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
+            quiet < self.alarm.load(Ordering::Relaxed)
+                && quiet < self.alarm.fetch_min(quiet, Ordering::SeqCst)
+        });
+        if first || sooner {
+            // Under the lock, so that the ring does not fall between the thread's last look and its sleep.
+            let _asked = self.asked.lock();
+            self.bell.notify_one();
+        }
+    }
+
+    /// Asks for a round that begins after now; it ends with what was changed before now being durable.
+    pub(super) fn ask(&self, extra: Option<Vec<Change>>) -> Result<u64, ConsumerError> {
+        let mut asked = self.asked.lock();
+        asked.check()?;
+        asked.extra.extend(extra);
+        let round = asked.begun + 1;
+        asked.urgent = asked.urgent.max(round);
+        self.bell.notify_one();
+        Ok(round)
+    }
+
+    /// Whether a round has ended; else `waker` is woken when it may have.
+    pub(super) fn poll(&self, round: u64, waker: Option<&Waker>) -> Poll<Result<(), ConsumerError>> {
+        let mut asked = self.asked.lock();
+        if asked.ended >= round {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = asked.check() {
+            return Poll::Ready(Err(error));
+        }
+        if let Some(waker) = waker
+            && !asked.waiting.iter().any(|other| other.will_wake(waker))
+        {
+            asked.waiting.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    /// Why nothing can be asked any more.
+    pub(super) fn check(&self) -> Result<(), ConsumerError> {
+        self.asked.lock().check()
+    }
+
+    pub(super) fn stop(&self, how: Stop) {
+        self.asked.lock().stop = Some(how);
+        self.bell.notify_one();
+    }
+
+    /// The thread. Returns the store when it was stopped.
+    pub(super) fn run<S: ConsumerStore>(&self, mut store: S, round: &mut dyn Round, interval: Duration) -> S {
+        let mut next_round = Duration::ZERO;
+        loop {
+            // First none: what a machine says while others are looked at lowers it again, and is not overwritten.
+            self.alarm.store(u64::MAX, Ordering::SeqCst);
+            let alarm = round.tick();
+            let alarm = alarm.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+            self.alarm.fetch_min(alarm, Ordering::SeqCst);
+            let (extra, stop) = {
+                let mut asked = self.asked.lock();
+                if asked.stop == Some(Stop::AtOnce) || asked.failed.is_some() && asked.stop.is_some() {
+                    asked.stopped = true;
+                    asked.wake();
+                    drop(asked);
+                    round.ended();
+                    return store;
+                }
+                let stop = asked.stop.is_some();
+                let due = self.dirty.load(Ordering::SeqCst) && round.now() >= next_round;
+                if asked.failed.is_some() || !(stop || due || asked.urgent > asked.begun) {
+                    self.sleep(&mut asked, round.now(), next_round);
+                    continue;
+                }
+                asked.begun += 1;
+                (std::mem::take(&mut asked.extra), stop)
+            };
+            self.dirty.store(false, Ordering::SeqCst);
+            next_round = round.now() + interval;
+            let mut groups = extra;
+            groups.extend(round.collect(stop));
+            let written = if groups.is_empty() { Ok(()) } else { store.write(&groups) };
+            if written.is_ok() {
+                round.recorded();
+            }
+            let mut asked = self.asked.lock();
+            match written {
+                Ok(()) => asked.ended = asked.begun,
+                Err(failure) => {
+                    tracing::error!(error = %failure, "consumers are stopped: open the node again");
+                    asked.failed = Some(Arc::new(failure));
+                }
+            }
+            asked.stopped = stop;
+            asked.wake();
+            let failed = asked.failed.is_some();
+            drop(asked);
+            if failed || stop {
+                round.ended();
+            }
+            if stop {
+                return store;
+            }
+        }
+    }
+
+    fn sleep(&self, asked: &mut parking_lot::MutexGuard<'_, Asked>, now: Duration, next_round: Duration) {
+        let alarm = Duration::from_nanos(self.alarm.load(Ordering::SeqCst));
+        let dirty = self.dirty.load(Ordering::SeqCst) && asked.failed.is_none();
+        let until = if dirty { alarm.min(next_round) } else { alarm };
+        // An alarm that is overdue has been looked at just now; a moment later is soon enough.
+        let left = until.saturating_sub(now).max(Duration::from_micros(100));
+        self.bell.wait_for(asked, left.min(Duration::from_secs(3600)));
+    }
+}
+
+impl Asked {
+    fn check(&self) -> Result<(), ConsumerError> {
+        match &self.failed {
+            Some(failure) => Err(ConsumerError::Recording(Arc::clone(failure))),
+            None if self.stopped || self.stop.is_some() => Err(ConsumerError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Resolves when what was changed before is durable.
+#[must_use = "a future does nothing unless awaited"]
+pub struct Recorded {
+    recorder: Arc<Recorder>,
+    round: Result<u64, ConsumerError>,
+}
+
+impl Recorded {
+    pub(super) fn new(recorder: &Arc<Recorder>) -> Self {
+        Self { recorder: Arc::clone(recorder), round: recorder.ask(None) }
+    }
+}
+
+impl Future for Recorded {
+    type Output = Result<(), ConsumerError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &self.round {
+            Ok(round) => self.recorder.poll(*round, Some(context.waker())),
+            Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The system tape: what consumers have come to, as keyed state on a tape of its own beside the data.
+//!
+//! It is a node like any other (the same store, recovery and framing), small and without a bus, in the directory
+//! `system/`. Only the last value of a key counts, so what its log has beyond a snapshot of all values is of no more use.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use matchtape_consumer::{Change, ConsumerStore, Kept, StoreFailure};
+use matchtape_schemas::event::{
+    Event, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, StateDeleted, StateError, StateSet,
+};
+use matchtape_schemas::{
+    BodyRef, EventRef, EventTime, InstrumentId, ProducerId, ProducerSequence, Projection, ProjectionError,
+    Sequence, Stage,
+};
+use matchtape_storage::{Disk, DiskBelow};
+
+use super::ConsumersOptions;
+use crate::node::{Node, NodeError, NodeOptions};
+use crate::publisher::{PublishError, Publisher, wall_clock};
+
+/// Where it lies in the data directory.
+pub(crate) const DIRECTORY: &str = "system";
+/// The one producer of it.
+const PRODUCER: ProducerId = ProducerId(1);
+/// The section's name in its snapshots.
+const SECTION: &str = "system-state";
+
+/// The values there are, folded from the tape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SystemState {
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Projection for SystemState {
+    fn name(&self) -> &'static str {
+        SECTION
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn apply(&mut self, event: &EventRef<'_>) {
+        match event.body() {
+            BodyRef::StateSet(set) => {
+                self.values.insert(set.key.to_vec(), set.value.to_vec());
+            }
+            BodyRef::StateDeleted(deleted) => {
+                self.values.remove(deleted.key());
+            }
+            _ => {}
+        }
+    }
+
+    /// A count (u32), then by key: key bytes (u32), value bytes (u32), key, value; little-endian.
+    fn save(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
+        for (key, value) in &self.values {
+            out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            out.extend_from_slice(key);
+            out.extend_from_slice(value);
+        }
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError> {
+        let mut at = 0;
+        let wrong = |at, what: &str| ProjectionError { section: SECTION, at, what: what.to_owned() };
+        let mut take = |length: usize| {
+            let taken = section.get(at..).and_then(|rest| rest.get(..length));
+            let taken = taken.ok_or_else(|| wrong(at, "it ends too early"))?;
+            at += length;
+            Ok::<_, ProjectionError>((taken, at))
+        };
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes")) as usize;
+        let count = word(take(4)?.0);
+        let mut values: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for _ in 0..count {
+            let (key_bytes, value_bytes) = (word(take(4)?.0), word(take(4)?.0));
+            if key_bytes == 0 || key_bytes > STATE_KEY_BYTES_MAX || value_bytes > STATE_BYTES_MAX {
+                return Err(wrong(take(0)?.1, "a key or value of a length that none has"));
+            }
+            let (key, here) = take(key_bytes)?;
+            if values.last_key_value().is_some_and(|(last, _)| last.as_slice() >= key) {
+                return Err(wrong(here, "keys out of order"));
+            }
+            let value = take(value_bytes)?.0;
+            values.insert(key.to_vec(), value.to_vec());
+        }
+        if take(0)?.1 != section.len() {
+            return Err(wrong(take(0)?.1, "bytes after the last value"));
+        }
+        self.values = values;
+        Ok(())
+    }
+}
+
+/// The open system tape.
+pub(super) struct SystemTape {
+    /// Before the node: it has to be given back first.
+    publisher: Option<Publisher>,
+    node: Option<Node>,
+    recovered: SystemState,
+    /// The log is cleared when it has grown by so much.
+    log_bytes: u64,
+    written: u64,
+}
+
+/// A store small enough to go unnoticed beside the data's.
+fn options(name: &str, options: &ConsumersOptions) -> NodeOptions {
+    let mut system = NodeOptions { name: name.to_owned(), ring_slots: 1024, ..NodeOptions::default() };
+    system.store.memtable_bytes =
+        usize::try_from(options.system_log_bytes).unwrap_or(usize::MAX).max(4 << 20);
+    system.store.immutable_memtables_max = 2;
+    system.store.block_cache_bytes = 256 << 10;
+    system.store.wal.segment_bytes = 4 << 20;
+    system.store.wal.commit_bytes = 256 << 10;
+    system
+}
+
+impl SystemTape {
+    /// The system tape of a data directory, if it has one.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        name: &str,
+        chosen: &ConsumersOptions,
+    ) -> Result<Option<Self>, NodeError> {
+        let below = DiskBelow::open(disk, DIRECTORY)?;
+        below.map(|below| Self::open_in(below, name, chosen)).transpose()
+    }
+
+    /// The same, made if need be.
+    pub(super) fn create(
+        disk: &Arc<dyn Disk>,
+        name: &str,
+        chosen: &ConsumersOptions,
+    ) -> Result<Self, NodeError> {
+        Self::open_in(DiskBelow::create(disk, DIRECTORY)?, name, chosen)
+    }
+
+    fn open_in(below: DiskBelow, name: &str, chosen: &ConsumersOptions) -> Result<Self, NodeError> {
+        let node =
+            Node::open_on(Arc::new(below), options(name, chosen), vec![Box::new(SystemState::default())])?;
+        let mut recovered = SystemState::default();
+        if let Some(section) = node.store().projection_section(SECTION) {
+            recovered.restore(section).map_err(NodeError::System)?;
+        }
+        let publisher = node.publisher(PRODUCER)?;
+        let log_bytes = chosen.system_log_bytes;
+        Ok(Self { publisher: Some(publisher), node: Some(node), recovered, log_bytes, written: 0 })
+    }
+
+    fn publisher(&mut self) -> &mut Publisher {
+        self.publisher.as_mut().expect("there until closed")
+    }
+
+    fn node(&self) -> &Node {
+        self.node.as_ref().expect("there until closed")
+    }
+
+    fn publish(&mut self, changes: &[Change], number: &mut u64) -> Result<Sequence, StoreFailure> {
+        let now = EventTime(wall_clock().get());
+        let mut events = Vec::with_capacity(changes.len());
+        for change in changes {
+            *number += 1;
+            let sequence = ProducerSequence(*number);
+            let event = match change {
+                Change::Set { key, value } => {
+                    StateSet::new(key, value).map(|set| Event::new(InstrumentId(0), sequence, now, set))
+                }
+                Change::Delete { key } => {
+                    StateDeleted::new(key).map(|deleted| Event::new(InstrumentId(0), sequence, now, deleted))
+                }
+            };
+            events.push(event.map_err(|error: StateError| StoreFailure(Box::new(error)))?);
+        }
+        loop {
+            match self.publisher().publish_group(&events) {
+                Ok(published) => return Ok(published.sequence()),
+                Err(PublishError::WouldBlock) => {
+                    let waited = self.publisher().wait_for_room(events.len());
+                    waited.map_err(|error| StoreFailure(Box::new(error)))?;
+                }
+                Err(error) => return Err(StoreFailure(Box::new(error))),
+            }
+        }
+    }
+
+    /// Closes the tape in order.
+    pub(super) fn close(mut self) -> Result<(), NodeError> {
+        drop(self.publisher.take());
+        self.node.take().expect("there until closed").close()
+    }
+
+    /// Lets go of what later records have replaced, once that is worth it.
+    fn clear(&mut self) -> Result<(), StoreFailure> {
+        if self.written < self.log_bytes {
+            return Ok(());
+        }
+        self.written = 0;
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreFailure(error);
+        self.node().store().flush().map_err(|error| failed(Box::new(error)))?;
+        Ok(())
+    }
+}
+
+impl ConsumerStore for SystemTape {
+    fn load(&mut self) -> Result<Vec<Kept>, StoreFailure> {
+        let values = std::mem::take(&mut self.recovered).values;
+        Ok(values.into_iter().map(|(key, value)| Kept { key, value }).collect())
+    }
+
+    fn write(&mut self, groups: &[Vec<Change>]) -> Result<(), StoreFailure> {
+        let mut number = self.publisher().last().map_or(0, |mark| mark.producer_sequence.get());
+        let mut last = Sequence::ZERO;
+        for group in groups.iter().filter(|group| !group.is_empty()) {
+            last = self.publish(group, &mut number)?;
+            self.written += group
+                .iter()
+                .map(|change| match change {
+                    Change::Set { key, value } => (key.len() + value.len()) as u64,
+                    Change::Delete { key } => key.len() as u64,
+                })
+                .sum::<u64>();
+        }
+        self.node().wait(last, Stage::Durable).map_err(|error| StoreFailure(Box::new(error)))?;
+        self.clear()
+    }
+}
+
+impl Drop for SystemTape {
+    fn drop(&mut self) {
+        // The publisher's claim on its producer ends before the node does.
+        drop(self.publisher.take());
+    }
+}

@@ -1,0 +1,516 @@
+//! Durable consumers inside a node, on a real disk: what they are given, what they resume with, what they are told.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matchtape_node::consumers::{
+    AckError, AckPolicy, Advisory, Attempt, ConsumerError, ConsumerFilter, ConsumerHandle, ConsumerName,
+    Definition, DeliverPolicy, Item, MemberName, ParkReason,
+};
+use matchtape_node::{Node, NodeOptions, Publisher};
+use matchtape_schemas::{
+    Event, EventTime, InstrumentId, KindMask, ProducerId, ProducerSequence, Sequence, Stage,
+};
+use matchtape_storage::{Disk, RealDisk};
+use support::{order, put, small};
+
+/// Long enough for anything that happens at all.
+const LONG: Duration = Duration::from_secs(30);
+/// For what must not happen: short, because it is waited for in full.
+const SHORT: Duration = Duration::from_millis(60);
+
+struct Place {
+    _folder: tempfile::TempDir,
+    disk: Arc<dyn Disk>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::create(&folder.path().join("data")).unwrap());
+        Self { _folder: folder, disk }
+    }
+
+    fn open(&self) -> Node {
+        self.open_with(|_| {})
+    }
+
+    fn open_with(&self, change: impl FnOnce(&mut NodeOptions)) -> Node {
+        let mut options = small();
+        change(&mut options);
+        Node::open_on(Arc::clone(&self.disk), options, Vec::new()).expect("a disk that works")
+    }
+}
+
+/// Records only when somebody waits for it, and at the end.
+fn never_by_itself(options: &mut NodeOptions) {
+    options.consumers.record_interval = Duration::from_secs(3600);
+}
+
+fn name(text: &str) -> ConsumerName {
+    text.parse().unwrap()
+}
+
+fn member(text: &str) -> MemberName {
+    text.parse().unwrap()
+}
+
+fn explicit() -> Definition {
+    Definition { ack: AckPolicy::Explicit, ..Definition::default() }
+}
+
+/// An order of one of a few instruments.
+fn event(number: u64, instruments: u32) -> Event {
+    Event { instrument: InstrumentId(1 + number as u32 % instruments), ..order(number) }
+}
+
+fn publish(node: &Node, publisher: &mut Publisher, numbers: std::ops::RangeInclusive<u64>) -> Sequence {
+    let mut last = Sequence::ZERO;
+    for number in numbers {
+        last = put(publisher, &event(number, 3)).sequence();
+    }
+    node.wait(last, Stage::Visible).unwrap();
+    last
+}
+
+/// (sequence, delivery count, redelivered) of what comes, until nothing does.
+fn drain(handle: &ConsumerHandle, batch: usize) -> Vec<(u64, u32, bool)> {
+    let mut all = Vec::new();
+    loop {
+        let items = handle.fetch(batch, SHORT).unwrap();
+        if items.is_empty() {
+            return all;
+        }
+        for item in items {
+            let delivery = item.delivery().unwrap_or_else(|| panic!("{item:?}")).clone();
+            assert_eq!(delivery.event().sequence(), delivery.sequence());
+            all.push((delivery.sequence().get(), delivery.delivery_count(), delivery.redelivered()));
+        }
+    }
+}
+
+fn new(sequences: impl IntoIterator<Item = u64>) -> Vec<(u64, u32, bool)> {
+    sequences.into_iter().map(|sequence| (sequence, 1, false)).collect()
+}
+
+#[test]
+fn everything_comes_once_in_order_and_goes_on_after_a_restart_behind_what_was_acknowledged() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=100);
+    assert!(
+        !place.disk.list("".as_ref()).unwrap().iter().any(|entry| entry.name == "system"),
+        "nobody asked"
+    );
+    let info = node.consumers().add(&name("risk"), Definition::default()).unwrap();
+    assert_eq!((info.machine.next, info.visible), (Sequence(1), Sequence(101)));
+    let handle = node.consumers().attach(&name("risk"), &member("a")).unwrap();
+    let got = drain(&handle, 7);
+    assert_eq!(got, new(1..=101));
+    let info = node.consumers().info(&name("risk")).unwrap();
+    assert_eq!((info.machine.delivered, info.machine.out, info.machine.floor), (101, 101, Sequence(0)));
+    assert_eq!(handle.ack(Sequence(60)).unwrap().settled, 60);
+    drop((handle, publisher));
+    node.close().unwrap();
+
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 101..=110);
+    let info = node.consumers().info(&name("risk")).unwrap();
+    assert_eq!(
+        (info.machine.floor, info.machine.next, info.machine.waiting),
+        (Sequence(60), Sequence(102), 41)
+    );
+    let handle = node.consumers().attach(&name("risk"), &member("a")).unwrap();
+    let expected: Vec<_> = (61..=101).map(|sequence| (sequence, 2, true)).chain(new(102..=112)).collect();
+    assert_eq!(drain(&handle, 50), expected);
+    handle.ack(Sequence(112)).unwrap();
+    drop((handle, publisher));
+    node.close().unwrap();
+    let node = place.open();
+    assert_eq!(node.consumers().info(&name("risk")).unwrap().machine.floor, Sequence(112));
+}
+
+#[test]
+fn what_was_not_recorded_before_a_crash_comes_again_marked_and_what_was_does_not() {
+    let place = Place::new();
+    let node = place.open_with(never_by_itself);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=50);
+    node.consumers().add(&name("risk"), explicit()).unwrap();
+    let handle = node.consumers().attach(&name("risk"), &member("a")).unwrap();
+    assert_eq!(drain(&handle, 20), new(1..=51));
+    for sequence in 1..=9 {
+        handle.ack(Sequence(sequence)).unwrap();
+    }
+    handle.ack_durable(Sequence(10)).unwrap();
+    handle.ack(Sequence(11)).unwrap();
+    drop((handle, publisher));
+    // As a crash: nothing more is recorded.
+    drop(node);
+
+    let node = place.open_with(never_by_itself);
+    let handle = node.consumers().attach(&name("risk"), &member("a")).unwrap();
+    let expected: Vec<_> = (11..=51).map(|sequence| (sequence, 2, true)).collect();
+    assert_eq!(drain(&handle, 20), expected, "11 was acknowledged, but not recorded");
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 51..=60);
+    assert_eq!(drain(&handle, 20).len(), 11);
+    drop((handle, publisher));
+    drop(node);
+
+    // These were delivered, and nothing of it was recorded: they are marked all the same.
+    let node = place.open();
+    let handle = node.consumers().attach(&name("risk"), &member("a")).unwrap();
+    assert!(drain(&handle, 20).iter().all(|(_, _, redelivered)| *redelivered));
+}
+
+#[test]
+fn a_consumer_begins_where_it_was_asked_to() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    // Sequence n + 1 is order n, of instrument 1 + n % 3.
+    publish(&node, &mut publisher, 1..=30);
+    let consumers = node.consumers();
+    let filter = |instruments: &[u32]| ConsumerFilter {
+        kinds: KindMask::ORDERS,
+        instruments: instruments.iter().map(|id| InstrumentId(*id)).collect(),
+    };
+    let cases: [(DeliverPolicy, ConsumerFilter, Vec<u64>); 9] = [
+        (DeliverPolicy::All, ConsumerFilter::default(), (1..=31).collect()),
+        (DeliverPolicy::All, filter(&[1, 3]), (1..=30).filter(|n| n % 3 != 1).map(|n| n + 1).collect()),
+        (DeliverPolicy::New, ConsumerFilter::default(), vec![]),
+        (DeliverPolicy::Last, ConsumerFilter::default(), vec![31]),
+        (DeliverPolicy::Last, filter(&[2, 3]), vec![30]),
+        (DeliverPolicy::LastPerInstrument, ConsumerFilter::default(), vec![29, 30, 31]),
+        (DeliverPolicy::LastPerInstrument, filter(&[2, 7]), vec![29]),
+        (DeliverPolicy::ByStartSequence(Sequence(28)), ConsumerFilter::default(), (28..=31).collect()),
+        (DeliverPolicy::ByStartTime(order(25).event_time), filter(&[]), (26..=31).collect()),
+    ];
+    for (place, (deliver, filter, expected)) in cases.iter().enumerate() {
+        let name = name(&format!("c{place}"));
+        let definition = Definition { deliver: *deliver, filter: filter.clone(), ..explicit() };
+        consumers.add(&name, definition).unwrap();
+        let handle = consumers.attach(&name, &member("m")).unwrap();
+        assert_eq!(drain(&handle, 4), new(expected.iter().copied()), "{deliver:?}");
+    }
+    publish(&node, &mut publisher, 31..=33);
+    for (place, (deliver, filter, _)) in cases.iter().enumerate() {
+        let handle = consumers.attach(&name(&format!("c{place}")), &member("m")).unwrap();
+        let came: Vec<u64> = drain(&handle, 4).iter().filter(|one| !one.2).map(|one| one.0).collect();
+        let passes = |sequence: &u64| {
+            let instrument = InstrumentId(1 + (*sequence as u32 - 1) % 3);
+            filter.instruments.is_empty() || filter.instruments.contains(&instrument)
+        };
+        assert_eq!(came, (32..=34).filter(passes).collect::<Vec<_>>(), "{deliver:?}");
+    }
+    let time_ahead = DeliverPolicy::ByStartTime(EventTime::MAX);
+    let info = consumers.add(&name("later"), Definition { deliver: time_ahead, ..explicit() }).unwrap();
+    assert_eq!(info.machine.next, Sequence(35));
+}
+
+#[test]
+fn the_last_of_each_instrument_goes_on_after_a_crash_in_the_middle_of_them() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=30);
+    let definition = Definition { deliver: DeliverPolicy::LastPerInstrument, ..explicit() };
+    node.consumers().add(&name("c"), definition).unwrap();
+    let handle = node.consumers().attach(&name("c"), &member("m")).unwrap();
+    let first = handle.next(LONG).unwrap().unwrap();
+    assert_eq!(first.delivery().unwrap().sequence(), Sequence(29));
+    handle.ack_durable(Sequence(29)).unwrap();
+    publish(&node, &mut publisher, 31..=40);
+    drop((handle, publisher));
+    drop(node);
+    let node = place.open();
+    let handle = node.consumers().attach(&name("c"), &member("m")).unwrap();
+    let came: Vec<u64> = drain(&handle, 5).iter().map(|one| one.0).collect();
+    assert_eq!(came, [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41], "as of when it was made");
+}
+
+#[test]
+fn a_waiting_member_is_woken_by_what_becomes_visible_by_acknowledgements_and_by_time() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=2);
+    let definition = Definition {
+        deliver: DeliverPolicy::New,
+        max_ack_pending: 2,
+        ack_wait: Duration::from_millis(150),
+        members_max: 2,
+        max_deliver: Some(2),
+        ..explicit()
+    };
+    let consumers = node.consumers();
+    consumers.add(&name("c"), definition).unwrap();
+    let handle = consumers.attach(&name("c"), &member("one")).unwrap();
+    assert!(handle.fetch(10, SHORT).unwrap().is_empty());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| handle.fetch(10, LONG).unwrap());
+        publish(&node, &mut publisher, 3..=3);
+        let items = waiting.join().unwrap();
+        assert_eq!(items[0].delivery().unwrap().sequence(), Sequence(4));
+    });
+    publish(&node, &mut publisher, 4..=5);
+    assert_eq!(handle.fetch(10, LONG).unwrap().len(), 1, "two may be out");
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| handle.fetch(10, LONG).unwrap());
+        handle.ack(Sequence(4)).unwrap();
+        assert_eq!(waiting.join().unwrap()[0].delivery().unwrap().sequence(), Sequence(6));
+        // Nobody acknowledges these two: time alone brings them again, and then parks them.
+        let other = consumers.attach(&name("c"), &member("two")).unwrap();
+        let mut came = Vec::new();
+        while came.len() < 2 {
+            for item in other.fetch(10, LONG).unwrap() {
+                let delivery = item.delivery().unwrap().clone();
+                assert!(delivery.delivery_count() == 2 && delivery.redelivered());
+                came.push(delivery.sequence().get());
+            }
+        }
+        assert_eq!(came, [5, 6]);
+        let Some(Item::Advisory(told)) = other.next(LONG).unwrap() else { panic!("it is told") };
+        let reason = ParkReason::Expired;
+        assert_eq!(told, Advisory::Parked { sequence: Sequence(5), deliveries: 2, reason });
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+    });
+    while consumers.parked(&name("c")).unwrap().len() < 2 {
+        handle.fetch(10, SHORT).unwrap();
+    }
+    assert_eq!(consumers.unpark(&name("c"), Some(Sequence(5))).unwrap(), 1);
+    let again = loop {
+        if let Some(Item::Delivery(delivery)) = handle.next(LONG).unwrap() {
+            break delivery;
+        }
+    };
+    assert_eq!((again.sequence(), again.delivery_count()), (Sequence(5), 3));
+    assert_eq!(consumers.discard(&name("c"), None).unwrap(), 1);
+}
+
+#[test]
+fn members_share_the_events_each_instrument_in_order_whoever_dies() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let definition = Definition { members_max: 4, max_ack_pending: 64, ..explicit() };
+    let consumers = node.consumers();
+    consumers.add(&name("shared"), definition).unwrap();
+    let total = 3000u64;
+    let (sender, seen) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for worker in 0..4u64 {
+            let (consumers, sender) = (consumers.clone(), sender.clone());
+            scope.spawn(move || {
+                let mut life = 0;
+                let mut handled = 0;
+                let mut handle = consumers.attach(&name("shared"), &member(&format!("w{worker}"))).unwrap();
+                loop {
+                    for item in handle.fetch(1 + worker as usize * 3, SHORT).unwrap() {
+                        let delivery = item.delivery().unwrap().clone();
+                        let last = delivery.event().header().producer_sequence == ProducerSequence(total);
+                        sender.send((worker, life, delivery.clone())).unwrap();
+                        handle.ack(delivery.sequence()).unwrap();
+                        handled += 1;
+                        if last {
+                            return;
+                        }
+                    }
+                    if consumers.info(&name("shared")).unwrap().machine.floor.get() > total {
+                        return;
+                    }
+                    if handled > 100 * (worker + 1) {
+                        // Dies with whatever it has not acknowledged, and comes back.
+                        let _lost = handle.fetch(5, SHORT).unwrap();
+                        drop(handle);
+                        (handled, life) = (0, life + 1);
+                        handle = consumers.attach(&name("shared"), &member(&format!("w{worker}"))).unwrap();
+                    }
+                    if consumers.info(&name("shared")).unwrap().machine.next.get() > total + 1 {
+                        // The others may have the rest.
+                        let rest = handle.fetch(100, SHORT).unwrap();
+                        for item in rest {
+                            let delivery = item.delivery().unwrap().clone();
+                            sender.send((worker, life, delivery.clone())).unwrap();
+                            handle.ack(delivery.sequence()).unwrap();
+                        }
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for number in 1..=total {
+            put(&mut publisher, &event(number, 17));
+        }
+    });
+    // Whatever the last to leave left behind.
+    let handle = consumers.attach(&name("shared"), &member("sweeper")).unwrap();
+    let mut all: Vec<_> = seen.iter().collect();
+    while let Attempt::Items(items) = handle.attempt(100).unwrap() {
+        for item in items {
+            let delivery = item.delivery().unwrap().clone();
+            handle.ack(delivery.sequence()).unwrap();
+            all.push((99, 0, delivery));
+        }
+    }
+    let mut first_seen: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut workers = std::collections::BTreeSet::new();
+    for (worker, _, delivery) in &all {
+        let count = first_seen.entry(delivery.sequence().get()).or_default();
+        *count += 1;
+        assert!(*count == 1 || delivery.redelivered(), "{} unmarked", delivery.sequence());
+        workers.insert(*worker);
+    }
+    assert_eq!(first_seen.len() as u64, total + 1, "every event, the epoch's included");
+    assert!(workers.len() > 1, "one member did it all");
+    assert_eq!(consumers.info(&name("shared")).unwrap().machine.floor, Sequence(total + 1));
+}
+
+#[test]
+fn definitions_are_made_changed_and_forgotten_durably() {
+    let place = Place::new();
+    let node = place.open();
+    let consumers = node.consumers();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=5);
+    assert!(matches!(consumers.info(&name("c")), Err(ConsumerError::Unknown(_))));
+    assert!(matches!(consumers.attach(&name("c"), &member("m")), Err(ConsumerError::Unknown(_))));
+    let wrong = Definition { max_ack_pending: 0, ..Definition::default() };
+    assert!(matches!(consumers.add(&name("c"), wrong), Err(ConsumerError::Definition(_))));
+    consumers.add(&name("c"), Definition::default()).unwrap();
+    consumers.add(&name("c"), Definition::default()).unwrap();
+    let slower = Definition { ack_wait: Duration::from_secs(60), ..Definition::default() };
+    assert!(matches!(consumers.add(&name("c"), slower.clone()), Err(ConsumerError::Exists(_))));
+    consumers.update(&name("c"), slower.clone()).unwrap();
+    let moved = Definition { deliver: DeliverPolicy::New, ..slower.clone() };
+    assert!(matches!(consumers.update(&name("c"), moved), Err(ConsumerError::Definition(_))));
+    consumers.add(&name("gone"), Definition::default()).unwrap();
+    let handle = consumers.attach(&name("gone"), &member("m")).unwrap();
+    assert_eq!(drain(&handle, 100).len(), 6);
+    consumers.delete(&name("gone")).unwrap();
+    assert!(matches!(handle.ack(Sequence(1)), Err(ConsumerError::Deleted(_))));
+    assert!(matches!(handle.fetch(1, LONG), Err(ConsumerError::Deleted(_))));
+    drop((handle, publisher));
+    drop(node);
+
+    let node = place.open();
+    let consumers = node.consumers();
+    let all: Vec<_> = consumers.list().into_iter().map(|info| (info.name, info.definition)).collect();
+    assert_eq!(all, [(name("c"), slower)]);
+    consumers.add(&name("gone"), Definition::default()).unwrap();
+    let handle = consumers.attach(&name("gone"), &member("m")).unwrap();
+    assert_eq!(drain(&handle, 100), new(1..=6), "one of an old name is a new one");
+    node.close().unwrap();
+    assert!(matches!(handle.ack(Sequence(1)), Err(ConsumerError::Closed)));
+    assert!(matches!(handle.fetch(1, LONG), Err(ConsumerError::Closed)));
+    assert!(matches!(consumers.add(&name("x"), Definition::default()), Err(ConsumerError::Closed)));
+}
+
+#[test]
+fn an_acknowledgement_that_says_nothing_is_refused() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=9);
+    let consumers = node.consumers();
+    let filter = ConsumerFilter { instruments: vec![InstrumentId(2)], ..ConsumerFilter::default() };
+    let deliver = DeliverPolicy::ByStartSequence(Sequence(4));
+    consumers.add(&name("c"), Definition { filter, deliver, ..explicit() }).unwrap();
+    let handle = consumers.attach(&name("c"), &member("m")).unwrap();
+    assert_eq!(drain(&handle, 2), new([5, 8]));
+    let refused = |sequence| match handle.ack(Sequence(sequence)) {
+        Err(ConsumerError::Ack(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    for never in [0, 2, 4, 6, 10] {
+        assert_eq!(refused(never), AckError::NeverDelivered { sequence: Sequence(never) });
+    }
+    assert_eq!(refused(11), AckError::Beyond { sequence: Sequence(11), next: Sequence(11) });
+    assert_eq!(handle.ack(Sequence(5)).unwrap().settled, 1);
+    assert_eq!(handle.ack(Sequence(5)).unwrap().settled, 0, "again is no error");
+    handle.nak(Sequence(8), Duration::from_secs(60)).unwrap();
+    assert!(matches!(handle.in_progress(Sequence(8)), Err(ConsumerError::Ack(AckError::Waiting { .. }))));
+    assert_eq!(handle.term(Sequence(8)).unwrap().settled, 1);
+
+    // A second one of the same name takes the place of the first.
+    let again = consumers.attach(&name("c"), &member("m")).unwrap();
+    assert!(matches!(handle.fetch(1, LONG), Err(ConsumerError::NotAttached)));
+    let full = consumers.attach(&name("c"), &member("other")).map(|_| ());
+    assert!(matches!(full, Err(ConsumerError::Attach(_))), "alone unless it is a group");
+    drop(handle);
+    drain(&again, 1);
+}
+
+#[test]
+fn a_member_elsewhere_is_given_up_when_it_is_not_heard_of() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=3);
+    let consumers = node.consumers();
+    let member_timeout = Duration::from_millis(100);
+    consumers.add(&name("c"), Definition { member_timeout, members_max: 2, ..explicit() }).unwrap();
+    let remote = consumers.attach_remote(&name("c"), &member("remote")).unwrap();
+    let id = remote.member();
+    drop(remote);
+    let session = consumers.session(&name("c"), id).unwrap();
+    assert_eq!(session.fetch(2, LONG).unwrap().len(), 2, "it stays between its requests");
+    let local = consumers.attach(&name("c"), &member("local")).unwrap();
+    let mut came = Vec::new();
+    while came.len() < 4 {
+        came.extend(local.fetch(9, LONG).unwrap().iter().map(|item| {
+            let delivery = item.delivery().unwrap();
+            (delivery.sequence().get(), delivery.redelivered())
+        }));
+    }
+    came.sort_unstable();
+    assert_eq!(came, [(1, true), (2, true), (3, false), (4, false)]);
+    assert!(matches!(session.fetch(1, LONG), Err(ConsumerError::NotAttached)));
+}
+
+#[tokio::test]
+async fn many_members_wait_on_one_thread() {
+    let place = Place::new();
+    let node = place.open();
+    let consumers = node.consumers();
+    let mut handles = Vec::new();
+    for number in 0..20 {
+        let name = name(&format!("c{number}"));
+        consumers.add(&name, Definition { max_ack_pending: 10, ..Definition::default() }).unwrap();
+        handles.push(consumers.attach(&name, &member("m")).unwrap());
+    }
+    let tasks: Vec<_> = handles
+        .into_iter()
+        .map(|handle| {
+            tokio::spawn(async move {
+                let mut next = 1;
+                while next <= 201 {
+                    for item in handle.fetch_async(7).await.unwrap() {
+                        assert_eq!(item.delivery().unwrap().sequence(), Sequence(next));
+                        next += 1;
+                    }
+                    handle.ack(Sequence(next - 1)).unwrap();
+                }
+                handle.recorded().await.unwrap();
+                handle.consumer().clone()
+            })
+        })
+        .collect();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    for number in 1..=200 {
+        put(&mut publisher, &event(number, 3));
+        tokio::task::yield_now().await;
+    }
+    for task in tasks {
+        let done = tokio::time::timeout(LONG, task).await.unwrap().unwrap();
+        assert_eq!(consumers.info(&done).unwrap().machine.floor, Sequence(201));
+    }
+}
