@@ -223,6 +223,7 @@ impl Node {
             stages,
             epoch: head.epoch,
             head: found.last_sequence,
+            store: Arc::downgrade(&store),
         })?;
         let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
         let live = match (&options.bus, &bus_name) {

@@ -14,7 +14,7 @@ use matchtape_node::{Node, NodeOptions, Publisher};
 use matchtape_schemas::{
     Event, EventTime, InstrumentId, KindMask, ProducerId, ProducerSequence, Sequence, Stage,
 };
-use matchtape_storage::{Disk, RealDisk};
+use matchtape_storage::{Disk, PinLimit, PinLimits, RealDisk, RetentionPolicy};
 use support::{order, put, small};
 
 /// Long enough for anything that happens at all.
@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(60);
 
 struct Place {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     disk: Arc<dyn Disk>,
 }
 
@@ -31,7 +31,11 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::create(&folder.path().join("data")).unwrap());
-        Self { _folder: folder, disk }
+        Self { folder: folder, disk }
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
     }
 
     fn open(&self) -> Node {
@@ -513,4 +517,88 @@ async fn many_members_wait_on_one_thread() {
         let done = tokio::time::timeout(LONG, task).await.unwrap().unwrap();
         assert_eq!(consumers.info(&done).unwrap().machine.floor, Sequence(201));
     }
+}
+
+#[test]
+fn what_a_consumer_needs_is_kept_and_what_is_taken_from_it_all_the_same_is_told_exactly() {
+    let place = Place::new();
+    let node = place.open();
+    let consumers = node.consumers();
+    consumers.add(&name("c"), Definition { max_ack_pending: 5, ..explicit() }).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    for part in 0..6 {
+        publish(&node, &mut publisher, 1 + part * 500..=500 + part * 500);
+        node.store().flush().unwrap();
+    }
+    let handle = consumers.attach(&name("c"), &member("m")).unwrap();
+    assert_eq!(drain(&handle, 5), new(1..=5));
+    handle.ack_durable(Sequence(1)).unwrap();
+    let now = matchtape_schemas::AcceptedTime(i64::MAX / 2);
+    let unlimited = PinLimit { bytes: None, age: None };
+    let keeping = RetentionPolicy {
+        bytes: Some(0),
+        pin_limits: PinLimits { consumer: unlimited, ..PinLimits::default() },
+        ..RetentionPolicy::default()
+    };
+    node.store().retain(&keeping, now).unwrap();
+    assert_eq!(node.reader().first_kept(), Sequence(1), "2 is not acknowledged");
+    assert_eq!(node.store().pins()[0].from, 2);
+
+    let breaking = RetentionPolicy {
+        pin_limits: PinLimits { consumer: PinLimit { bytes: Some(1), age: None }, ..PinLimits::default() },
+        ..keeping
+    };
+    node.store().retain(&breaking, now).unwrap();
+    let first_kept = node.reader().first_kept();
+    assert!(first_kept > Sequence(2000), "{first_kept}");
+    handle.nak(Sequence(3), Duration::ZERO).unwrap();
+    let told = |item: Option<Item>| match item {
+        Some(Item::Advisory(advisory)) => advisory,
+        other => panic!("{other:?}"),
+    };
+    // 3 was to come again and cannot; what is out can still be acknowledged.
+    let lost = Advisory::Lost { first: Sequence(3), last: Sequence(3) };
+    assert_eq!(told(handle.next(LONG).unwrap()), lost);
+    handle.ack_each(&[2, 4, 5].map(Sequence)).unwrap();
+    let lost = Advisory::Lost { first: Sequence(6), last: first_kept.previous() };
+    assert_eq!(told(handle.next(LONG).unwrap()), lost);
+    let next = handle.next(LONG).unwrap().unwrap().delivery().unwrap().clone();
+    assert_eq!(next.sequence(), first_kept);
+    handle.ack_durable(first_kept).unwrap();
+    assert_eq!(node.store().pins()[0].from, first_kept.next().get(), "what is left is kept again");
+    let below = DeliverPolicy::ByStartSequence(Sequence(7));
+    let refused = consumers.add(&name("late"), Definition { deliver: below, ..explicit() }).unwrap_err();
+    assert!(matches!(refused, ConsumerError::BelowRetention { asked: Sequence(7), .. }), "{refused}");
+}
+
+#[test]
+fn records_that_later_ones_replaced_do_not_pile_up() {
+    let place = Place::new();
+    let small_log = |options: &mut NodeOptions| options.consumers.system_log_bytes = 1 << 20;
+    let node = place.open_with(small_log);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=2500);
+    let consumers = node.consumers();
+    consumers.add(&name("c"), Definition { max_ack_pending: 2000, ..explicit() }).unwrap();
+    let handle = consumers.attach(&name("c"), &member("m")).unwrap();
+    assert_eq!(drain(&handle, 2000).len(), 2000);
+    // Each of these is a record of 40 kB.
+    for sequence in 1..=400 {
+        handle.ack_durable(Sequence(sequence)).unwrap();
+        drain_now(&handle);
+    }
+    let files = |directory: &str| -> u64 {
+        let path = place.folder().join("system").join(directory);
+        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    };
+    let bytes = files("wal") + files("tables");
+    assert!(bytes < 10 << 20, "{bytes} bytes are left of 16 MB of records");
+    drop((handle, publisher));
+    drop(node);
+    let node = place.open_with(small_log);
+    assert_eq!(node.consumers().info(&name("c")).unwrap().machine.floor, Sequence(400));
+}
+
+fn drain_now(handle: &ConsumerHandle) {
+    while let Attempt::Items(_) = handle.attempt(100).unwrap() {}
 }

@@ -1,12 +1,15 @@
 //! One consumer: its machine, its place on the tape, and who waits for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use matchtape_consumer::{AckError, Acked, ConsumerName, Delivered, Machine, MemberId, Want};
 use matchtape_schemas::{InstrumentId, Sequence};
-use matchtape_storage::{Direction, EventHandle, FrameCursor, FrameHandle, Query, ReadError, Reader};
+use matchtape_storage::{
+    Direction, EventHandle, EventStore, FrameCursor, FrameHandle, Pin, PinError, PinKind, Query, ReadError,
+    Reader,
+};
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 
@@ -27,6 +30,8 @@ pub(super) struct One {
 pub(super) struct Inner {
     pub(super) machine: Machine,
     feed: Feed,
+    /// Keeps on the tape what it may still have to read.
+    pin: Option<Pin>,
     waiting: Vec<Waker>,
     /// How often waiters were woken: whoever looked before and waits after has missed none.
     wakes: u64,
@@ -76,7 +81,7 @@ impl One {
         recorder: &Arc<Recorder>,
     ) -> Self {
         let feed = Feed { reader, cursor: None, frame: None, initial: None };
-        let inner = Inner { machine, feed, waiting: Vec::new(), wakes: 0, ended: None };
+        let inner = Inner { machine, feed, pin: None, waiting: Vec::new(), wakes: 0, ended: None };
         Self { name, recorder: Arc::clone(recorder), inner: Mutex::new(inner) }
     }
 
@@ -89,9 +94,29 @@ impl One {
         }
     }
 
+    /// Keeps the tape from `from` on, and nothing before it. A pin that held back too much was broken: then what is left is
+    /// kept, and what is gone shows when it is read.
+    pub(super) fn pin(&self, store: &Weak<EventStore>, from: Sequence) {
+        let mut inner = self.inner.lock();
+        if inner.ended.is_some() || inner.pin.as_ref().is_some_and(|pin| pin.advance(from).is_ok()) {
+            return;
+        }
+        let Some(store) = store.upgrade() else { return };
+        let set = |from| store.pin(PinKind::Consumer, self.name.as_str(), from);
+        let pinned = match set(from) {
+            Err(PinError::BelowRetention { first_kept, .. }) => set(first_kept),
+            other => other,
+        };
+        match pinned {
+            Ok(pin) => inner.pin = Some(pin),
+            Err(error) => tracing::warn!(consumer = %self.name, %error, "its events are not kept for it"),
+        }
+    }
+
     /// Ends it. The first reason stays.
     pub(super) fn end(&self, why: ConsumerError) {
         let mut inner = self.inner.lock();
+        inner.pin = None;
         inner.ended.get_or_insert(why);
         inner.wake();
     }

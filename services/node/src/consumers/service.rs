@@ -1,7 +1,7 @@
 //! All consumers of a node: making, finding, ending them; and the recorder's thread.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use matchtape_consumer::{
     encode_parked,
 };
 use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence, Stage};
-use matchtape_storage::{Direction, Disk, Query, Reader};
+use matchtape_storage::{Direction, Disk, EventStore, Query, Reader};
 use parking_lot::{Mutex, RwLock};
 
 use super::ConsumersOptions;
@@ -38,6 +38,8 @@ pub(crate) struct Parts {
     pub(crate) epoch: Epoch,
     /// The last event recovered.
     pub(crate) head: Sequence,
+    /// For pins. Never held for longer: the node takes it apart when it closes.
+    pub(crate) store: Weak<EventStore>,
 }
 
 /// A consumer, as it stands.
@@ -97,7 +99,10 @@ impl Shared {
     }
 
     fn one(&self, name: ConsumerName, machine: Machine) -> Arc<One> {
-        Arc::new(One::new(name, machine, self.parts.reader.clone(), &self.recorder))
+        let needed_from = machine.needed_from();
+        let one = One::new(name, machine, self.parts.reader.clone(), &self.recorder);
+        one.pin(&self.parts.store, needed_from);
+        Arc::new(one)
     }
 }
 
@@ -401,7 +406,14 @@ impl Consumers {
 struct Rounds {
     shared: Arc<Shared>,
     /// What the round that is being written allows, once it is durable.
-    in_flight: Vec<(Arc<One>, Sequence)>,
+    in_flight: Vec<InFlight>,
+}
+
+/// A record that is being written.
+struct InFlight {
+    one: Arc<One>,
+    reserved_through: Sequence,
+    needed_from: Sequence,
 }
 
 impl Round for Rounds {
@@ -441,18 +453,22 @@ impl Round for Rounds {
                 group.push(set(Part::Parked, encode_parked(machine.parked())));
             }
             groups.push(group);
+            let needed_from = machine.needed_from();
             drop(inner);
             if last {
                 // What is acknowledged from here on could not be recorded, so it is refused.
                 one.end(ConsumerError::Closed);
             }
-            self.in_flight.push((one, state.reserved_through));
+            let reserved_through = state.reserved_through;
+            self.in_flight.push(InFlight { one, reserved_through, needed_from });
         }
         groups
     }
 
     fn recorded(&mut self) {
-        for (one, reserved_through) in self.in_flight.drain(..) {
+        for InFlight { one, reserved_through, needed_from } in self.in_flight.drain(..) {
+            // Only now: a crash before would have found the earlier record, and what that one needs.
+            one.pin(&self.shared.parts.store, needed_from);
             if let Ok(mut inner) = one.lock() {
                 inner.machine.recorded(reserved_through);
                 inner.wake();
