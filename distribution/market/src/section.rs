@@ -47,6 +47,10 @@ impl<'a> SectionReader<'a> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
+    pub(crate) fn u128(&mut self) -> Result<u128, ProjectionError> {
+        Ok(u128::from_le_bytes(self.array()?))
+    }
+
     /// A count of things of which each takes at least `bytes_each`: refused before anything is allocated for it.
     pub(crate) fn count(&mut self, bytes_each: usize) -> Result<usize, ProjectionError> {
         let count = self.u32()? as usize;

@@ -1,7 +1,7 @@
 //! State as of a position: the nearest snapshot that has it, then the events after that. At most what one memtable holds
 //! is read, where the node that wrote the tape kept the projection.
 
-use matchtape_market::{Books, Instruments};
+use matchtape_market::{Accounts, Books, Instruments, Tickers};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Projection, Sequence};
 use matchtape_storage::{Query, ReadError, Reader};
 
@@ -95,6 +95,40 @@ pub fn instruments(reader: &Reader, through: Sequence) -> Result<Instruments, As
     let kinds = KindMask::of(&[Kind::InstrumentDefined, Kind::TradingStatusChanged]);
     fold(reader, &mut instruments, through, &Query { kinds, ..Query::default() })?;
     Ok(instruments)
+}
+
+/// The tickers after the event at `through`.
+pub fn tickers(reader: &Reader, through: Sequence) -> Result<Tickers, AsOfError> {
+    let mut tickers = Tickers::new();
+    fold(reader, &mut tickers, through, &Query { kinds: Tickers::KINDS, ..Query::default() })?;
+    Ok(tickers)
+}
+
+/// Where the ticker of an instrument (of all, without one) is as of a time: just before the first later event that changes
+/// it. The whole venue's sessions count among them.
+pub fn ticker_prefix(
+    reader: &Reader,
+    instrument: Option<InstrumentId>,
+    time: EventTime,
+) -> Result<Sequence, ReadError> {
+    let visible = reader.visible();
+    let Some(after) = time.get().checked_add(1) else { return Ok(visible) };
+    let later = Query { event_time_from: EventTime(after), kinds: Tickers::KINDS, ..Query::default() };
+    for event in reader.query(&later)? {
+        let event = event?;
+        let found = event.event().instrument();
+        if instrument.is_none_or(|wanted| found == wanted || found == InstrumentId(0)) {
+            return Ok(event.sequence().previous());
+        }
+    }
+    Ok(visible)
+}
+
+/// The accounts after the event at `through`.
+pub fn accounts(reader: &Reader, through: Sequence) -> Result<Accounts, AsOfError> {
+    let mut accounts = Accounts::new();
+    fold(reader, &mut accounts, through, &Query { kinds: Accounts::KINDS, ..Query::default() })?;
+    Ok(accounts)
 }
 
 /// Where the longest run of the events that `scope` selects, from the first of them, ends of which none is later than

@@ -11,6 +11,7 @@ use matchtape_schemas::{
 };
 
 use crate::row::row;
+use crate::state::readable;
 use crate::views::{some_account, some_order, some_price, some_trade};
 
 row! {
@@ -144,17 +145,13 @@ fn some<T: PartialEq + Default>(value: T) -> Option<T> {
 }
 
 /// A signed amount in units of 1e-9 as a decimal.
-fn signed(units: i64) -> Option<String> {
+pub(crate) fn signed(units: i64) -> Option<String> {
     let sign = if units < 0 { "-" } else { "" };
     Some(format!("{sign}{}", Quantity::from_units(units.unsigned_abs())))
 }
 
-/// Bytes as text where they are printable UTF-8, else in hexadecimal.
-fn readable(bytes: &[u8]) -> Option<String> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) && !text.starts_with("0x") => Some(text.to_owned()),
-        _ => Some(bytes.iter().fold("0x".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))),
-    }
+fn some_readable(bytes: &[u8]) -> Option<String> {
+    Some(readable(bytes))
 }
 
 impl EventRow {
@@ -357,11 +354,11 @@ impl EventRow {
                 self.position = signed(changed.position.to_native());
             }
             BodyRef::StateSet(set) => {
-                self.key = readable(set.key);
-                self.value = readable(set.value);
+                self.key = some_readable(set.key);
+                self.value = some_readable(set.value);
             }
             BodyRef::StateDeleted(deleted) => {
-                self.key = readable(StateDeleted::native(*deleted).key());
+                self.key = some_readable(StateDeleted::native(*deleted).key());
             }
             BodyRef::EpochStarted(started) => {
                 self.term = Some(started.epoch.get());

@@ -12,7 +12,7 @@
 //! Reading a row back accepts numbers and strings alike.
 //!
 //! Read in this order: `cell` (one value), `row` (declaring rows), `event_row`, `views`, `output`, `time`; then what a
-//! tape is asked in the same way from everywhere: `as_of` (state at a position), `orders`.
+//! tape is asked in the same way from everywhere: `as_of` (state at a position), `orders`, `state`.
 
 pub mod as_of;
 pub mod cell;
@@ -20,10 +20,11 @@ mod event_row;
 pub mod orders;
 mod output;
 mod row;
+pub mod state;
 pub mod time;
 mod views;
 
 pub use event_row::EventRow;
 pub use output::{Format, Output, push_csv_heading, push_csv_row};
 pub use row::Row;
-pub use views::{CandleRow, LevelRow, OrderRow, TradeRow};
+pub use views::{AccountRow, CandleRow, LevelRow, OrderRow, StateRow, StatusRow, TickerRow, TradeRow};

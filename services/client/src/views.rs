@@ -1,10 +1,16 @@
-//! Rows of the market views: trades, orders, levels of a book, candles.
+//! Rows of the views: trades, orders, levels of a book, candles, tickers, trading status, keyed state, accounts.
 
-use matchtape_market::{Candle, Level, OrderState, OrderStatus, Trade, Volume};
-use matchtape_schemas::event::Side;
-use matchtape_schemas::{
-    AccountId, EventTime, Notional, OrderId, Price, Quantity, Sequence, TradeId, VenueSequence,
+use matchtape_market::{
+    Account, Candle, Instrument, Level, OrderState, OrderStatus, StateValue, Ticker, Trade, Volume,
 };
+use matchtape_schemas::event::{AccountStatus, Side, TradingStatus};
+use matchtape_schemas::{
+    AccountId, EventTime, InstrumentId, Notional, OrderId, ParticipantId, Price, Quantity, Sequence, TradeId,
+    VenueSequence,
+};
+
+use crate::event_row::signed;
+use crate::state::readable;
 
 use crate::row::row;
 
@@ -112,6 +118,104 @@ row! {
     }
 }
 
+row! {
+    /// An instrument's ticker: its last trade, and the trades of its session.
+    TickerRow, table: [instrument last last_quantity last_time open high low previous_close volume notional trades trading_day] {
+        /// The instrument's symbol.
+        instrument: text String,
+        /// The last event that changed it.
+        sequence: number Sequence,
+        /// The last trade's price.
+        last: maybe Price,
+        /// The last trade's quantity.
+        last_quantity: maybe Quantity,
+        /// When the last trade was, ns since 1970 UTC.
+        last_time: maybe EventTime,
+        /// The last trade's position.
+        last_sequence: maybe Sequence,
+        /// The side of the last trade that arrived; `none` in an auction.
+        aggressor: maybe Side,
+        /// The session's first price.
+        open: maybe Price,
+        /// The session's highest price.
+        high: maybe Price,
+        /// The session's lowest price.
+        low: maybe Price,
+        /// The session's last price.
+        close: maybe Price,
+        /// The last price of the session before.
+        previous_close: maybe Price,
+        /// The session's sum of quantities.
+        volume: text Volume,
+        /// The part of the volume that buyers initiated.
+        buy_volume: text Volume,
+        /// The part of the volume that sellers initiated.
+        sell_volume: text Volume,
+        /// The session's sum of price times quantity: its turnover.
+        notional: text Notional,
+        /// How many trades the session has had.
+        trades: number u64,
+        /// How many more were taken back, if any.
+        busted: maybe u64,
+        /// The trading day as YYYYMMDD; absent where the tape has no sessions, and the session is the UTC day.
+        trading_day: maybe u32,
+        /// Which session of the day, from 0.
+        session: maybe u32,
+        /// When the session began, ns since 1970 UTC.
+        session_begun: maybe EventTime,
+    }
+}
+
+row! {
+    /// What may be done in an instrument.
+    StatusRow, table: [instrument trading_status sequence] {
+        /// The instrument's symbol.
+        instrument: text String,
+        /// Its trading status.
+        trading_status: text TradingStatus,
+        /// The position of the event that made it so.
+        sequence: maybe Sequence,
+    }
+}
+
+row! {
+    /// A key of the keyed state.
+    StateRow, table: [key value bytes set_at event_time] {
+        /// The key as text, or in hexadecimal after `0x`.
+        key: text String,
+        /// Its value, likewise.
+        value: text String,
+        /// How many bytes the value has.
+        bytes: number u64,
+        /// The position of the event that set it.
+        set_at: number Sequence,
+        /// When that was, ns since 1970 UTC.
+        event_time: text EventTime,
+    }
+}
+
+row! {
+    /// An account, with one of its positions if it has any. Private.
+    AccountRow, table: [account name account_status participant_name instrument position changed_at] {
+        /// Its id.
+        account: text AccountId,
+        /// Its name.
+        name: maybe String,
+        /// What it may do.
+        account_status: text AccountStatus,
+        /// The member firm.
+        participant: maybe ParticipantId,
+        /// The member firm's name.
+        participant_name: maybe String,
+        /// The position's instrument; absent for cash.
+        instrument: maybe String,
+        /// How much it has of that.
+        position: maybe String,
+        /// The last event that changed the position, or the account if it has none.
+        changed_at: number Sequence,
+    }
+}
+
 pub(crate) fn some_price(price: Price) -> Option<Price> {
     (!price.is_none()).then_some(price)
 }
@@ -174,6 +278,89 @@ impl OrderRow {
     /// The row as anybody may see it: without its owner.
     pub fn public(state: &OrderState, symbol: &str) -> Self {
         Self { account: None, ..Self::new(state, symbol) }
+    }
+}
+
+impl TickerRow {
+    /// The row of a ticker.
+    pub fn new(ticker: &Ticker, symbol: &str) -> Self {
+        let (summary, last) = (&ticker.summary, ticker.last());
+        let session = ticker.session;
+        let scheduled = session.filter(|session| session.trading_day != 0);
+        Self {
+            instrument: symbol.to_owned(),
+            sequence: ticker.changed_at,
+            last: last.and_then(|last| some_price(last.price)),
+            last_quantity: last.map(|last| last.quantity),
+            last_time: last.map(|last| last.event_time),
+            last_sequence: last.map(|last| last.sequence),
+            aggressor: last.map(|last| last.aggressor),
+            open: some_price(summary.open),
+            high: some_price(summary.high),
+            low: some_price(summary.low),
+            close: some_price(summary.close),
+            previous_close: some_price(ticker.previous_close),
+            volume: summary.volume,
+            buy_volume: summary.buy_volume,
+            sell_volume: summary.sell_volume,
+            notional: summary.notional,
+            trades: summary.trades,
+            busted: (ticker.busted > 0).then_some(ticker.busted),
+            trading_day: scheduled.map(|session| session.trading_day),
+            session: scheduled.map(|session| session.number),
+            session_begun: session.map(|session| session.begun),
+        }
+    }
+}
+
+impl StatusRow {
+    /// The row of an instrument.
+    pub fn new(instrument: &Instrument) -> Self {
+        Self {
+            instrument: instrument.definition.symbol.to_string(),
+            trading_status: instrument.status,
+            sequence: (instrument.status_at != Sequence::ZERO).then_some(instrument.status_at),
+        }
+    }
+}
+
+impl StateRow {
+    /// The row of a key.
+    pub fn new(key: &[u8], value: &StateValue) -> Self {
+        Self {
+            key: readable(key),
+            value: readable(&value.value),
+            bytes: value.value.len() as u64,
+            set_at: value.set_at,
+            event_time: value.event_time,
+        }
+    }
+}
+
+impl AccountRow {
+    /// The rows of an account: one for each position, or one. `symbol` says what an instrument is called.
+    pub fn of(account: &Account, mut symbol: impl FnMut(InstrumentId) -> String) -> Vec<Self> {
+        let text = |text: String| (!text.is_empty()).then_some(text);
+        let one = Self {
+            account: account.id,
+            name: text(account.name.to_string()),
+            account_status: account.status,
+            participant: (account.participant != ParticipantId::default()).then_some(account.participant),
+            participant_name: text(account.participant_name.to_string()),
+            instrument: None,
+            position: None,
+            changed_at: account.changed_at,
+        };
+        if account.positions.is_empty() {
+            return vec![one];
+        }
+        let row = |(id, position): (&InstrumentId, &matchtape_market::Position)| Self {
+            instrument: (*id != InstrumentId(0)).then(|| symbol(*id)),
+            position: signed(position.units),
+            changed_at: position.changed_at,
+            ..one.clone()
+        };
+        account.positions.iter().map(row).collect()
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use matchtape_gateway::{Gateway, Limits, StartError, TapeHandle};
+use matchtape_schemas::AcceptedTime;
+use matchtape_storage::RetentionPolicy;
 use serde_json::{Value, json};
 use support::client::{Client, Closed, sequences};
 use support::http::{get, get_with};
@@ -348,6 +350,70 @@ async fn a_tape_that_cannot_be_read_on_closes_every_connection_with_the_reason()
     let health = get(gateway.address(), "/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &json!("failed")));
     assert_eq!(health.json()["what"], closing["what"]);
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_kept_any_more_is_said_with_the_first_that_is_and_never_jumped_over() {
+    let mut tape = Tape::open();
+    tape.define();
+    for _ in 0..4 {
+        let end = tape.flow(300);
+        tape.visible(end);
+        tape.node.store().flush().unwrap();
+    }
+    let gateway = tape.gateway(generous()).await;
+    let address = gateway.address();
+    let page = get(address, "/v1/events?limit=5").await.json();
+    let backward = get(address, "/v1/events?limit=5&order=desc").await.json();
+    let policy = RetentionPolicy { bytes: Some(1), snapshot_gap_bytes: 1, ..Default::default() };
+    tape.node.store().retain(&policy, AcceptedTime(i64::MAX)).unwrap();
+    let first_kept = tape.node.reader().first_kept().get();
+    assert!(first_kept > 100);
+
+    let mut client = Client::connect(address).await;
+    for (id, request) in [
+        (1, json!({"channel": "tape", "from_sequence": first_kept - 1})),
+        (2, json!({"channel": "trades", "from_sequence": 1})),
+        (3, json!({"channel": "book", "symbols": ["ALFA"], "from_sequence": 7})),
+    ] {
+        let mut request = request;
+        (request["op"], request["id"]) = (json!("subscribe"), json!(id));
+        client.send(request).await;
+        let error = error(&mut client).await;
+        assert_eq!((&error["error"], &error["id"]), (&json!("below_retention"), &json!(id)), "{error}");
+        assert_eq!(error["first_kept"], first_kept);
+    }
+    // From the first kept on, and from zero, there is no hole; and a book has what came before.
+    client.subscribe(json!({"id": 4, "channel": "tape", "from_sequence": 0})).await;
+    let end = tape.node.reader().visible().get();
+    let items = client.items_through(4, end).await;
+    assert_eq!(sequences(&items), (first_kept..=end).collect::<Vec<_>>());
+    let path = format!("/v1/book?instrument=ALFA&at={first_kept}");
+    assert_eq!(get(address, &path).await.status, 200);
+
+    let next = |page: &Value| page["next"].as_str().unwrap().to_owned();
+    for path in [
+        "/v1/events?from=1".to_owned(),
+        format!("/v1/events?limit=5&cursor={}", next(&page)),
+        format!("/v1/book?instrument=ALFA&at={}", first_kept - 2),
+    ] {
+        let answer = get(address, &path).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (410, &json!("below_retention")), "{path}");
+        assert_eq!(answer.json()["first_kept"], first_kept, "{path}");
+    }
+    // Backwards the pages go on as far as there is something, and then say that there was more.
+    let (mut found, mut cursor) = (5, next(&backward));
+    let refused = loop {
+        let answer = get(address, &format!("/v1/events?limit=200&order=desc&cursor={cursor}")).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        found += answer.json()["events"].as_array().unwrap().len() as u64;
+        cursor = next(&answer.json());
+    };
+    assert_eq!(refused.json()["error"], "below_retention", "{}", refused.body);
+    assert_eq!(found, end - first_kept + 1);
     gateway.shutdown().await;
 }
 

@@ -2,10 +2,11 @@
 
 mod support;
 
+use matchtape_client::{StatusRow, TickerRow};
 use matchtape_gateway::Limits;
-use matchtape_market::{Busts, Candles};
-use matchtape_schemas::event::Side;
-use matchtape_schemas::{BodyRef, Kind, KindMask, OrderId, Sequence};
+use matchtape_market::{Busts, Candles, Instruments, Tickers};
+use matchtape_schemas::event::{SessionOpened, Side, TradingStatus, TradingStatusChanged};
+use matchtape_schemas::{BodyRef, InstrumentId, Kind, KindMask, OrderId, Sequence};
 use serde_json::{Value, json};
 use support::client::sequences;
 use support::http::{get, get_lines, get_with};
@@ -183,6 +184,62 @@ async fn candles_are_the_folded_trades() {
         assert_eq!(answer["sequence"], end.get());
         assert_eq!(get_lines(address, &path).await.lines(), expected);
     }
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tickers_and_trading_status_are_the_folded_ones_now_and_as_of_any_position() {
+    let (mut tape, _, gateway) = filled().await;
+    let address = gateway.address();
+    tape.node.store().flush().unwrap();
+    let status = TradingStatusChanged { status: TradingStatus::Halted, ..Default::default() };
+    let halted = tape.say(INSTRUMENTS[1].0, status);
+    let session = SessionOpened { trading_day: 20_231_115, session: 2, ..Default::default() };
+    let opened = tape.say(InstrumentId(0), session);
+    let end = tape.flow(100);
+    tape.visible(end);
+    let events = tape.events();
+    for at in [halted.previous(), halted, opened.previous(), opened, end] {
+        let mut tickers = Tickers::new();
+        let mut instruments = Instruments::new();
+        let mut frames = tape.node.reader().frames(Sequence::ZERO).unwrap();
+        while let Some(frame) = frames.next_frame().unwrap() {
+            for event in frame.frame().events().filter(|event| event.sequence() <= at) {
+                tickers.apply(&event);
+                instruments.apply(&event);
+            }
+        }
+        let symbol = |id| INSTRUMENTS.iter().find(|(known, _)| *known == id).unwrap().1;
+        let expected: Vec<Value> = tickers
+            .iter()
+            .map(|ticker| serde_json::to_value(TickerRow::new(ticker, symbol(ticker.instrument))).unwrap())
+            .collect();
+        let statuses: Vec<Value> = instruments
+            .iter()
+            .map(|instrument| serde_json::to_value(StatusRow::new(instrument)).unwrap())
+            .collect();
+        assert_eq!((expected.len(), statuses.len()), (2, 2));
+        let time = events[at.get() as usize - 1].time;
+        for at in [at.to_string(), format!("{time}ns")] {
+            let answer = get(address, &format!("/v1/ticker?at={at}")).await.json();
+            assert_eq!(answer["tickers"], json!(expected), "at {at}");
+            let one = get(address, &format!("/v1/ticker?instrument=BETA&at={at}")).await.json();
+            assert_eq!(one["tickers"], json!([expected[1]]), "at {at}");
+            let answer = get(address, &format!("/v1/status?at={at}")).await.json();
+            assert_eq!(answer["status"], json!(statuses), "at {at}");
+        }
+    }
+    // Once the feeds have come to the end, so have the answers without a position.
+    get(address, "/v1/instruments").await;
+    let now = get(address, "/v1/ticker?instrument=ALFA").await.json();
+    let then = get(address, &format!("/v1/ticker?instrument=ALFA&at={end}")).await.json();
+    assert_eq!((&now["tickers"], &now["sequence"]), (&then["tickers"], &json!(end.get())));
+    assert_eq!(now["tickers"][0]["trading_day"], "20231115");
+    let lines = get_lines(address, "/v1/status?instrument=BETA").await.lines();
+    assert_eq!(
+        lines,
+        [json!({"instrument": "BETA", "trading_status": "halted", "sequence": halted.to_string()})]
+    );
     gateway.shutdown().await;
 }
 

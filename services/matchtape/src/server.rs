@@ -128,6 +128,11 @@ pub struct Answered<T> {
 }
 
 #[derive(Deserialize)]
+struct Written {
+    sequence: u64,
+}
+
+#[derive(Deserialize)]
 struct Instruments {
     sequence: u64,
     instruments: Vec<InstrumentRow>,
@@ -296,6 +301,37 @@ impl Server {
             .query("producer", producer.to_string())
             .content_type("application/octet-stream");
         self.read(self.accepted(request.send(groups))?)
+    }
+
+    /// A key's value, as its bytes. `path` is the key's, below `/v1/state/`.
+    pub fn state(&self, path: &str, parameters: &[(&str, String)]) -> Result<Vec<u8>, ServerError> {
+        let mut body = self.ask(path, parameters, "application/octet-stream")?;
+        body.read_to_vec().map_err(|error| self.lost(error))
+    }
+
+    /// Sets a key's value. Returns the event's position when it is visible.
+    pub fn put_state(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+        value: &[u8],
+    ) -> Result<u64, ServerError> {
+        let mut request = self.agent.put(format!("{}{path}", self.url));
+        for (name, text) in parameters {
+            request = request.query(name, text);
+        }
+        let put: Written = self.read(self.accepted(request.send(value))?)?;
+        Ok(put.sequence)
+    }
+
+    /// Takes a key's value away. Returns the event's position when it is visible.
+    pub fn delete_state(&self, path: &str, parameters: &[(&str, String)]) -> Result<u64, ServerError> {
+        let mut request = self.agent.delete(format!("{}{path}", self.url));
+        for (name, text) in parameters {
+            request = request.query(name, text);
+        }
+        let deleted: Written = self.read(self.accepted(request.call())?)?;
+        Ok(deleted.sequence)
     }
 
     /// Asks until there is an answer, for as long as an error may pass, with growing pauses; `notice` is told of each.

@@ -267,6 +267,11 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
         &["query", "orders", "--order", "77"],
         &["query", "events", "--kind", "orders,trades", "--limit", "3"],
         &["query", "trades", "--limit", "1"],
+        &["query", "ticker"],
+        &["query", "ticker", "--instrument", "A.SH", "--at", "4"],
+        &["query", "ticker", "--at", "2023-07-11T09:30:05+08:00"],
+        &["query", "status"],
+        &["query", "status", "--instrument", "A.SH", "--at", "3"],
     ] {
         let of_server = succeed(&[args, &["--server", &served.url]].concat());
         let of_tape = succeed(&[args, &["--data", text(&tape)]].concat());
@@ -305,6 +310,81 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
 }
 
 #[test]
+fn keyed_state_is_written_to_a_node_and_read_from_it_and_from_its_directory_as_of_any_position() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let served = Served::start(&tape, "0");
+    let server = ["--server", served.url.as_str()];
+    let state = |args: &[&str]| succeed(&[&["state"], args].concat());
+    let said = |output: Output| String::from_utf8(output.stdout).unwrap();
+    let sequence = |output: Output| -> u64 {
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.strip_prefix("sequence ").unwrap().split(',').next().unwrap().parse().unwrap()
+    };
+    let put = |key: &str, value: &str| sequence(state(&[&["put", key, value][..], &server].concat()));
+    let first = put("limits/ESH4", "5000");
+    assert_eq!(first, 2, "after the epoch's start");
+    put("limits/ESM4", "0x00ff");
+    put("0xff00", "binary");
+    let second = put("limits/ESH4", "6000 è");
+    let big = folder.path().join("big");
+    std::fs::write(&big, vec![b'x'; 48 * 1024 - 3]).unwrap();
+    state(&[&["put", "big", "--file", text(&big)][..], &server].concat());
+    sequence(state(&[&["delete", "limits/ESM4"][..], &server].concat()));
+
+    let check = |place: &[&str]| {
+        let get = |args: &[&str]| said(state(&[&["get"], args, place].concat()));
+        assert_eq!(get(&["limits/ESH4"]), "6000 è");
+        assert_eq!(get(&["limits/ESH4", "--at", &(second - 1).to_string()]), "5000");
+        assert_eq!(get(&["0xff00"]), "binary");
+        assert_eq!(get(&["big"]).len(), 48 * 1024 - 3);
+        for gone in [&["limits/ESM4"][..], &["limits/ESH4", "--at", "1"], &["never"]] {
+            let (said, code) = fail(&[&["state", "get"], gone, place].concat());
+            assert!(code == Some(1) && said.contains("has no value"), "{said}");
+        }
+        let keys = |args: &[&str]| -> Vec<String> {
+            let out = said(state(&[&["list", "--format", "csv"], args, place].concat()));
+            out.lines().skip(1).map(|line| line.split(',').next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(keys(&[]), ["big", "limits/ESH4", "0xff00"]);
+        assert_eq!(
+            keys(&["--prefix", "limits/", "--at", &second.to_string()]),
+            ["limits/ESH4", "limits/ESM4"]
+        );
+        assert_eq!(keys(&["--from", "c", "--to", "limits/ESM4"]), ["limits/ESH4"]);
+        assert_eq!(keys(&["--limit", "1"]), ["big"]);
+        assert!(keys(&["--at", "2001-09-09"]).is_empty(), "long before the first");
+    };
+    check(&server);
+    check(&["--data", text(&tape)]);
+    // Not a word of it is on the public tape, and a node that was stopped in order knows all of it again.
+    let events = said(succeed(&[&["query", "events", "--kind", "state"][..], &server].concat()));
+    assert_eq!(events.lines().count(), 6);
+    assert!(!events.contains("limits") && !events.contains("\"value\""), "{events}");
+    let (port, url) = (served.port().to_owned(), served.url.clone());
+    served.stop();
+    let served = Served::start(&tape, &port);
+    assert_eq!(served.url, url);
+    check(&["--server", &url]);
+    check(&["--data", text(&tape)]);
+    for (args, code) in [
+        (&["put", "k", "v"][..], 2),
+        (&["put", "", "v", "--server", &url], 2),
+        (&["put", "0x1", "v", "--server", &url], 2),
+        (&["put", "k", "--server", &url], 2),
+        (&["put", "k", "--file", text(&folder.path().join("none")), "--server", &url], 1),
+        (&["get", "k"], 2),
+    ] {
+        let (said, found) = fail(&[&["state"], args].concat());
+        assert_eq!(found, Some(code), "{args:?}: {said}");
+    }
+    std::fs::write(&big, vec![b'x'; 48 * 1024]).unwrap();
+    let (said, _) = fail(&["state", "put", "big", "--file", text(&big), "--server", &url]);
+    assert!(said.contains("at most 49152"), "{said}");
+    served.stop();
+}
+
+#[test]
 fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() {
     let folder = TempDir::new().unwrap();
     let [orders, trades] = small(folder.path());
@@ -318,6 +398,7 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
         (&["import", "--format", "sse-l2", "--segment-mib", "8", &orders, &trades], &both[2..]),
         (&["query", "orders", "--account", "7"], &both[2..]),
         (&["query", "orders", "--at", "2023-07-11"], &both[2..]),
+        (&["query", "account"], &both[2..]),
         (&["query", "events", "--account", "7"], &both[2..]),
         (&["query", "trades", "--account", "7"], &both[2..]),
         (&["query", "candles", "--instrument", "A.SH", "--from", "7"], &both[2..]),

@@ -4,12 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use matchtape_market::{Books, Instruments};
 use matchtape_schemas::{Projection, Sequence, Watermarks};
 use matchtape_storage::{FrameCursor, FrameHandle, ReadError, Reader};
 use tokio::sync::watch;
 
-use super::state::Feed;
+use super::state::{Feed, Folded};
 use crate::config::Limits;
 
 /// Frames folded while the market's lock is held once: about a millisecond.
@@ -50,8 +49,7 @@ impl Follower {
         tail: watch::Receiver<Watermarks>,
         limits: &Limits,
     ) -> Result<(Self, Arc<Feed>), StartError> {
-        let (books, instruments, position) = restore(&reader)?;
-        let feed = Arc::new(Feed::new(books, instruments, position, limits));
+        let feed = Arc::new(Feed::new(restore(&reader)?, limits));
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Handle::current();
         let followed = feed.clone();
@@ -89,13 +87,13 @@ impl Follower {
 }
 
 /// The market as of the newest snapshot, or the empty one before the first event.
-fn restore(reader: &Reader) -> Result<(Books, Instruments, Sequence), StartError> {
-    let (mut books, mut instruments) = (Books::new(), Instruments::new());
-    books.watch();
-    let mut missing = books.name();
+fn restore(reader: &Reader) -> Result<Folded, StartError> {
+    let mut folded = Folded::empty();
+    let mut missing = folded.books.name();
     if let Some(snapshot) = reader.snapshot_before(reader.visible())? {
+        let Folded { books, instruments, tickers, .. } = &mut folded;
         let mut restored = true;
-        for projection in [&mut books as &mut dyn Projection, &mut instruments] {
+        for projection in [books as &mut dyn Projection, instruments, tickers] {
             let section = snapshot.section(projection.name());
             let fits = section.filter(|section| section.version == projection.version());
             let done = fits.is_some_and(|section| match projection.restore(&section.bytes) {
@@ -111,16 +109,14 @@ fn restore(reader: &Reader) -> Result<(Books, Instruments, Sequence), StartError
             }
         }
         if restored {
-            return Ok((books, instruments, snapshot.sequence()));
+            return Ok(Folded { position: snapshot.sequence(), ..folded });
         }
     }
     let first_kept = reader.first_kept();
     if first_kept > Sequence::FIRST {
         return Err(StartError::NoSnapshot { first_kept, section: missing });
     }
-    let mut books = Books::new();
-    books.watch();
-    Ok((books, Instruments::new(), Sequence::ZERO))
+    Ok(Folded::empty())
 }
 
 fn follow(

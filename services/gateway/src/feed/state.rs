@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use matchtape_market::{Book, BookOrder, Books, Instruments, Level};
+use matchtape_market::{Book, BookOrder, Books, Instruments, Level, Tickers};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{EventRef, EventTime, InstrumentId, Sequence};
 use matchtape_storage::FrameHandle;
@@ -61,6 +61,24 @@ pub(crate) struct Feed {
     head: watch::Sender<FeedHead>,
 }
 
+/// What a feed starts with: the market as of a position.
+#[derive(Default)]
+pub(crate) struct Folded {
+    pub(crate) books: Books,
+    pub(crate) instruments: Instruments,
+    pub(crate) tickers: Tickers,
+    pub(crate) position: Sequence,
+}
+
+impl Folded {
+    /// Nothing yet, on a tape that begins.
+    pub(crate) fn empty() -> Self {
+        let mut folded = Self::default();
+        folded.books.watch();
+        folded
+    }
+}
+
 /// The market as of `position`, a group's end.
 pub(crate) struct MarketState {
     pub(crate) position: Sequence,
@@ -68,6 +86,7 @@ pub(crate) struct MarketState {
     pub(crate) event_time: EventTime,
     pub(crate) books: Books,
     pub(crate) instruments: Instruments,
+    pub(crate) tickers: Tickers,
     pub(crate) symbols: Arc<Symbols>,
     views: FxHashMap<InstrumentId, Vec<OpenView>>,
 }
@@ -104,13 +123,15 @@ impl BookCopy {
 
 impl Feed {
     /// A feed that stands where the folded state does.
-    pub(crate) fn new(books: Books, instruments: Instruments, position: Sequence, limits: &Limits) -> Self {
+    pub(crate) fn new(folded: Folded, limits: &Limits) -> Self {
+        let Folded { books, instruments, tickers, position } = folded;
         let state = MarketState {
             position,
             event_time: EventTime::MIN,
             symbols: Arc::new(Symbols::of(&instruments)),
             books,
             instruments,
+            tickers,
             views: FxHashMap::default(),
         };
         let bytes_max = limits.recent_bytes_max;
@@ -258,6 +279,7 @@ impl MarketState {
     fn fold_group(&mut self, group: &[EventRef<'_>], step: &mut Step) {
         for event in group {
             self.books.apply(event);
+            self.tickers.apply(event);
             if event.kind() == matchtape_schemas::Kind::InstrumentDefined {
                 self.instruments.apply(event);
                 if let Some(instrument) = self.instruments.get(event.instrument()) {

@@ -11,7 +11,9 @@ mod instruments;
 mod orders;
 mod params;
 mod publish;
+mod state;
 mod status;
+mod ticker;
 
 use std::sync::Arc;
 
@@ -42,6 +44,10 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/instruments/{instrument}", get(instruments::instrument))
         .route("/orders", get(orders::list))
         .route("/orders/{order}", get(orders::one))
+        .route("/ticker", get(ticker::ticker))
+        .route("/status", get(ticker::status))
+        .route("/state", get(state::list))
+        .route("/state/{*key}", get(state::get).put(state::put).delete(state::delete))
         .route("/publish", post(publish::publish))
         .route("/producers/{producer}", get(publish::producer))
         .route("/watermarks", get(status::watermarks))

@@ -49,7 +49,7 @@ pub(crate) async fn publish(
     check_head(request.headers(), shared.limits.publish_bytes_max)?;
 
     let permit = shared.publishes.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let bytes = read_body(request.into_body(), &shared).await?;
+    let bytes = read_body(request.into_body(), &shared, shared.limits.publish_bytes_max).await?;
     let receipt = on_blocking_thread(move || {
         let outcome = put(&*ingress, producer, &bytes);
         drop(permit);
@@ -64,11 +64,7 @@ pub(crate) async fn publish(
         }
         object.number("last", receipt.last.get());
         object.number("published", receipt.published).number("already", receipt.already);
-        let mut inner = Json::object(object.key("watermarks"));
-        for stage in Stage::ALL {
-            inner.number(stage.name(), watermarks.get(stage).get());
-        }
-        inner.close();
+        push_watermarks(object, &watermarks);
     }))
 }
 
@@ -98,7 +94,16 @@ pub(crate) async fn producer(
     }))
 }
 
-fn ingress(shared: &Shared) -> Result<Arc<dyn Ingress>, ApiError> {
+/// How far every stage is.
+pub(super) fn push_watermarks(object: &mut Json<'_>, watermarks: &Watermarks) {
+    let mut inner = Json::object(object.key("watermarks"));
+    for stage in Stage::ALL {
+        inner.number(stage.name(), watermarks.get(stage).get());
+    }
+    inner.close();
+}
+
+pub(super) fn ingress(shared: &Shared) -> Result<Arc<dyn Ingress>, ApiError> {
     shared.ingress.clone().ok_or_else(|| {
         ApiError::new(
             StatusCode::NOT_IMPLEMENTED,
@@ -110,7 +115,7 @@ fn ingress(shared: &Shared) -> Result<Arc<dyn Ingress>, ApiError> {
     })
 }
 
-fn read_producer(text: &str) -> Result<ProducerId, ApiError> {
+pub(super) fn read_producer(text: &str) -> Result<ProducerId, ApiError> {
     match text.parse() {
         Ok(number) if ProducerId(number) != ProducerId::SEQUENCER => Ok(ProducerId(number)),
         _ => Err(ApiError::bad_request(
@@ -121,7 +126,7 @@ fn read_producer(text: &str) -> Result<ProducerId, ApiError> {
     }
 }
 
-fn read_stage(params: &mut Params) -> Result<Stage, ApiError> {
+pub(super) fn read_stage(params: &mut Params) -> Result<Stage, ApiError> {
     let Some(text) = params.text("wait") else { return Ok(Stage::Visible) };
     Stage::ALL.into_iter().find(|stage| stage.name() == text).ok_or_else(|| {
         let names: Vec<&str> = Stage::ALL.iter().map(|stage| stage.name()).collect();
@@ -161,8 +166,12 @@ fn check_head(headers: &HeaderMap, bytes_max: usize) -> Result<(), ApiError> {
 }
 
 /// The whole body, where events can be read in place.
-async fn read_body(body: Body, shared: &Shared) -> Result<AlignedVec<16>, ApiError> {
-    let (bytes_max, pause_max) = (shared.limits.publish_bytes_max, shared.limits.write_stall_max);
+pub(super) async fn read_body(
+    body: Body,
+    shared: &Shared,
+    bytes_max: usize,
+) -> Result<AlignedVec<16>, ApiError> {
+    let pause_max = shared.limits.write_stall_max;
     let cut =
         |what: String| ApiError::bad_request(what, "body", "send it again: nothing of it was published");
     let mut pieces = body.into_data_stream();
@@ -195,7 +204,7 @@ fn put(ingress: &dyn Ingress, producer: ProducerId, bytes: &[u8]) -> Result<Rece
     ingress.publish(producer, &groups).map_err(|error| refusal(&error))
 }
 
-fn refusal(error: &IngressError) -> ApiError {
+pub(super) fn refusal(error: &IngressError) -> ApiError {
     let what = error.to_string();
     match error {
         IngressError::ProducerInUse(_) => ApiError::new(
@@ -234,7 +243,11 @@ fn unknown_outcome(what: String) -> ApiError {
 }
 
 /// Waits until a position has reached a stage, as the gateway's readers see it.
-async fn reached(shared: &Shared, sequence: Sequence, stage: Stage) -> Result<Watermarks, ApiError> {
+pub(super) async fn reached(
+    shared: &Shared,
+    sequence: Sequence,
+    stage: Stage,
+) -> Result<Watermarks, ApiError> {
     let mut tail = shared.tail.clone();
     if stage == Stage::Accepted {
         // It is; the gateway's own copy of the watermarks may not have heard yet.

@@ -7,7 +7,7 @@ pub mod http;
 use std::net::SocketAddr;
 
 use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, Limits, TapeHandle};
-use matchtape_market::{Book, Books, Instruments, book_checksum};
+use matchtape_market::{Book, Books, book_checksum};
 use matchtape_node::{Node, NodeOptions, PublishError, Publisher};
 use matchtape_schemas::event::*;
 use matchtape_schemas::text::Text;
@@ -61,11 +61,8 @@ impl Tape {
     }
 
     fn open_in(folder: tempfile::TempDir, keeps_market: bool) -> Self {
-        let projections: Vec<Box<dyn Projection>> = if keeps_market {
-            vec![Box::new(Books::new()), Box::new(Instruments::new())]
-        } else {
-            Vec::new()
-        };
+        let projections: Vec<Box<dyn Projection>> =
+            if keeps_market { matchtape_market::projections() } else { Vec::new() };
         let node = Node::open(&folder.path().join("data"), NodeOptions::default(), projections).unwrap();
         let publisher = node.publisher(ProducerId(1)).unwrap();
         let number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
@@ -131,6 +128,14 @@ impl Tape {
         self.number += 1;
         self.time += 1_000_000;
         Event::new(instrument, ProducerSequence(self.number), EventTime(self.time), body)
+    }
+
+    /// Publishes one event and waits until it is visible.
+    pub fn say(&mut self, instrument: InstrumentId, body: impl Into<Body>) -> Sequence {
+        let event = self.event(instrument, body);
+        let sequence = self.put(&[event]);
+        self.visible(sequence);
+        sequence
     }
 
     /// Publishes a group and returns its last position.

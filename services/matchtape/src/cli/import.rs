@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use matchtape_market::{Books, Instruments};
 use matchtape_node::{Node, NodeError, NodeOptions, PublishError};
-use matchtape_schemas::{Projection, Sequence};
+use matchtape_schemas::Sequence;
 
 use super::error::CliError;
 use super::store;
@@ -105,11 +104,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
     }
     match (&args.data, &args.server) {
         (Some(data), _) => {
-            let projections: Vec<Box<dyn Projection>> =
-                vec![Box::new(Books::new()), Box::new(Instruments::new())];
             let mut options = NodeOptions { name: "import".to_owned(), ..NodeOptions::default() };
             options.store.wal.segment_bytes = args.segment_mib << 20;
-            let node = Node::open(data, options, projections).map_err(|error| node_error(data, &error))?;
+            let node = Node::open(data, options, matchtape_market::projections())
+                .map_err(|error| node_error(data, &error))?;
             let outcome = import_all(args, &Tape::Node(&node), inputs, &stop);
             let closed = node.close().map_err(|error| node_error(data, &error));
             outcome.and(closed)

@@ -11,6 +11,7 @@ mod interrupt;
 mod position;
 mod query;
 mod serve;
+mod state;
 mod store;
 mod verify;
 
@@ -46,6 +47,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Import(import::ImportArgs),
     Query(query::QueryArgs),
+    State(state::StateArgs),
     Tail(follow::TailArgs),
     Replay(follow::ReplayArgs),
     Inspect(inspect::InspectArgs),
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::State(args) => state::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Export(args) => export::run(&args),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use matchtape_examples::demo::{Demo, DemoOptions};
 use matchtape_examples::engine::{EngineProjection, FlowOptions};
 use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, Ingress, TapeHandle};
-use matchtape_market::{Books, Instruments};
+use matchtape_market::projections;
 use matchtape_node::{Node, NodeError, TapeProgress};
 use matchtape_schemas::{ProducerId, Projection, Stage, Watermarks};
 use tokio::sync::watch;
@@ -141,7 +141,7 @@ fn start_logging() {
 pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     start_logging();
     let config = args.node.load()?;
-    let running = Running::start(&config, market_projections(), Publishing::Offered)?;
+    let running = Running::start(&config, projections(), Publishing::Offered)?;
     running.announce();
     running.runtime.block_on(interrupted())?;
     eprintln!("stopping: what was accepted is made durable");
@@ -157,10 +157,10 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
     }
     let mut options = DemoOptions { duration: args.duration, ..DemoOptions::default() };
     options.flow = FlowOptions { seed: args.seed, events_per_second: args.rate };
-    let mut projections = market_projections();
-    projections.push(Box::new(EngineProjection::new(options.engine)));
+    let mut kept = projections();
+    kept.push(Box::new(EngineProjection::new(options.engine)));
     // The exchange rebuilds itself from its tape, so nobody else may write there.
-    let running = Running::start(&config, projections, Publishing::NotOffered)?;
+    let running = Running::start(&config, kept, Publishing::NotOffered)?;
     let publisher = running.node.publisher(DEMO_PRODUCER).map_err(CliError::failed)?;
     let mut demo = Demo::open(publisher, &running.node.reader(), options).map_err(|error| {
         CliError::with_advice(
@@ -203,10 +203,6 @@ fn node_error(directory: &Path, error: &NodeError) -> CliError {
         NodeError::Open(error) => open_error(directory, error),
         other => CliError::failed(other),
     }
-}
-
-fn market_projections() -> Vec<Box<dyn Projection>> {
-    vec![Box::new(Books::new()), Box::new(Instruments::new())]
 }
 
 /// Ctrl-C or SIGTERM.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use matchtape_market::{Books, Instruments};
+use matchtape_market::projections;
 use matchtape_schemas::{Projection, Sequence};
 use matchtape_storage::{Finding, ReadError, Reader, VerifyReport};
 
@@ -47,8 +47,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
     // Not of a damaged tape: its findings say more than a fold that ends in one of them.
     if report.is_sound() {
         let reader = store.reader();
-        report.findings.extend(compare_snapshot(&reader, &mut Books::new())?);
-        report.findings.extend(compare_snapshot(&reader, &mut Instruments::new())?);
+        report.findings.extend(compare_snapshot(&reader, projections())?);
     }
     print(args, &report)?;
     if report.is_sound() {
@@ -61,41 +60,50 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
     }
 }
 
-/// Folds a projection from the first event to the newest snapshot and compares it with what is there.
-fn compare_snapshot(reader: &Reader, projection: &mut dyn Projection) -> Result<Option<Finding>, ReadError> {
+/// Folds projections from the first event to the newest snapshot and compares them with what is there.
+fn compare_snapshot(
+    reader: &Reader,
+    mut projections: Vec<Box<dyn Projection>>,
+) -> Result<Vec<Finding>, ReadError> {
     if reader.first_kept() > Sequence::FIRST {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let Some(snapshot) = reader.snapshot_before(Sequence::MAX)? else { return Ok(None) };
-    let section = snapshot.section(projection.name());
-    let Some(section) = section.filter(|section| section.version == projection.version()) else {
-        return Ok(None);
+    let Some(snapshot) = reader.snapshot_before(Sequence::MAX)? else { return Ok(Vec::new()) };
+    let section = |projection: &dyn Projection| {
+        let section = snapshot.section(projection.name());
+        section.filter(|section| section.version == projection.version())
     };
+    projections.retain(|projection| section(&**projection).is_some());
     let mut frames = reader.frames(Sequence::FIRST)?;
     'fold: while let Some(frame) = frames.next_frame()? {
         for event in frame.frame().events() {
             if event.sequence() > snapshot.sequence() {
                 break 'fold;
             }
-            projection.apply(&event);
+            projections.iter_mut().for_each(|projection| projection.apply(&event));
         }
     }
-    let mut folded = Vec::new();
-    projection.save(&mut folded);
-    if folded == section.bytes {
-        return Ok(None);
+    let mut findings = Vec::new();
+    for projection in &projections {
+        let section = section(&**projection).expect("those without one were left out");
+        let mut folded = Vec::new();
+        projection.save(&mut folded);
+        if folded == section.bytes {
+            continue;
+        }
+        let differs = folded.iter().zip(&section.bytes).take_while(|(left, right)| left == right).count();
+        findings.push(Finding {
+            file: format!("the snapshot at sequence {}", snapshot.sequence()),
+            offset: None,
+            what: format!(
+                "section {} is not what its events make: {} bytes, expected {}, different from byte {differs} of it on",
+                section.name,
+                section.bytes.len(),
+                folded.len()
+            ),
+        });
     }
-    let differs = folded.iter().zip(&section.bytes).take_while(|(left, right)| left == right).count();
-    Ok(Some(Finding {
-        file: format!("the snapshot at sequence {}", snapshot.sequence()),
-        offset: None,
-        what: format!(
-            "section {} is not what its events make: {} bytes, expected {}, different from byte {differs} of it on",
-            section.name,
-            section.bytes.len(),
-            folded.len()
-        ),
-    }))
+    Ok(findings)
 }
 
 fn print(args: &VerifyArgs, report: &VerifyReport) -> Result<(), CliError> {

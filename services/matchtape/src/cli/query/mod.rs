@@ -1,16 +1,20 @@
 //! `matchtape query`
 
+mod account;
 mod book;
 mod candles;
 mod events;
 mod orders;
 mod remote;
 mod select;
+mod ticker;
 mod trades;
 
 use clap::{Args, Subcommand};
 
 pub(super) use self::events::kind;
+pub(super) use self::remote::{path_below, position};
+pub(super) use self::select::{Common, Place, Session};
 
 use super::error::CliError;
 
@@ -29,6 +33,7 @@ use super::error::CliError;
     matchtape query trades --data tape/ --instrument ESH4 --from 2023-12-25T23:00:00Z --to 2023-12-25T23:01:00Z\n  \
     matchtape query book --data tape/ --instrument ESH4 --at 50000 --depth 5\n  \
     matchtape query candles --data tape/ --instrument ESH4 --interval 5m\n  \
+    matchtape query ticker --data tape/ --at 2023-12-25T23:00:00Z\n  \
     matchtape query orders --data tape/ --instrument ESH4 --reverse --limit 20\n  \
     matchtape query orders --server http://127.0.0.1:7474 --order 6412777162812\n  \
     matchtape query book --server http://127.0.0.1:7474 --instrument ESH4"
@@ -45,6 +50,9 @@ enum What {
     Orders(orders::OrdersArgs),
     Book(book::BookArgs),
     Candles(candles::CandlesArgs),
+    Ticker(ticker::TickerArgs),
+    Status(ticker::StatusArgs),
+    Account(account::AccountArgs),
 }
 
 pub(super) fn run(args: &QueryArgs) -> Result<(), CliError> {
@@ -54,5 +62,8 @@ pub(super) fn run(args: &QueryArgs) -> Result<(), CliError> {
         What::Orders(args) => orders::run(args),
         What::Book(args) => book::run(args),
         What::Candles(args) => candles::run(args),
+        What::Ticker(args) => ticker::ticker(args),
+        What::Status(args) => ticker::status(args),
+        What::Account(args) => account::run(args),
     }
 }

@@ -40,6 +40,18 @@ impl Question {
         }
     }
 
+    /// Asks for an answer that comes as one object, and gives what it lists under `list`.
+    pub(super) fn whole<T: DeserializeOwned>(
+        &self,
+        server: &Server,
+        path: &str,
+        list: &str,
+    ) -> Result<Vec<T>, ServerError> {
+        let mut answer: serde_json::Map<String, serde_json::Value> = server.object(path, &self.parameters)?;
+        let rows = answer.remove(list).unwrap_or_default();
+        serde_json::from_value(rows).map_err(|error| server.not_understood(&error))
+    }
+
     /// Asks, and gives the rows as they come.
     pub(super) fn rows<'a, T: DeserializeOwned + 'a>(
         &self,
@@ -166,17 +178,22 @@ pub(super) fn refuse_account(account: Option<u64>) -> Result<(), CliError> {
 }
 
 /// A position as the protocol writes it.
-pub(super) fn position(position: Position) -> String {
+pub(in crate::cli) fn position(position: Position) -> String {
     match position {
         Position::Sequence(sequence) => sequence.to_string(),
         Position::Time(time) => format!("{time}ns"),
     }
 }
 
-/// The path of one instrument; a symbol may have any character.
+/// The path of one instrument.
 pub(super) fn instrument_path(symbol: &str) -> String {
-    let mut path = String::from("/v1/instruments/");
-    for byte in symbol.bytes() {
+    path_below("/v1/instruments/", symbol)
+}
+
+/// A path that ends in what others have named; a name may have any character.
+pub(in crate::cli) fn path_below(path: &str, name: &str) -> String {
+    let mut path = path.to_owned();
+    for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             path.push(char::from(byte));
         } else {

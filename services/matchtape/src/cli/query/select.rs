@@ -17,16 +17,16 @@ use crate::server::Server;
 /// Where to read and how to write.
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("tape").required(true).args(["data", "server"])))]
-pub(super) struct Common {
+pub(in crate::cli) struct Common {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
-    pub(super) data: Option<PathBuf>,
+    pub(in crate::cli) data: Option<PathBuf>,
     /// Instead: the gateway of a running node, as http://127.0.0.1:7474; it shows nothing private
     #[arg(long, value_name = "URL")]
-    pub(super) server: Option<String>,
+    pub(in crate::cli) server: Option<String>,
     /// How rows are written [default: table on a terminal, else ndjson]
     #[arg(long, value_enum)]
-    pub(super) format: Option<FormatArg>,
+    pub(in crate::cli) format: Option<FormatArg>,
 }
 
 /// Which part of the tape.
@@ -69,7 +69,7 @@ impl Cursor {
 }
 
 /// Where a question goes.
-pub(super) enum Place {
+pub(in crate::cli) enum Place {
     /// To the tape itself.
     Data(Box<Session>),
     /// To a gateway.
@@ -77,7 +77,7 @@ pub(super) enum Place {
 }
 
 impl Common {
-    pub(super) fn open(&self) -> Result<Place, CliError> {
+    pub(in crate::cli) fn open(&self) -> Result<Place, CliError> {
         match (&self.data, &self.server) {
             (Some(data), _) => Ok(Place::Data(Box::new(Session::open(data)?))),
             (None, Some(address)) => Ok(Place::Server(Server::new(address)?)),
@@ -85,7 +85,7 @@ impl Common {
         }
     }
 
-    pub(super) fn output(&self) -> Output<BufWriter<Stdout>> {
+    pub(in crate::cli) fn output(&self) -> Output<BufWriter<Stdout>> {
         let out = BufWriter::with_capacity(64 * 1024, stdout());
         Output::new(out, FormatArg::or_default(self.format))
     }
@@ -113,9 +113,9 @@ impl Page {
 }
 
 /// An open store and its instruments.
-pub(super) struct Session {
-    pub(super) reader: Reader,
-    pub(super) instruments: Instruments,
+pub(in crate::cli) struct Session {
+    pub(in crate::cli) reader: Reader,
+    pub(in crate::cli) instruments: Instruments,
     _store: ReadOnlyStore,
 }
 
@@ -128,22 +128,22 @@ impl Session {
     }
 
     /// The id of the instrument that a person names.
-    pub(super) fn instrument(&self, text: &str) -> Result<InstrumentId, CliError> {
+    pub(in crate::cli) fn instrument(&self, text: &str) -> Result<InstrumentId, CliError> {
         store::find(&self.instruments, text).map(|instrument| instrument.id)
     }
 
-    pub(super) fn symbol(&self, id: InstrumentId) -> Option<String> {
+    pub(in crate::cli) fn symbol(&self, id: InstrumentId) -> Option<String> {
         self.instruments.get(id).map(|instrument| instrument.definition.symbol.to_string())
     }
 
     /// What the instrument is called, or its id.
-    pub(super) fn name(&self, id: InstrumentId) -> String {
+    pub(in crate::cli) fn name(&self, id: InstrumentId) -> String {
         self.symbol(id).unwrap_or_else(|| id.to_string())
     }
 
     /// Trades that were taken back, as far as the tape tells now: a bust comes after its trade, however much later.
     /// They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over unread.
-    pub(super) fn busts(&self) -> Result<Busts, CliError> {
+    pub(in crate::cli) fn busts(&self) -> Result<Busts, CliError> {
         let mut busts = Busts::new();
         let query = Query { kinds: KindMask::of(&[Kind::TradeBusted]), ..Query::default() };
         for event in self.reader.query(&query)? {
@@ -153,7 +153,11 @@ impl Session {
     }
 
     /// The position that an instrument's state is asked for: not beyond the end.
-    pub(super) fn position(&self, at: Position, instrument: InstrumentId) -> Result<Sequence, CliError> {
+    pub(in crate::cli) fn position(
+        &self,
+        at: Position,
+        instrument: InstrumentId,
+    ) -> Result<Sequence, CliError> {
         match at {
             Position::Sequence(sequence) => self.sequence(sequence),
             Position::Time(EventTime(ns)) => Ok(self.reader.prefix_through(instrument, EventTime(ns))?),
@@ -161,7 +165,7 @@ impl Session {
     }
 
     /// A position that state is asked for: not beyond the end.
-    pub(super) fn sequence(&self, sequence: Sequence) -> Result<Sequence, CliError> {
+    pub(in crate::cli) fn sequence(&self, sequence: Sequence) -> Result<Sequence, CliError> {
         let visible = self.reader.visible();
         if sequence > visible {
             return Err(CliError::with_advice(

@@ -1,0 +1,325 @@
+//! Every view that is kept in snapshots, on random tapes of every kind of event: saved, restored and continued is folded
+//! from the start; the same tape gives the same bytes; no damage to a section does more than be refused or be another
+//! state. And the folds against plain ones.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::*;
+use matchtape_market::*;
+use matchtape_schemas::event::*;
+use matchtape_schemas::text::Text;
+use matchtape_schemas::*;
+use proptest::prelude::*;
+
+const DAY_NS: i64 = 86_400_000_000_000;
+
+/// Any event: few instruments, orders, keys and accounts, so that they meet again; now and then extremes.
+fn any_event() -> impl Strategy<Value = Event> {
+    let price = prop_oneof![
+        20 => (1i64..30).prop_map(|step| Price::from_units(step * 250_000_000)),
+        1 => Just(Price::NONE),
+        1 => any::<i64>().prop_map(Price::from_units),
+    ];
+    let quantity =
+        prop_oneof![20 => (0u64..6).prop_map(whole), 1 => any::<u64>().prop_map(Quantity::from_units)];
+    let small = (1u64..12, 1u64..12, any::<bool>(), 0u32..4, 0i64..5 * DAY_NS, 1u64..80);
+    (0u8..30, price, quantity, small).prop_map(
+        |(what, price, quantity, (id, other, flag, instrument, time, at))| {
+            let (order_id, trade_id) = (OrderId(id), TradeId(other));
+            let side = if flag { Side::Buy } else { Side::Sell };
+            let key = vec![b'k'; 1 + (id % 5) as usize];
+            let account = AccountId(id);
+            let body: Body = match what {
+                0..=4 => OrderAccepted { order_id, side, price, quantity, ..Default::default() }.into(),
+                5 | 6 => OrderCancelled { order_id, quantity, ..Default::default() }.into(),
+                7 => OrderReplaced { order_id, side, price, quantity, ..Default::default() }.into(),
+                8..=14 => TradeMatched {
+                    trade_id,
+                    buy_order_id: order_id,
+                    price,
+                    quantity,
+                    aggressor: side,
+                    ..Default::default()
+                }
+                .into(),
+                15..=17 => {
+                    let trade_sequence = if flag { Sequence(at) } else { Sequence::ZERO };
+                    TradeBusted { trade_id, price, quantity, trade_sequence, ..Default::default() }.into()
+                }
+                18 => SessionOpened { trading_day: 20_260_100 + id as u32, session: 1, ..Default::default() }
+                    .into(),
+                19 => {
+                    InstrumentDefined { symbol: Text::new(&format!("I{id}")).unwrap(), ..Default::default() }
+                        .into()
+                }
+                20 => TradingStatusChanged { status: TradingStatus::Halted, ..Default::default() }.into(),
+                21 if id == 1 => BookCleared::default().into(),
+                21 | 22 => StateDeleted::new(&key).unwrap().into(),
+                23..=25 => StateSet::new(&key, &vec![id as u8; other as usize * 7]).unwrap().into(),
+                26 => AccountOpened { account, name: Text::new("ä-account").unwrap(), ..Default::default() }
+                    .into(),
+                27 => {
+                    AccountChanged { account, status: AccountStatus::Suspended, ..Default::default() }.into()
+                }
+                28 => PositionChanged { account, change: 1, position: time, ..Default::default() }.into(),
+                _ => OrderExecuted { order_id, quantity, ..Default::default() }.into(),
+            };
+            Event::new(InstrumentId(instrument), ProducerSequence(1), EventTime(time), body)
+        },
+    )
+}
+
+fn saved(projection: &dyn Projection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    projection.save(&mut bytes);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn saved_restored_and_continued_equals_folded_from_the_start_for_every_view(
+        events in prop::collection::vec(any_event(), 0..200),
+        cut in 0u64..200,
+    ) {
+        let tape = Tape::of(&events);
+        for place in 0..projections().len() {
+            let (mut whole, mut again, mut first) =
+                (projections().remove(place), projections().remove(place), projections().remove(place));
+            tape.each(|event| {
+                whole.apply(event);
+                again.apply(event);
+                if event.sequence() <= Sequence(cut) {
+                    first.apply(event);
+                }
+            });
+            prop_assert_eq!(saved(&*whole), saved(&*again), "{} twice", whole.name());
+            let section = saved(&*first);
+            // Into one that had another state before.
+            let mut second = again;
+            second.restore(&section).unwrap();
+            prop_assert_eq!(&saved(&*second), &section, "{}", whole.name());
+            tape.each(|event| {
+                if event.sequence() > Sequence(cut) {
+                    second.apply(event);
+                }
+            });
+            prop_assert_eq!(saved(&*second), saved(&*whole), "{}", whole.name());
+        }
+    }
+
+    #[test]
+    fn a_damaged_section_is_refused_or_is_another_state_and_never_more(
+        events in prop::collection::vec(any_event(), 1..60),
+        damages in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 40),
+        after in prop::collection::vec(any_event(), 20),
+    ) {
+        let (tape, after) = (Tape::of(&events), Tape::of(&after));
+        for place in 0..projections().len() {
+            let mut projection = projections().remove(place);
+            tape.each(|event| projection.apply(event));
+            let section = saved(&*projection);
+            for length in 0..section.len() {
+                prop_assert!(projection.restore(&section[..length]).is_err(), "{} cut at {length}", projection.name());
+            }
+            prop_assert_eq!(&saved(&*projection), &section, "a refused section changes nothing");
+            let longer = [&section[..], &[0]].concat();
+            prop_assert!(projection.restore(&longer).is_err());
+            for (at, byte) in &damages {
+                let mut damaged = section.clone();
+                let at = at.index(damaged.len());
+                damaged[at] ^= byte;
+                let mut other = projections().remove(place);
+                if other.restore(&damaged).is_ok() {
+                    prop_assert_eq!(&saved(&*other), &damaged, "what was taken in is what is given out");
+                    after.each(|event| other.apply(event));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keyed_state_is_the_last_value_of_each_key(events in prop::collection::vec(any_event(), 0..150)) {
+        let (mut state, mut plain): (KeyedState, BTreeMap<Vec<u8>, (Vec<u8>, Sequence)>) = Default::default();
+        Tape::of(&events).each(|event| {
+            state.apply(event);
+            match event.body() {
+                BodyRef::StateSet(set) => drop(plain.insert(set.key.to_vec(), (set.value.to_vec(), event.sequence()))),
+                BodyRef::StateDeleted(deleted) => drop(plain.remove(deleted.key())),
+                _ => {}
+            }
+        });
+        let all: Vec<_> = state.range(b"", b"", None).map(|(key, value)| (key.to_vec(), (value.value.to_vec(), value.set_at))).collect();
+        prop_assert_eq!(all, plain.clone().into_iter().collect::<Vec<_>>());
+        for (prefix, from, to) in [("kk", "", None), ("", "kk", Some("kkkk")), ("kkk", "kkkk", None), ("k", "", Some("k")), ("x", "", None)] {
+            let found: Vec<_> = state.range(prefix.as_bytes(), from.as_bytes(), to.map(str::as_bytes)).map(|(key, _)| key.to_vec()).collect();
+            let wanted = |key: &&Vec<u8>| key.starts_with(prefix.as_bytes()) && key.as_slice() >= from.as_bytes() && to.is_none_or(|to| key.as_slice() < to.as_bytes());
+            prop_assert_eq!(found, plain.keys().filter(wanted).cloned().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_ticker_is_the_summary_of_the_trades_of_its_session(
+        events in prop::collection::vec(any_event(), 0..200),
+        with_busts: bool,
+    ) {
+        let events: Vec<Event> = events
+            .into_iter()
+            .filter(|event| with_busts || event.body.kind() != Kind::TradeBusted)
+            .collect();
+        let (mut tickers, mut plain) = (Tickers::new(), BTreeMap::<InstrumentId, Plain>::new());
+        let mut venue = None;
+        Tape::of(&events).each(|event| {
+            tickers.apply(event);
+            plain_fold(&mut plain, &mut venue, event);
+        });
+        let found: Vec<InstrumentId> = tickers.iter().map(|ticker| ticker.instrument).collect();
+        prop_assert_eq!(found, plain.keys().copied().collect::<Vec<_>>());
+        for (instrument, expected) in &plain {
+            let ticker = tickers.get(*instrument).unwrap();
+            let mut summary = TradeSummary::default();
+            expected.counted().for_each(|trade| summary.add(trade.price, trade.quantity, trade.aggressor));
+            // Of a trade beyond what is remembered, a bust is taken at its word: these random ones make some up.
+            if expected.trades.len() <= RECENT || !with_busts {
+                prop_assert_eq!(&ticker.summary, &summary, "{}", instrument);
+            }
+            if !with_busts {
+                prop_assert_eq!(ticker.last().map(|last| last.sequence), expected.all.last().map(|trade| trade.sequence));
+                prop_assert_eq!(ticker.previous_close, expected.previous_close);
+            }
+        }
+    }
+}
+
+/// One instrument's session in the plainest way.
+#[derive(Default)]
+struct Plain {
+    day: Option<i64>,
+    scheduled: bool,
+    all: Vec<Trade>,
+    trades: Vec<Trade>,
+    busted: Vec<Sequence>,
+    previous_close: Price,
+}
+
+impl Plain {
+    fn begin(&mut self) {
+        if let Some(last) = self.all.last() {
+            self.previous_close = last.price;
+        }
+        self.trades.clear();
+        self.busted.clear();
+    }
+
+    fn counted(&self) -> impl Iterator<Item = &Trade> {
+        self.trades.iter().filter(|trade| !self.busted.contains(&trade.sequence))
+    }
+}
+
+fn new_plain(venue: Option<u32>) -> Plain {
+    Plain { previous_close: Price::NONE, scheduled: venue.is_some(), ..Plain::default() }
+}
+
+fn plain_fold(plain: &mut BTreeMap<InstrumentId, Plain>, venue: &mut Option<u32>, event: &EventRef<'_>) {
+    let instrument = event.instrument();
+    if let Some(trade) = Trade::of(event) {
+        let one = plain.entry(instrument).or_insert_with(|| new_plain(*venue));
+        let day = trade.event_time.get().div_euclid(DAY_NS);
+        if !one.scheduled && one.day.is_none_or(|known| day > known) {
+            one.begin();
+            one.day = Some(day);
+        }
+        one.trades.push(trade);
+        one.all.push(trade);
+    } else if let BodyRef::SessionOpened(opened) = event.body() {
+        let begin = |one: &mut Plain| {
+            one.begin();
+            one.scheduled = true;
+        };
+        if instrument == InstrumentId(0) {
+            *venue = Some(opened.trading_day.to_native());
+            plain.values_mut().for_each(begin);
+        } else {
+            begin(plain.entry(instrument).or_insert_with(|| new_plain(*venue)));
+        }
+    } else if let BodyRef::TradeBusted(bust) = event.body() {
+        let Some(one) = plain.get_mut(&instrument) else { return };
+        let (at, id) = (bust.trade_sequence.get(), bust.trade_id.get());
+        // By number: the newest that was not taken back. By position: that one, once.
+        let found = one
+            .counted()
+            .filter(|trade| if at == Sequence::ZERO { trade.trade_id == id } else { trade.sequence == at })
+            .last()
+            .map(|trade| trade.sequence);
+        one.busted.extend(found);
+    }
+}
+
+#[test]
+fn a_bust_takes_a_trade_out_of_a_long_session_and_counts_once() {
+    let trade = |id: u64, at: &str, quantity: u64| {
+        let body = TradeMatched {
+            trade_id: TradeId(id),
+            price: price(at),
+            quantity: whole(quantity),
+            aggressor: Side::Buy,
+            ..Default::default()
+        };
+        Event::new(INSTRUMENT, ProducerSequence(1), EventTime(1), body)
+    };
+    let bust = |sequence: u64, id: u64, at: &str, quantity: u64| {
+        let body = TradeBusted {
+            trade_id: TradeId(id),
+            trade_sequence: Sequence(sequence),
+            price: price(at),
+            quantity: whole(quantity),
+            ..Default::default()
+        };
+        Event::new(INSTRUMENT, ProducerSequence(1), EventTime(1), body)
+    };
+    let mut events: Vec<Event> = (1..=20).map(|id| trade(id, &format!("{}", 100 + id), 2)).collect();
+    let folded = |events: &[Event]| {
+        let mut tickers = Tickers::new();
+        Tape::of(events).each(|event| tickers.apply(event));
+        tickers.get(INSTRUMENT).unwrap().clone()
+    };
+    let before = folded(&events);
+    assert_eq!((before.summary.trades, before.summary.volume.to_string()), (20, "40".to_owned()));
+    // The last one, by its number, twice; an old one by its position, twice; one that never was.
+    events.extend([bust(0, 20, "120", 2), bust(0, 20, "120", 2), bust(3, 0, "103", 2), bust(3, 0, "103", 2)]);
+    events.push(bust(700, 0, "103", 2));
+    let after = folded(&events);
+    let summary = after.summary;
+    assert_eq!((summary.trades, summary.volume.to_string(), after.busted), (18, "36".to_owned(), 2));
+    assert_eq!((summary.close, after.last().unwrap().price), (price("119"), price("119")));
+    assert_eq!(summary.high, price("120"), "of a long session the extremes stay as traded");
+    let notional: u64 = (1..=19).filter(|id| *id != 3).map(|id| (100 + id) * 2).sum();
+    assert_eq!(summary.notional.to_string(), notional.to_string());
+}
+
+#[test]
+fn accounts_are_what_the_last_events_said() {
+    let about = |instrument: u32, body: Body| {
+        Event::new(InstrumentId(instrument), ProducerSequence(1), EventTime(1), body)
+    };
+    let account = AccountId(9);
+    let position = |position: i64| PositionChanged { account, change: 1, position, ..Default::default() };
+    let events = [
+        about(7, position(5).into()),
+        about(0, AccountOpened { account, name: Text::new("nine").unwrap(), ..Default::default() }.into()),
+        about(0, position(-70).into()),
+        about(7, position(-3).into()),
+        about(0, AccountChanged { account, status: AccountStatus::ReduceOnly, ..Default::default() }.into()),
+    ];
+    let mut accounts = Accounts::new();
+    Tape::of(&events).each(|event| accounts.apply(event));
+    let found = accounts.get(account).unwrap();
+    assert_eq!((found.name.to_string(), found.status), ("nine".to_owned(), AccountStatus::ReduceOnly));
+    assert_eq!((found.opened_at, found.changed_at), (Sequence(2), Sequence(5)));
+    let positions: Vec<_> =
+        found.positions.iter().map(|(id, at)| (id.get(), at.units, at.changed_at.get())).collect();
+    assert_eq!(positions, [(0, -70, 3), (7, -3, 4)]);
+}

@@ -1,0 +1,328 @@
+//! State as of any position of a real store: the nearest snapshot and what follows it is what folding from the first event
+//! gives, through flushes, restarts and retention.
+
+use matchtape_client::as_of::{self, AsOfError};
+use matchtape_client::{orders, state};
+use matchtape_market::{
+    Accounts, Books, Instruments, KeyedState, OrderStates, Tickers, book_checksum, projections,
+};
+use matchtape_node::{Node, NodeOptions, Publisher};
+use matchtape_schemas::event::*;
+use matchtape_schemas::text::Text;
+use matchtape_schemas::*;
+use matchtape_storage::{FrameHandle, Query, RetentionPolicy};
+use tempfile::TempDir;
+
+const INSTRUMENTS: u32 = 5;
+
+/// A node and its whole tape, also what is not kept any more.
+struct Tape {
+    folder: TempDir,
+    node: Node,
+    publisher: Publisher,
+    frames: Vec<FrameHandle>,
+    random: u64,
+    number: u64,
+    orders: u64,
+}
+
+fn open(folder: &TempDir, kept: bool) -> Node {
+    let views = if kept { projections() } else { Vec::new() };
+    Node::open(folder.path(), NodeOptions::default(), views).unwrap()
+}
+
+impl Tape {
+    fn new(seed: u64, kept: bool) -> Self {
+        let folder = TempDir::new().unwrap();
+        let node = open(&folder, kept);
+        let publisher = node.publisher(ProducerId(1)).unwrap();
+        Self { folder, node, publisher, frames: Vec::new(), random: seed | 1, number: 0, orders: 0 }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        // xorshift64*
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) % end
+    }
+
+    fn event(&mut self) -> Event {
+        self.number += 1;
+        let quantity = Quantity::from_whole(1 + self.below(9)).unwrap();
+        let price = Price::from_units((90 + self.below(20) as i64) * 1_000_000_000);
+        let side = if self.below(2) == 0 { Side::Buy } else { Side::Sell };
+        let order_id = OrderId(1 + self.below(self.orders.max(1)));
+        let account = AccountId(1 + self.below(4));
+        let key = format!("key/{}", self.below(12)).into_bytes();
+        let mut instrument = InstrumentId(1 + self.below(INSTRUMENTS.into()) as u32);
+        let body: Body = match self.below(24) {
+            0..=8 => {
+                self.orders += 1;
+                let order_id = OrderId(self.orders);
+                OrderAccepted { order_id, side, price, quantity, account, ..Default::default() }.into()
+            }
+            9 | 10 => OrderCancelled { order_id, quantity, ..Default::default() }.into(),
+            11 => {
+                let new_order_id = if self.below(2) == 0 {
+                    order_id
+                } else {
+                    self.orders += 1;
+                    OrderId(self.orders)
+                };
+                OrderReplaced { order_id, new_order_id, side, price, quantity, ..Default::default() }.into()
+            }
+            12..=15 => {
+                let (trade_id, sell) = (TradeId(self.number), OrderId(1 + self.below(self.orders.max(1))));
+                TradeMatched {
+                    trade_id,
+                    buy_order_id: order_id,
+                    sell_order_id: sell,
+                    price,
+                    quantity,
+                    aggressor: side,
+                    ..Default::default()
+                }
+                .into()
+            }
+            16 => {
+                TradeBusted { trade_id: TradeId(self.number - self.below(self.number)), ..Default::default() }
+                    .into()
+            }
+            17 if self.below(3) == 0 => BookCleared::default().into(),
+            17 => OrderRejected { order_id, ..Default::default() }.into(),
+            18 => InstrumentDefined {
+                symbol: Text::new(&format!("I{}", instrument.get())).unwrap(),
+                ..Default::default()
+            }
+            .into(),
+            19 => TradingStatusChanged {
+                status: TradingStatus::ALL[self.below(3) as usize],
+                ..Default::default()
+            }
+            .into(),
+            20 => {
+                instrument = InstrumentId(0);
+                let value = vec![b'v'; self.below(40) as usize];
+                StateSet::new(&key, &value).unwrap().into()
+            }
+            21 => {
+                instrument = InstrumentId(0);
+                if self.below(3) == 0 {
+                    StateDeleted::new(&key).unwrap().into()
+                } else {
+                    SessionOpened { trading_day: 20_260_000 + self.number as u32, ..Default::default() }
+                        .into()
+                }
+            }
+            22 => AccountOpened { account, name: Text::new("name").unwrap(), ..Default::default() }.into(),
+            _ => PositionChanged { account, change: 1, position: self.number as i64, ..Default::default() }
+                .into(),
+        };
+        // Mostly forwards, now and then a way back.
+        let back = if self.below(5) == 0 { self.below(30) } else { 0 };
+        let time = EventTime(1_000_000 + (self.number - back.min(self.number)) as i64);
+        Event::new(instrument, ProducerSequence(self.number), time, body)
+    }
+
+    fn publish(&mut self, events: usize) -> Sequence {
+        let mut last = Sequence::ZERO;
+        for _ in 0..events {
+            let event = self.event();
+            last = self.publisher.publish_group(&[event]).unwrap().sequence();
+        }
+        self.node.wait(last, Stage::Visible).unwrap();
+        let from = self.frames.last().map_or(Sequence::FIRST, |last| last.frame().last_sequence().next());
+        let mut frames = self.node.reader().frames(from).unwrap();
+        while let Some(frame) = frames.next_frame().unwrap() {
+            self.frames.push(frame);
+        }
+        last
+    }
+
+    fn reopen(self) -> Self {
+        let Self { folder, node, publisher, frames, random, number, orders } = self;
+        drop(publisher);
+        node.close().unwrap();
+        let node = open(&folder, true);
+        let publisher = node.publisher(ProducerId(1)).unwrap();
+        Self { folder, node, publisher, frames, random, number, orders }
+    }
+
+    /// Drops all that may be dropped; says whether anything was.
+    fn retain(&self) -> Sequence {
+        let policy = RetentionPolicy { bytes: Some(1), snapshot_gap_bytes: 1, ..RetentionPolicy::default() };
+        self.node.store().retain(&policy, AcceptedTime(i64::MAX)).unwrap();
+        self.node.reader().first_kept()
+    }
+
+    fn each(&self, through: Sequence, mut visit: impl FnMut(&EventRef<'_>)) {
+        for frame in &self.frames {
+            frame
+                .frame()
+                .events()
+                .filter(|event| event.sequence() <= through)
+                .for_each(|event| visit(&event));
+        }
+    }
+
+    /// Every projection's section as of a position, folded from the first event.
+    fn folded(&self, through: Sequence) -> Vec<Vec<u8>> {
+        let mut folds = projections();
+        self.each(through, |event| folds.iter_mut().for_each(|fold| fold.apply(event)));
+        folds.iter().map(|fold| saved(&**fold)).collect()
+    }
+
+    fn check(&self, through: Sequence) {
+        let reader = self.node.reader();
+        for (place, expected) in self.folded(through).iter().enumerate() {
+            let mut fold = projections().remove(place);
+            as_of::fold(&reader, &mut *fold, through, &Query::default()).unwrap();
+            assert_eq!(&saved(&*fold), expected, "{} at {through}", fold.name());
+        }
+        // Each by its own narrower question.
+        let wanted = [InstrumentId(4), InstrumentId(2), InstrumentId(99)];
+        let found = as_of::books(&reader, &wanted, through).unwrap();
+        let (mut books, mut instruments, mut tickers) = (Books::new(), Instruments::new(), Tickers::new());
+        let (mut accounts, mut keyed) = (Accounts::new(), KeyedState::new());
+        self.each(through, |event| {
+            books.apply(event);
+            instruments.apply(event);
+            tickers.apply(event);
+            accounts.apply(event);
+            keyed.apply(event);
+        });
+        for id in wanted {
+            assert_eq!(
+                found.get(id).map(book_checksum),
+                books.get(id).map(book_checksum),
+                "{id} at {through}"
+            );
+        }
+        assert!(found.get(InstrumentId(1)).is_none(), "nobody asked for it");
+        assert_eq!(saved(&as_of::tickers(&reader, through).unwrap()), saved(&tickers));
+        assert_eq!(saved(&as_of::instruments(&reader, through).unwrap()), saved(&instruments));
+        assert_eq!(as_of::accounts(&reader, through).unwrap(), accounts);
+        assert_eq!(state::all(&reader, through).unwrap(), keyed);
+        for number in 0..12 {
+            let key = format!("key/{number}").into_bytes();
+            let found = state::get(&reader, &key, through).unwrap();
+            assert_eq!(found.as_ref(), keyed.get(&key), "{number} at {through}");
+        }
+    }
+}
+
+fn saved(projection: &dyn Projection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    projection.save(&mut bytes);
+    bytes
+}
+
+#[test]
+fn state_as_of_any_position_is_the_folded_one_through_flushes_restarts_and_retention() {
+    for seed in 1..4 {
+        let mut tape = Tape::new(seed, true);
+        let mut dropped = 0;
+        for round in 0..12 {
+            let events = 20 + tape.below(120) as usize;
+            let last = tape.publish(events);
+            match tape.below(4) {
+                0 => {}
+                1 if round > 4 => tape = tape.reopen(),
+                _ => drop(tape.node.store().flush().unwrap()),
+            }
+            if round % 5 == 4 {
+                let first_kept = tape.retain();
+                dropped += u64::from(first_kept > Sequence::FIRST);
+            }
+            // From the state right before what is kept.
+            let first = tape.node.reader().first_kept().previous();
+            for _ in 0..6 {
+                let at = first.get() + tape.below(last.get() - first.get() + 1);
+                tape.check(Sequence(at.max(1)));
+            }
+            tape.check(last);
+            if first >= Sequence::FIRST {
+                tape.check(first);
+            }
+        }
+        assert!(dropped > 0, "seed {seed}: retention has dropped something");
+    }
+}
+
+#[test]
+fn orders_by_their_number_and_in_lists_are_the_folded_ones() {
+    let mut tape = Tape::new(7, true);
+    tape.publish(300);
+    tape.node.store().flush().unwrap();
+    let last = tape.publish(200);
+    let reader = tape.node.reader();
+    for through in [Sequence(last.get() / 3), last] {
+        let mut folded = OrderStates::new();
+        tape.each(through, |event| folded.apply(event));
+        let all: Vec<_> = folded.iter().copied().collect();
+        let question = orders::OrdersQuestion { refused: true, ..orders::OrdersQuestion::new(through) };
+        assert_eq!(orders::orders(&reader, &question).unwrap(), (all.clone(), false));
+        let few = orders::OrdersQuestion { limit: 3, newest_first: true, ..question };
+        let expected: Vec<_> = all.iter().rev().take(3).copied().collect();
+        assert_eq!(orders::orders(&reader, &few).unwrap(), (expected, true));
+        for number in 1..=tape.orders {
+            let found = orders::order(&reader, OrderId(number), None, through, true).unwrap();
+            // All that are called so now; and those that were, under the number they got.
+            for state in all.iter().filter(|state| state.order_id == OrderId(number)) {
+                assert!(found.contains(state), "{number} at {through}: {state:?} not in {found:?}");
+            }
+            for state in &found {
+                assert!(all.contains(state), "{number} at {through}: {state:?} is none of the folded");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_time_means_the_longest_run_of_events_that_are_not_later() {
+    let mut tape = Tape::new(11, true);
+    tape.publish(150);
+    tape.node.store().flush().unwrap();
+    let last = tape.publish(150);
+    let reader = tape.node.reader();
+    for kinds in [KindMask::ALL, KindMask::STATE, KindMask::ACCOUNTS] {
+        let scope = Query { kinds, ..Query::default() };
+        for step in 0..60 {
+            let time = EventTime(1_000_000 + step * 6 - 10);
+            let mut later = None;
+            tape.each(last, |event| {
+                if kinds.contains(event.kind()) && event.event_time() > time && later.is_none() {
+                    later = Some(event.sequence().previous());
+                }
+            });
+            assert_eq!(as_of::prefix(&reader, &scope, time).unwrap(), later.unwrap_or(last), "{time}");
+        }
+        assert_eq!(as_of::prefix(&reader, &scope, EventTime::MAX).unwrap(), last);
+    }
+}
+
+#[test]
+fn where_the_beginning_is_gone_and_no_snapshot_has_the_state_that_is_said() {
+    let mut tape = Tape::new(5, false);
+    for _ in 0..4 {
+        tape.publish(100);
+        tape.node.store().flush().unwrap();
+    }
+    let last = tape.publish(10);
+    let first_kept = tape.retain();
+    assert!(first_kept > Sequence::FIRST);
+    let reader = tape.node.reader();
+    for (gone, section) in [
+        (as_of::books(&reader, &[InstrumentId(1)], last).map(drop), "books"),
+        (as_of::tickers(&reader, last).map(drop), "tickers"),
+        (state::all(&reader, last).map(drop), "state"),
+        (state::get(&reader, b"never", last).map(drop), "state"),
+    ] {
+        let error = gone.unwrap_err();
+        let expected = format!("no snapshot at or before {last} has the section \"{section}\"");
+        assert!(matches!(error, AsOfError::HistoryGone { .. }), "{error}");
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert!(error.to_string().contains(&format!("kept from sequence {first_kept} on")), "{error}");
+    }
+}
