@@ -143,7 +143,8 @@ proptest! {
 
     #[test]
     fn keyed_state_is_the_last_value_of_each_key(events in prop::collection::vec(any_event(), 0..150)) {
-        let (mut state, mut plain): (KeyedState, BTreeMap<Vec<u8>, (Vec<u8>, Sequence)>) = Default::default();
+        let mut state = KeyedState::new();
+        let mut plain: BTreeMap<Vec<u8>, (Vec<u8>, Sequence)> = BTreeMap::new();
         Tape::of(&events).each(|event| {
             state.apply(event);
             match event.body() {
