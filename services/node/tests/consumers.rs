@@ -31,7 +31,7 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::create(&folder.path().join("data")).unwrap());
-        Self { folder: folder, disk }
+        Self { folder, disk }
     }
 
     fn folder(&self) -> std::path::PathBuf {
