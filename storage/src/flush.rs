@@ -125,6 +125,12 @@ impl Flusher {
         look(self.state.lock().manifest.contents())
     }
 
+    /// Numbers for `count` new files. They are spent even if nothing comes of it.
+    pub(crate) fn take_files(&self, count: u64) -> std::ops::Range<u64> {
+        let first = self.state.lock().manifest.take_files(count);
+        first..first + count
+    }
+
     /// Makes a change of the manifest durable.
     pub(crate) fn edit_manifest(&self, edits: Vec<Edit>) -> Result<(), DiskError> {
         self.state.lock().manifest.append(edits)
@@ -133,7 +139,6 @@ impl Flusher {
     /// Changes which files there are: `decide` sees what there is now and says what to edit; the edits are made durable,
     /// readers get the new files, and those that are gone are removed when nobody reads them any more. Nothing to edit
     /// changes nothing. A failure ends flushing: what the manifest holds is not known.
-    #[allow(dead_code, reason = "compaction comes through here")]
     pub(crate) fn change_files(
         &self,
         shared: &Shared,
@@ -186,10 +191,11 @@ impl State {
         let postings = Run::merge(&runs.runs);
         let covers = (memtable.first_sequence(), memtable.last_sequence());
         assert_eq!((postings.first(), postings.last()), covers, "the runs cover the memtable");
-        let mut index = IndexTableWriter::create(disk, number + 1, memtable.before().tape, covers)?;
+        let mut index = IndexTableWriter::create(disk, number + 1, memtable.before().tape, covers.0)?;
         postings.for_each_entity(|entity, positions| index.add(entity, positions))?;
         drop(postings);
         let (meta, path) = index.finish()?;
+        assert_eq!((meta.footer.first, meta.footer.last), covers, "every event has a posting");
         edits.push(Edit::AddIndex(meta));
         paths.push(path);
 

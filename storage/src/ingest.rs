@@ -6,15 +6,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use matchtape_schemas::{AcceptedTime, Sequence};
 use parking_lot::Mutex;
 
 use crate::chunk::Chunk;
+use crate::compaction::choose::Shape;
+use crate::compaction::{CompactError, Compactor, Outcome};
 use crate::flush::{FlushError, Flusher};
 use crate::manifest::Edit;
 use crate::memtable::MemTable;
 use crate::options::{StoreMistakes, StoreOptions};
+use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::segment_facts::SegmentFacts;
 use crate::visible::Bell;
@@ -24,23 +28,8 @@ use crate::wal::{CommitObserver, Committed, Releaser, WalError};
 /// low rates nobody pays for waking it.
 const INDEX_AFTER_EVENTS: usize = 512;
 
-/// How far indexing and flushing are behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Pressure {
-    /// Bytes of frames that no index covers yet.
-    pub unindexed_bytes: u64,
-    /// Memory of everything that is not in tables yet, in bytes.
-    pub unflushed_bytes: u64,
-    /// The most that `unflushed_bytes` should become.
-    pub limit_bytes: u64,
-}
-
-impl Pressure {
-    /// Whether nothing more should be appended for now: memory is full, or indexing is a quarter of it behind.
-    pub fn must_wait(&self) -> bool {
-        self.unflushed_bytes >= self.limit_bytes || self.unindexed_bytes >= self.limit_bytes / 4
-    }
-}
+/// So many times the tables of level 0 that are merged at once may be there before events are slowed down.
+const LEVEL0_MAX: u64 = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -49,6 +38,7 @@ pub(crate) struct Ingest {
     pub flusher: Flusher,
     releaser: Releaser,
     sealed_segments_kept: usize,
+    pub compactor: Compactor,
     active: Mutex<Active>,
     memtable_bytes: usize,
     limit_bytes: usize,
@@ -88,10 +78,12 @@ impl Ingest {
                     .map(|chunk| chunk.bytes().len())
             })
             .sum();
+        let compactor = Compactor::new(options.compaction, options.compression);
         Self {
             flusher,
             releaser,
             sealed_segments_kept: options.sealed_segments_kept,
+            compactor,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
             memtable_bytes: options.memtable_bytes,
             limit_bytes: options.limit_bytes(),
@@ -156,6 +148,8 @@ impl Ingest {
             unindexed_bytes: self.unindexed_bytes.load(Ordering::Relaxed) as u64,
             unflushed_bytes: unflushed as u64,
             limit_bytes: self.limit_bytes as u64,
+            level0_tables: view.level0_tables() as u64,
+            level0_tables_max: self.level0_tables_max(),
         }
     }
 
@@ -189,6 +183,8 @@ impl Ingest {
             Ok(())
         })?;
         self.flusher.flush_sealed(&self.shared)?;
+        // There may be enough tables to merge by now.
+        self.shared.obsolete_bell().ring();
         Ok(crate::flush::flushed_through(&self.shared))
     }
 
@@ -218,6 +214,55 @@ impl Ingest {
         self.flusher.guarded(|| Ok(self.releaser.release(through, 0)?))
     }
 
+    /// More tables of level 0 than this mean that compaction is behind.
+    fn level0_tables_max(&self) -> u64 {
+        LEVEL0_MAX * self.compactor.options.level0_tables.max(1) as u64
+    }
+
+    /// Does one thing that makes tables fewer, if there is one; see [`Compactor::run_one`].
+    pub(crate) fn compact_one(
+        &self,
+        shape: &Shape,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Outcome, CompactError> {
+        self.compactor.run_one(&self.shared, &self.flusher, shape, go_on)
+    }
+
+    /// The compacting thread: merges what is to be merged, at its pace, and removes what is no longer read.
+    pub(crate) fn run_compactor(&self) {
+        let shape = self.compactor.options.shape();
+        while !self.stopping.load(Ordering::Acquire) {
+            self.shared.sweep();
+            let mut begun = Instant::now();
+            let mut pace = |written: u64| {
+                let wanted = Duration::from_secs_f64(
+                    written as f64 / self.compactor.options.bytes_per_second.max(1) as f64,
+                );
+                // When it is behind, merging soon costs less than merging late.
+                if self.pressure().level0_tables * 2 < self.level0_tables_max() {
+                    self.rest_until(begun + wanted);
+                }
+                begun = Instant::now();
+                !self.stopping.load(Ordering::Acquire)
+            };
+            match self.compact_one(&shape, &mut pace) {
+                Ok(Outcome::Done) => continue,
+                // A failure that may pass is tried again after the next flush.
+                Ok(Outcome::Nothing | Outcome::Stopped) | Err(_) => self.shared.obsolete_bell().wait(),
+            }
+        }
+    }
+
+    /// Sleeps until then, or until the store stops.
+    fn rest_until(&self, then: Instant) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let left = then.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.shared.obsolete_bell().wait_for(left) {
+                return;
+            }
+        }
+    }
+
     /// The indexing thread.
     pub(crate) fn run_indexer(&self) {
         while !self.stopping.load(Ordering::Acquire) {
@@ -245,11 +290,12 @@ impl Ingest {
         }
     }
 
-    /// Ends both threads.
+    /// Ends the threads.
     pub(crate) fn stop(&self) {
-        // Release: pairs with Acquire in both loops; the bells come after.
+        // Release: pairs with Acquire in the loops; the bells come after.
         self.stopping.store(true, Ordering::Release);
         self.index_bell.ring();
+        self.shared.obsolete_bell().ring();
         self.shared.visible.interrupt();
     }
 }

@@ -3,7 +3,7 @@
 use matchtape_schemas::Sequence;
 use serde::Serialize;
 
-use crate::ingest::Pressure;
+use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::wal::SegmentInfo;
 

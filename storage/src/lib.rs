@@ -5,6 +5,7 @@ pub mod archive;
 mod backup;
 mod chunk;
 mod codec;
+mod compaction;
 mod disk;
 mod entity;
 mod file_header;
@@ -20,6 +21,7 @@ mod obsolete;
 mod open;
 mod options;
 mod pins;
+mod pressure;
 mod read;
 mod read_only;
 mod rebuild;
@@ -34,6 +36,7 @@ pub mod wal;
 
 pub use backup::{CopyError, CopyProgress, CopyReport, Link, Point};
 pub use chunk::{EventHandle, FrameHandle};
+pub use compaction::{CompactError, CompactProgress, CompactionTotals};
 
 /// A disk that can lose power at any moment, for tests and for simulating whole clusters.
 pub use disk::sim;
@@ -43,16 +46,17 @@ pub use disk::{
 };
 pub use file_header::VersionError;
 pub use flush::FlushError;
-pub use ingest::Pressure;
 pub use inspect::{
     EventTableView, HoldView, IndexTableView, Inspection, MemoryView, SegmentView, SnapshotView,
 };
 pub use manifest::LegalHold;
 pub use open::{OpenError, RecoveryReport};
 pub use options::{
-    Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions, Workers,
+    CompactionOptions, Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions,
+    Workers,
 };
 pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView};
+pub use pressure::{Pressure, PressureReason};
 pub use read::{
     Direction, FrameCursor, PageCursor, PageToken, PageTokenError, Query, QueryCursor, ReadError, Reader,
 };

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use matchtape_schemas::{AcceptedTime, Sequence, TapeId};
 
 use crate::codec::{Fields, Short};
+use crate::compaction::choose::{LEVELS, Levels};
 use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
 use crate::pins;
@@ -282,6 +283,12 @@ impl Contents {
                 let (one, other) = (pair[0].number, pair[1].number);
                 return Some(format!("released segment {other} begins inside segment {one}"));
             }
+        }
+        if let Some(table) = self.index_tables.iter().find(|table| usize::from(table.level) >= LEVELS) {
+            return Some(format!("index table {} on level {}", table.number, table.level));
+        }
+        if let Some(contradiction) = Levels::new(self.index_tables.iter()).contradiction() {
+            return Some(contradiction);
         }
         let through = self.flushed_through();
         if let Some(facts) = self.released.last().filter(|facts| facts.last > through) {

@@ -25,13 +25,23 @@ pub(crate) struct Obsolete {
     waiting: Mutex<Vec<TableFile>>,
     /// Rung when a file may be removed; the worker that sweeps waits at it.
     pub bell: Bell,
-    /// A known mistake: files go at once, whoever reads them.
-    at_once: bool,
+    removal: Removal,
+}
+
+/// When a file goes that the manifest does not name any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// With its last reader.
+    WhenUnread,
+    /// Never by this store: the files are another process's.
+    Never,
+    /// At once, whoever reads it: a known mistake, for negative controls.
+    AtOnce,
 }
 
 impl Obsolete {
-    pub(crate) fn new(disk: Arc<dyn Disk>, cache: Arc<BlockCache>, at_once: bool) -> Self {
-        Self { disk, cache, waiting: Mutex::default(), bell: Bell::default(), at_once }
+    pub(crate) fn new(disk: Arc<dyn Disk>, cache: Arc<BlockCache>, removal: Removal) -> Self {
+        Self { disk, cache, waiting: Mutex::default(), bell: Bell::default(), removal }
     }
 
     /// Removes what nobody reads; returns how many files. One that cannot be removed stays queued: it does no harm, and
@@ -74,16 +84,22 @@ impl FileLife {
 
     /// From now on the file goes with its last reader.
     pub(crate) fn end(&self, obsolete: &Arc<Obsolete>) {
-        if self.obsolete.set(Arc::clone(obsolete)).is_ok() && obsolete.at_once {
-            obsolete.waiting.lock().push(self.file);
-            obsolete.sweep();
+        match obsolete.removal {
+            Removal::WhenUnread => {
+                let _ = self.obsolete.set(Arc::clone(obsolete));
+            }
+            Removal::Never => {}
+            Removal::AtOnce => {
+                obsolete.waiting.lock().push(self.file);
+                obsolete.sweep();
+            }
         }
     }
 }
 
 impl Drop for FileLife {
     fn drop(&mut self) {
-        if let Some(obsolete) = self.obsolete.take().filter(|obsolete| !obsolete.at_once) {
+        if let Some(obsolete) = self.obsolete.take() {
             obsolete.waiting.lock().push(self.file);
             obsolete.bell.ring();
         }
@@ -116,7 +132,7 @@ mod tests {
         let file = TableFile { kind: FileKind::Index, number: 7 };
         let disk = disk_with(file);
         let cache = Arc::new(BlockCache::new(1 << 20));
-        let obsolete = Arc::new(Obsolete::new(Arc::new(disk.clone()), cache, false));
+        let obsolete = Arc::new(Obsolete::new(Arc::new(disk.clone()), cache, Removal::WhenUnread));
         let life = FileLife::new(file);
         let reader = Arc::clone(&life);
         drop(life);
@@ -136,7 +152,7 @@ mod tests {
         let file = TableFile { kind: FileKind::Events, number: 7 };
         let disk = disk_with(file);
         let cache = Arc::new(BlockCache::new(1 << 20));
-        let obsolete = Arc::new(Obsolete::new(Arc::new(disk.clone()), cache, false));
+        let obsolete = Arc::new(Obsolete::new(Arc::new(disk.clone()), cache, Removal::WhenUnread));
         drop(FileLife::new(file));
         assert_eq!((obsolete.sweep(), is_there(&disk, file)), (0, true));
     }

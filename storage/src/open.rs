@@ -19,7 +19,7 @@ use crate::fold::Fold;
 use crate::ingest::Ingest;
 use crate::manifest::{self, Contents, Edit, MANIFEST, Manifest};
 use crate::memtable::MemTable;
-use crate::obsolete::Obsolete;
+use crate::obsolete::{Obsolete, Removal};
 use crate::options::{StoreOptions, VisibleAtOpen};
 use crate::read::ReadError;
 use crate::read::view::Shared;
@@ -220,9 +220,10 @@ pub(crate) fn open(
     let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
     let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
     let memtable = Arc::new(MemTable::new(flushed));
-    let at_once = options.mistakes().files_removed_under_readers;
-    let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), at_once));
-    let shared = Arc::new(Shared::new(Arc::clone(&disk), cache, gate, Some(obsolete), &contents, memtable));
+    let mistake = options.mistakes().files_removed_under_readers;
+    let removal = if mistake { Removal::AtOnce } else { Removal::WhenUnread };
+    let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), removal));
+    let shared = Arc::new(Shared::new(Arc::clone(&disk), cache, gate, obsolete, &contents, memtable));
     let fold = fold_tables(&shared, fold, flushed, &mut report)?;
 
     let OpenedWal { writer, head, segments, report: wal_report } =

@@ -2,6 +2,7 @@
 
 use matchtape_schemas::{Head, Sequence, TapeId};
 
+use crate::compaction::choose::Shape;
 use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 
 /// The store's configuration. The default is meant for production.
@@ -17,6 +18,8 @@ pub struct StoreOptions {
     pub block_cache_bytes: usize,
     /// How blocks of events are stored.
     pub compression: Compression,
+    /// When tables are merged.
+    pub compaction: CompactionOptions,
     /// What readers may see before the node has said anything.
     pub visible_at_open: VisibleAtOpen,
     /// Who indexes and flushes.
@@ -54,6 +57,7 @@ impl Default for StoreOptions {
             immutable_memtables_max: 2,
             block_cache_bytes: 64 << 20,
             compression: Compression::default(),
+            compaction: CompactionOptions::default(),
             visible_at_open: VisibleAtOpen::default(),
             workers: Workers::default(),
             sealed_segments_kept: 2,
@@ -89,6 +93,56 @@ pub enum Compression {
     None,
 }
 
+/// When tables are merged, and how large they become. The shape is that of a leveled tree: 7 levels, each of which may have
+/// `level_factor` times the bytes of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionOptions {
+    /// So many index tables as they were flushed are merged into level 1.
+    pub level0_tables: usize,
+    /// Bytes of index tables that level 1 may have.
+    pub level1_bytes: u64,
+    /// How many times the bytes of one level the next one may have.
+    pub level_factor: u64,
+    /// An index table of level 1 or above is closed when it has so many bytes.
+    pub index_table_bytes: u64,
+    /// An entity with more postings than this in one merge gets index tables of its own. So many positions (8 bytes each)
+    /// are held in memory during a merge.
+    pub own_table_postings: usize,
+    /// Event tables of fewer bytes are merged with their neighbours.
+    pub small_event_table_bytes: u64,
+    /// Work is done in slices of about so many bytes. Between two of them the compacting thread rests, and the store can close.
+    pub slice_bytes: u64,
+    /// The compacting thread writes so many bytes per second at most, as long as it is not behind.
+    pub bytes_per_second: u64,
+}
+
+impl Default for CompactionOptions {
+    fn default() -> Self {
+        Self {
+            level0_tables: 4,
+            level1_bytes: 64 << 20,
+            level_factor: 10,
+            index_table_bytes: 16 << 20,
+            own_table_postings: 1 << 20,
+            small_event_table_bytes: 8 << 20,
+            slice_bytes: 256 << 10,
+            bytes_per_second: 64 << 20,
+        }
+    }
+}
+
+impl CompactionOptions {
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            level0_tables: self.level0_tables.max(1),
+            level1_bytes: self.level1_bytes,
+            factor: self.level_factor.max(1),
+            table_bytes: self.index_table_bytes,
+            own_table_postings: self.own_table_postings,
+        }
+    }
+}
+
 /// What readers may see right after opening.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VisibleAtOpen {
@@ -102,10 +156,10 @@ pub enum VisibleAtOpen {
 /// Who does the work behind an append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Workers {
-    /// Two threads: one indexes, one flushes.
+    /// Three threads: one indexes, one flushes, one compacts.
     #[default]
     Threads,
-    /// Nobody, until [`EventStore::flush`](crate::EventStore::flush) is called: for simulation, where everything happens
+    /// Nobody, until [`EventStore::flush`](crate::EventStore::flush) or [`EventStore::compact`](crate::EventStore::compact) is called: for simulation, where everything happens
     /// in one thread in one order.
     Caller,
 }

@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 
 use crate::chunk::ChunkBuilder;
 use crate::disk::Disk;
-use crate::ingest::Pressure;
 use crate::inspect::{self, Inspection};
 use crate::manifest::{self, Contents};
 use crate::memtable::MemTable;
+use crate::obsolete::{Obsolete, Removal};
 use crate::open::{OpenError, WAL};
 use crate::options::{ReadOnlyOptions, WalOptions};
+use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionPolicy};
@@ -65,7 +66,8 @@ impl ReadOnlyStore {
         let memtable = Arc::new(MemTable::new(flushed));
         let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
         let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
-        let shared = Arc::new(Shared::new(disk, cache, gate, None, &contents, Arc::clone(&memtable)));
+        let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), Removal::Never));
+        let shared = Arc::new(Shared::new(disk, cache, gate, obsolete, &contents, Arc::clone(&memtable)));
         let follow = Mutex::new(Follow { follower: None, memtable, head: flushed });
         let store = Self { shared, options: options.clone(), contents: Mutex::new(contents.clone()), follow };
         store.follow(&contents)?;
@@ -207,7 +209,13 @@ impl ReadOnlyStore {
     pub fn inspect(&self) -> Inspection {
         let view = self.shared.view();
         let held: usize = view.memtables.iter().map(|memtable| memtable.memory_bytes()).sum();
-        let pressure = Pressure { unindexed_bytes: 0, unflushed_bytes: held as u64, limit_bytes: u64::MAX };
+        let pressure = Pressure {
+            unindexed_bytes: 0,
+            unflushed_bytes: held as u64,
+            limit_bytes: u64::MAX,
+            level0_tables: view.level0_tables() as u64,
+            level0_tables_max: u64::MAX,
+        };
         inspect::inspect(&self.shared, &[], pressure)
     }
 

@@ -114,7 +114,7 @@ impl IndexBuilder {
         self.take_chunk();
         let runs: Vec<Arc<Run>> = self.runs.into_iter().map(Arc::new).collect();
         let postings = Run::merge(&runs);
-        let mut index = IndexTableWriter::create(disk, number, tape, (self.base, self.last))?;
+        let mut index = IndexTableWriter::create(disk, number, tape, self.base)?;
         postings.for_each_entity(|entity, positions| index.add(entity, positions))?;
         index.finish()
     }

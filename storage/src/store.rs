@@ -10,15 +10,18 @@ use parking_lot::Mutex;
 
 use crate::backup::{Copy, CopyError, CopyProgress, CopyReport, Link, Point, Source};
 use crate::chunk::Chunk;
+use crate::compaction::choose::Shape;
+use crate::compaction::{CompactError, CompactProgress, CompactionTotals, Outcome};
 use crate::disk::{Disk, DiskLock};
 use crate::flush::FlushError;
 use crate::guard::caught;
-use crate::ingest::{Ingest, Pressure, StoreFirst};
+use crate::ingest::{Ingest, StoreFirst};
 use crate::inspect::{self, Inspection};
 use crate::manifest::{Contents, Edit, LegalHold};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
 use crate::options::{StoreMistakes, StoreOptions, Workers};
 use crate::pins::{Pin, PinError, PinKind, PinView, Pins};
+use crate::pressure::Pressure;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionError, RetentionPolicy};
 use crate::segment_facts::SegmentFacts;
@@ -66,12 +69,12 @@ impl EventStore {
         match options.workers {
             Workers::Caller => {}
             Workers::Threads => {
-                let worker = |name: &'static str, run: fn(&Ingest)| {
+                let worker = |name: &'static str, niceness: i32, run: fn(&Ingest)| {
                     let ingest = Arc::clone(&ingest);
                     std::thread::Builder::new()
                         .name(name.to_owned())
                         .spawn(move || {
-                            give_way();
+                            give_way(niceness);
                             if let Err(message) = caught(|| run(&ingest)) {
                                 let thread = name.to_owned();
                                 ingest.flusher.fail(FlushError::Panicked { thread, message });
@@ -79,8 +82,10 @@ impl EventStore {
                         })
                         .expect("the system can start a thread")
                 };
-                workers.push(worker("store-index", Ingest::run_indexer));
-                workers.push(worker("store-flush", Ingest::run_flusher));
+                workers.push(worker("store-index", 10, Ingest::run_indexer));
+                workers.push(worker("store-flush", 10, Ingest::run_flusher));
+                // Nobody waits for it, so it goes last.
+                workers.push(worker("store-compact", 19, Ingest::run_compactor));
             }
         }
         let pins = Pins::new(ingest.shared.view().first_kept());
@@ -195,6 +200,44 @@ impl EventStore {
         let known = facts.last().map_or(Sequence::ZERO, |facts| facts.last);
         facts.extend(sealed.into_iter().filter(|facts| facts.last > known));
         facts
+    }
+
+    /// Merges index tables until level 0 is empty and every level within its limit, and small event tables with their
+    /// neighbours. `go_on` is told how far it is after every few milliseconds of work, and ends it with `false`: what was
+    /// merged until then stays merged. Returns what was done.
+    pub fn compact(
+        &self,
+        go_on: &mut dyn FnMut(CompactProgress) -> bool,
+    ) -> Result<CompactionTotals, CompactError> {
+        let before = self.compaction_totals();
+        let shape = Shape { level0_tables: 1, ..self.ingest.compactor.options.shape() };
+        let mut bytes_written = 0;
+        loop {
+            let outcome = self.ingest.compact_one(&shape, &mut |written| {
+                bytes_written += written;
+                let view = self.ingest.shared.view();
+                go_on(CompactProgress {
+                    bytes_written,
+                    level0_tables: view.level0_tables() as u64,
+                    index_tables: view.index_tables.len() as u64,
+                    event_tables: view.event_tables.len() as u64,
+                })
+            })?;
+            if outcome != Outcome::Done {
+                self.ingest.shared.sweep();
+                return Ok(self.compaction_totals() - before);
+            }
+        }
+    }
+
+    /// What compaction has done since the store was opened.
+    pub fn compaction_totals(&self) -> CompactionTotals {
+        self.ingest.compactor.totals()
+    }
+
+    /// The failure that ended compaction, if one did: nothing is lost, but tables become more until the store is opened again.
+    pub fn compaction_health(&self) -> Result<(), Arc<CompactError>> {
+        self.ingest.compactor.failure().map_or(Ok(()), |failure| Err(Arc::clone(failure)))
     }
 
     /// The last event in tables.
@@ -360,8 +403,8 @@ pub enum HoldError {
 }
 
 /// Lets threads that serve an event go before this one where cores are few. Not a promise, so a refusal is no error.
-fn give_way() {
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+fn give_way(niceness: i32) {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
 }
 
 impl Drop for EventStore {

@@ -154,7 +154,9 @@ pub(crate) fn verify(
             );
         }
         let range = (table.meta.footer.first, table.meta.footer.last);
-        if let Some(rebuilt) = by_range.get(&range)
+        // Above level 0 a table has a part of the entities of its range.
+        if table.meta.level == 0
+            && let Some(rebuilt) = by_range.get(&range)
             && *rebuilt != found
         {
             report.find(

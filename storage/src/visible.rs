@@ -1,6 +1,7 @@
 //! The one gate in front of all readers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use matchtape_schemas::Sequence;
 use parking_lot::{Condvar, Mutex};
@@ -68,6 +69,19 @@ impl Bell {
             *rung = true;
             self.changed.notify_one();
         }
+    }
+
+    /// Sleeps until it is rung, at most so long; returns whether it was.
+    pub(crate) fn wait_for(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut rung = self.rung.lock();
+        while !*rung {
+            if self.changed.wait_until(&mut rung, deadline).timed_out() {
+                return std::mem::take(&mut *rung);
+            }
+        }
+        *rung = false;
+        true
     }
 
     pub(crate) fn wait(&self) {

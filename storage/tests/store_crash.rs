@@ -1,4 +1,4 @@
-//! The store loses power, or its process, at every operation of a recorded run with flushes and restarts in it, and is judged by
+//! The store loses power, or its process, at every operation of a recorded run with flushes, compaction and restarts in it, and is judged by
 //! what it then answers: what was acknowledged is there, what is there is a prefix of what was accepted, and every
 //! question has the answer a plain list gives.
 
@@ -56,11 +56,14 @@ fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> 
             driven.append(frames, true);
             run.accepted.push((before, driven.head.last_sequence));
             run.promised.push((disk.operations(), driven.head.last_sequence));
-            if step % 4 == 3 {
+            if step % 2 == 1 {
                 driven.store.flush().expect("flushed");
                 let now = AcceptedTime(driven.events.len() as i64);
                 let choice = driven.store.retain(&small_retention(), now).expect("old files go");
                 run.dropped += choice.dropped.len();
+            }
+            if step % 4 == 3 {
+                driven.store.compact(&mut |_| true).expect("compacted");
             }
         }
         let Driven { store, writer, events, .. } = driven;
@@ -130,6 +133,7 @@ fn judge(
     driven.events = events.to_vec();
     driven.append(1, true);
     driven.store.flush().map_err(|error| error.to_string())?;
+    driven.store.compact(&mut |_| true).map_err(|error| error.to_string())?;
     let events = driven.events.clone();
     let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         check_reader(&driven.store.reader(), &events, &mut random, 1);
@@ -267,6 +271,22 @@ fn a_device_that_ignores_the_syncs_of_tables_is_noticed() {
         }
     });
     assert!(!violations(&lying, &options, 1, 1).is_empty());
+}
+
+/// The operations that compaction alone does: it makes index tables of a higher level, and event tables of others.
+#[test]
+fn the_recorded_run_merges_index_tables_event_tables_and_removes_what_they_were_made_of() {
+    let run = record(1, &small_options(), |_| {});
+    let trace = run.disk.describe_trace();
+    let removed = |kind: &str| {
+        let gone = |line: &&String| line.starts_with("remove tables/") && line.contains(kind);
+        trace.iter().filter(gone).count()
+    };
+    assert!(removed(".index") > 4 && removed(".events") > 4, "{trace:?}");
+    let options = small_options();
+    let (driven, _) = Driven::open(Arc::new(run.disk.clone()), options, Vec::new(), 1).expect("recovered");
+    let inspection = driven.store.inspect();
+    assert!(inspection.index_tables.iter().any(|table| table.level > 0), "{inspection:?}");
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn write(store: &EventStore, head: &mut Head, count: u64, random: &mut Random) {
     while head.last_sequence.0 < end {
         if store.pressure().must_wait() {
             store.health().expect("flushing goes on");
+            store.compaction_health().expect("compaction goes on");
             std::thread::yield_now();
             continue;
         }

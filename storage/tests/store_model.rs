@@ -9,9 +9,15 @@ use matchtape_storage::sim::SimDisk;
 use matchtape_storage::{Compression, Disk, EventStore, OpenError, Query, ReadError, VisibleAtOpen};
 use model::*;
 
+/// How many runs; `MATCHTAPE_MODEL_SEEDS` makes them more.
+fn seeds() -> u64 {
+    std::env::var("MATCHTAPE_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12)
+}
+
 #[test]
 fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_restarts() {
-    for seed in 0..12 {
+    let mut levels = 0;
+    for seed in 0..seeds() {
         let disk = SimDisk::new(seed);
         let compression = if seed % 3 == 2 { Compression::None } else { Compression::Lz4 };
         let options = matchtape_storage::StoreOptions { compression, ..small_options() };
@@ -19,7 +25,7 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
         let (mut driven, _) = Driven::open(shared, options.clone(), Vec::new(), seed).expect("created");
         let mut open_answers: Vec<Paging> = Vec::new();
         for step in 0..60 {
-            match driven.random.below(10) {
+            match driven.random.below(12) {
                 0 => {
                     let flushed = driven.store.flush().expect("flushed");
                     assert_eq!(flushed, driven.store.visible().get(), "seed {seed} step {step}");
@@ -46,6 +52,10 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
                     );
                 }
                 2 => driven.append_large_group(2),
+                3..=4 => {
+                    driven.store.flush().expect("flushed");
+                    driven.compact();
+                }
                 _ => {
                     let frames = 1 + driven.random.below(4);
                     driven.append(frames, true);
@@ -58,10 +68,13 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
         while !open_answers.is_empty() {
             open_answers.retain_mut(|paging| !paging.go_on(&mut driven));
         }
+        let inspection = driven.store.inspect();
+        levels = levels.max(inspection.index_tables.iter().map(|table| table.level).max().unwrap_or(0));
         let report = driven.store.verify(&mut |_| {}).expect("verified");
         assert!(report.is_sound(), "{:?}", report.findings);
         assert_eq!(report.events, driven.store.flushed_through().0);
     }
+    assert!(levels >= 2, "compaction came to level {levels}");
 }
 
 #[test]

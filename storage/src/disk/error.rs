@@ -89,6 +89,11 @@ impl DiskError {
         self.source.kind() == io::ErrorKind::AlreadyExists
     }
 
+    /// Whether it was to make something durable: trying again would say nothing about the bytes that were lost.
+    pub fn is_sync(&self) -> bool {
+        matches!(self.operation, Operation::SyncData | Operation::SyncAll | Operation::SyncDirectory)
+    }
+
     /// Whether the disk, or the quota on it, is full.
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

@@ -173,7 +173,8 @@ impl Iterator for QueryCursor {
 /// A part of the tape whose postings are found in one way. Parts of one query do not overlap.
 #[derive(Debug)]
 enum Part {
-    Table(Arc<IndexTable>),
+    /// One table, or several whose postings have to be sorted together.
+    Tables(Vec<Arc<IndexTable>>),
     Run(Arc<Run>),
     /// Recent events that no index covers yet.
     Tail(Sequence),
@@ -206,10 +207,26 @@ impl Lookup {
     fn new(view: &View, selector: Selector, from: Sequence, through: Sequence, forward: bool) -> Self {
         let mut parts = Vec::new();
         let overlaps = |first: Sequence, last: Sequence| first <= through && last >= from;
-        for table in &view.index_tables {
-            if overlaps(table.meta.footer.first, table.meta.footer.last) {
-                parts.push(Part::Table(Arc::clone(table)));
+        let mut key = Vec::new();
+        selector.write_prefix(&mut key);
+        // Of one entity, levels follow each other in time; of several they do not.
+        let one_by_one = selector.entity().is_some();
+        let mut together = Vec::new();
+        for (level, tables) in view.index_levels(&key) {
+            for table in tables {
+                let footer = &table.meta.footer;
+                if !overlaps(footer.first, footer.last) {
+                    continue;
+                }
+                if level > 0 && !one_by_one {
+                    together.push(Arc::clone(table));
+                } else {
+                    parts.push(Part::Tables(vec![Arc::clone(table)]));
+                }
             }
+        }
+        if !together.is_empty() {
+            parts.insert(0, Part::Tables(together));
         }
         let flushed = view.flushed_through();
         for memtable in &view.memtables {
@@ -278,9 +295,9 @@ impl Lookup {
 
     fn activate(&self, view: &View, part: Part) -> Active {
         match part {
-            Part::Table(table) => {
+            Part::Tables(tables) => {
                 let (from, through) = (self.from, self.through);
-                Active::Table(Postings::new(table, &self.selector, from, through, self.forward, self.caller))
+                Active::Table(Postings::new(tables, &self.selector, from, through, self.forward, self.caller))
             }
             Part::Run(run) => {
                 let from = self.from.max(view.flushed_through().next());

@@ -7,6 +7,7 @@ use matchtape_schemas::{EventTime, Head, Sequence, TapeId};
 use parking_lot::RwLock;
 
 use crate::chunk::Chunk;
+use crate::compaction::choose;
 use crate::disk::Disk;
 use crate::manifest::{Contents, LegalHold};
 use crate::memtable::MemTable;
@@ -15,7 +16,7 @@ use crate::snapshot::SnapshotMeta;
 use crate::sstable::{
     BlockCache, Caller, EventTable, EventTableMeta, IndexTable, IndexTableMeta, TableError,
 };
-use crate::visible::VisibleGate;
+use crate::visible::{Bell, VisibleGate};
 
 /// What readers and the store have in common.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub cache: Arc<BlockCache>,
     pub visible: Arc<VisibleGate>,
-    /// Where files go that are no longer named. `None`: they are another process's to remove.
-    obsolete: Option<Arc<Obsolete>>,
+    /// Where files go that are no longer named.
+    obsolete: Arc<Obsolete>,
     view: RwLock<Arc<View>>,
 }
 
@@ -34,7 +35,7 @@ impl Shared {
         disk: Arc<dyn Disk>,
         cache: Arc<BlockCache>,
         visible: Arc<VisibleGate>,
-        obsolete: Option<Arc<Obsolete>>,
+        obsolete: Arc<Obsolete>,
         contents: &Contents,
         memtable: Arc<MemTable>,
     ) -> Self {
@@ -81,39 +82,44 @@ impl Shared {
         };
         view.event_tables = contents.event_tables.iter().map(of_events).collect();
         let of_index = |meta: &IndexTableMeta| {
-            let known = indexes.remove(&meta.number).filter(|table| table.meta == *meta);
             let (disk, cache) = (&self.disk, &self.cache);
-            known.unwrap_or_else(|| {
-                Arc::new(IndexTable::new(meta.clone(), Arc::clone(disk), Arc::clone(cache)))
-            })
+            match indexes.remove(&meta.number) {
+                Some(table) if table.meta == *meta => table,
+                Some(table) => Arc::new(table.moved(meta.clone())),
+                None => Arc::new(IndexTable::new(meta.clone(), Arc::clone(disk), Arc::clone(cache))),
+            }
         };
         view.index_tables = contents.index_tables.iter().map(of_index).collect();
-        // Of one entity, a higher level holds the older postings, and tables of one level do not overlap in time.
-        view.index_tables.sort_by_key(|table| (std::cmp::Reverse(table.meta.level), table.meta.footer.first));
+        view.index_tables.sort_by(|left, right| {
+            let levels = right.meta.level.cmp(&left.meta.level);
+            levels.then_with(|| choose::order(&left.meta).cmp(&choose::order(&right.meta)))
+        });
         let of_snapshot = |meta: &SnapshotMeta| {
             let known = snapshots.remove(&meta.number).filter(|file| file.meta == *meta);
             known.unwrap_or_else(|| Arc::new(SnapshotFile::new(*meta)))
         };
         view.snapshots = contents.snapshots.iter().map(of_snapshot).collect();
         view.holds.clone_from(&contents.holds);
-        let Some(obsolete) = &self.obsolete else { return };
         let lives = events.values().map(|table| &table.life);
         let lives = lives.chain(indexes.values().map(|table| &table.life));
         for life in lives.chain(snapshots.values().map(|file| &file.life)) {
-            life.end(obsolete);
+            life.end(&self.obsolete);
         }
     }
 
     /// Files that are no longer named nor read, and not removed yet.
     pub(crate) fn obsolete_files(&self) -> usize {
-        self.obsolete.as_ref().map_or(0, |obsolete| obsolete.waiting())
+        self.obsolete.waiting()
     }
 
     /// Removes the files that are no longer named and that nobody reads any more.
     pub(crate) fn sweep(&self) {
-        if let Some(obsolete) = &self.obsolete {
-            obsolete.sweep();
-        }
+        self.obsolete.sweep();
+    }
+
+    /// Rung when a file may be removed.
+    pub(crate) fn obsolete_bell(&self) -> &Bell {
+        &self.obsolete.bell
     }
 }
 
@@ -135,7 +141,7 @@ impl SnapshotFile {
 pub(crate) struct View {
     /// Oldest first, each continuing the one before.
     pub event_tables: Vec<Arc<EventTable>>,
-    /// Of one entity, oldest postings first.
+    /// By level, the highest first, and inside a level in its order: so of one entity, oldest postings first.
     pub index_tables: Vec<Arc<IndexTable>>,
     /// Oldest first.
     pub snapshots: Vec<Arc<SnapshotFile>>,
@@ -149,6 +155,25 @@ impl View {
     /// Every event up to here is in a table.
     pub(crate) fn flushed_through(&self) -> Sequence {
         self.event_tables.last().map_or(Sequence::ZERO, |table| table.meta.last())
+    }
+
+    /// The tables of each level, the highest level first, that may have a key that is, or begins with, `key`.
+    pub(crate) fn index_levels<'a>(
+        &'a self,
+        key: &'a [u8],
+    ) -> impl Iterator<Item = (u8, &'a [Arc<IndexTable>])> {
+        self.index_tables.chunk_by(|left, right| left.meta.level == right.meta.level).map(move |tables| {
+            let level = tables[0].meta.level;
+            if level == 0 {
+                return (level, tables);
+            }
+            // By key, and without overlap, so this is a search.
+            let start = tables.partition_point(|table| *table.meta.footer.max_key < *key);
+            let reaches = |table: &Arc<IndexTable>| {
+                *table.meta.footer.min_key <= *key || table.meta.footer.min_key.starts_with(key)
+            };
+            (level, &tables[start..start + tables[start..].partition_point(reaches)])
+        })
     }
 
     pub(crate) fn first_kept(&self) -> Sequence {
@@ -169,6 +194,11 @@ impl View {
     /// Where the tape stands after everything in this view.
     pub(crate) fn head(&self) -> Head {
         self.memtables[self.memtables.len() - 1].head()
+    }
+
+    /// Index tables as they were flushed.
+    pub(crate) fn level0_tables(&self) -> usize {
+        self.index_tables.iter().rev().take_while(|table| table.meta.level == 0).count()
     }
 
     /// The number of the event table that holds `sequence`, which is at or below `flushed_through`.

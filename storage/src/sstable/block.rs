@@ -273,6 +273,43 @@ pub(crate) fn load(file: &dyn DiskFile, at: BlockAt, buffer: &mut Vec<u8>) -> Re
     Ok(())
 }
 
+/// Reads blocks that follow each other with few calls, for whoever goes through a whole table.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    bytes: Vec<u8>,
+    start: u64,
+}
+
+/// Bytes that a [`Window`] reads at once.
+const WINDOW_BYTES: u64 = 256 << 10;
+
+impl Window {
+    /// The bytes of a block of a file of `file_bytes`. One window reads one file.
+    pub(crate) fn block(
+        &mut self,
+        file: &dyn DiskFile,
+        file_bytes: u64,
+        at: BlockAt,
+    ) -> Result<&[u8], TableError> {
+        let end = at.offset.saturating_add(u64::from(at.bytes));
+        let held =
+            |window: &Self| at.offset >= window.start && end - window.start <= window.bytes.len() as u64;
+        if !held(self) {
+            let ahead = WINDOW_BYTES.min(file_bytes.saturating_sub(at.offset)).max(u64::from(at.bytes));
+            self.start = u64::MAX;
+            // Checks the place, and that the file goes as far.
+            load(
+                file,
+                BlockAt { offset: at.offset, bytes: u32::try_from(ahead).unwrap_or(at.bytes) },
+                &mut self.bytes,
+            )?;
+            self.start = at.offset;
+        }
+        let from = (at.offset - self.start) as usize;
+        Ok(&self.bytes[from..from + at.bytes as usize])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -113,6 +113,11 @@ impl EventTableWriter {
         Ok(())
     }
 
+    /// Bytes so far, without what is added at the end.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.out.offset()
+    }
+
     fn close_block(&mut self) -> Result<(), DiskError> {
         let Some(mut entry) = self.open.take() else { return Ok(()) };
         entry.at = self.out.block(BlockKind::Frames, &self.raw, self.compress)?;

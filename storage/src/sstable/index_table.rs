@@ -9,6 +9,7 @@ use super::block::{BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId};
 use super::cache::{BlockCache, Cached};
 use super::event_table::load_payload;
 use super::filter;
+use super::index_scan::IndexScan;
 use super::posting_block::{Impossible, PostingBlock, bounded};
 use super::table_file::{TableFile, open_file};
 use super::{Caller, TableError};
@@ -166,11 +167,11 @@ impl LeafEntry {
 /// A decoded leaf or top: at least one entry, ascending by key and position.
 #[derive(Debug)]
 pub(crate) struct IndexLeaf {
-    entries: Box<[LeafEntry]>,
+    pub(super) entries: Box<[LeafEntry]>,
 }
 
 impl IndexLeaf {
-    fn decode(path: &Path, offset: u64, raw: &[u8]) -> Result<Self, Damage> {
+    pub(super) fn decode(path: &Path, offset: u64, raw: &[u8]) -> Result<Self, Damage> {
         let damage = |found: String| Damage {
             file: path.to_path_buf(),
             offset,
@@ -222,13 +223,13 @@ pub(crate) struct IndexTable {
     pub life: Arc<FileLife>,
     disk: Arc<dyn Disk>,
     cache: Arc<BlockCache>,
-    opened: OnceLock<Opened>,
+    opened: Arc<OnceLock<Opened>>,
 }
 
 #[derive(Debug)]
-struct Opened {
-    file: Arc<dyn DiskFile>,
-    top: IndexLeaf,
+pub(super) struct Opened {
+    pub file: Arc<dyn DiskFile>,
+    pub top: IndexLeaf,
 }
 
 /// The place of a block: its leaf, and its entry there.
@@ -240,14 +241,25 @@ pub(super) struct Place {
 
 impl IndexTable {
     pub(crate) fn new(meta: IndexTableMeta, disk: Arc<dyn Disk>, cache: Arc<BlockCache>) -> Self {
-        Self { life: FileLife::new(meta.file()), meta, disk, cache, opened: OnceLock::new() }
+        Self { life: FileLife::new(meta.file()), meta, disk, cache, opened: Arc::default() }
     }
 
-    fn id(&self) -> FileId {
+    /// The same file as the manifest knows it now: on another level.
+    pub(crate) fn moved(&self, meta: IndexTableMeta) -> Self {
+        assert_eq!(
+            (meta.number, &meta.footer),
+            (self.meta.number, &self.meta.footer),
+            "a file never changes"
+        );
+        let (disk, cache) = (Arc::clone(&self.disk), Arc::clone(&self.cache));
+        Self { meta, life: Arc::clone(&self.life), disk, cache, opened: Arc::clone(&self.opened) }
+    }
+
+    pub(super) fn id(&self) -> FileId {
         FileId { tape: self.meta.footer.tape, number: self.meta.number }
     }
 
-    fn opened(&self) -> Result<&Opened, TableError> {
+    pub(super) fn opened(&self) -> Result<&Opened, TableError> {
         if let Some(opened) = self.opened.get() {
             return Ok(opened);
         }
@@ -350,7 +362,7 @@ impl IndexTable {
         PostingBlock::decode(raw).map_err(|impossible| self.refuse(at.offset, impossible))
     }
 
-    fn refuse(&self, offset: u64, (at, what): Impossible) -> TableError {
+    pub(super) fn refuse(&self, offset: u64, (at, what): Impossible) -> TableError {
         TableError::Damage(Damage {
             file: self.meta.file().path(),
             offset,
@@ -390,7 +402,10 @@ impl IndexTable {
     }
 
     /// Every posting, in order, read past the cache; and every page of the filter must know every entity. For `verify`.
-    pub(crate) fn for_each_posting(&self, mut visit: impl FnMut(&[u8], u64)) -> Result<(), TableError> {
+    pub(crate) fn for_each_posting(
+        self: &Arc<Self>,
+        mut visit: impl FnMut(&[u8], u64),
+    ) -> Result<(), TableError> {
         let pages = (0..self.meta.footer.filter_pages)
             .map(|number| {
                 let page_bytes = (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u64;
@@ -398,31 +413,16 @@ impl IndexTable {
                 self.load_filter_page(self.meta.footer.filter_at.saturating_add(start))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        for leaf_entry in &self.opened()?.top.entries {
-            let file = &self.opened()?.file;
-            let raw = load_payload(
-                file.path(),
-                &**file,
-                self.id(),
-                leaf_entry.at,
-                BlockKind::Leaf,
-                &mut Vec::new(),
-            )?;
-            let leaf = IndexLeaf::decode(file.path(), leaf_entry.at.offset, &raw)?;
-            for entry in &leaf.entries {
-                let block = self.load_block(entry.at)?;
-                let mut unknown = false;
-                block
-                    .for_each(|key, position| {
-                        let hash = filter::hash(key);
-                        let page = filter::page_of(hash, self.meta.footer.filter_pages) as usize;
-                        unknown |= !pages.get(page).is_some_and(|page| filter::may_contain(page, hash));
-                        visit(key, position);
-                    })
-                    .map_err(|impossible| self.refuse(entry.at.offset, impossible))?;
-                if unknown {
-                    return Err(self.refuse(entry.at.offset, (0, "entity: one is not in the filter")));
-                }
+        let mut scan = IndexScan::new(Arc::clone(self));
+        while scan.advance()? {
+            let hash = filter::hash(scan.key());
+            let page = filter::page_of(hash, self.meta.footer.filter_pages) as usize;
+            let filtered = self.meta.footer.filter_pages > 0;
+            if filtered && !pages.get(page).is_some_and(|page| filter::may_contain(page, hash)) {
+                return Err(scan.refuse("entity: one is not in the filter"));
+            }
+            for position in scan.postings() {
+                visit(scan.key(), *position);
             }
         }
         Ok(())

@@ -26,7 +26,11 @@ pub(crate) struct IndexTableWriter {
     out: FileWriter,
     number: u64,
     tape: TapeId,
-    covers: (Sequence, Sequence),
+    /// No position is below it.
+    base: Sequence,
+    /// The least position, and the greatest.
+    first: u64,
+    last: u64,
     block: BlockWriter,
     leaf: Vec<LeafEntry>,
     leaf_bytes: usize,
@@ -41,12 +45,12 @@ pub(crate) struct IndexTableWriter {
 }
 
 impl IndexTableWriter {
-    /// A table of the postings of the events `covers.0..=covers.1`.
+    /// A table of the postings of events from `base` on.
     pub(crate) fn create(
         disk: &dyn Disk,
         number: u64,
         tape: TapeId,
-        covers: (Sequence, Sequence),
+        base: Sequence,
     ) -> Result<Self, DiskError> {
         let out =
             FileWriter::create(disk, TableFile { kind: FileKind::Index, number }, FileId { tape, number })?;
@@ -54,7 +58,9 @@ impl IndexTableWriter {
             out,
             number,
             tape,
-            covers,
+            base,
+            first: u64::MAX,
+            last: 0,
             block: BlockWriter::default(),
             leaf: Vec::new(),
             leaf_bytes: 0,
@@ -80,20 +86,45 @@ impl IndexTableWriter {
     ) -> Result<(), DiskError> {
         let mut key = std::mem::take(&mut self.next_key);
         entity.write_key(&mut key);
-        assert!(key > self.key, "keys come in order");
-        self.next_key = std::mem::replace(&mut self.key, key);
+        let begun = self.begin_key(&key);
+        self.next_key = key;
+        begun?;
+        self.add_positions(positions.map(|position| position.0))
+    }
+
+    /// Begins the next entity, by its key; at least one position follows.
+    ///
+    /// # Panics
+    /// If the key is not behind the one before.
+    pub(crate) fn begin_key(&mut self, key: &[u8]) -> Result<(), DiskError> {
+        self.close_entry()?;
+        assert!(key > &*self.key, "keys come in order");
+        self.key.clear();
+        self.key.extend_from_slice(key);
         self.hashes.push(filter::hash(&self.key));
         if self.min_key.is_empty() {
             self.min_key.clone_from(&self.key);
         }
+        Ok(())
+    }
+
+    /// Takes in the next positions of the entity, ascending, none below the first that the table was created for.
+    pub(crate) fn add_positions(&mut self, positions: impl Iterator<Item = u64>) -> Result<(), DiskError> {
         for position in positions {
             if self.postings.len() == ENTRY_POSTINGS_MAX {
                 self.close_entry()?;
             }
-            self.postings.push(position.0);
+            self.first = self.first.min(position);
+            self.last = self.last.max(position);
+            self.postings.push(position);
             self.posting_count += 1;
         }
-        self.close_entry()
+        Ok(())
+    }
+
+    /// Bytes so far, without what is added at the end.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.out.offset() + self.block.bytes() as u64
     }
 
     fn close_entry(&mut self) -> Result<(), DiskError> {
@@ -106,7 +137,7 @@ impl IndexTableWriter {
                 LeafEntry { key: self.key.clone().into(), first, at: BlockAt { offset: 0, bytes: 0 } };
             self.leaf_bytes += entry.key.len() + 16;
             self.leaf.push(entry);
-            self.block.begin(self.covers.0);
+            self.block.begin(self.base);
         }
         self.block.add(&self.key, &self.postings);
         self.postings.clear();
@@ -146,6 +177,7 @@ impl IndexTableWriter {
     /// # Panics
     /// If no posting was added.
     pub(crate) fn finish(mut self) -> Result<(IndexTableMeta, PathBuf), DiskError> {
+        self.close_entry()?;
         self.close_block()?;
         assert!(self.posting_count > 0, "every event has at least one posting");
         let filter_at = self.out.offset();
@@ -154,8 +186,8 @@ impl IndexTableWriter {
         let top = self.out.block(BlockKind::Top, &LeafEntry::encode_all(&self.top), Compress::Never)?;
         let footer = IndexFooter {
             tape: self.tape,
-            first: self.covers.0,
-            last: self.covers.1,
+            first: Sequence(self.first),
+            last: Sequence(self.last),
             entities: self.hashes.len() as u64,
             postings: self.posting_count,
             blocks: self.blocks,
@@ -172,6 +204,10 @@ impl IndexTableWriter {
     }
 
     fn write_filter(&mut self) -> Result<u32, DiskError> {
+        // The footer alone says which one it is.
+        if self.hashes.len() == 1 {
+            return Ok(0);
+        }
         let pages = filter::page_count(self.hashes.len() as u64);
         // By page: the page is chosen by the highest bits of the hash.
         self.hashes.sort_unstable();

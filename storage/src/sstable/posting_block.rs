@@ -67,29 +67,58 @@ impl PostingBlock {
         u32::from_le_bytes(self.raw[at..at + 4].try_into().expect("checked when decoded")) as usize
     }
 
+    /// Reads the entry at `place`: makes `key`, which has to be the key of the entry before, its key, and returns the number
+    /// of its postings, the postings as they are encoded and the place of the next entry. `None` at the end.
+    fn entry(&self, place: usize, key: &mut Vec<u8>) -> Result<Option<(u64, Fields<'_>, usize)>, Impossible> {
+        let Some(rest) = self.raw.get(place..self.entries_end).filter(|rest| !rest.is_empty()) else {
+            return Ok(None);
+        };
+        let mut fields = Fields::new(rest);
+        let mut read = || -> Result<(u64, Fields<'_>), Short> {
+            let shared = bounded(&mut fields, key.len())?;
+            let rest = bounded(&mut fields, ENTITY_KEY_BYTES_MAX - shared)?;
+            let count = fields.varint()?;
+            let bytes = bounded(&mut fields, self.raw.len())?;
+            key.truncate(shared);
+            key.extend_from_slice(fields.bytes(rest)?);
+            Ok((count, Fields::new(fields.bytes(bytes)?)))
+        };
+        let (count, postings) = read().map_err(|short| (place + short.at, "entry"))?;
+        Ok(Some((count, postings, place + fields.at())))
+    }
+
+    /// Reads the entry at `place` into `key`, which has to be the key of the entry before, and `postings`; returns the place
+    /// of the next one. `None` at the end.
+    pub(super) fn read_entry(
+        &self,
+        place: usize,
+        key: &mut Vec<u8>,
+        postings: &mut Vec<u64>,
+    ) -> Result<Option<usize>, Impossible> {
+        let Some((count, encoded, next)) = self.entry(place, key)? else { return Ok(None) };
+        postings.clear();
+        self.decode_postings(count, encoded, postings).map_err(|short| (place + short.at, "posting"))?;
+        Ok(Some(next))
+    }
+
+    /// The place of the first entry.
+    pub(super) fn first_place(&self) -> usize {
+        self.restart(0)
+    }
+
     /// Calls `visit` with key and postings (encoded) of every entry from the noted place `restart` on, until it says stop.
     fn walk<'a>(
         &'a self,
         restart: usize,
         mut visit: impl FnMut(&[u8], u64, Fields<'a>) -> Result<bool, Short>,
     ) -> Result<(), Impossible> {
-        let start = self.restart(restart);
-        let mut fields = Fields::new(&self.raw[start..self.entries_end]);
+        let mut place = self.restart(restart);
         let mut key = Vec::with_capacity(ENTITY_KEY_BYTES_MAX);
-        while !fields.is_empty() {
-            let mut next = || -> Result<bool, Short> {
-                let shared = bounded(&mut fields, key.len())?;
-                let rest = bounded(&mut fields, ENTITY_KEY_BYTES_MAX - shared)?;
-                let count = fields.varint()?;
-                let bytes = bounded(&mut fields, self.raw.len())?;
-                key.truncate(shared);
-                key.extend_from_slice(fields.bytes(rest)?);
-                let postings = Fields::new(fields.bytes(bytes)?);
-                visit(&key, count, postings)
-            };
-            if !next().map_err(|short| (start + short.at, "entry"))? {
+        while let Some((count, postings, next)) = self.entry(place, &mut key)? {
+            if !visit(&key, count, postings).map_err(|short| (place + short.at, "entry"))? {
                 return Ok(());
             }
+            place = next;
         }
         Ok(())
     }
@@ -133,6 +162,7 @@ impl PostingBlock {
     }
 
     /// Every key with its postings, in order.
+    #[cfg(test)]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) -> Result<(), Impossible> {
         let mut decoded = Vec::new();
         self.walk(0, |key, count, postings| {

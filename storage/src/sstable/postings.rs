@@ -1,17 +1,18 @@
-//! The positions of an entity's events in one index table, in either direction, a block at a time.
+//! The positions of an entity's events in an index table, in either direction, a block at a time.
 
 use std::sync::Arc;
 
 use matchtape_schemas::Sequence;
 
-use super::index_table::{LeafEntry, Place};
+use super::index_table::Place;
 use super::{Caller, IndexTable, TableError};
 use crate::entity::Selector;
 
-/// The postings of a selector in one table, in either direction, a block at a time.
+/// The postings of one entity in a table, in either direction, a block at a time; or those of several entities in any
+/// number of tables, all at once.
 #[derive(Debug)]
 pub(crate) struct Postings {
-    table: Arc<IndexTable>,
+    tables: Vec<Arc<IndexTable>>,
     key: Vec<u8>,
     exact: bool,
     from: Sequence,
@@ -27,9 +28,9 @@ pub(crate) struct Postings {
 }
 
 impl Postings {
-    /// Those of `selector` in `from..=through`.
+    /// Those of `selector` in `from..=through`. If it means one entity, of the first table.
     pub(crate) fn new(
-        table: Arc<IndexTable>,
+        tables: Vec<Arc<IndexTable>>,
         selector: &Selector,
         from: Sequence,
         through: Sequence,
@@ -40,7 +41,7 @@ impl Postings {
         selector.write_prefix(&mut key);
         let exact = selector.entity().is_some();
         Self {
-            table,
+            tables,
             key,
             exact,
             from,
@@ -77,46 +78,45 @@ impl Postings {
         }
     }
 
-    fn collect(&mut self, entry: &LeafEntry) -> Result<(), TableError> {
-        self.table.collect(entry, &self.key, self.exact, self.caller, &mut self.ready)
-    }
-
     /// Loads the next block that may hold the key.
     fn load_next(&mut self) -> Result<(), TableError> {
+        let table = &self.tables[0];
         let place = match self.place {
-            None if self.table.may_hold(&self.key)? => {
+            None if table.may_hold(&self.key)? => {
                 let position = if self.forward { self.from } else { self.through };
-                Some(self.table.seek(&self.key, position)?)
+                Some(table.seek(&self.key, position)?)
             }
             None => None,
-            Some(place) => self.table.neighbour(place, self.forward)?,
+            Some(place) => table.neighbour(place, self.forward)?,
         };
         self.place = place;
         let Some(place) = place else {
             self.done = true;
             return Ok(());
         };
-        let entry = self.table.entry(place)?;
+        let entry = table.entry(place)?;
         if self.forward && entry.begins() > (&self.key, self.through) {
             self.done = true;
             return Ok(());
         }
         // Backwards, a block that begins at or before the first wanted posting is the last one to look at.
         self.done = !self.forward && entry.begins() <= (&self.key, self.from);
-        self.collect(&entry)
+        table.collect(&entry, &self.key, true, self.caller, &mut self.ready)
     }
 
     /// The postings of all keys that begin with the prefix, sorted together. A number's few events in each instrument.
     fn load_all(&mut self) -> Result<(), TableError> {
         self.done = true;
-        let mut place = Some(self.table.seek(&self.key, Sequence::ZERO)?);
-        while let Some(at) = place {
-            let entry = self.table.entry(at)?;
-            if *entry.key > *self.key && !entry.key.starts_with(&self.key) {
-                break;
+        for table in &self.tables {
+            let mut place = Some(table.seek(&self.key, Sequence::ZERO)?);
+            while let Some(at) = place {
+                let entry = table.entry(at)?;
+                if *entry.key > *self.key && !entry.key.starts_with(&self.key) {
+                    break;
+                }
+                table.collect(&entry, &self.key, false, self.caller, &mut self.ready)?;
+                place = table.neighbour(at, true)?;
             }
-            self.collect(&entry)?;
-            place = self.table.neighbour(at, true)?;
         }
         self.ready.sort_unstable();
         self.ready.dedup();

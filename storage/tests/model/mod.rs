@@ -11,8 +11,8 @@ use matchtape_schemas::*;
 use matchtape_storage::sim::{Random, SimDisk};
 use matchtape_storage::wal::{Preparation, Writer};
 use matchtape_storage::{
-    AlignedBytes, Direction, Disk, EventStore, OpenError, Query, ReadError, Reader, RecoveryReport,
-    StoreOptions, WalOptions, Workers, limits,
+    AlignedBytes, CompactionOptions, Direction, Disk, EventStore, OpenError, Query, ReadError, Reader,
+    RecoveryReport, StoreOptions, WalOptions, Workers, limits,
 };
 
 pub const TAPE: TapeId = TapeId(0xABCD);
@@ -31,6 +31,7 @@ pub fn small_options() -> StoreOptions {
         memtable_bytes: 1 << 20,
         workers: Workers::Caller,
         block_cache_bytes: 1 << 20,
+        compaction: small_compaction(),
         wal: WalOptions {
             segment_bytes: 64 << 10,
             commit_bytes: limits::COMMIT_BYTES_MIN,
@@ -38,6 +39,20 @@ pub fn small_options() -> StoreOptions {
             ..WalOptions::default()
         },
         ..StoreOptions::default()
+    }
+}
+
+/// Tables so small that a few flushes fill several levels, and entities with tables of their own.
+pub fn small_compaction() -> CompactionOptions {
+    CompactionOptions {
+        level0_tables: 2,
+        level1_bytes: 12 << 10,
+        level_factor: 2,
+        index_table_bytes: 6 << 10,
+        own_table_postings: 60,
+        small_event_table_bytes: 6 << 10,
+        slice_bytes: 512,
+        ..CompactionOptions::default()
     }
 }
 
@@ -195,6 +210,16 @@ impl Driven {
         if visible {
             self.store.visible().raise(self.head.last_sequence);
         }
+    }
+
+    /// Compacts a while, or until nothing is left to be compacted.
+    pub fn compact(&mut self) {
+        let mut slices = if self.random.below(2) == 0 { u64::MAX } else { self.random.below(20) };
+        let compacted = self.store.compact(&mut |_| {
+            slices = slices.saturating_sub(1);
+            slices > 0
+        });
+        compacted.expect("compacted");
     }
 
     /// The events that readers may be given.

@@ -1,0 +1,252 @@
+//! Compaction beside readers: they go on with the files they hold, in this process and in another one.
+
+mod model;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use matchtape_schemas::*;
+use matchtape_storage::sim::{Fault, Random, SimDisk};
+use matchtape_storage::{
+    CompactError, CompactionOptions, Disk, PressureReason, Query, ReadOnlyOptions, ReadOnlyStore, Reader,
+    RealDisk, StoreMistakes, StoreOptions, Workers,
+};
+use model::*;
+
+/// A store of several flushes, none merged, with every table closed: nobody has asked one yet.
+fn several_tables(disk: &SimDisk, options: &StoreOptions) -> Driven {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut driven, _) = Driven::open(Arc::clone(&shared), options.clone(), Vec::new(), 5).expect("created");
+    for _ in 0..6 {
+        driven.append(3, true);
+        driven.store.flush().expect("flushed");
+    }
+    let Driven { store, writer, events, .. } = driven;
+    writer.close().expect("closed");
+    store.close().expect("closed");
+    Driven::open(shared, options.clone(), events, 6).expect("reopened").0
+}
+
+fn tables(disk: &SimDisk) -> Vec<String> {
+    let entries = disk.list(std::path::Path::new("tables")).expect("listed");
+    entries.into_iter().map(|entry| entry.name).filter(|name| !name.ends_with("snapshot")).collect()
+}
+
+/// A reader asks for half an answer, everything is merged, and it asks for the rest. Returns what it was given.
+fn read_across_compaction(options: &StoreOptions) -> Result<Vec<u64>, String> {
+    let disk = SimDisk::new(3);
+    let driven = several_tables(&disk, options);
+    let reader = driven.store.reader();
+    let query = Query { instrument: Some(InstrumentId(2)), ..Query::default() };
+    let mut cursor = reader.query(&query).expect("a cursor");
+    let first = cursor.next().expect("an event").expect("readable").sequence().0;
+    let before = tables(&disk);
+    driven.store.compact(&mut |_| true).expect("compacted");
+    let held = tables(&disk);
+    if !options.mistakes.files_removed_under_readers {
+        assert!(before.iter().all(|name| held.contains(name)), "held by the cursor: {before:?}, {held:?}");
+    }
+    let mut found = vec![first];
+    for event in &mut cursor {
+        found.push(event.map_err(|error| error.to_string())?.sequence().0);
+    }
+    drop(cursor);
+    // Whoever compacts, flushes or closes next removes them.
+    driven.store.compact(&mut |_| true).expect("nothing more to do");
+    let kept = tables(&disk);
+    let named = driven.store.inspect();
+    assert_eq!(kept.len(), named.index_tables.len() + named.event_tables.len(), "{kept:?}");
+    assert!(kept.len() < before.len());
+    let expected: Vec<u64> = driven
+        .events
+        .iter()
+        .filter(|placed| placed.event.instrument == InstrumentId(2))
+        .map(|placed| placed.sequence.0)
+        .collect();
+    assert_eq!(found, expected);
+    Ok(found)
+}
+
+#[test]
+fn a_reader_goes_on_with_the_tables_it_holds_and_they_are_removed_when_it_is_done() {
+    let found = read_across_compaction(&small_options()).expect("readable to the end");
+    assert!(found.len() > 5);
+}
+
+#[test]
+fn tables_removed_under_a_reader_are_noticed() {
+    let mistakes = StoreMistakes { files_removed_under_readers: true, ..Default::default() };
+    let error = read_across_compaction(&StoreOptions { mistakes, ..small_options() });
+    assert!(error.is_err_and(|error| error.contains("cannot open tables/")));
+}
+
+#[test]
+fn a_read_only_store_refreshes_when_the_writer_has_merged_its_tables_away() {
+    let disk = SimDisk::new(3);
+    let mut driven = several_tables(&disk, &small_options());
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let watched = ReadOnlyStore::open(shared, ReadOnlyOptions::default()).expect("opened");
+    let mut events = driven.events.clone();
+    for round in 0..4 {
+        driven.store.compact(&mut |_| true).expect("compacted");
+        // What it has open it can read to the end, though the names are gone.
+        check_reader(&watched.reader(), &events, &mut Random::new(round), 20);
+        driven.append(1, true);
+        driven.store.flush().expect("flushed");
+        events.clone_from(&driven.events);
+        assert_eq!(watched.refresh().expect("refreshed").0, events.len() as u64);
+        check_reader(&watched.reader(), &events, &mut Random::new(round), 20);
+        assert!(watched.verify(&mut |_| {}).expect("readable").is_sound());
+    }
+    assert_eq!(watched.inspect().index_tables.len(), driven.store.inspect().index_tables.len());
+    assert_eq!(watched.inspect().memory.obsolete_files, 0, "what is gone is not its own to remove");
+}
+
+#[test]
+fn a_disk_that_is_full_fails_one_merge_and_a_later_one_succeeds() {
+    let options = small_options();
+    let operations = {
+        let disk = SimDisk::new(3);
+        let driven = several_tables(&disk, &options);
+        let before = disk.operations();
+        driven.store.compact(&mut |_| true).expect("compacted");
+        disk.operations() - before
+    };
+    let (mut failed, mut ended) = (0, 0);
+    for at in 0..operations {
+        for fault in [Fault::Enospc, Fault::Eio] {
+            let disk = SimDisk::new(3);
+            let mut driven = several_tables(&disk, &options);
+            let events = driven.events.clone();
+            disk.fail_at(disk.operations() + at, fault);
+            let outcome = driven.store.compact(&mut |_| true);
+            check_reader(&driven.store.reader(), &events, &mut Random::new(1), 5);
+            if let Err(error) = outcome {
+                failed += 1;
+                if driven.store.compaction_health().is_err() || driven.store.health().is_err() {
+                    ended += 1;
+                    assert!(driven.store.compact(&mut |_| true).is_err(), "{error}");
+                } else {
+                    let left: Vec<String> =
+                        tables(&disk).into_iter().filter(|name| name.ends_with(".new")).collect();
+                    assert!(left.is_empty(), "{left:?} after {error}");
+                    driven.store.compact(&mut |_| true).expect("there is room again");
+                }
+            }
+            drop(driven);
+            disk.kill();
+            driven = Driven::open(Arc::new(disk.clone()), options.clone(), events, 1).expect("recovered").0;
+            driven.check(5);
+            assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
+        }
+    }
+    assert!(failed > 20 && ended > 2 && ended < failed, "{failed} failed, {ended} of them for good");
+}
+
+#[test]
+fn a_damaged_table_ends_compaction_and_nothing_else() {
+    let disk = SimDisk::new(3);
+    let driven = several_tables(&disk, &small_options());
+    let victim = driven.store.inspect().index_tables[0].file.clone();
+    disk.edit(std::path::Path::new(&victim), |bytes| bytes[100] ^= 1);
+    let error = driven.store.compact(&mut |_| true).expect_err("damaged");
+    assert!(matches!(error, CompactError::Ended(_)) && error.to_string().contains(&victim), "{error}");
+    assert!(driven.store.compaction_health().is_err());
+    assert!(driven.store.health().is_ok());
+    driven.store.flush().expect("flushing goes on");
+}
+
+#[test]
+fn small_event_tables_of_many_restarts_become_few() {
+    let disk = SimDisk::new(8);
+    let mut events = Vec::new();
+    for life in 0..40 {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (mut driven, _) = Driven::open(shared, small_options(), events, life).expect("opened");
+        driven.append(1, true);
+        let Driven { store, writer, events: all, .. } = driven;
+        writer.close().expect("closed");
+        store.compact(&mut |_| true).expect("compacted");
+        assert!(store.inspect().event_tables.len() < 16, "{}", store.inspect().event_tables.len());
+        store.close().expect("closed");
+        events = all;
+    }
+    let (mut driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 9).expect("opened");
+    driven.check(50);
+    assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
+}
+
+#[test]
+fn compaction_that_cannot_keep_up_slows_down_and_says_so() {
+    let disk = SimDisk::new(3);
+    let mut driven = several_tables(&disk, &small_options());
+    assert_eq!(driven.store.pressure().slow_down(), (0, PressureReason::None));
+    while driven.store.pressure().slow_down().0 == 0 {
+        driven.append(1, true);
+        driven.store.flush().expect("flushed");
+    }
+    let pressure = driven.store.pressure();
+    assert_eq!((pressure.slow_down().1, pressure.must_wait()), (PressureReason::Compaction, false));
+    driven.store.compact(&mut |_| true).expect("compacted");
+    assert_eq!(driven.store.pressure().slow_down(), (0, PressureReason::None));
+}
+
+/// Asks until told to stop; nothing may ever be missing.
+fn keep_asking(reader: &Reader, stop: &AtomicBool, seed: u64) {
+    let mut random = Random::new(seed);
+    while !stop.load(Ordering::Acquire) {
+        let order = OrderId(1 + random.below(60));
+        let query = Query { order: Some(order), ..Query::default() };
+        let mut last = 0;
+        for event in reader.query(&query).expect("a cursor") {
+            let sequence = event.expect("readable").sequence().0;
+            assert!(sequence > last, "each once, in order");
+            last = sequence;
+        }
+    }
+}
+
+#[test]
+fn readers_flushing_and_the_compacting_thread_work_beside_each_other_on_a_real_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(directory.path()).expect("opened"));
+    let compaction = CompactionOptions { bytes_per_second: 1 << 40, ..small_compaction() };
+    let options = StoreOptions { workers: Workers::Threads, compaction, ..small_options() };
+    let (mut driven, _) = Driven::open(disk, options.clone(), Vec::new(), 5).expect("created");
+    let (stop, reader) = (AtomicBool::new(false), driven.store.reader());
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|seed| {
+                scope.spawn({
+                    let (reader, stop) = (&reader, &stop);
+                    move || keep_asking(reader, stop, seed)
+                })
+            })
+            .collect();
+        while driven.store.compaction_totals().merges < 10
+            || driven.store.compaction_totals().event_merges < 2
+        {
+            driven.store.compaction_health().expect("compaction goes on");
+            // As the pipeline does: nobody outruns compaction for ever.
+            if driven.store.pressure().slow_down().1 == PressureReason::Compaction {
+                std::thread::yield_now();
+                continue;
+            }
+            driven.append(2, true);
+            driven.store.flush().expect("flushed");
+        }
+        stop.store(true, Ordering::Release);
+        for reader in readers {
+            reader.join().expect("a reader that was never told anything wrong");
+        }
+    });
+    driven.check(30);
+    let Driven { store, writer, events, .. } = driven;
+    writer.close().expect("closed");
+    store.close().expect("closed");
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(directory.path()).expect("opened"));
+    let (mut driven, report) = Driven::open(disk, options, events, 6).expect("reopened");
+    assert!(report.ignored.is_empty());
+    driven.check(30);
+    assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
+}
