@@ -248,7 +248,11 @@ impl Ingest {
             match self.compact_one(&shape, &mut pace) {
                 Ok(Outcome::Done) => continue,
                 // A failure that may pass is tried again after the next flush.
-                Ok(Outcome::Nothing | Outcome::Stopped) | Err(_) => self.shared.obsolete_bell().wait(),
+                Ok(Outcome::Nothing | Outcome::Stopped) | Err(_) => {}
+            }
+            // The ring that says stop may have ended a rest: so first a look, then the wait.
+            if !self.stopping.load(Ordering::Acquire) {
+                self.shared.obsolete_bell().wait();
             }
         }
     }
