@@ -18,6 +18,10 @@ pub(crate) const BLOCK_BYTES: usize = 16;
 #[repr(align(16))]
 pub(crate) struct Block([u8; BLOCK_BYTES]);
 
+impl Block {
+    pub(crate) const ZERO: Self = Self([0; BLOCK_BYTES]);
+}
+
 const _: () = assert!(size_of::<Block>() == BLOCK_BYTES && align_of::<Block>() == BLOCK_BYTES);
 
 /// The number of blocks that hold `bytes` bytes.
@@ -48,6 +52,12 @@ pub(crate) fn bytes_of(blocks: &[Block], length: usize) -> Option<&[u8]> {
     }
     // SAFETY: a `Block` is sixteen bytes without padding; `length` bytes lie inside the borrowed slice.
     Some(unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), length) })
+}
+
+/// All of `blocks` as bytes to be written.
+pub(crate) fn bytes_of_mut(blocks: &mut [Block]) -> &mut [u8] {
+    // SAFETY: as in `bytes_of`; the borrow is exclusive, and any bytes make a `Block`.
+    unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast::<u8>(), size_of_val(blocks)) }
 }
 
 #[cfg(test)]

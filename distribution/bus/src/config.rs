@@ -142,19 +142,13 @@ impl BusConfig {
     /// The shared memory one service of this bus takes.
     #[must_use]
     pub fn memory_required(&self) -> MemoryRequired {
-        let slots = self.subscriber_slots();
-        let chunks = slots * (self.buffer_samples + self.borrowed_samples) + HISTORY_SAMPLES + LOANED_SAMPLES;
-        let chunk_bytes = (ICEORYX_HEADER_BYTES + size_of::<SampleHeader>() + self.frame_bytes_max)
-            .next_multiple_of(BLOCK_BYTES);
-        // The segment is preceded by the allocator's free list: a few bytes per chunk.
-        let data_segment_bytes = (chunks * (chunk_bytes + 16) + PAGE_BYTES).next_multiple_of(PAGE_BYTES);
-        // A connection: one queue each way (8 bytes an entry) and one byte per chunk that says who has it.
-        let connection_bytes =
-            (8 * (2 * self.buffer_samples + self.borrowed_samples + 2) + chunks + PAGE_BYTES)
-                .next_multiple_of(PAGE_BYTES);
-        let per_node_bytes = 2 * PAGE_BYTES;
-        let management_bytes = slots * connection_bytes + self.node_slots() * per_node_bytes;
-        MemoryRequired { chunk_bytes, chunks, data_segment_bytes, management_bytes }
+        memory_required(&Queues {
+            subscriber_slots: self.subscriber_slots(),
+            buffer_samples: self.buffer_samples,
+            borrowed_samples: self.borrowed_samples,
+            sample_bytes: size_of::<SampleHeader>() + self.frame_bytes_max,
+            node_slots: self.node_slots(),
+        })
     }
 
     /// Whether `available_bytes` of shared memory are enough. More than there is would not fail at start but kill
@@ -170,6 +164,31 @@ impl BusConfig {
             subscriber_slots: self.subscriber_slots(),
         })
     }
+}
+
+/// What decides the memory of one publisher.
+pub(crate) struct Queues {
+    pub subscriber_slots: usize,
+    pub buffer_samples: usize,
+    pub borrowed_samples: usize,
+    /// Our header and the largest payload.
+    pub sample_bytes: usize,
+    pub node_slots: usize,
+}
+
+/// The memory of one publisher and of its service.
+pub(crate) fn memory_required(queues: &Queues) -> MemoryRequired {
+    let (slots, buffer, borrowed) = (queues.subscriber_slots, queues.buffer_samples, queues.borrowed_samples);
+    let chunks = slots * (buffer + borrowed) + HISTORY_SAMPLES + LOANED_SAMPLES;
+    let chunk_bytes = (ICEORYX_HEADER_BYTES + queues.sample_bytes).next_multiple_of(BLOCK_BYTES);
+    // The segment is preceded by the allocator's free list: a few bytes per chunk.
+    let data_segment_bytes = (chunks * (chunk_bytes + 16) + PAGE_BYTES).next_multiple_of(PAGE_BYTES);
+    // A connection: one queue each way (8 bytes an entry) and one byte per chunk that says who has it.
+    let connection_bytes =
+        (8 * (2 * buffer + borrowed + 2) + chunks + PAGE_BYTES).next_multiple_of(PAGE_BYTES);
+    let per_node_bytes = 2 * PAGE_BYTES;
+    let management_bytes = slots * connection_bytes + queues.node_slots * per_node_bytes;
+    MemoryRequired { chunk_bytes, chunks, data_segment_bytes, management_bytes }
 }
 
 /// Room for iceoryx2's own sample header (80 bytes in 0.10) with some to spare.

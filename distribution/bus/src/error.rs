@@ -46,6 +46,20 @@ pub enum BusError {
         /// Slots the requirement is multiplied by.
         subscriber_slots: usize,
     },
+    /// The way in, or one producer's part of it, would not fit into shared memory.
+    #[error(
+        "{whose} needs {required_bytes} bytes of shared memory, /dev/shm has {available_bytes} free: lower the node's \
+         ingress.queue_samples or ingress.producers_max, or enlarge it (docker run --shm-size, compose shm_size, \
+         kubernetes an emptyDir with medium Memory, or mount -o remount,size=... /dev/shm)"
+    )]
+    NoMemoryForIngress {
+        /// "the ingress service" or "a producer".
+        whose: &'static str,
+        /// What it takes.
+        required_bytes: u64,
+        /// What is free.
+        available_bytes: u64,
+    },
     /// `/dev/shm` could not be asked for its free space.
     #[error("cannot read the free space of /dev/shm: {cause}; is it mounted in this container?")]
     SharedMemoryUnreadable {

@@ -7,6 +7,7 @@
 //!   [`Delivery::Gap`] by sequence and its owner reads the log. That is the reliability.
 //! * Nothing from shared memory is believed before it was checked; frames are checked once, by the subscriber.
 //! * Ports belong to one thread; [`on_own_thread`] gives them one. There is no async here.
+//! * Producers in other processes come in through [`RemotePublisher`] and the node's [`Intake`]: `ingress/`.
 //! * Kills on either side are survived: [`Liveness`] removes the remains, subscribers notice a new publisher.
 //!
 //! Never opens a file of the log, never decides what is visible. Start with [`BusConfig`] and [`BusName`]; then
@@ -16,6 +17,7 @@ mod block;
 mod config;
 mod error;
 mod header;
+mod ingress;
 mod liveness;
 mod name;
 mod publisher;
@@ -25,6 +27,11 @@ mod thread;
 
 pub use config::{BusConfig, MemoryRequired, WakeUp, shared_memory_available};
 pub use error::{BadSample, BusError};
+pub use ingress::{
+    ConnectError, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake, Mark,
+    RemoteCounters, RemoteEnded, RemoteOptions, RemotePublishError, RemotePublished, RemotePublisher,
+    RemoteWaitError, Unpublished,
+};
 pub use liveness::{Cleaned, Liveness, clean_dead_participants};
 pub use name::{BusName, BusService};
 pub use publisher::{BusPublisher, PublisherCounters};

@@ -108,11 +108,16 @@ impl BusName {
     /// `matchtape/<namespace>/<tape>/<service>`, for messages and for iceoryx2.
     #[must_use]
     pub fn service_text(&self, service: BusService) -> String {
-        format!("matchtape/{}/{}/{}", self.namespace, self.tape, service.as_str())
+        self.text(service.as_str())
     }
 
-    pub(crate) fn service_name(&self, service: BusService) -> Result<ServiceName, BusError> {
-        let text = self.service_text(service);
+    /// The same for any of the tape's services, by its last word.
+    pub(crate) fn text(&self, service: &str) -> String {
+        format!("matchtape/{}/{}/{service}", self.namespace, self.tape)
+    }
+
+    pub(crate) fn service_name(&self, service: &str) -> Result<ServiceName, BusError> {
+        let text = self.text(service);
         ServiceName::new(&text).map_err(|error| self.rejected(&text, &error))
     }
 

@@ -265,7 +265,7 @@ fn create_publisher(
 /// Greater for every publisher opened later on this machine, whatever the wall clock does: nanoseconds since it was
 /// started. Subscribers drop what an earlier incarnation left behind once they have seen a later one. A bus never
 /// outlives its machine's memory, so nothing needs to hold beyond a reboot.
-fn incarnation() -> u64 {
+pub(crate) fn incarnation() -> u64 {
     let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     since_boot.tv_sec as u64 * 1_000_000_000 + since_boot.tv_nsec as u64
 }
@@ -312,24 +312,7 @@ fn reserve_memory(
     publisher: UniquePublisherId,
     config: &BusConfig,
 ) -> Result<(), BusError> {
-    let suffix = opened.node.config().global.service.data_segment_suffix;
-    // iceoryx2 puts a hash of the type between the prefix and the port's id.
-    let (prefix, end) = (name.prefix(), format!("{}{suffix}", publisher.value()));
-    let reserve = || -> std::io::Result<()> {
-        for entry in std::fs::read_dir(SHARED_MEMORY_DIR)? {
-            let entry = entry?;
-            let file = entry.file_name();
-            let file = file.to_string_lossy();
-            if file.starts_with(&prefix) && file.ends_with(&end) {
-                let segment = std::fs::OpenOptions::new().read(true).write(true).open(entry.path())?;
-                let bytes = segment.metadata()?.len();
-                rustix::fs::fallocate(&segment, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-                return Ok(());
-            }
-        }
-        Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no segment {prefix}*{end}")))
-    };
-    match reserve() {
+    match reserve_segment(name, &opened.node, publisher) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             Err(BusError::NotEnoughSharedMemory {
@@ -340,4 +323,27 @@ fn reserve_memory(
         }
         Err(error) => Err(BusError::Internal { doing: "reserving shared memory", cause: error.to_string() }),
     }
+}
+
+/// Reserves every page of a publisher's data segment.
+pub(crate) fn reserve_segment(
+    name: &BusName,
+    node: &Node<ipc::Service>,
+    publisher: UniquePublisherId,
+) -> std::io::Result<()> {
+    let suffix = node.config().global.service.data_segment_suffix;
+    // iceoryx2 puts a hash of the type between the prefix and the port's id.
+    let (prefix, end) = (name.prefix(), format!("{}{suffix}", publisher.value()));
+    for entry in std::fs::read_dir(SHARED_MEMORY_DIR)? {
+        let entry = entry?;
+        let file = entry.file_name();
+        let file = file.to_string_lossy();
+        if file.starts_with(&prefix) && file.ends_with(&end) {
+            let segment = std::fs::OpenOptions::new().read(true).write(true).open(entry.path())?;
+            let bytes = segment.metadata()?.len();
+            rustix::fs::fallocate(&segment, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+            return Ok(());
+        }
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no segment {prefix}*{end}")))
 }

@@ -6,7 +6,7 @@
 use iceoryx2::config::Config;
 use iceoryx2::node::{Node, NodeBuilder};
 use iceoryx2::prelude::{
-    AttributeVerifier, MessagingPattern, SemanticString, Service, SignalHandlingMode, ipc,
+    AttributeVerifier, MessagingPattern, SemanticString, Service, ServiceName, SignalHandlingMode, ipc,
 };
 use iceoryx2::service::attribute::{AttributeKey, AttributeValue};
 use iceoryx2::service::builder::event::{EventCreateError, EventOpenError, EventOpenOrCreateError};
@@ -23,6 +23,8 @@ use crate::header::{FORMAT_VERSION, SampleHeader};
 use crate::name::{BusName, BusService};
 
 const FORMAT_KEY: &[u8] = b"matchtape.bus.format";
+/// The way in has a format of its own.
+pub(crate) const INGRESS_FORMAT_KEY: &[u8] = b"matchtape.ingress.format";
 
 /// There is one reason to wake up, so one event id.
 const EVENT_ID_MAX: usize = 0;
@@ -48,30 +50,16 @@ fn create_with_format(
     config: &BusConfig,
     format: u32,
 ) -> Result<Opened, BusError> {
-    let errors = Errors { name, service, slots: config.node_slots() };
-    let node = node(name, service)?;
-    let service_name = name.service_name(service)?;
+    let errors = Errors { name, service: service.as_str(), slots: config.node_slots(), format };
+    let node = node(name, service.as_str())?;
+    let service_name = name.service_name(service.as_str())?;
     // Wake-ups first: whoever finds the samples finds them too.
     let wake = match config.wake_up {
         WakeUp::BusyPoll => None,
-        WakeUp::Event => Some(
-            node.service_builder(&service_name)
-                .event()
-                .max_notifiers(config.publisher_slots())
-                .max_listeners(config.subscriber_slots())
-                .max_nodes(config.node_slots())
-                .event_id_max_value(EVENT_ID_MAX)
-                .disable_deadline()
-                .disable_notifier_created_event()
-                .disable_notifier_dropped_event()
-                .disable_notifier_dead_event()
-                .open_or_create()
-                .map_err(|error| match error {
-                    EventOpenOrCreateError::EventOpenError(error) => errors.open_wake(error),
-                    EventOpenOrCreateError::EventCreateError(error) => errors.create_wake(error),
-                    EventOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
-                })?,
-        ),
+        WakeUp::Event => {
+            let (notifiers, listeners) = (config.publisher_slots(), config.subscriber_slots());
+            Some(create_wake_ups(&node, &service_name, notifiers, listeners, &errors)?)
+        }
     };
     let samples = node
         .service_builder(&service_name)
@@ -85,7 +73,7 @@ fn create_with_format(
         .history_size(HISTORY_SAMPLES)
         // The publisher never waits for a subscriber: the oldest sample makes room, its reader finds the gap.
         .enable_safe_overflow(true)
-        .open_or_create_with_attributes(&required_format(format)?)
+        .open_or_create_with_attributes(&required_format(FORMAT_KEY, format)?)
         .map_err(|error| match error {
             PublishSubscribeOpenOrCreateError::PublishSubscribeOpenError(error) => errors.open(error),
             PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
@@ -94,16 +82,42 @@ fn create_with_format(
     Ok(Opened { samples, wake, node })
 }
 
+/// The wake-ups of a service. `errors.slots` is also the number of its nodes.
+pub(crate) fn create_wake_ups(
+    node: &Node<ipc::Service>,
+    service_name: &ServiceName,
+    notifiers: usize,
+    listeners: usize,
+    errors: &Errors<'_>,
+) -> Result<WakeFactory, BusError> {
+    node.service_builder(service_name)
+        .event()
+        .max_notifiers(notifiers)
+        .max_listeners(listeners)
+        .max_nodes(errors.slots)
+        .event_id_max_value(EVENT_ID_MAX)
+        .disable_deadline()
+        .disable_notifier_created_event()
+        .disable_notifier_dropped_event()
+        .disable_notifier_dead_event()
+        .open_or_create()
+        .map_err(|error| match error {
+            EventOpenOrCreateError::EventOpenError(error) => errors.open_wake(error),
+            EventOpenOrCreateError::EventCreateError(error) => errors.create_wake(error),
+            EventOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
+        })
+}
+
 /// Opens what a publisher has created, with the wake-up service only where the subscriber wants to sleep.
 pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Result<Opened, BusError> {
-    let errors = Errors { name, service, slots: 0 };
-    let node = node(name, service)?;
-    let service_name = name.service_name(service)?;
+    let errors = Errors { name, service: service.as_str(), slots: 0, format: FORMAT_VERSION };
+    let node = node(name, service.as_str())?;
+    let service_name = name.service_name(service.as_str())?;
     let samples = node
         .service_builder(&service_name)
         .publish_subscribe::<[Block]>()
         .user_header::<SampleHeader>()
-        .open_with_attributes(&required_format(FORMAT_VERSION)?)
+        .open_with_attributes(&required_format(FORMAT_KEY, FORMAT_VERSION)?)
         .map_err(|error| errors.open(error))?;
     let wake = match wake_up {
         WakeUp::BusyPoll => None,
@@ -125,18 +139,19 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
     Ok(Opened { samples, wake, node })
 }
 
-fn node(name: &BusName, service: BusService) -> Result<Node<ipc::Service>, BusError> {
+/// A node of iceoryx2 for one port. `service` is for messages.
+pub(crate) fn node(name: &BusName, service: &str) -> Result<Node<ipc::Service>, BusError> {
     check_root(name, service)?;
     // The process's own signal handling stays its own.
     NodeBuilder::new()
         .config(&name.iceoryx_config()?)
         .signal_handling_mode(SignalHandlingMode::Disabled)
         .create::<ipc::Service>()
-        .map_err(|error| BusError::node(error, name.service_text(service), name.root().into()))
+        .map_err(|error| BusError::node(error, name.text(service), name.root().into()))
 }
 
 /// iceoryx2 reports a folder it may not write to as an internal error, so this looks first.
-fn check_root(name: &BusName, service: BusService) -> Result<(), BusError> {
+fn check_root(name: &BusName, service: &str) -> Result<(), BusError> {
     let root = name.root();
     let usable = std::fs::create_dir_all(root).and_then(|()| {
         let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
@@ -144,7 +159,7 @@ fn check_root(name: &BusName, service: BusService) -> Result<(), BusError> {
     });
     usable.map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            BusError::PermissionDenied { service: name.service_text(service), root: root.into() }
+            BusError::PermissionDenied { service: name.text(service), root: root.into() }
         }
         _ => BusError::Internal {
             doing: "creating the bus's folder",
@@ -153,44 +168,52 @@ fn check_root(name: &BusName, service: BusService) -> Result<(), BusError> {
     })
 }
 
-fn format_key() -> Result<AttributeKey, BusError> {
-    AttributeKey::new(FORMAT_KEY)
+fn format_key(key: &[u8]) -> Result<AttributeKey, BusError> {
+    AttributeKey::new(key)
         .map_err(|error| BusError::Internal { doing: "naming the format", cause: format!("{error:?}") })
 }
 
-fn required_format(format: u32) -> Result<AttributeVerifier, BusError> {
+/// What a service of this format states under `key`, and its openers ask for.
+pub(crate) fn required_format(key: &[u8], format: u32) -> Result<AttributeVerifier, BusError> {
     let internal = |cause: String| BusError::Internal { doing: "stating the format", cause };
     let value =
         AttributeValue::new(format.to_string().as_bytes()).map_err(|error| internal(format!("{error:?}")))?;
-    AttributeVerifier::new().require(&format_key()?, &value).map_err(|error| internal(format!("{error:?}")))
+    AttributeVerifier::new()
+        .require(&format_key(key)?, &value)
+        .map_err(|error| internal(format!("{error:?}")))
 }
 
 /// The format a running service states, for the message about it.
-fn format_found(name: &BusName, service: BusService, config: &Config) -> Option<String> {
+fn format_found(name: &BusName, service: &str, config: &Config) -> Option<String> {
     let service_name = name.service_name(service).ok()?;
     let details = ipc::Service::details(&service_name, config, MessagingPattern::PublishSubscribe).ok()??;
-    let key = format_key().ok()?;
-    let value = details.static_details.attributes().key_value(&key, 0)?;
+    let attributes = details.static_details.attributes();
+    let value = [FORMAT_KEY, INGRESS_FORMAT_KEY]
+        .iter()
+        .find_map(|key| attributes.key_value(&format_key(key).ok()?, 0))?;
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 /// Turns iceoryx2's reports into errors that say what to do.
-struct Errors<'a> {
-    name: &'a BusName,
-    service: BusService,
-    slots: usize,
+pub(crate) struct Errors<'a> {
+    pub name: &'a BusName,
+    /// The service's last word.
+    pub service: &'static str,
+    pub slots: usize,
+    /// The format its openers ask for.
+    pub format: u32,
 }
 
 impl Errors<'_> {
-    fn text(&self) -> String {
-        self.name.service_text(self.service)
+    pub(crate) fn text(&self) -> String {
+        self.name.text(self.service)
     }
 
     fn permission(&self) -> BusError {
         BusError::PermissionDenied { service: self.text(), root: self.name.root().into() }
     }
 
-    fn busy(&self, cause: &str) -> BusError {
+    pub(crate) fn busy(&self, cause: &str) -> BusError {
         BusError::Busy { service: self.text(), cause: cause.into() }
     }
 
@@ -198,7 +221,7 @@ impl Errors<'_> {
         BusError::ConfigChanged { service: self.text(), reason: reason.into() }
     }
 
-    fn corrupted(&self, cause: &dyn std::fmt::Debug) -> BusError {
+    pub(crate) fn corrupted(&self, cause: &dyn std::fmt::Debug) -> BusError {
         BusError::Corrupted {
             service: self.text(),
             cause: format!("{cause:?}"),
@@ -213,15 +236,15 @@ impl Errors<'_> {
         BusError::FormatVersion {
             service: self.text(),
             found: found.unwrap_or_else(|| "unknown".into()),
-            expected: FORMAT_VERSION,
+            expected: self.format,
         }
     }
 
-    fn internal(&self, cause: &dyn std::fmt::Debug) -> BusError {
+    pub(crate) fn internal(&self, cause: &dyn std::fmt::Debug) -> BusError {
         BusError::Internal { doing: "opening the bus", cause: format!("{cause:?}") }
     }
 
-    fn open(&self, error: PublishSubscribeOpenError) -> BusError {
+    pub(crate) fn open(&self, error: PublishSubscribeOpenError) -> BusError {
         use PublishSubscribeOpenError as E;
         match error {
             E::DoesNotExist => BusError::NotFound { service: self.text(), root: self.name.root().into() },
@@ -255,7 +278,7 @@ impl Errors<'_> {
         }
     }
 
-    fn create(&self, error: PublishSubscribeCreateError) -> BusError {
+    pub(crate) fn create(&self, error: PublishSubscribeCreateError) -> BusError {
         use PublishSubscribeCreateError as E;
         match error {
             E::InsufficientPermissions => self.permission(),
@@ -273,7 +296,7 @@ impl Errors<'_> {
         }
     }
 
-    fn open_wake(&self, error: EventOpenError) -> BusError {
+    pub(crate) fn open_wake(&self, error: EventOpenError) -> BusError {
         use EventOpenError as E;
         match error {
             E::DoesNotExist => BusError::NotFound { service: self.text(), root: self.name.root().into() },
@@ -301,7 +324,7 @@ impl Errors<'_> {
         }
     }
 
-    fn create_wake(&self, error: EventCreateError) -> BusError {
+    pub(crate) fn create_wake(&self, error: EventCreateError) -> BusError {
         use EventCreateError as E;
         match error {
             E::InsufficientPermissions => self.permission(),

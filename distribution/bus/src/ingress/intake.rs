@@ -1,0 +1,299 @@
+//! The node's ports of the way in: receives requests, tells producers how far it is, sleeps for both.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use iceoryx2::node::{Node, NodeState as ProcessState, NodeView as _};
+use iceoryx2::port::listener::Listener;
+use iceoryx2::port::notifier::Notifier;
+use iceoryx2::port::publisher::Publisher;
+use iceoryx2::port::subscriber::Subscriber;
+use iceoryx2::prelude::{
+    AllocationStrategy, BackpressureStrategy, CallbackProgression, FileDescriptorBased, PortFactory as _, ipc,
+};
+use iceoryx2::service::dynamic_config::publish_subscribe::PublisherDetails;
+use matchtape_schemas::{Epoch, ProducerId, Watermarks};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::config::IngressConfig;
+use super::desk::{Desk, Door, IngressCounters, Ports};
+use super::doorbell::Doorbell;
+use super::message::{NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
+use super::ports::{self, Opened, REPLIES, REQUESTS, RequestFactory, producer_port_name};
+use crate::block::Block;
+use crate::config::{LOANED_SAMPLES, shared_memory_available};
+use crate::error::BusError;
+use crate::name::BusName;
+use crate::publisher::{incarnation, reserve_segment};
+
+/// Requests taken in before the node says how far it is and looks at everything else.
+const REQUESTS_PER_TURN: usize = 64;
+
+/// What the node takes of events and tells its producers.
+#[derive(Clone, Copy, Debug)]
+pub struct IngressTerms {
+    /// The node's term.
+    pub epoch: Epoch,
+    /// How far an event time may lie ahead of the clock, ns.
+    pub skew_ns_max: i64,
+    /// The most events a group may have.
+    pub group_events_max: usize,
+}
+
+/// Why a node takes no more events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IngressEnd {
+    /// It was closed.
+    Closed,
+    /// Its log failed.
+    Poisoned,
+    /// Another node leads the tape.
+    Fenced,
+}
+
+/// The node's end of the way in. Belongs to one thread; `W` is a producer's handle there.
+pub struct Intake<W> {
+    // Dropped first to last: handles, then ports, then the node whose tags let others clean up after a crash.
+    desk: Desk<W>,
+    states: Vec<SessionState>,
+    replies: Publisher<ipc::Service, [SessionState], ReplyHeader>,
+    notifier: Option<Notifier<ipc::Service>>,
+    requests: Subscriber<ipc::Service, [Block], RequestHeader>,
+    listener: Option<Listener<ipc::Service>>,
+    processes: Processes,
+    view: NodeView,
+    name: BusName,
+    sessions_max: usize,
+    _node: Node<ipc::Service>,
+}
+
+/// The producers' ports, as iceoryx2 lists them.
+struct Processes {
+    requests: RequestFactory,
+    name: BusName,
+}
+
+impl Processes {
+    /// Those of the listed ports that `wanted` picks and whose processes live.
+    fn living(&self, wanted: impl Fn(&PublisherDetails) -> bool) -> Vec<(PortId, u32)> {
+        let mut found = Vec::new();
+        self.requests.dynamic_config().list_publishers(|publisher| {
+            if wanted(publisher) {
+                found.push((publisher.publisher_id.value(), publisher.node_id));
+            }
+            CallbackProgression::Continue
+        });
+        let Ok(config) = self.name.iceoryx_config() else { return Vec::new() };
+        let living = found.into_iter().filter_map(|(port, node)| {
+            match Node::<ipc::Service>::state_of(&config, node) {
+                Ok(None | Some(ProcessState::Dead(_))) => None,
+                Ok(Some(ProcessState::Alive(node))) => {
+                    let process = node.details().as_ref().map_or(0, |details| details.process_id().value());
+                    Some((port, process.unsigned_abs()))
+                }
+                // Not known to be dead: its place is not given away.
+                Ok(Some(ProcessState::Inaccessible(_) | ProcessState::Undefined(_))) | Err(_) => {
+                    Some((port, 0))
+                }
+            }
+        });
+        living.collect()
+    }
+}
+
+impl Ports for Processes {
+    fn process(&self, port: PortId) -> Option<u32> {
+        let living = self.living(|publisher| publisher.publisher_id.value() == port);
+        living.first().map(|(_, process)| *process)
+    }
+
+    fn others(&self, producer: ProducerId, port: PortId) -> Vec<(PortId, u32)> {
+        let name = producer_port_name(producer);
+        self.living(|publisher| {
+            publisher.publisher_id.value() != port && publisher.publisher_name.as_str() == name
+        })
+    }
+}
+
+impl<W> Intake<W> {
+    /// Opens the way in of `name`, creating it where it does not exist, after checking that it fits into `/dev/shm`.
+    pub fn open(name: &BusName, config: &IngressConfig, terms: &IngressTerms) -> Result<Self, BusError> {
+        config.check()?;
+        config.check_memory(shared_memory_available()?)?;
+        let Opened { requests, replies, wake_node, wake_producers, node } = ports::create(name, config)?;
+        let internal = |doing, cause: String| BusError::Internal { doing, cause };
+        let publisher = replies
+            .publisher_builder()
+            .backpressure_strategy(BackpressureStrategy::DiscardData)
+            .allocation_strategy(AllocationStrategy::Static)
+            .initial_max_slice_len(config.sessions_max())
+            .max_loaned_samples(LOANED_SAMPLES)
+            .create()
+            .map_err(|error| internal("creating the publisher of replies", format!("{error:?}")))?;
+        reserve_segment(name, &node, publisher.id())
+            .map_err(|error| internal("reserving shared memory for replies", error.to_string()))?;
+        let listener = match wake_node {
+            None => None,
+            Some(wake) => Some(
+                wake.listener_builder()
+                    .create()
+                    .map_err(|error| internal("creating the ingress listener", format!("{error:?}")))?,
+            ),
+        };
+        let subscriber = requests
+            .subscriber_builder()
+            .create()
+            .map_err(|error| internal("creating the subscriber of requests", format!("{error:?}")))?;
+        let notifier = match wake_producers {
+            None => None,
+            Some(wake) => Some(wake.notifier_builder().create().map_err(|error| {
+                BusError::notifier(error, name.text(REPLIES), config.participant_slots())
+            })?),
+        };
+        let incarnation = incarnation();
+        let (tape, IngressTerms { epoch, skew_ns_max, group_events_max }) = (name.tape(), *terms);
+        Ok(Self {
+            desk: Desk::new(tape, incarnation, epoch, config.producers_max, group_events_max),
+            states: Vec::with_capacity(config.sessions_max()),
+            replies: publisher,
+            notifier,
+            requests: subscriber,
+            listener,
+            processes: Processes { requests, name: name.clone() },
+            view: NodeView {
+                incarnation,
+                epoch,
+                state: NodeState::Open,
+                watermarks: Watermarks::default(),
+                skew_ns_max,
+                group_events_max,
+            },
+            name: name.clone(),
+            sessions_max: config.sessions_max(),
+            _node: node,
+        })
+    }
+
+    /// Takes in what has come, at most a turn's worth. Returns whether there was anything.
+    pub fn receive<D: Door<Writer = W>>(&mut self, door: &mut D) -> Result<bool, BusError> {
+        self.desk.go_on(door);
+        let mut some = false;
+        for _ in 0..REQUESTS_PER_TURN {
+            if self.desk.blocked().is_some() || self.desk.has_ended() {
+                break;
+            }
+            let Some(sample) = self.requests.receive().map_err(BusError::Receive)? else { break };
+            some = true;
+            // A copy, so that what was checked is what is used; the events are copied before they are looked at.
+            let header = *sample.user_header();
+            let port = sample.origin().value();
+            self.desk.receive(port, &header, sample.payload(), door, &self.processes);
+        }
+        Ok(some)
+    }
+
+    /// Whose group waits for room in the ring, and how many events it has.
+    pub fn blocked(&self) -> Option<(&W, usize)> {
+        self.desk.blocked()
+    }
+
+    /// Whether anybody publishes.
+    pub fn has_sessions(&self) -> bool {
+        self.desk.has_sessions()
+    }
+
+    /// Forgets producers whose processes are gone, which frees their ids.
+    pub fn forget_gone(&mut self) {
+        self.desk.forget_gone(&self.processes);
+    }
+
+    /// Tells producers how far the tape is, if there is news for any of them or `always`; with `always`, everybody hears
+    /// where they stand. `end` is said from when the node takes no more events.
+    pub fn reply(
+        &mut self,
+        watermarks: &Watermarks,
+        end: Option<IngressEnd>,
+        always: bool,
+    ) -> Result<(), BusError> {
+        self.view.state = match end {
+            None => NodeState::Open,
+            Some(IngressEnd::Closed) => NodeState::Closed,
+            Some(IngressEnd::Poisoned) => NodeState::Poisoned,
+            Some(IngressEnd::Fenced) => NodeState::Fenced,
+        };
+        self.desk.states(always, &mut self.states);
+        // What is accepted interests those to whom it happened.
+        let moved =
+            Watermarks { accepted: self.view.watermarks.accepted, ..*watermarks } != self.view.watermarks;
+        if !always && self.states.is_empty() && !(moved && self.desk.has_sessions()) {
+            return Ok(());
+        }
+        self.view.watermarks = *watermarks;
+        let states = &self.states[..self.states.len().min(self.sessions_max)];
+        let header = self.view.header(self.name.tape(), always);
+        let internal = |error: &dyn std::fmt::Debug| BusError::Internal {
+            doing: "replying",
+            cause: format!("{error:?}"),
+        };
+        let mut sample = self.replies.loan_slice_uninit(states.len()).map_err(|error| internal(&error))?;
+        *sample.user_header_mut() = header;
+        sample.write_from_slice(states).send().map_err(|error| internal(&error))?;
+        if let Some(notifier) = &self.notifier {
+            // The only errors left are about deadlines and event ids, and this service has neither.
+            let _ = notifier.notify();
+        }
+        Ok(())
+    }
+
+    /// Returns when something has come, `bell` rings, or `until`; may return earlier. Looks for `spin` before it sleeps,
+    /// and does not sleep at all where the service has no wake-ups.
+    pub fn wait(&self, bell: &Doorbell, spin: Duration, until: Instant) -> Result<(), BusError> {
+        let start = Instant::now();
+        loop {
+            let some = self
+                .requests
+                .has_samples()
+                .map_err(|error| BusError::Receive(iceoryx2::port::ReceiveError::ConnectionFailure(error)))?;
+            let now = Instant::now();
+            if some || now >= until || self.listener.is_none() {
+                return Ok(());
+            }
+            if now - start >= spin {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        let Some(listener) = &self.listener else { return Ok(()) };
+        // SAFETY: the descriptor is the listener's, which outlives this borrow and keeps it open.
+        let socket = unsafe { BorrowedFd::borrow_raw(listener.file_descriptor().native_handle()) };
+        let mut fds = [
+            PollFd::from_borrowed_fd(socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN),
+        ];
+        let limit = until.saturating_duration_since(Instant::now());
+        let limit = rustix::event::Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
+        let slept = poll(&mut fds, Some(&limit));
+        bell.hush();
+        let heard = listener.try_wait(|_| ());
+        match (slept, heard) {
+            (Ok(_) | Err(rustix::io::Errno::INTR), Ok(_)) => Ok(()),
+            (slept, heard) => Err(BusError::Internal {
+                doing: "waiting for producers",
+                cause: format!("{slept:?}, {heard:?}"),
+            }),
+        }
+    }
+
+    /// What has come in so far.
+    pub fn counters(&self) -> IngressCounters {
+        self.desk.counters()
+    }
+
+    /// The service, for messages.
+    pub fn service_text(&self) -> String {
+        self.name.text(REQUESTS)
+    }
+}
