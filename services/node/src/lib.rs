@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  publisher.rs   admit: deduplicate, claim slots of the ring (which is sequencing), write the events there
+//!  ingress.rs     the same for producers in other processes, from shared memory to their publishers here
 //!  ring.rs        bounded, claimed by compare-and-swap, read in order
 //!  pipeline.rs    frames what has accumulated (framer.rs) for the log and the speculative bus
 //!  storage        writes and syncs; tells `Progress`, which raises the stages (stages.rs) and the readers' gate
@@ -17,6 +18,7 @@ pub mod consumers;
 mod framer;
 mod history;
 mod idle;
+mod ingress;
 mod latency;
 mod node;
 mod pipeline;
@@ -27,6 +29,7 @@ mod stages;
 
 pub use bus::BusOptions;
 pub use history::{FollowedHistory, StoreFrame, StoreHistory};
+pub use ingress::IngressOptions;
 pub use latency::StageLatency;
 #[cfg(any(test, feature = "mistakes"))]
 pub use node::NodeMistakes;

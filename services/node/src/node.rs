@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use matchtape_bus::{BusError, BusName};
+use matchtape_bus::{BusError, BusName, IngressCounters};
 use matchtape_schemas::event::{EpochStarted, Event};
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{
@@ -21,6 +21,7 @@ use crate::bus::{BusOptions, LiveBus, SpeculativeBus};
 use crate::consumers::{self, ConsumerError, Consumers, ConsumersOptions};
 use crate::framer::Framer;
 use crate::idle::IdleClock;
+use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
 use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt};
 use crate::producers::{self, ProducerMarks};
@@ -45,6 +46,8 @@ pub struct NodeOptions {
     pub visible_at: VisibleAt,
     /// Shared memory distribution; none by default.
     pub bus: Option<BusOptions>,
+    /// Producers in other processes, through shared memory; none by default. They meet the node where its bus is.
+    pub ingress: Option<IngressOptions>,
     /// On a live tape: after this long without an event, say with `TimeAdvanced` that time has passed, so that windows
     /// by event time close. A tape whose last event time is a minute or more ago is left alone.
     pub time_advanced_after: Option<Duration>,
@@ -73,6 +76,7 @@ impl Default for NodeOptions {
             wait: PipelineWait::default(),
             visible_at: VisibleAt::default(),
             bus: None,
+            ingress: None,
             time_advanced_after: None,
             consumers: ConsumersOptions::default(),
             #[cfg(any(test, feature = "mistakes"))]
@@ -129,6 +133,7 @@ pub struct Node {
     reader: Reader,
     pipeline: Option<JoinHandle<()>>,
     live: Option<LiveBus>,
+    ingress: Option<Ingress>,
     idle_clock: Option<IdleClock>,
     consumers: Consumers,
     bus_name: Option<BusName>,
@@ -259,6 +264,13 @@ impl Node {
                 .name("pipeline".into())
                 .spawn(move || run(parts, NoSpeculation))?,
         };
+        // Last: from here on others publish.
+        let ingress = match (&options.ingress, &bus_name) {
+            (Some(ingress), Some(name)) => {
+                Some(Ingress::start(name, ingress, head.epoch, Arc::clone(&intake))?)
+            }
+            _ => None,
+        };
         let idle_clock =
             options.time_advanced_after.map(|after| IdleClock::start(Arc::clone(&intake), after));
         Ok(Self {
@@ -267,6 +279,7 @@ impl Node {
             reader,
             pipeline: Some(pipeline),
             live,
+            ingress,
             idle_clock,
             consumers,
             bus_name,
@@ -305,6 +318,11 @@ impl Node {
     /// Hands out publishers elsewhere in this process, also while the node is being closed.
     pub fn publishers(&self) -> Publishers {
         Publishers::new(&self.intake)
+    }
+
+    /// What has come in from producers in other processes, as of the last heartbeat.
+    pub fn ingress_counters(&self) -> Option<IngressCounters> {
+        self.ingress.as_ref().map(Ingress::counters)
     }
 
     /// Reads what is visible.
@@ -383,6 +401,9 @@ impl Node {
 
     fn stop_distribution(&mut self) {
         self.intake.stages.end(WaitError::Closed);
+        if let Some(ingress) = self.ingress.take() {
+            ingress.stop();
+        }
         if let Some(live) = self.live.take() {
             live.stop();
         }
@@ -437,6 +458,9 @@ fn check(options: &NodeOptions) -> Result<(), NodeError> {
     let wrong = |option, reason: String| Err(NodeError::Option { option, reason });
     if !options.ring_slots.is_power_of_two() || !(2..=1 << 24).contains(&options.ring_slots) {
         return wrong("ring_slots", format!("{} is not a power of two in 2..=16777216", options.ring_slots));
+    }
+    if options.ingress.is_some() && options.bus.is_none() {
+        return wrong("ingress", "producers in other processes meet the node where its bus is: it needs one".into());
     }
     if options.visible_at == VisibleAt::Written && options.store.wal.sync != SyncPolicy::EveryBatch {
         let reason = "`written` goes with sync every batch only: tables flushed from visible events must not overtake the log";

@@ -355,12 +355,63 @@ impl Publisher {
         }
     }
 
+    /// As [`Self::publish_group`], of `events` events of this producer that `check_event` has accepted, one after the
+    /// other at a multiple of 16.
+    pub(crate) fn publish_checked(&mut self, group: &[u8], events: usize) -> Result<Published, PublishError> {
+        let capacity = self.intake.ring.capacity();
+        if events == 0 || events > capacity {
+            return Err(PublishError::GroupSize { events, limit: capacity });
+        }
+        let last = checked_events(group).last().expect("a group has events");
+        let last = ProducerSequence(word(last, 16));
+        if let Some(mark) = self.last
+            && last <= mark.producer_sequence
+        {
+            return Ok(Published::Already { sequence: mark.sequence });
+        }
+        let mut after = self.last.map(|mark| mark.producer_sequence);
+        for event in checked_events(group) {
+            let found = ProducerSequence(word(event, 16));
+            if let Some(after) = after
+                && found <= after
+            {
+                return Err(PublishError::GroupOrder { after, found });
+            }
+            after = Some(found);
+            self.check_time(EventTime(word(event, 24) as i64))?;
+        }
+        let mut claim = self.claim(events, EventTime(word(group, 24) as i64))?;
+        let first = claim.next_sequence();
+        let mut sequence = first;
+        for (index, event) in checked_events(group).enumerate() {
+            let flags = EventFlags::from_bits(event[6]).expect("checked");
+            let flags = group_flags(flags, index + 1 == events);
+            sequence = claim.fill(event.len(), |out| {
+                out.copy_from_slice(event);
+                out[6] = flags.bits();
+            });
+        }
+        drop(claim);
+        self.intake.bell.ring();
+        self.last = Some(ProducerMark { producer_sequence: last, sequence });
+        Ok(Published::New { first, last: sequence })
+    }
+
     /// Blocks until `slots` could be claimed (or waiting has ended). Another producer may take them first.
     pub fn wait_for_room(&self, slots: usize) -> Result<(), WaitError> {
+        self.wait_for_room_until(slots, None)
+    }
+
+    /// The same, at most until `deadline`.
+    pub(crate) fn wait_for_room_until(
+        &self,
+        slots: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
         let ring = &self.intake.ring;
         let needed = (ring.accepted().get() + slots as u64).saturating_sub(ring.capacity() as u64);
         // The stages' `Accepted` cell is what has left the ring.
-        self.intake.stages.wait(Sequence(needed), Stage::Accepted, None)
+        self.intake.stages.wait(Sequence(needed), Stage::Accepted, deadline)
     }
 
     #[inline]
@@ -429,6 +480,21 @@ impl Drop for Publisher {
             producers.marks.set(self.producer, mark);
         }
     }
+}
+
+/// A number in an event's header.
+fn word(event: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(event[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The events of a checked group.
+fn checked_events(mut group: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = u32::from_le_bytes(*group.first_chunk::<4>()?) as usize;
+        let (event, rest) = group.split_at(length);
+        group = rest;
+        Some(event)
+    })
 }
 
 /// Group ends are the publisher's to set, so no producer can leave a group open.

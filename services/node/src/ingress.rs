@@ -1,0 +1,229 @@
+//! The way in for producers in other processes: one thread that takes what they send to the ring, and tells them how far
+//! it has come.
+//!
+//! A full ring stops it from receiving, so that the producers' queues fill and their windows refuse: the same
+//! back-pressure as inside the process. It never writes to the log or the bus.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use matchtape_bus::{
+    BusError, BusName, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake, Mark,
+    PortThread, Unpublished, WakeUp, on_own_thread,
+};
+use matchtape_schemas::{Epoch, ProducerId, Sequence, Stage};
+use parking_lot::Mutex;
+
+use crate::publisher::{Intake as NodeIntake, PublishError, Publisher};
+use crate::stages::{StageReached, WaitError};
+
+/// How often producers whose processes are gone are forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How producers in other processes come in.
+#[derive(Clone, Debug)]
+pub struct IngressOptions {
+    /// Slots, queues, heartbeats, wake-ups.
+    pub config: IngressConfig,
+    /// How long the thread looks for samples before it sleeps, where it sleeps at all.
+    pub spin: Duration,
+    /// The core the thread is bound to.
+    pub core: Option<usize>,
+}
+
+impl Default for IngressOptions {
+    fn default() -> Self {
+        Self { config: IngressConfig::default(), spin: Duration::from_micros(50), core: None }
+    }
+}
+
+/// The ingress thread.
+pub(crate) struct Ingress {
+    thread: Option<PortThread<()>>,
+    stop: Arc<AtomicBool>,
+    bell: Arc<Doorbell>,
+    counters: Arc<Mutex<IngressCounters>>,
+}
+
+impl Ingress {
+    pub(crate) fn start(
+        name: &BusName,
+        options: &IngressOptions,
+        epoch: Epoch,
+        intake: Arc<NodeIntake>,
+    ) -> Result<Self, BusError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(Mutex::new(IngressCounters::default()));
+        let bell = Doorbell::new().map_err(|error| BusError::Internal {
+            doing: "making the ingress thread's doorbell",
+            cause: error.to_string(),
+        })?;
+        let terms = IngressTerms {
+            epoch,
+            skew_ns_max: intake.skew_ns_max,
+            group_events_max: intake.ring.capacity(),
+        };
+        let (name, config) = (name.clone(), options.config.clone());
+        let desk = Counter {
+            intake,
+            options: options.clone(),
+            stopping: Arc::clone(&stop),
+            bell: Arc::clone(&bell),
+            counters: Arc::clone(&counters),
+        };
+        let thread = on_own_thread(
+            "ingress",
+            options.core,
+            move || Intake::open(&name, &config, &terms),
+            move |ports| {
+                if let Err(error) = desk.run(ports) {
+                    tracing::error!(%error, "the way in ended; producers in other processes are disconnected");
+                }
+            },
+        )?;
+        Ok(Self { thread: Some(thread), stop, bell, counters })
+    }
+
+    pub(crate) fn counters(&self) -> IngressCounters {
+        *self.counters.lock()
+    }
+
+    /// Tells producers why it ends, and ends the thread. Call after the stages have ended.
+    pub(crate) fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take()
+            && let Err(panic) = thread.join()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// What runs on the thread.
+struct Counter {
+    intake: Arc<NodeIntake>,
+    options: IngressOptions,
+    stopping: Arc<AtomicBool>,
+    bell: Arc<Doorbell>,
+    counters: Arc<Mutex<IngressCounters>>,
+}
+
+impl Counter {
+    fn run(self, mut ports: Intake<Publisher>) -> Result<(), BusError> {
+        let mut door = NodeDoor { intake: Arc::clone(&self.intake) };
+        let interval = self.options.config.heartbeat_interval;
+        let (mut beat, mut forget) = (Instant::now(), Instant::now() + FORGET_INTERVAL);
+        let mut wakers = StageWakers::new(&self.intake, &self.bell);
+        loop {
+            // Before the last look: what is durable when stopping is still told.
+            let stopping = self.stopping.load(Ordering::Acquire);
+            let some = ports.receive(&mut door)?;
+            let ended = self.intake.stages.ended().map(|why| match why {
+                WaitError::Closed | WaitError::TimedOut => IngressEnd::Closed,
+                WaitError::Poisoned => IngressEnd::Poisoned,
+                WaitError::Fenced => IngressEnd::Fenced,
+            });
+            let now = Instant::now();
+            let due = now >= beat || stopping;
+            ports.reply(&self.intake.watermarks(), ended, due)?;
+            if stopping {
+                return Ok(());
+            }
+            if due {
+                beat = now + interval;
+                *self.counters.lock() = ports.counters();
+            }
+            if now >= forget {
+                ports.forget_gone();
+                forget = now + FORGET_INTERVAL;
+            }
+            if let Some((publisher, events)) = ports.blocked() {
+                // Whatever ends it (room, the beat, the node's end), everything is looked at again.
+                let waited = publisher.wait_for_room_until(events, Some(beat));
+                if waited.is_err() && ended.is_some() {
+                    ports.wait(&self.bell, Duration::ZERO, beat)?;
+                }
+            } else if !some {
+                if self.options.config.wake_up == WakeUp::Event && ports.has_sessions() {
+                    wakers.arm();
+                }
+                ports.wait(&self.bell, self.options.spin, beat)?;
+            }
+        }
+    }
+}
+
+/// Rings the bell when a stage moves on.
+struct StageWakers {
+    intake: Arc<NodeIntake>,
+    waker: Waker,
+    armed: [Option<(Sequence, StageReached)>; TOLD.len()],
+}
+
+/// What producers wait for beyond `accepted`, of which they are told as it happens.
+const TOLD: [Stage; 4] = [Stage::Written, Stage::Durable, Stage::Replicated, Stage::Visible];
+
+impl StageWakers {
+    fn new(intake: &Arc<NodeIntake>, bell: &Arc<Doorbell>) -> Self {
+        Self { intake: Arc::clone(intake), waker: Waker::from(Arc::clone(bell)), armed: Default::default() }
+    }
+
+    /// The bell rings at the next progress from here on, or has rung.
+    fn arm(&mut self) {
+        let mut context = Context::from_waker(&self.waker);
+        for (stage, armed) in TOLD.into_iter().zip(&mut self.armed) {
+            let next = self.intake.stages.get(stage).next();
+            if armed.as_ref().is_some_and(|(awaited, _)| *awaited == next) {
+                continue;
+            }
+            let mut reached = StageReached::new(Arc::clone(&self.intake.stages), next, stage);
+            if let Poll::Ready(_) = Pin::new(&mut reached).poll(&mut context) {
+                self.waker.wake_by_ref();
+            }
+            *armed = Some((next, reached));
+        }
+    }
+}
+
+/// The node's own publishers, as the desk uses them.
+struct NodeDoor {
+    intake: Arc<NodeIntake>,
+}
+
+impl Door for NodeDoor {
+    type Writer = Publisher;
+
+    fn open(&mut self, producer: ProducerId) -> Result<(Publisher, Option<Mark>), u32> {
+        let publisher = Publisher::attach(&self.intake, producer).ok_or_else(std::process::id)?;
+        let mark = publisher
+            .last()
+            .map(|mark| Mark { producer_sequence: mark.producer_sequence, sequence: mark.sequence });
+        Ok((publisher, mark))
+    }
+
+    fn publish(&mut self, publisher: &mut Publisher, group: &[u8], events: usize) -> Result<Mark, Unpublished> {
+        match publisher.publish_checked(group, events) {
+            Ok(_) => {
+                let mark = publisher.last().expect("it has just published, or had before");
+                Ok(Mark { producer_sequence: mark.producer_sequence, sequence: mark.sequence })
+            }
+            Err(PublishError::WouldBlock) => Err(Unpublished::WouldBlock),
+            Err(
+                error @ (PublishError::GroupSize { .. }
+                | PublishError::GroupOrder { .. }
+                | PublishError::EventTimeAhead { .. }),
+            ) => {
+                tracing::warn!(producer = %publisher.producer(), %error, "a producer in another process is turned away");
+                Err(Unpublished::Refused(error.to_string()))
+            }
+            Err(PublishError::Fenced | PublishError::Poisoned | PublishError::Closed) => {
+                Err(Unpublished::Ended)
+            }
+        }
+    }
+}
