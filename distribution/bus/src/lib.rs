@@ -36,4 +36,4 @@ pub use liveness::{Cleaned, Liveness, clean_dead_participants};
 pub use name::{BusName, BusService};
 pub use publisher::{BusPublisher, PublisherCounters};
 pub use subscriber::{BusFrame, BusSubscriber, Delivery, SubscriberCounters, SubscriberOptions};
-pub use thread::{PortThread, on_own_thread};
+pub use thread::{PortThread, bind_to_core, check_core, on_own_thread};

@@ -111,6 +111,12 @@ impl BusName {
         self.text(service.as_str())
     }
 
+    /// `matchtape/<namespace>/<tape>/ingress`: where producers in other processes come in.
+    #[must_use]
+    pub fn ingress_text(&self) -> String {
+        self.text(crate::ingress::REQUESTS)
+    }
+
     /// The same for any of the tape's services, by its last word.
     pub(crate) fn text(&self, service: &str) -> String {
         format!("matchtape/{}/{}/{service}", self.namespace, self.tape)

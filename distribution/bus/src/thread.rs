@@ -56,15 +56,32 @@ pub fn on_own_thread<P, R: Send + 'static>(
     }
 }
 
-fn bind_to_core(core: usize) -> Result<(), BusError> {
-    let refused = |reason: String| BusError::BadConfig { field: "core", reason };
-    if core >= rustix::thread::CpuSet::MAX_CPU {
-        return Err(refused(format!("{core} is beyond any core this system numbers")));
-    }
+/// Binds the calling thread to a core.
+pub fn bind_to_core(core: usize) -> Result<(), BusError> {
+    check_core(core)?;
     let mut cores = rustix::thread::CpuSet::new();
     cores.set(core);
-    rustix::thread::sched_setaffinity(None, &cores)
-        .map_err(|errno| refused(format!("{core} cannot be used: {errno}")))
+    rustix::thread::sched_setaffinity(None, &cores).map_err(|errno| BusError::BadConfig {
+        field: "core",
+        reason: format!("{core} cannot be used: {errno}"),
+    })
+}
+
+/// Whether this process may run on a core.
+pub fn check_core(core: usize) -> Result<(), BusError> {
+    let refused = |reason: String| Err(BusError::BadConfig { field: "core", reason });
+    let allowed = match rustix::thread::sched_getaffinity(None) {
+        Ok(allowed) => allowed,
+        Err(errno) => return refused(format!("{core} cannot be checked: {errno}")),
+    };
+    if core < rustix::thread::CpuSet::MAX_CPU && allowed.is_set(core) {
+        return Ok(());
+    }
+    let cores: Vec<String> = (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|core| allowed.is_set(*core))
+        .map(|core| core.to_string())
+        .collect();
+    refused(format!("{core} is none of those this process may use: {}", cores.join(", ")))
 }
 
 #[cfg(test)]
@@ -77,7 +94,7 @@ mod tests {
         let error = on_own_thread("port", None, open, |()| ()).expect_err("the open failed");
         assert!(matches!(error, BusError::RetractOnLive));
         let error = on_own_thread("port", Some(1 << 20), || Ok(()), |()| ()).expect_err("no such core");
-        assert!(matches!(error, BusError::BadConfig { field: "core", .. }));
+        assert!(error.to_string().contains("none of those this process may use: 0"), "{error}");
     }
 
     #[test]

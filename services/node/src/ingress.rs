@@ -12,13 +12,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use matchtape_bus::{
-    BusError, BusName, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake, Mark,
-    PortThread, Unpublished, WakeUp, on_own_thread,
+    BusError, BusName, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake,
+    Mark, PortThread, Unpublished, WakeUp, on_own_thread,
 };
 use matchtape_schemas::{Epoch, ProducerId, Sequence, Stage};
 use parking_lot::Mutex;
 
-use crate::publisher::{Intake as NodeIntake, PublishError, Publisher};
+use crate::publisher::{GROUP_BYTES_MAX, Intake as NodeIntake, PublishError, Publisher};
 use crate::stages::{StageReached, WaitError};
 
 /// How often producers whose processes are gone are forgotten.
@@ -66,6 +66,7 @@ impl Ingress {
             epoch,
             skew_ns_max: intake.skew_ns_max,
             group_events_max: intake.ring.capacity(),
+            group_bytes_max: GROUP_BYTES_MAX,
         };
         let (name, config) = (name.clone(), options.config.clone());
         let desk = Counter {
@@ -206,7 +207,12 @@ impl Door for NodeDoor {
         Ok((publisher, mark))
     }
 
-    fn publish(&mut self, publisher: &mut Publisher, group: &[u8], events: usize) -> Result<Mark, Unpublished> {
+    fn publish(
+        &mut self,
+        publisher: &mut Publisher,
+        group: &[u8],
+        events: usize,
+    ) -> Result<Mark, Unpublished> {
         match publisher.publish_checked(group, events) {
             Ok(_) => {
                 let mark = publisher.last().expect("it has just published, or had before");
@@ -215,6 +221,7 @@ impl Door for NodeDoor {
             Err(PublishError::WouldBlock) => Err(Unpublished::WouldBlock),
             Err(
                 error @ (PublishError::GroupSize { .. }
+                | PublishError::GroupBytes { .. }
                 | PublishError::GroupOrder { .. }
                 | PublishError::EventTimeAhead { .. }),
             ) => {
@@ -223,6 +230,69 @@ impl Door for NodeDoor {
             }
             Err(PublishError::Fenced | PublishError::Poisoned | PublishError::Closed) => {
                 Err(Unpublished::Ended)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_bus::{RemoteOptions, RemotePublishError, RemotePublisher, RemoteWaitError};
+    use matchtape_schemas::event::{Event, OrderCancelled};
+    use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence};
+
+    use crate::{BusOptions, IngressOptions, Node, NodeOptions};
+
+    use super::*;
+
+    fn event(number: u64) -> Event {
+        let body = OrderCancelled::default();
+        Event::new(InstrumentId(1), ProducerSequence(number), EventTime(5), body)
+    }
+
+    #[test]
+    fn who_waits_outside_is_told_that_the_log_failed_or_the_term_ended() {
+        for (end, waited, published) in [
+            (WaitError::Poisoned, RemoteWaitError::Poisoned, RemotePublishError::Poisoned),
+            (WaitError::Fenced, RemoteWaitError::Fenced, RemotePublishError::Fenced),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let bus = BusOptions {
+                namespace: format!("end-{}", std::process::id()),
+                root: Some(folder.path().join("bus")),
+                ..BusOptions::default()
+            };
+            let options = NodeOptions {
+                bus: Some(bus.clone()),
+                ingress: Some(IngressOptions::default()),
+                ring_slots: 1024,
+                ..NodeOptions::default()
+            };
+            let node = Node::open(&folder.path().join("data"), options, Vec::new()).unwrap();
+            let name = bus.name(node.tape()).unwrap();
+            let patient = RemoteOptions { silence_max: Duration::from_secs(60), ..RemoteOptions::default() };
+            let mut publisher = RemotePublisher::connect(&name, ProducerId(1), patient).unwrap();
+            publisher.publish(&event(1)).unwrap();
+            publisher.wait(ProducerSequence(1), Stage::Durable).unwrap();
+            // As a later epoch or a failed sync would.
+            node.intake.ring.close();
+            node.intake.stages.end(end);
+            let taken = publisher.publish(&event(2));
+            assert!(taken.is_ok() || taken == Err(published.clone()), "{taken:?}");
+            if taken.is_ok() {
+                assert_eq!(publisher.wait(ProducerSequence(2), Stage::Durable), Err(waited.clone()));
+            }
+            assert_eq!(publisher.publish(&event(3)), Err(published));
+            // What had reached the stage has.
+            assert!(publisher.wait(ProducerSequence(1), Stage::Durable).is_ok());
+            drop(publisher);
+            drop(node);
+            for entry in std::fs::read_dir("/dev/shm").unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_name().to_string_lossy().starts_with(&name.prefix()) {
+                    // iceoryx2's 16-byte counter of the namespace.
+                    let _ = std::fs::remove_file(entry.path());
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use matchtape_bus::{BusError, BusName, IngressCounters};
+use matchtape_bus::{BusError, BusName, IngressCounters, check_core};
 use matchtape_schemas::event::{EpochStarted, Event};
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{
@@ -23,7 +23,7 @@ use crate::framer::Framer;
 use crate::idle::IdleClock;
 use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
-use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt};
+use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt, bind};
 use crate::producers::{self, ProducerMarks};
 use crate::publisher::{Intake, Publisher, Publishers};
 use crate::ring::{Ring, RingReader};
@@ -44,6 +44,10 @@ pub struct NodeOptions {
     pub wait: PipelineWait,
     /// From which stage on readers are given events.
     pub visible_at: VisibleAt,
+    /// The core the pipeline's thread is bound to.
+    pub pipeline_core: Option<usize>,
+    /// The core the log's thread is bound to.
+    pub log_core: Option<usize>,
     /// Shared memory distribution; none by default.
     pub bus: Option<BusOptions>,
     /// Producers in other processes, through shared memory; none by default. They meet the node where its bus is.
@@ -75,6 +79,8 @@ impl Default for NodeOptions {
             event_time_skew_max: Duration::from_secs(1),
             wait: PipelineWait::default(),
             visible_at: VisibleAt::default(),
+            pipeline_core: None,
+            log_core: None,
             bus: None,
             ingress: None,
             time_advanced_after: None,
@@ -127,7 +133,7 @@ pub enum NodeError {
 
 /// A running node. Close it with [`Node::close`]; dropping it stops it as a crash would, safely.
 pub struct Node {
-    intake: Arc<Intake>,
+    pub(crate) intake: Arc<Intake>,
     /// Taken when closing.
     store: Option<Arc<EventStore>>,
     reader: Reader,
@@ -214,6 +220,7 @@ impl Node {
             commits: Arc::clone(&commits),
             latency: Arc::clone(&latency),
             written_group_end: found.last_sequence,
+            core: options.log_core,
         };
         store.start_log(progress, GroupCommitOptions::default());
 
@@ -239,11 +246,13 @@ impl Node {
         };
         let parts =
             (Arc::clone(&intake), ring_reader, Framer::new(head), Arc::clone(&store), options.wait, commits);
+        let core = options.pipeline_core;
         let pipeline = match (&options.bus, &bus_name) {
             (Some(bus), Some(name)) if bus.speculative => {
                 let (name, config, intake) = (name.clone(), bus.config.clone(), Arc::clone(&intake));
                 let (opened, open) = std::sync::mpsc::sync_channel(1);
                 let thread = std::thread::Builder::new().name("pipeline".into()).spawn(move || {
+                    bind("pipeline", core);
                     match SpeculativeBus::open(&name, &config, &found, intake) {
                         Ok(bus) => {
                             let _ = opened.send(Ok(()));
@@ -262,7 +271,10 @@ impl Node {
             }
             _ => std::thread::Builder::new()
                 .name("pipeline".into())
-                .spawn(move || run(parts, NoSpeculation))?,
+                .spawn(move || {
+                    bind("pipeline", core);
+                    run(parts, NoSpeculation);
+                })?,
         };
         // Last: from here on others publish.
         let ingress = match (&options.ingress, &bus_name) {
@@ -459,8 +471,24 @@ fn check(options: &NodeOptions) -> Result<(), NodeError> {
     if !options.ring_slots.is_power_of_two() || !(2..=1 << 24).contains(&options.ring_slots) {
         return wrong("ring_slots", format!("{} is not a power of two in 2..=16777216", options.ring_slots));
     }
+    let cores = [
+        ("pipeline_core", options.pipeline_core),
+        ("log_core", options.log_core),
+        ("bus.core", options.bus.as_ref().and_then(|bus| bus.core)),
+        ("ingress.core", options.ingress.as_ref().and_then(|ingress| ingress.core)),
+    ];
+    for (option, core) in cores {
+        if let Some(core) = core
+            && let Err(error) = check_core(core)
+        {
+            return wrong(option, error.to_string());
+        }
+    }
     if options.ingress.is_some() && options.bus.is_none() {
-        return wrong("ingress", "producers in other processes meet the node where its bus is: it needs one".into());
+        return wrong(
+            "ingress",
+            "producers in other processes meet the node where its bus is: it needs one".into(),
+        );
     }
     if options.visible_at == VisibleAt::Written && options.store.wal.sync != SyncPolicy::EveryBatch {
         let reason = "`written` goes with sync every batch only: tables flushed from visible events must not overtake the log";

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use matchtape_bus::bind_to_core;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
 use matchtape_schemas::{Sequence, Stage};
 use matchtape_storage::wal::{AppendError, CommitObserver, Committed, WalError};
@@ -64,6 +65,8 @@ pub(crate) struct Progress {
     pub(crate) latency: Arc<StageLatency>,
     /// The last group end that was written.
     pub(crate) written_group_end: Sequence,
+    /// The core the log's thread is bound to.
+    pub(crate) core: Option<usize>,
 }
 
 impl Progress {
@@ -82,7 +85,20 @@ impl Progress {
     }
 }
 
+/// Binds the calling thread, as was found possible when the node was opened.
+pub(crate) fn bind(thread: &str, core: Option<usize>) {
+    if let Some(core) = core
+        && let Err(error) = bind_to_core(core)
+    {
+        tracing::warn!(%error, thread, "not bound to its core");
+    }
+}
+
 impl CommitObserver for Progress {
+    fn started(&mut self) {
+        bind("log", self.core);
+    }
+
     fn committed(&mut self, committed: &Committed) {
         self.written_group_end = committed.commit.last_group_end().unwrap_or(self.written_group_end);
         self.stages.raise(Stage::Written, committed.written);

@@ -369,6 +369,9 @@ impl Publisher {
         {
             return Ok(Published::Already { sequence: mark.sequence });
         }
+        if group.len() > GROUP_BYTES_MAX {
+            return Err(PublishError::GroupBytes { bytes: group.len() });
+        }
         let mut after = self.last.map(|mark| mark.producer_sequence);
         for event in checked_events(group) {
             let found = ProducerSequence(word(event, 16));

@@ -70,6 +70,8 @@ impl Default for GroupCommitOptions {
 
 /// Told by the log thread what has become of the commits, in order.
 pub trait CommitObserver: Send + 'static {
+    /// The thread begins; called on it, before anything else.
+    fn started(&mut self) {}
     /// One commit was written. Its `durable` is the last group end that is durable: what is behind it, inside a group
     /// that goes on, recovery would drop.
     fn committed(&mut self, committed: &Committed);
@@ -308,7 +310,10 @@ enum Next {
 impl<O: CommitObserver> LogThread<O> {
     fn run(mut self) -> Result<(), WalError> {
         // A panic, the observer's included, ends the log like a failed write: whoever waits for it has to be told.
-        let result = caught(|| self.serve_and_finish())
+        let result = caught(|| {
+            self.observer.started();
+            self.serve_and_finish()
+        })
             .unwrap_or_else(|message| Err(WalError::Panicked { thread: THREAD, message }));
         let cause = match result {
             Ok(()) => {

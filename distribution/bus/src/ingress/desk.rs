@@ -55,6 +55,13 @@ pub enum Unpublished {
     Ended,
 }
 
+/// What a group may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupMax {
+    pub events: usize,
+    pub bytes: usize,
+}
+
 /// Whole events in a session's buffer that belong together.
 #[derive(Clone, Copy, Debug)]
 struct Group {
@@ -96,7 +103,7 @@ pub(crate) struct Desk<W> {
     incarnation: u64,
     epoch: Epoch,
     producers_max: usize,
-    group_events_max: usize,
+    group_max: GroupMax,
     holdings: BTreeMap<PortId, Holding<W>>,
     /// Whose group found the ring full.
     blocked: Option<PortId>,
@@ -110,14 +117,14 @@ impl<W> Desk<W> {
         incarnation: u64,
         epoch: Epoch,
         producers_max: usize,
-        group_events_max: usize,
+        group_max: GroupMax,
     ) -> Self {
         Self {
             tape,
             incarnation,
             epoch,
             producers_max,
-            group_events_max,
+            group_max,
             holdings: BTreeMap::new(),
             blocked: None,
             ended: false,
@@ -268,7 +275,7 @@ impl<W> Desk<W> {
         }
         holding.session.received += 1;
         self.counters.samples += 1;
-        if let Err(why) = holding.take_in(payload, header.length as usize, self.group_events_max) {
+        if let Err(why) = holding.take_in(payload, header.length as usize, self.group_max) {
             holding.refuse(&why);
             self.counters.refused += 1;
             return;
@@ -363,7 +370,7 @@ impl<W> Holding<W> {
     }
 
     /// Checks the events of a sample and adds them to the buffer.
-    fn take_in(&mut self, payload: &[Block], length: usize, group_events_max: usize) -> Result<(), String> {
+    fn take_in(&mut self, payload: &[Block], length: usize, group_max: GroupMax) -> Result<(), String> {
         if !length.is_multiple_of(BLOCK_BYTES) || length > size_of_val(payload) {
             return Err(format!("a sample of {length} bytes is not whole events"));
         }
@@ -383,8 +390,12 @@ impl<W> Holding<W> {
             }
             self.unfinished.bytes += header.length as usize;
             self.unfinished.events += 1;
-            if self.unfinished.events > group_events_max {
-                return Err(wrong(format!("a group has 1 to {group_events_max} events, this one more")));
+            let GroupMax { events: events_max, bytes: bytes_max } = group_max;
+            if self.unfinished.events > events_max {
+                return Err(wrong(format!("a group has 1 to {events_max} events, this one more")));
+            }
+            if self.unfinished.bytes > bytes_max {
+                return Err(wrong(format!("a group has at most {bytes_max} bytes, this one more")));
             }
             if header.flags.contains(EventFlags::LAST_OF_GROUP) {
                 let group = std::mem::replace(&mut self.unfinished, Group { bytes: 0, events: 0 });

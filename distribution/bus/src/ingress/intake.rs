@@ -16,7 +16,7 @@ use matchtape_schemas::{Epoch, ProducerId, Watermarks};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::config::IngressConfig;
-use super::desk::{Desk, Door, IngressCounters, Ports};
+use super::desk::{Desk, Door, GroupMax, IngressCounters, Ports};
 use super::doorbell::Doorbell;
 use super::message::{NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
 use super::ports::{self, Opened, REPLIES, REQUESTS, RequestFactory, producer_port_name};
@@ -38,6 +38,8 @@ pub struct IngressTerms {
     pub skew_ns_max: i64,
     /// The most events a group may have.
     pub group_events_max: usize,
+    /// The most bytes its events may have.
+    pub group_bytes_max: usize,
 }
 
 /// Why a node takes no more events.
@@ -151,9 +153,10 @@ impl<W> Intake<W> {
             })?),
         };
         let incarnation = incarnation();
-        let (tape, IngressTerms { epoch, skew_ns_max, group_events_max }) = (name.tape(), *terms);
+        let IngressTerms { epoch, skew_ns_max, group_events_max, group_bytes_max } = *terms;
+        let group_max = GroupMax { events: group_events_max, bytes: group_bytes_max };
         Ok(Self {
-            desk: Desk::new(tape, incarnation, epoch, config.producers_max, group_events_max),
+            desk: Desk::new(name.tape(), incarnation, epoch, config.producers_max, group_max),
             states: Vec::with_capacity(config.sessions_max()),
             replies: publisher,
             notifier,
@@ -167,6 +170,7 @@ impl<W> Intake<W> {
                 watermarks: Watermarks::default(),
                 skew_ns_max,
                 group_events_max,
+                group_bytes_max,
             },
             name: name.clone(),
             sessions_max: config.sessions_max(),
@@ -295,5 +299,135 @@ impl<W> Intake<W> {
     /// The service, for messages.
     pub fn service_text(&self) -> String {
         self.name.text(REQUESTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy};
+    use matchtape_schemas::event::{Event, OrderCancelled};
+    use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence, Stage, TapeId};
+
+    use super::super::message::{INGRESS_FORMAT, RequestKind};
+    use super::super::{Mark, RemoteOptions, RemotePublisher, Unpublished};
+    use super::*;
+    use crate::name::TestName;
+    use crate::thread::on_own_thread;
+
+    /// A node that takes everything.
+    #[derive(Default)]
+    struct Taker {
+        sequence: u64,
+    }
+
+    impl Door for Taker {
+        type Writer = ();
+
+        fn open(&mut self, _: ProducerId) -> Result<((), Option<Mark>), u32> {
+            Ok(((), None))
+        }
+
+        fn publish(&mut self, (): &mut (), group: &[u8], events: usize) -> Result<Mark, Unpublished> {
+            self.sequence += events as u64;
+            let at = group.len() / events * (events - 1) + 16;
+            let number = u64::from_le_bytes(group[at..at + 8].try_into().expect("eight bytes"));
+            Ok(Mark {
+                producer_sequence: ProducerSequence(number),
+                sequence: matchtape_schemas::Sequence(self.sequence),
+            })
+        }
+    }
+
+    #[test]
+    fn garbage_in_the_service_is_passed_over_and_others_publish_on() {
+        let test = TestName::new("garbage", TapeId(3));
+        let config = IngressConfig { producers_max: 2, ..IngressConfig::default() };
+        let terms =
+            IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
+        let mut intake = Intake::open(&test.name, &config, &terms).expect("intake");
+        let name = test.name.clone();
+        let (done, finished) = std::sync::mpsc::channel();
+        let honest = on_own_thread(
+            "honest",
+            None,
+            || Ok(()),
+            move |()| {
+                let options = RemoteOptions::default();
+                let mut publisher =
+                    RemotePublisher::connect(&name, ProducerId(1), options).expect("publisher");
+                for number in 1..=200 {
+                    let body = OrderCancelled::default();
+                    let event = Event::new(InstrumentId(1), ProducerSequence(number), EventTime(0), body);
+                    publisher.publish(&event).expect("publish");
+                    publisher.wait(ProducerSequence(number), Stage::Accepted).expect("accepted");
+                }
+                done.send(()).expect("the test listens");
+            },
+        )
+        .expect("thread");
+
+        let liar = ports::open(&test.name).expect("open");
+        let port = liar
+            .requests
+            .publisher_builder()
+            .backpressure_strategy(BackpressureStrategy::DiscardData)
+            .allocation_strategy(AllocationStrategy::Static)
+            .initial_max_slice_len(64)
+            .create()
+            .expect("port");
+        let mut door = Taker::default();
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut word = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let mut round = 0;
+        while finished.try_recv().is_err() {
+            round += 1;
+            let blocks = (word() % 8) as usize;
+            let mut sample = port.loan_slice_uninit(blocks).expect("loan");
+            // From plain nonsense to a greeting of somebody else's producer with nonsense after it.
+            let honest_looking = RequestHeader {
+                format_version: INGRESS_FORMAT,
+                kind: if round % 3 == 0 { RequestKind::Hello } else { RequestKind::Events }.number(),
+                tape: 3,
+                incarnation: intake.view.incarnation,
+                epoch: 1,
+                producer: 1 + (word() % 2) as u32,
+                attempt: (word() % 4) as u32,
+                index: word() % 3,
+                length: if round % 3 == 0 { 0 } else { word() % 140 },
+            };
+            *sample.user_header_mut() = match round % 4 {
+                0 => RequestHeader {
+                    format_version: word() as u32,
+                    kind: word() as u32,
+                    tape: word(),
+                    incarnation: word(),
+                    length: word(),
+                    ..honest_looking
+                },
+                1 => RequestHeader { length: u64::MAX, ..honest_looking },
+                _ => honest_looking,
+            };
+            for block in sample.payload_mut() {
+                let mut written = [Block::ZERO];
+                let bytes = crate::block::bytes_of_mut(&mut written);
+                bytes[..8].copy_from_slice(&word().to_le_bytes());
+                bytes[8..].copy_from_slice(&word().to_le_bytes());
+                block.write(written[0]);
+            }
+            // SAFETY: every block was written.
+            unsafe { sample.assume_init() }.send().expect("send");
+            intake.receive(&mut door).expect("receive");
+            let sequence = matchtape_schemas::Sequence(door.sequence);
+            let watermarks = Watermarks { accepted: sequence, durable: sequence, ..Watermarks::default() };
+            intake.reply(&watermarks, None, round % 16 == 0).expect("reply");
+        }
+        honest.join().expect("honest");
+        assert_eq!(door.sequence, 200, "nothing of the garbage came through");
+        assert!(intake.counters().ignored > 0);
     }
 }

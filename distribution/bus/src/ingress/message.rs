@@ -132,11 +132,12 @@ pub(crate) struct ReplyHeader {
     /// How far an event time may lie ahead of the clock, ns.
     pub skew_ns_max: i64,
     pub group_events_max: u64,
+    pub group_bytes_max: u64,
     /// 1: every session is listed, so one that is missing is unknown to the node. 0: only those that changed.
     pub full: u64,
 }
 
-const _: () = assert!(size_of::<ReplyHeader>() == 96, "no padding, and the format version changes with it");
+const _: () = assert!(size_of::<ReplyHeader>() == 104, "no padding, and the format version changes with it");
 
 /// The node as its last reply describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +148,7 @@ pub(crate) struct NodeView {
     pub watermarks: Watermarks,
     pub skew_ns_max: i64,
     pub group_events_max: usize,
+    pub group_bytes_max: usize,
 }
 
 impl NodeView {
@@ -165,6 +167,7 @@ impl NodeView {
             visible: self.watermarks.visible.get(),
             skew_ns_max: self.skew_ns_max,
             group_events_max: self.group_events_max as u64,
+            group_bytes_max: self.group_bytes_max as u64,
             full: u64::from(full),
         }
     }
@@ -187,6 +190,7 @@ impl NodeView {
             },
             skew_ns_max: header.skew_ns_max,
             group_events_max: usize::try_from(header.group_events_max).ok()?,
+            group_bytes_max: usize::try_from(header.group_bytes_max).ok()?,
         })
     }
 }
@@ -374,6 +378,7 @@ mod tests {
             watermarks: Watermarks { accepted: Sequence(9), visible: Sequence(3), ..Watermarks::default() },
             skew_ns_max: 4,
             group_events_max: 1024,
+            group_bytes_max: 4096,
         };
         let header = view.header(TapeId(7), true);
         assert_eq!(NodeView::read(&header, TapeId(7)), Some(view));

@@ -36,6 +36,7 @@ pub use desk::{Door, IngressCounters, Unpublished};
 pub use doorbell::Doorbell;
 pub use intake::{IngressEnd, IngressTerms, Intake};
 pub use message::Mark;
+pub(crate) use ports::REQUESTS;
 pub use remote::{
     ConnectError, RemoteCounters, RemoteEnded, RemoteOptions, RemotePublishError, RemotePublished,
     RemotePublisher, RemoteWaitError,

@@ -103,8 +103,8 @@ pub enum RemotePublishError {
         /// What fits.
         limit: usize,
     },
-    /// A group larger than the window.
-    #[error("a group of {bytes} bytes does not fit the window of {limit} bytes")]
+    /// A group of more bytes than the node takes, or the window has room for.
+    #[error("a group has at most {limit} bytes, this one {bytes}")]
     GroupBytes {
         /// As given.
         bytes: usize,
@@ -465,8 +465,9 @@ impl RemotePublisher {
             self.check_time(event.event_time)?;
             blocks += event.encoded_len() / BLOCK_BYTES;
         }
-        if blocks > limits.blocks_max {
-            let limit = limits.blocks_max * BLOCK_BYTES;
+        let group_bytes_max = self.outbox.node().map_or(usize::MAX, |node| node.group_bytes_max);
+        let limit = group_bytes_max.min(limits.blocks_max * BLOCK_BYTES);
+        if blocks * BLOCK_BYTES > limit {
             return Err(RemotePublishError::GroupBytes { bytes: blocks * BLOCK_BYTES, limit });
         }
         if !self.outbox.has_room(events.len(), blocks) {
@@ -522,6 +523,7 @@ impl RemotePublisher {
         stage: Stage,
         deadline: Option<Instant>,
     ) -> Result<Sequence, RemoteWaitError> {
+        let since = Instant::now();
         loop {
             self.turn();
             match self.outbox.reached(producer_sequence, stage) {
@@ -529,23 +531,24 @@ impl RemotePublisher {
                 Reached::Never => return Err(RemoteWaitError::NeverPublished(producer_sequence)),
                 Reached::NotYet => {}
             }
-            self.keep_waiting(deadline)?;
+            self.keep_waiting(since, deadline)?;
         }
     }
 
     /// Blocks until `events` events of `bytes` bytes in all could be taken.
     pub fn wait_for_room(&mut self, events: usize, bytes: usize) -> Result<(), RemoteWaitError> {
+        let since = Instant::now();
         loop {
             self.turn();
             if self.outbox.has_room(events, blocks_for(bytes)) {
                 return Ok(());
             }
-            self.keep_waiting(None)?;
+            self.keep_waiting(since, None)?;
         }
     }
 
-    /// Rests for a while, unless there is a reason not to wait any longer.
-    fn keep_waiting(&mut self, deadline: Option<Instant>) -> Result<(), RemoteWaitError> {
+    /// Rests for a while, unless there is a reason not to wait any longer than it was since `since`.
+    fn keep_waiting(&mut self, since: Instant, deadline: Option<Instant>) -> Result<(), RemoteWaitError> {
         self.check_ended()?;
         match self.outbox.node().map(|node| node.state) {
             Some(NodeState::Open) | None => {}
@@ -553,7 +556,8 @@ impl RemotePublisher {
             Some(NodeState::Poisoned) => return Err(RemoteWaitError::Poisoned),
             Some(NodeState::Fenced) => return Err(RemoteWaitError::Fenced),
         }
-        let silent = self.outbox.silent_for(self.start.elapsed());
+        // A successor is given its time from when it is waited for.
+        let silent = self.outbox.silent_for(self.start.elapsed()).min(since.elapsed());
         if silent >= self.options.silence_max {
             return Err(RemoteWaitError::Disconnected { silent_ms: silent.as_millis() as u64 });
         }

@@ -15,7 +15,7 @@ use matchtape_schemas::{
     Watermarks,
 };
 
-use super::desk::{Desk, Door, Ports, Unpublished};
+use super::desk::{Desk, Door, GroupMax, Ports, Unpublished};
 use super::message::{Mark, NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
 use super::outbox::{Ended, Outbox, Reached, WindowLimits};
 use crate::block::{BLOCK_BYTES, Block, bytes_of_mut};
@@ -24,6 +24,7 @@ const TAPE: TapeId = TapeId(5);
 const QUEUE: usize = 4;
 const REPLIES: usize = 3;
 const PRODUCERS: u32 = 3;
+const GROUP_MAX: GroupMax = GroupMax { events: 8, bytes: 4096 };
 
 struct Random(u64);
 
@@ -196,8 +197,9 @@ impl World {
             watermarks: Watermarks::default(),
             skew_ns_max: 0,
             group_events_max: 8,
+            group_bytes_max: 4096,
         };
-        let desk = Desk::new(TAPE, self.incarnations, view.epoch, PRODUCERS as usize, 8);
+        let desk = Desk::new(TAPE, self.incarnations, view.epoch, PRODUCERS as usize, GROUP_MAX);
         self.room = 16;
         self.node = Some(ModelNode { desk, view });
     }
@@ -480,6 +482,7 @@ fn reply(epoch: u64, incarnation: u64) -> ReplyHeader {
         watermarks: Watermarks::default(),
         skew_ns_max: 0,
         group_events_max: 8,
+        group_bytes_max: 4096,
     };
     view.header(TAPE, true)
 }
@@ -502,7 +505,7 @@ fn a_node_of_an_earlier_epoch_is_neither_heard_nor_served() {
     // And the fenced one does nothing with what is meant for its successor.
     let (mut tape, mut room) = (Tape::default(), 16);
     let mut door = ModelDoor { tape: &mut tape, room: &mut room, inside: None };
-    let mut fenced = Desk::new(TAPE, 20, Epoch(5), 2, 8);
+    let mut fenced = Desk::new(TAPE, 20, Epoch(5), 2, GROUP_MAX);
     fenced.receive(9, &request.header, &[], &mut door, &ModelPorts(vec![(9, ProducerId(1), 1)]));
     assert!(!fenced.has_sessions());
     assert_eq!(fenced.counters().ignored, 1);
@@ -512,7 +515,7 @@ fn a_node_of_an_earlier_epoch_is_neither_heard_nor_served() {
 fn one_producer_has_one_process_and_a_dead_one_gives_way() {
     let (mut tape, mut room) = (Tape::default(), 16);
     let mut door = ModelDoor { tape: &mut tape, room: &mut room, inside: Some(ProducerId(3)) };
-    let mut desk = Desk::new(TAPE, 20, Epoch(5), 2, 8);
+    let mut desk = Desk::new(TAPE, 20, Epoch(5), 2, GROUP_MAX);
     let hello = |producer, attempt| RequestHeader {
         format_version: super::message::INGRESS_FORMAT,
         kind: super::message::RequestKind::Hello.number(),
@@ -544,7 +547,7 @@ fn one_producer_has_one_process_and_a_dead_one_gives_way() {
     desk.receive(4, &hello(1, 1), &[], &mut door, &alive);
     assert_eq!(status(&mut desk, 4), Status::Open);
     // A node that was just started knows nobody; one that was the producer comes before one that wants to be.
-    let mut restarted = Desk::new(TAPE, 20, Epoch(5), 2, 8);
+    let mut restarted = Desk::new(TAPE, 20, Epoch(5), 2, GROUP_MAX);
     alive.0.push(port(7, 1));
     restarted.receive(7, &hello(1, 1), &[], &mut door, &alive);
     assert_eq!(status(&mut restarted, 7), Status::InUse { process: 1002 });

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
-use matchtape_bus::{BusConfig, WakeUp};
-use matchtape_node::{BusOptions, NodeOptions, PipelineWait, VisibleAt};
+use matchtape_bus::{BusConfig, IngressConfig, WakeUp, check_core};
+use matchtape_node::{BusOptions, IngressOptions, NodeOptions, PipelineWait, VisibleAt};
 use matchtape_storage::wal::{SyncPolicy, WriteBackend};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,7 @@ pub(super) struct Config {
     pub node: NodeSection,
     pub storage: StorageSection,
     pub bus: BusSection,
+    pub ingress: IngressSection,
     pub gateway: GatewaySection,
 }
 
@@ -80,6 +81,10 @@ pub(super) struct NodeSection {
     pub visible_at: VisibleAtName,
     /// Say on an idle tape that time has passed. For live tapes, not for imports of another day. 0: never.
     pub time_advanced_after_ms: u64,
+    /// The core the pipeline's thread is bound to.
+    pub pipeline_core: Option<usize>,
+    /// The core the log's thread is bound to.
+    pub log_core: Option<usize>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +159,25 @@ pub(super) enum WakeUpName {
     BusyPoll,
 }
 
+/// Producers in other processes, through shared memory. They meet the node where its bus is, so there has to be one.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct IngressSection {
+    /// Whether they may come in.
+    pub enabled: bool,
+    /// Producers at the same time.
+    pub producers_max: usize,
+    /// Samples (a group each, or as many as had to wait) a producer may be ahead of the node. Each takes 128 KiB of
+    /// shared memory per producer.
+    pub queue_samples: usize,
+    /// `event`: the node sleeps when nobody publishes. `busy-poll`: it does not; a core for the lowest latency.
+    pub wake_up: WakeUpName,
+    /// How long the thread looks for samples before it sleeps.
+    pub spin_us: u64,
+    /// The core the thread is bound to.
+    pub core: Option<usize>,
+}
+
 /// WebSocket, HTTP and the page.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
@@ -175,6 +199,8 @@ impl Default for NodeSection {
             spin_us: 50,
             visible_at: VisibleAtName::Durable,
             time_advanced_after_ms: 100,
+            pipeline_core: None,
+            log_core: None,
         }
     }
 }
@@ -205,6 +231,29 @@ impl Default for BusSection {
             heartbeat_ms: config.heartbeat_interval.as_millis() as u64,
             wake_up: WakeUpName::Event,
             core: None,
+        }
+    }
+}
+
+impl Default for IngressSection {
+    fn default() -> Self {
+        let IngressOptions { config, spin, core } = IngressOptions::default();
+        Self {
+            enabled: true,
+            producers_max: config.producers_max,
+            queue_samples: config.queue_samples,
+            wake_up: WakeUpName::Event,
+            spin_us: spin.as_micros() as u64,
+            core,
+        }
+    }
+}
+
+impl From<WakeUpName> for WakeUp {
+    fn from(name: WakeUpName) -> Self {
+        match name {
+            WakeUpName::Event => Self::Event,
+            WakeUpName::BusyPoll => Self::BusyPoll,
         }
     }
 }
@@ -278,6 +327,26 @@ impl Config {
             let (value, reason) = (self.storage.memtable_mib.to_string(), "1 to 65536 MiB");
             return Err(ConfigError::Value { key: "storage.memtable_mib", value, reason });
         }
+        let cores = [
+            ("node.pipeline_core", self.node.pipeline_core),
+            ("node.log_core", self.node.log_core),
+            ("bus.core", self.bus.core),
+            ("ingress.core", self.ingress.core),
+        ];
+        for (key, core) in cores {
+            if let Some(core) = core
+                && check_core(core).is_err()
+            {
+                let reason = "none of the cores this process may use (`nproc`, `taskset -p`)";
+                return Err(ConfigError::Value { key, value: core.to_string(), reason });
+            }
+        }
+        let range = |key, value: usize, max: usize, reason| match (1..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(ConfigError::Value { key, value: value.to_string(), reason }),
+        };
+        range("ingress.producers_max", self.ingress.producers_max, 256, "1 to 256")?;
+        range("ingress.queue_samples", self.ingress.queue_samples, 4096, "1 to 4096")?;
         if self.gateway.enabled && !self.gateway.listen.ip().is_loopback() {
             let (value, reason) =
                 (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
@@ -297,7 +366,11 @@ impl Config {
                 VisibleAtName::Durable => VisibleAt::Durable,
                 VisibleAtName::Written => VisibleAt::Written,
             },
+            pipeline_core: self.node.pipeline_core,
+            log_core: self.node.log_core,
             bus: self.bus.enabled.then(|| self.bus_options()),
+            // Without a bus there is no place to meet.
+            ingress: (self.bus.enabled && self.ingress.enabled).then(|| self.ingress_options()),
             time_advanced_after: match self.node.time_advanced_after_ms {
                 0 => None,
                 after => Some(Duration::from_millis(after)),
@@ -320,6 +393,18 @@ impl Config {
         options
     }
 
+    fn ingress_options(&self) -> IngressOptions {
+        let section = &self.ingress;
+        let config = IngressConfig {
+            producers_max: section.producers_max,
+            queue_samples: section.queue_samples,
+            heartbeat_interval: Duration::from_millis(self.bus.heartbeat_ms),
+            wake_up: section.wake_up.into(),
+            ..IngressConfig::default()
+        };
+        IngressOptions { config, spin: Duration::from_micros(section.spin_us), core: section.core }
+    }
+
     /// As bus publishers and subscribers want it.
     pub fn bus_options(&self) -> BusOptions {
         BusOptions {
@@ -329,10 +414,7 @@ impl Config {
                 subscribers_max: self.bus.subscribers_max,
                 buffer_samples: self.bus.buffer_frames,
                 heartbeat_interval: Duration::from_millis(self.bus.heartbeat_ms),
-                wake_up: match self.bus.wake_up {
-                    WakeUpName::Event => WakeUp::Event,
-                    WakeUpName::BusyPoll => WakeUp::BusyPoll,
-                },
+                wake_up: self.bus.wake_up.into(),
                 ..BusConfig::default()
             },
             speculative: self.bus.speculative,
@@ -373,6 +455,8 @@ mod tests {
             ("[node]\nring_slots = \"many\"\n", "ring_slots"),
             ("[storage]\nsync = \"sometimes\"\n", "sometimes"),
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
+            ("[node]\nlog_core = 100000\n", "node.log_core"),
+            ("[ingress]\nproducers_max = 0\n", "ingress.producers_max"),
         ] {
             let error = load(text).expect_err(text).to_string();
             assert!(error.contains(named), "{text:?} gives {error:?}");

@@ -160,6 +160,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
     let mut kept = projections();
     kept.push(Box::new(EngineProjection::new(options.engine)));
     // The exchange rebuilds itself from its tape, so nobody else may write there.
+    config.ingress.enabled = false;
     let running = Running::start(&config, kept, Publishing::NotOffered)?;
     let publisher = running.node.publisher(DEMO_PRODUCER).map_err(CliError::failed)?;
     let mut demo = Demo::open(publisher, &running.node.reader(), options).map_err(|error| {
@@ -261,6 +262,9 @@ impl Running {
         println!("tape {:016x}, epoch {}", self.node.tape().get(), self.node.epoch());
         if let Some(bus) = self.node.bus_name() {
             println!("bus {} in {}", bus.namespace(), bus.root().display());
+            if self.node.ingress_counters().is_some() {
+                println!("ingress {}", bus.ingress_text());
+            }
         }
         if let Some(gateway) = &self.gateway {
             println!("page http://{}/", gateway.address());
