@@ -3,8 +3,11 @@
 //! The publisher creates; subscribers only open, so sizes have one owner. A service outlives its publisher as long as
 //! a subscriber lives, which is why a restarted publisher opens what it finds.
 
+use std::time::Duration;
+
 use iceoryx2::config::Config;
 use iceoryx2::node::{Node, NodeBuilder};
+use iceoryx2::port::listener::{Listener, ListenerWaitError};
 use iceoryx2::prelude::{
     AttributeVerifier, MessagingPattern, SemanticString, Service, ServiceName, SignalHandlingMode, ipc,
 };
@@ -80,6 +83,18 @@ fn create_with_format(
             PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
         })?;
     Ok(Opened { samples, wake, node })
+}
+
+/// Sleeps until a listener is notified, at most for `limit`. Returns at once when there is less than a microsecond left:
+/// iceoryx2 would hand the system a timeout of zero, which means for ever.
+pub(crate) fn sleep(listener: &Listener<ipc::Service>, limit: Duration) -> Result<(), ListenerWaitError> {
+    if limit < Duration::from_micros(1) {
+        return Ok(());
+    }
+    match listener.timed_wait(|_| (), limit) {
+        Ok(_) | Err(ListenerWaitError::InterruptSignal) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The wake-ups of a service. `errors.slots` is also the number of its nodes.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use iceoryx2::node::Node;
 use iceoryx2::port::ReceiveError;
-use iceoryx2::port::listener::{Listener, ListenerCreateError, ListenerWaitError};
+use iceoryx2::port::listener::{Listener, ListenerCreateError};
 use iceoryx2::port::subscriber::{Subscriber, SubscriberCreateError};
 use iceoryx2::prelude::{PortFactory, ipc};
 use iceoryx2::sample::Sample;
@@ -267,8 +267,8 @@ impl BusSubscriber {
         let Some(listener) = &self.listener else {
             return Ok(false);
         };
-        match listener.timed_wait(|_| (), timeout.saturating_sub(start.elapsed())) {
-            Ok(_) | Err(ListenerWaitError::InterruptSignal) => self.has_samples(),
+        match service::sleep(listener, timeout.saturating_sub(start.elapsed())) {
+            Ok(()) => self.has_samples(),
             Err(error) => {
                 Err(BusError::Internal { doing: "waiting for the bus", cause: format!("{error:?}") })
             }

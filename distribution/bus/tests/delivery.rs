@@ -372,3 +372,19 @@ fn sleeping_needs_a_publisher_that_wakes() {
     publisher.heartbeat(&Watermarks::default()).expect("heartbeat");
     assert!(subscriber.wait(Duration::from_secs(60)).expect("wait"));
 }
+
+#[test]
+fn a_wait_that_is_almost_over_ends() {
+    let place = Place::new("almost");
+    let tape = Tape::new();
+    let _publisher = place.publisher(BusService::Live, &small(), &tape.head);
+    for spin in [Duration::ZERO, Duration::from_micros(20)] {
+        let options = SubscriberOptions { next: Some(Sequence(1)), spin, ..SubscriberOptions::default() };
+        let mut subscriber =
+            BusSubscriber::open(&place.name, BusService::Live, &options).expect("subscriber");
+        // Less than the microsecond in which sockets count, also after looking first.
+        for timeout in [Duration::ZERO, Duration::from_nanos(900), spin, spin + Duration::from_nanos(1)] {
+            assert!(!subscriber.wait(timeout).expect("wait"));
+        }
+    }
+}

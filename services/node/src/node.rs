@@ -269,12 +269,10 @@ impl Node {
                 }
                 thread
             }
-            _ => std::thread::Builder::new()
-                .name("pipeline".into())
-                .spawn(move || {
-                    bind("pipeline", core);
-                    run(parts, NoSpeculation);
-                })?,
+            _ => std::thread::Builder::new().name("pipeline".into()).spawn(move || {
+                bind("pipeline", core);
+                run(parts, NoSpeculation);
+            })?,
         };
         // Last: from here on others publish.
         let ingress = match (&options.ingress, &bus_name) {

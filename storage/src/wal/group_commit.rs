@@ -314,7 +314,7 @@ impl<O: CommitObserver> LogThread<O> {
             self.observer.started();
             self.serve_and_finish()
         })
-            .unwrap_or_else(|message| Err(WalError::Panicked { thread: THREAD, message }));
+        .unwrap_or_else(|message| Err(WalError::Panicked { thread: THREAD, message }));
         let cause = match result {
             Ok(()) => {
                 self.shared.batches.lock().ended = Some(Arc::new(WalError::Closed));

@@ -32,6 +32,7 @@ use crate::config::{LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
 use crate::publisher::reserve_segment;
+use crate::service;
 
 /// How a remote publisher behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -585,7 +586,7 @@ impl RemotePublisher {
         let limit = until.saturating_duration_since(Instant::now()).min(LOOK_AGAIN);
         match &ports.listener {
             // Whatever ended it, the caller looks at everything again.
-            Some(listener) => drop(listener.timed_wait(|_| (), limit)),
+            Some(listener) => drop(service::sleep(listener, limit)),
             None => std::thread::sleep(limit.min(WITHOUT_WAKE_UPS)),
         }
     }
