@@ -8,7 +8,7 @@ use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use matchtape_bus::{
@@ -183,7 +183,7 @@ impl StageWakers {
                 continue;
             }
             let mut reached = StageReached::new(Arc::clone(&self.intake.stages), next, stage);
-            if let Poll::Ready(_) = Pin::new(&mut reached).poll(&mut context) {
+            if Pin::new(&mut reached).poll(&mut context).is_ready() {
                 self.waker.wake_by_ref();
             }
             *armed = Some((next, reached));
