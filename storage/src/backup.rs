@@ -31,7 +31,8 @@ use matchtape_schemas::{
 };
 use serde::Serialize;
 
-use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, LockError};
+use crate::archive::cold;
+use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, LockError};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
 use crate::open::{OpenError, take_lock};
 use crate::options::ReadOnlyOptions;
@@ -269,7 +270,9 @@ impl<'a> Copy<'a> {
                 bytes: done,
                 bytes_total,
             });
-            self.bring(source.disk, &file.path(), bytes)?;
+            let object = contents.cold.get(&file.number);
+            let object = object.map(|object| cold::open_object(source.reader.cold(), object));
+            self.bring(source.disk, object, &file.path(), bytes)?;
             done += bytes;
         }
         self.target.sync_directory(Path::new(TABLES)).map_err(CopyError::Target)?;
@@ -303,20 +306,30 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Links or copies one file, unless an earlier attempt did. It has its name only when it is whole.
-    fn bring(&mut self, source: &dyn Disk, path: &Path, bytes: u64) -> Result<(), CopyError> {
+    /// Links or copies one file, unless an earlier attempt did. It has its name only when it is whole. An `object` of the
+    /// cold tier becomes a local file: the source will remove the object one day, whoever else relies on it.
+    fn bring(
+        &mut self,
+        source: &dyn Disk,
+        object: Option<Arc<dyn DiskFile>>,
+        path: &Path,
+        bytes: u64,
+    ) -> Result<(), CopyError> {
         match self.target.open(path, Access::Read, Caching::Buffered) {
             Ok(_) => return Ok(()),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(CopyError::Target(error)),
         }
-        if let Some(link) = self.link
+        if let Some(link) = self.link.filter(|_| object.is_none())
             && link(path).map_err(CopyError::Source)?
         {
             self.report.linked += 1;
             return Ok(());
         }
-        let from = source.open(path, Access::Read, Caching::Buffered).map_err(CopyError::Source)?;
+        let from = match object {
+            Some(object) => object,
+            None => source.open(path, Access::Read, Caching::Buffered).map_err(CopyError::Source)?,
+        };
         let temporary = new_path(path);
         match self.target.remove(&temporary) {
             Ok(()) => {}
@@ -509,6 +522,7 @@ impl Plan {
         let mut contents = source.clone();
         // It begins a log of its own when it is opened for writing.
         contents.log_begun = false;
+        contents.cold.clear();
         contents.event_tables.retain(|table| table.last() <= through);
         let begin = source.event_tables.first().map_or(Head::empty(source.tape), |table| table.footer.before);
         let end = contents.event_tables.last().map_or(begin, |table| table.footer.after);

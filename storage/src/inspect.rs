@@ -34,8 +34,10 @@ pub struct Inspection {
     pub holds: Vec<HoldView>,
     /// What is in memory only.
     pub memory: MemoryView,
-    /// Bytes of all tables and snapshots.
+    /// Bytes of the tables and snapshots on the local disk.
     pub table_bytes: u64,
+    /// Bytes of the event tables in the cold tier.
+    pub cold_bytes: u64,
     /// Bytes of the sealed segments.
     pub sealed_segment_bytes: u64,
 }
@@ -84,6 +86,8 @@ pub struct EventTableView {
     pub min_instrument: u32,
     /// The greatest instrument.
     pub max_instrument: u32,
+    /// The object it is in the cold tier; the file is not there then.
+    pub cold: Option<String>,
 }
 
 /// A table of index entries.
@@ -171,6 +175,7 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
                 last_accepted_time: footer.after.accepted_time.0,
                 min_instrument: footer.min_instrument.0,
                 max_instrument: footer.max_instrument.0,
+                cold: table.cold.as_ref().map(|cold| cold.object.key.clone()),
             }
         })
         .collect();
@@ -210,6 +215,7 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
         })
         .collect();
     let (head, flushed) = (view.head(), view.flushed_through());
+    let in_cold = event_tables.iter().filter(|table| table.cold.is_some());
     Inspection {
         tape: format!("{:016x}", shared.tape.0),
         epoch: head.epoch.0,
@@ -217,7 +223,9 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
         first_kept: view.first_kept().0,
         visible: shared.visible.get().0,
         flushed_through: flushed.0,
+        cold_bytes: in_cold.clone().map(|table| table.bytes).sum(),
         table_bytes: event_tables.iter().map(|table| table.bytes).sum::<u64>()
+            - in_cold.map(|table| table.bytes).sum::<u64>()
             + index_tables.iter().map(|table| table.bytes).sum::<u64>()
             + snapshots.iter().map(|snapshot| snapshot.bytes).sum::<u64>(),
         holds: view

@@ -1,6 +1,5 @@
 //! The durable half: write-ahead log, memtable, tables, recovery, reads.
 
-#[cfg(feature = "parquet")]
 pub mod archive;
 mod backup;
 mod chunk;

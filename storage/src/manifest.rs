@@ -18,17 +18,21 @@
 //! bytes (8), its footer; `4` the file number of one that is gone (8); `5` the next file number (8); `6`
 //! the log was begun, so its absence from now on is damage; `7` a segment that the log lets go of: its facts;
 //! `8` the first event kept (8); `9` a legal hold: its first event
-//! (8), when it was placed (8), bytes of its name (1), its name; first event zero means that the hold is lifted.
+//! (8), when it was placed (8), bytes of its name (1), its name; first event zero means that the hold is lifted; `10` the
+//! cold tier (1: `0` an event table is an object there, and not a local file any more: file number (8), bytes (8), BLAKE3
+//! (32), bytes of its key (1), its key; `1` the object is gone: file number (8)).
 //!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
 //! last record is gone. After that, each change appends one record and syncs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use matchtape_schemas::{AcceptedTime, Sequence, TapeId};
 
+use crate::archive::cold::ColdObject;
 use crate::codec::{Fields, Short};
 use crate::compaction::choose::{LEVELS, Levels};
 use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
@@ -58,6 +62,10 @@ pub(crate) enum Edit {
     FirstKept(Sequence),
     /// A hold from sequence zero is one that is lifted.
     Hold(LegalHold),
+    /// An event table is an object of the cold tier from now on.
+    MovedCold(ColdObject),
+    /// The object of a table that is gone was removed.
+    RemovedCold(u64),
 }
 
 /// Nothing from an event on may be dropped, because a person has said so.
@@ -117,6 +125,18 @@ impl Edit {
                 out.push(hold.name.len() as u8);
                 out.extend_from_slice(hold.name.as_bytes());
             }
+            Self::MovedCold(object) => {
+                out.extend_from_slice(&[10, 0]);
+                out.extend_from_slice(&object.number.to_le_bytes());
+                out.extend_from_slice(&object.bytes.to_le_bytes());
+                out.extend_from_slice(&object.hash);
+                out.push(object.key.len() as u8);
+                out.extend_from_slice(object.key.as_bytes());
+            }
+            Self::RemovedCold(number) => {
+                out.extend_from_slice(&[10, 1]);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
         }
     }
 
@@ -153,6 +173,21 @@ impl Edit {
                 }
                 Self::Hold(LegalHold { name, from, placed })
             }
+            10 => match fields.u8()? {
+                0 => {
+                    let (number, bytes, hash) = (fields.u64()?, fields.u64()?, fields.array()?);
+                    let length = usize::from(fields.u8()?);
+                    let key =
+                        std::str::from_utf8(fields.bytes(length)?).map_err(|_| Short { at })?.to_owned();
+                    let object = ColdObject { number, bytes, hash, key };
+                    if !object.is_possible() {
+                        return Err(Short { at });
+                    }
+                    Self::MovedCold(object)
+                }
+                1 => Self::RemovedCold(fields.u64()?),
+                _ => return Err(Short { at }),
+            },
             _ => return Err(Short { at }),
         })
     }
@@ -179,6 +214,9 @@ pub(crate) struct Contents {
     pub first_kept: Sequence,
     /// By name.
     pub holds: Vec<LegalHold>,
+    /// By file number: event tables that are objects of the cold tier, and objects whose table is gone and that are still
+    /// to be removed.
+    pub cold: BTreeMap<u64, ColdObject>,
 }
 
 impl Contents {
@@ -193,6 +231,7 @@ impl Contents {
             released: Vec::new(),
             first_kept: Sequence::FIRST,
             holds: Vec::new(),
+            cold: BTreeMap::new(),
         }
     }
 
@@ -206,6 +245,11 @@ impl Contents {
         self.event_tables.iter().any(|table| table.number == number)
             || self.index_tables.iter().any(|table| table.number == number)
             || self.snapshots.iter().any(|snapshot| snapshot.number == number)
+    }
+
+    /// Whether a file of this number is part of the store and on the local disk.
+    pub(crate) fn names_locally(&self, number: u64) -> bool {
+        self.names(number) && !self.cold.contains_key(&number)
     }
 
     pub(crate) fn apply(&mut self, edit: Edit) {
@@ -225,6 +269,12 @@ impl Contents {
             Edit::NextFile(number) => self.next_file = self.next_file.max(number),
             Edit::LogBegun => self.log_begun = true,
             Edit::ReleaseSegment(facts) => self.released.push(facts),
+            Edit::MovedCold(object) => {
+                self.cold.insert(object.number, object);
+            }
+            Edit::RemovedCold(number) => {
+                self.cold.remove(&number);
+            }
             Edit::FirstKept(first) => self.first_kept = self.first_kept.max(first),
             Edit::Hold(hold) => {
                 self.holds.retain(|other| other.name != hold.name);
@@ -245,6 +295,7 @@ impl Contents {
         edits.extend(self.released.iter().copied().map(Edit::ReleaseSegment));
         edits.extend((self.first_kept > Sequence::FIRST).then_some(Edit::FirstKept(self.first_kept)));
         edits.extend(self.holds.iter().cloned().map(Edit::Hold));
+        edits.extend(self.cold.values().cloned().map(Edit::MovedCold));
         edits
     }
 
@@ -289,6 +340,14 @@ impl Contents {
         }
         if let Some(contradiction) = Levels::new(self.index_tables.iter()).contradiction() {
             return Some(contradiction);
+        }
+        for object in self.cold.values() {
+            let number = object.number;
+            let table = self.event_tables.iter().find(|table| table.number == number);
+            let (stated, local) = (table.map_or(object.bytes, |table| table.bytes), table.is_none());
+            if object.bytes != stated || (local && self.names(number)) {
+                return Some(format!("the object {} is not event table {number}", object.key));
+            }
         }
         let through = self.flushed_through();
         if let Some(facts) = self.released.last().filter(|facts| facts.last > through) {
@@ -712,6 +771,42 @@ mod tests {
             let mut bytes = file_header::encode(FileKind::Manifest, TAPE, 1).to_vec();
             bytes.extend_from_slice(&record);
             let _ = decode(Path::new(MANIFEST), &bytes);
+        }
+    }
+
+    fn object(number: u64, key: &str) -> Edit {
+        Edit::MovedCold(ColdObject { number, bytes: 1000, hash: [7; 32], key: key.to_owned() })
+    }
+
+    #[test]
+    fn tables_in_the_cold_tier_are_known_by_their_objects_until_those_are_removed() {
+        let (disk, contents) = example();
+        let mut manifest = Manifest::write(&disk, contents, 5).unwrap();
+        manifest.append(vec![object(1, "a/1"), object(4, "a/4")]).unwrap();
+        manifest.append(vec![Edit::Remove(1)]).unwrap();
+        let loaded = load(&disk).unwrap().unwrap().contents;
+        assert_eq!(loaded, *manifest.contents());
+        assert_eq!(
+            loaded.cold.keys().copied().collect::<Vec<_>>(),
+            [1, 4],
+            "the object of 1 is still to be removed"
+        );
+        assert!(loaded.names(4) && !loaded.names_locally(4) && loaded.names_locally(7));
+        let mut again = Manifest::write(&disk, loaded, 6).unwrap();
+        again.append(vec![Edit::RemovedCold(1)]).unwrap();
+        assert_eq!(load(&disk).unwrap().unwrap().contents.cold.keys().copied().collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn an_object_that_is_not_its_table_is_refused() {
+        let longer = ColdObject { number: 1, bytes: 1001, hash: [7; 32], key: "a/1".to_owned() };
+        // An index table, a path that leads out of its place, another length than the table has.
+        for edit in [object(2, "a/2"), object(1, "../1"), Edit::MovedCold(longer)] {
+            let (disk, contents) = example();
+            let mut manifest = Manifest::write(&disk, contents, 5).unwrap();
+            manifest.append(vec![edit]).unwrap();
+            let error = load(&disk).unwrap_err();
+            assert!(matches!(error, TableError::Damage(_)), "{error}");
         }
     }
 }

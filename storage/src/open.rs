@@ -12,6 +12,7 @@ use matchtape_schemas::frame::ChainError;
 use matchtape_schemas::{Head, Projection, ProjectionError, Sequence, TapeId};
 use serde::Serialize;
 
+use crate::archive::cold::NoCold;
 use crate::chunk::ChunkBuilder;
 use crate::disk::{Disk, DiskError, DiskLock, EntryKind, LockError, LockHolder};
 use crate::flush::{FlushError, Flusher};
@@ -223,7 +224,8 @@ pub(crate) fn open(
     let mistake = options.mistakes().files_removed_under_readers;
     let removal = if mistake { Removal::AtOnce } else { Removal::WhenUnread };
     let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), removal));
-    let shared = Arc::new(Shared::new(Arc::clone(&disk), cache, gate, obsolete, &contents, memtable));
+    let cold = options.cold.clone().unwrap_or_else(|| Arc::new(NoCold));
+    let shared = Arc::new(Shared::new(Arc::clone(&disk), cold, cache, gate, obsolete, &contents, memtable));
     let fold = fold_tables(&shared, fold, flushed, &mut report)?;
 
     let OpenedWal { writer, head, segments, report: wal_report } =
@@ -305,7 +307,8 @@ fn remove_orphans(
             report.ignored.push(entry.name);
             continue;
         };
-        if entry.name != table.name() || !contents.names(table.number) {
+        // What has moved to the cold tier is there whole and durable: that comes before the manifest says so.
+        if entry.name != table.name() || !contents.names_locally(table.number) {
             disk.remove(&directory.join(&entry.name))?;
             report.removed.push(entry.name);
         }

@@ -1,7 +1,10 @@
 //! What an operator chooses about the store.
 
+use std::sync::Arc;
+
 use matchtape_schemas::{Head, Sequence, TapeId};
 
+use crate::archive::ColdStore;
 use crate::compaction::choose::Shape;
 use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 
@@ -27,6 +30,9 @@ pub struct StoreOptions {
     /// After a flush the log lets go of the sealed segments that tables cover, but for the last so many: a second copy to
     /// salvage from. `usize::MAX`: only [`EventStore::release_log`](crate::EventStore::release_log) lets go of any.
     pub sealed_segments_kept: usize,
+    /// Where event tables are that are no longer on the local disk. `None`: there is no such place; tables that are there
+    /// cannot be read, and an answer that needs one says so.
+    pub cold: Option<Arc<dyn ColdStore>>,
     /// The log's part.
     pub wal: WalOptions,
     /// Known mistakes, for negative controls.
@@ -61,6 +67,7 @@ impl Default for StoreOptions {
             visible_at_open: VisibleAtOpen::default(),
             workers: Workers::default(),
             sealed_segments_kept: 2,
+            cold: None,
             wal: WalOptions::default(),
             #[cfg(any(test, feature = "mistakes"))]
             mistakes: StoreMistakes::default(),
@@ -235,6 +242,8 @@ pub struct ReadOnlyOptions {
     pub memtable_bytes: usize,
     /// The deployment.
     pub cluster: ClusterId,
+    /// As in [`StoreOptions`].
+    pub cold: Option<Arc<dyn ColdStore>>,
 }
 
 impl Default for ReadOnlyOptions {
@@ -244,6 +253,7 @@ impl Default for ReadOnlyOptions {
             block_cache_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             cluster: ClusterId::default(),
+            cold: None,
         }
     }
 }

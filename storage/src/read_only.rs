@@ -9,6 +9,7 @@ use std::sync::Arc;
 use matchtape_schemas::{AcceptedTime, Head, Sequence, TapeId};
 use parking_lot::Mutex;
 
+use crate::archive::cold::NoCold;
 use crate::chunk::ChunkBuilder;
 use crate::disk::Disk;
 use crate::inspect::{self, Inspection};
@@ -67,7 +68,9 @@ impl ReadOnlyStore {
         let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
         let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
         let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), Removal::Never));
-        let shared = Arc::new(Shared::new(disk, cache, gate, obsolete, &contents, Arc::clone(&memtable)));
+        let cold = options.cold.clone().unwrap_or_else(|| Arc::new(NoCold));
+        let shared =
+            Arc::new(Shared::new(disk, cold, cache, gate, obsolete, &contents, Arc::clone(&memtable)));
         let follow = Mutex::new(Follow { follower: None, memtable, head: flushed });
         let store = Self { shared, options: options.clone(), contents: Mutex::new(contents.clone()), follow };
         store.follow(&contents)?;
@@ -172,6 +175,8 @@ impl ReadOnlyStore {
             opened = view
                 .event_tables
                 .iter()
+                // Objects of the cold tier have no name that a writer could take away under a reader's hand.
+                .filter(|table| table.cold.is_none())
                 .try_for_each(|table| table.top().map(|_| ()))
                 .and_then(|()| view.index_tables.iter().try_for_each(|table| table.prepare()));
             if opened.is_err() {

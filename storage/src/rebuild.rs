@@ -126,7 +126,7 @@ pub(crate) fn for_each_frame<E: From<TableError>>(
     meta: &EventTableMeta,
     mut visit: impl FnMut(&Frame<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let table = EventTable::new(*meta, Arc::clone(disk), Arc::new(BlockCache::new(0)));
+    let table = EventTable::new(*meta, None, Arc::clone(disk), Arc::new(BlockCache::new(0)));
     let mut buffer = Vec::new();
     for leaf in table.top()? {
         for entry in table.leaf(leaf)?.entries() {

@@ -1,5 +1,6 @@
 //! The event store: append (through its log), read, watermarks. Owns the data directory.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
@@ -8,6 +9,8 @@ use std::time::Duration;
 use matchtape_schemas::{AcceptedTime, Head, Projection, Sequence, TapeId};
 use parking_lot::Mutex;
 
+use crate::archive::cold;
+use crate::archive::{ColdPolicy, ColdProgress, ColdPushError, ColdReport};
 use crate::backup::{Copy, CopyError, CopyProgress, CopyReport, Link, Point, Source};
 use crate::chunk::Chunk;
 use crate::compaction::choose::Shape;
@@ -281,6 +284,23 @@ impl EventStore {
             let hold = LegalHold { name: name.to_owned(), from: Sequence::ZERO, placed: now };
             Ok((there, if there { vec![Edit::Hold(hold)] } else { Vec::new() }))
         })
+    }
+
+    /// Moves event tables to the cold tier: each is uploaded, read back and compared, then the manifest says so, and then
+    /// its local file goes with its last reader. Objects of tables that retention has dropped are removed. It runs only
+    /// when called, and while it does, retention leaves alone what is being uploaded. `progress` may stop it; what was moved stays
+    /// moved.
+    pub fn push_cold(
+        &self,
+        policy: &ColdPolicy,
+        progress: &mut dyn FnMut(ColdProgress) -> ControlFlow<()>,
+    ) -> Result<ColdReport, ColdPushError> {
+        let (shared, flusher) = (&*self.ingest.shared, &self.ingest.flusher);
+        let mut report = cold::push(shared, flusher, &self.pins, policy, progress)?;
+        if !report.stopped {
+            cold::collect(shared, flusher, progress, &mut report)?;
+        }
+        Ok(report)
     }
 
     /// The legal holds, by name.

@@ -295,10 +295,10 @@ fn file_numbers_that_begin_anew_are_noticed() {
         mistakes: StoreMistakes { file_numbers_restart: true, ..Default::default() },
         ..small_options()
     };
-    let noticed = std::panic::catch_unwind(|| {
+    let noticed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let run = record(4, &options, |_| {});
         violations(&run, &options, 0, 1)
-    });
+    }));
     assert!(!noticed.is_ok_and(|found| found.is_empty()));
 }
 

@@ -19,7 +19,9 @@ const SIZES: u32 = 12;
 
 /// Which neighbours to make one table of: the smallest ones first; none that has `small` bytes or more.
 pub(super) fn choose(tables: &[Arc<EventTable>], small: u64) -> Option<Range<usize>> {
-    let sizes: Vec<u64> = tables.iter().map(|table| table.meta.bytes).collect();
+    // One that has left the local disk stays as it is, however small.
+    let size = |table: &Arc<EventTable>| if table.cold.is_some() { u64::MAX } else { table.meta.bytes };
+    let sizes: Vec<u64> = tables.iter().map(size).collect();
     of_sizes(&sizes, small)
 }
 
@@ -60,7 +62,7 @@ impl EventMerge {
         let out = EventTableWriter::create(&**disk, number, tables[0].footer.before, compression)?;
         let tables = tables.iter().rev();
         let tables =
-            tables.map(|meta| EventTable::new(*meta, Arc::clone(disk), Arc::clone(&cache))).collect();
+            tables.map(|meta| EventTable::new(*meta, None, Arc::clone(disk), Arc::clone(&cache))).collect();
         Ok(Self { tables, blocks: Vec::new(), reading: None, out, buffer: Vec::new() })
     }
 

@@ -19,6 +19,7 @@ pub use self::frames::FrameCursor;
 pub use self::page::{PageCursor, PageToken, PageTokenError};
 pub use self::query::{Direction, Query, QueryCursor};
 use self::view::{Shared, View};
+use crate::archive::ColdStore;
 use crate::chunk::EventHandle;
 use crate::snapshot::Snapshot;
 use crate::sstable::{Caller, TableError};
@@ -61,6 +62,11 @@ pub struct Reader {
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// Where event tables are that have left the local disk.
+    pub(crate) fn cold(&self) -> &Arc<dyn ColdStore> {
+        &self.shared.cold
     }
 
     /// The tape.

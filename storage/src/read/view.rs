@@ -1,11 +1,12 @@
 //! What there is to read at one moment.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use matchtape_schemas::{EventTime, Head, Sequence, TapeId};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use crate::archive::ColdStore;
 use crate::chunk::Chunk;
 use crate::compaction::choose;
 use crate::disk::Disk;
@@ -14,7 +15,7 @@ use crate::memtable::MemTable;
 use crate::obsolete::{FileLife, Obsolete};
 use crate::snapshot::SnapshotMeta;
 use crate::sstable::{
-    BlockCache, Caller, EventTable, EventTableMeta, IndexTable, IndexTableMeta, TableError,
+    BlockCache, Caller, ColdTable, EventTable, EventTableMeta, IndexTable, IndexTableMeta, TableError,
 };
 use crate::visible::{Bell, VisibleGate};
 
@@ -27,12 +28,17 @@ pub(crate) struct Shared {
     pub visible: Arc<VisibleGate>,
     /// Where files go that are no longer named.
     obsolete: Arc<Obsolete>,
+    /// Where event tables are that have left the local disk.
+    pub cold: Arc<dyn ColdStore>,
+    /// Who may still read an object, by file number.
+    cold_readers: Mutex<HashMap<u64, Weak<FileLife>>>,
     view: RwLock<Arc<View>>,
 }
 
 impl Shared {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
+        cold: Arc<dyn ColdStore>,
         cache: Arc<BlockCache>,
         visible: Arc<VisibleGate>,
         obsolete: Arc<Obsolete>,
@@ -47,7 +53,8 @@ impl Shared {
             memtables: vec![memtable],
         };
         let view = RwLock::new(Arc::new(view));
-        let shared = Self { tape: contents.tape, disk, cache, visible, obsolete, view };
+        let (tape, cold_readers) = (contents.tape, Mutex::default());
+        let shared = Self { tape, disk, cache, visible, obsolete, cold, cold_readers, view };
         shared.change(|view| shared.install_files(view, contents));
         shared
     }
@@ -76,9 +83,21 @@ impl Shared {
         let mut snapshots: HashMap<u64, Arc<SnapshotFile>> =
             view.snapshots.drain(..).map(|file| (file.meta.number, file)).collect();
         let of_events = |meta: &EventTableMeta| {
-            let known = events.remove(&meta.number).filter(|table| table.meta == *meta);
+            let object = contents.cold.get(&meta.number);
+            // One that has moved to the cold tier is another table: the local one goes with its last reader.
+            let stays =
+                |table: &Arc<EventTable>| table.meta == *meta && table.cold.is_some() == object.is_some();
+            if events.get(&meta.number).is_some_and(stays) {
+                return events.remove(&meta.number).expect("just found");
+            }
             let (disk, cache) = (&self.disk, &self.cache);
-            known.unwrap_or_else(|| Arc::new(EventTable::new(*meta, Arc::clone(disk), Arc::clone(cache))))
+            let cold =
+                object.map(|object| ColdTable { store: Arc::clone(&self.cold), object: object.clone() });
+            let table = Arc::new(EventTable::new(*meta, cold, Arc::clone(disk), Arc::clone(cache)));
+            if object.is_some() {
+                self.cold_readers.lock().insert(meta.number, Arc::downgrade(&table.life));
+            }
+            table
         };
         view.event_tables = contents.event_tables.iter().map(of_events).collect();
         let of_index = |meta: &IndexTableMeta| {
@@ -105,6 +124,16 @@ impl Shared {
         for life in lives.chain(snapshots.values().map(|file| &file.life)) {
             life.end(&self.obsolete);
         }
+    }
+
+    /// Whether anybody in this process may still read the object of a table.
+    pub(crate) fn is_cold_read(&self, number: u64) -> bool {
+        self.cold_readers.lock().get(&number).is_some_and(|life| life.strong_count() > 0)
+    }
+
+    /// The object is gone.
+    pub(crate) fn forget_cold(&self, number: u64) {
+        self.cold_readers.lock().remove(&number);
     }
 
     /// Files that are no longer named nor read, and not removed yet.

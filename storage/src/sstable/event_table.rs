@@ -8,8 +8,10 @@ use matchtape_schemas::{AcceptedTime, EventTime, Head, InstrumentId, KindMask, S
 use super::block::{self, BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId};
 use super::cache::{BlockCache, Cached};
 use super::leaf::{BlockEntry, EventLeaf};
-use super::table_file::{TableFile, open_file};
+use super::table_file::{TableFile, check_header, open_file};
 use super::{Caller, TableError};
+use crate::archive::ColdStore;
+use crate::archive::cold::{self, ColdObject};
 use crate::chunk::Chunk;
 use crate::codec::{Fields, HEAD_BYTES, Short, put_head};
 use crate::disk::{Disk, DiskFile};
@@ -125,9 +127,18 @@ pub(crate) struct EventTable {
     pub meta: EventTableMeta,
     /// Its file stays while anybody holds this.
     pub life: Arc<FileLife>,
+    /// Where it is, if it has left the local disk.
+    pub cold: Option<ColdTable>,
     disk: Arc<dyn Disk>,
     cache: Arc<BlockCache>,
     opened: OnceLock<Opened>,
+}
+
+/// The object that an event table has become.
+#[derive(Clone, Debug)]
+pub(crate) struct ColdTable {
+    pub store: Arc<dyn ColdStore>,
+    pub object: ColdObject,
 }
 
 #[derive(Debug)]
@@ -137,8 +148,13 @@ struct Opened {
 }
 
 impl EventTable {
-    pub(crate) fn new(meta: EventTableMeta, disk: Arc<dyn Disk>, cache: Arc<BlockCache>) -> Self {
-        Self { life: FileLife::new(meta.file()), meta, disk, cache, opened: OnceLock::new() }
+    pub(crate) fn new(
+        meta: EventTableMeta,
+        cold: Option<ColdTable>,
+        disk: Arc<dyn Disk>,
+        cache: Arc<BlockCache>,
+    ) -> Self {
+        Self { life: FileLife::new(meta.file()), meta, cold, disk, cache, opened: OnceLock::new() }
     }
 
     fn id(&self) -> FileId {
@@ -155,7 +171,14 @@ impl EventTable {
     }
 
     fn open(&self) -> Result<Opened, TableError> {
-        let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
+        let file = match &self.cold {
+            None => open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?,
+            Some(cold) => {
+                let file = cold::open_object(&cold.store, &cold.object);
+                check_header(&*file, self.meta.file(), self.id())?;
+                file
+            }
+        };
         let path = file.path().to_path_buf();
         let mut buffer = Vec::new();
         let bytes = (BLOCK_HEADER_BYTES + EventFooter::BYTES) as u32;

@@ -30,7 +30,7 @@ use crate::file_header::{HeaderError, VersionError};
 use crate::wal::Damage;
 
 pub(crate) use self::cache::BlockCache;
-pub(crate) use self::event_table::{EventFooter, EventTable, EventTableMeta};
+pub(crate) use self::event_table::{ColdTable, EventFooter, EventTable, EventTableMeta};
 pub(crate) use self::event_writer::EventTableWriter;
 pub(crate) use self::filter::{hash as entity_hash, mix};
 pub(crate) use self::index_scan::IndexScan;

@@ -150,10 +150,16 @@ pub(crate) fn open_file(
             found: format!("{found}"),
         }));
     }
+    check_header(&*file, table, id)?;
+    Ok(file)
+}
+
+/// Checks that an open file begins as the table it should be.
+pub(super) fn check_header(file: &dyn DiskFile, table: TableFile, id: FileId) -> Result<(), TableError> {
     let mut header = [0; file_header::FILE_HEADER_BYTES];
     let read = file.read_at(&mut header, 0)?;
-    file_header::check(&path, table.kind, id.tape, id.number, &header[..read])?;
-    Ok(file)
+    file_header::check(file.path(), table.kind, id.tape, id.number, &header[..read])?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -60,6 +60,26 @@ pub(super) struct Config {
     pub bus: BusSection,
     pub ingress: IngressSection,
     pub gateway: GatewaySection,
+    pub cold: ColdSection,
+}
+
+/// Where old event tables go, so that the local disk need not hold them.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ColdSection {
+    /// A directory, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, as far as the build has them.
+    /// Empty: nothing moves.
+    pub place: String,
+    /// A table moves when its last event was accepted so long ago.
+    pub after_hours: u64,
+    /// So often the node looks.
+    pub interval_minutes: u64,
+}
+
+impl Default for ColdSection {
+    fn default() -> Self {
+        Self { place: String::new(), after_hours: 24, interval_minutes: 10 }
+    }
 }
 
 /// The sequencer.

@@ -106,6 +106,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         (Some(data), _) => {
             let mut options = NodeOptions { name: "import".to_owned(), ..NodeOptions::default() };
             options.store.wal.segment_bytes = args.segment_mib << 20;
+            options.store.cold = super::cold::of(data)?;
             let node = Node::open(data, options, matchtape_market::projections())
                 .map_err(|error| node_error(data, &error))?;
             let outcome = import_all(args, &Tape::Node(&node), inputs, &stop);

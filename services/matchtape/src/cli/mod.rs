@@ -1,5 +1,6 @@
 //! The command line: one subcommand per file, and how errors and interruptions end the process.
 
+mod cold;
 mod config;
 mod error;
 mod export;
@@ -53,6 +54,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
+    Cold(cold::ColdArgs),
     Config(config::ConfigArgs),
 }
 
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Cold(args) => cold::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

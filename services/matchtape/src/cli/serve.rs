@@ -5,9 +5,11 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use matchtape_examples::demo::{Demo, DemoOptions};
@@ -16,9 +18,12 @@ use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, Ingress, TapeHand
 use matchtape_market::projections;
 use matchtape_node::{Node, NodeError, TapeProgress};
 use matchtape_schemas::{ProducerId, Projection, Stage, Watermarks};
+use matchtape_storage::EventStore;
+use matchtape_storage::archive::ColdPolicy;
 use tokio::sync::watch;
 
-use super::config::{Config, ConfigError};
+use super::cold;
+use super::config::{ColdSection, Config, ConfigError};
 use super::error::CliError;
 use super::ingress::NodeIngress;
 use super::store::open_error;
@@ -143,7 +148,19 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     let config = args.node.load()?;
     let running = Running::start(&config, projections(), Publishing::Offered)?;
     running.announce();
-    running.runtime.block_on(interrupted())?;
+    let outcome = std::thread::scope(|scope| {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        if !config.cold.place.is_empty() {
+            let (store, settings) = (running.node.store(), &config.cold);
+            std::thread::Builder::new()
+                .name("cold-push".into())
+                .spawn_scoped(scope, move || move_to_cold(store, settings, &stopped))?;
+        }
+        let outcome = running.runtime.block_on(interrupted());
+        drop(stop);
+        outcome
+    });
+    outcome?;
     eprintln!("stopping: what was accepted is made durable");
     running.stop()
 }
@@ -199,6 +216,39 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
     running.stop()
 }
 
+/// Moves what is old enough to the cold tier, at intervals, until the other end of `stopped` goes. What fails is told and
+/// tried again the next time; nothing is lost by waiting.
+fn move_to_cold(store: &EventStore, settings: &ColdSection, stopped: &mpsc::Receiver<()>) {
+    let interval = Duration::from_secs(settings.interval_minutes.max(1).saturating_mul(60));
+    let age = Duration::from_secs(settings.after_hours.saturating_mul(3600));
+    loop {
+        let policy = ColdPolicy { accepted_through: cold::accepted_before(age), ..ColdPolicy::default() };
+        let outcome = store.push_cold(&policy, &mut |_| match stopped.try_recv() {
+            Err(mpsc::TryRecvError::Disconnected) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        match outcome {
+            Ok(report) => {
+                for moved in &report.moved {
+                    let (first, last) = (moved.first_sequence, moved.last_sequence);
+                    tracing::info!(
+                        "moved to the cold tier: {} bytes, sequences {first} to {last}, {}",
+                        moved.bytes,
+                        moved.key
+                    );
+                }
+                for key in &report.removed {
+                    tracing::info!("removed from the cold tier: {key}");
+                }
+            }
+            Err(error) => tracing::error!("the cold tier: {error}; trying again in {interval:?}"),
+        }
+        if stopped.recv_timeout(interval) != Err(mpsc::RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
 fn node_error(directory: &Path, error: &NodeError) -> CliError {
     match error {
         NodeError::Open(error) => open_error(directory, error),
@@ -236,7 +286,15 @@ impl Running {
         projections: Vec<Box<dyn Projection>>,
         publishing: Publishing,
     ) -> Result<Self, CliError> {
-        let node = Node::open(&config.node.data, config.node_options(), projections)
+        let mut options = config.node_options();
+        options.store.cold = match config.cold.place.as_str() {
+            "" => cold::of(&config.node.data)?,
+            place => {
+                std::fs::create_dir_all(&config.node.data)?;
+                Some(cold::settle(&config.node.data, place)?)
+            }
+        };
+        let node = Node::open(&config.node.data, options, projections)
             .map_err(|error| node_error(&config.node.data, &error))?;
         eprintln!("{}", node.recovery());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

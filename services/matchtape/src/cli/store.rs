@@ -14,8 +14,8 @@ pub(super) fn open(directory: &Path) -> Result<ReadOnlyStore, CliError> {
     let disk = RealDisk::open(directory).map_err(|error| {
         CliError::with_advice(error, "--data names the directory that `matchtape import` or a node writes to")
     })?;
-    ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default())
-        .map_err(|error| open_error(directory, &error))
+    let options = ReadOnlyOptions { cold: super::cold::of(directory)?, ..ReadOnlyOptions::default() };
+    ReadOnlyStore::open(Arc::new(disk), options).map_err(|error| open_error(directory, &error))
 }
 
 /// An error of opening a store, and what to do about it.
