@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use matchtape_schemas::{EventTime, Frame, Sequence, Stage};
 
+use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::filter::Filter;
 use crate::history::{FrameHandle, History};
@@ -50,9 +51,6 @@ pub struct HistoricalOptions {
 /// Frames looked at per call when the filter passes none of them, so that a call returns in bounded time.
 const STEPS_MAX: u32 = 256;
 
-/// How often the log is looked at while it is awaited.
-const LOG_WAIT: Duration = Duration::from_millis(1);
-
 /// A reader of a range. A range is exact, also where it begins or ends inside a group. Dropping it stops it.
 #[derive(Debug)]
 pub struct Historical<H: History, C: Clock = SystemClock> {
@@ -67,6 +65,7 @@ pub struct Historical<H: History, C: Clock = SystemClock> {
     shown: Option<Shown>,
     ended: bool,
     busy: bool,
+    backoff: Backoff,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +108,7 @@ impl<H: History, C: Clock> Historical<H, C> {
             shown: None,
             ended: false,
             busy: false,
+            backoff: Backoff::NEW,
         })
     }
 
@@ -165,6 +165,7 @@ impl<H: History, C: Clock> Subscription for Historical<H, C> {
                 self.held = self.history.frame_at(self.next)?;
             }
             let Some(handle) = &self.held else { return Ok(false) };
+            self.backoff = Backoff::NEW;
             let frame = handle.frame();
             let mut last = frame.last_sequence().min(self.through);
             if let Some(pacer) = &mut self.pacer {
@@ -202,7 +203,7 @@ impl<H: History, C: Clock> Subscription for Historical<H, C> {
             Some(due) => due.saturating_sub(self.clock.now()),
             // The range goes on beyond what is visible; or it has ended, and there is nothing to wait for.
             None if self.ended => timeout,
-            None => LOG_WAIT,
+            None => self.backoff.pause(),
         };
         self.clock.sleep(timeout.min(held_back));
         Ok(())

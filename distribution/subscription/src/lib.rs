@@ -9,6 +9,7 @@
 //! Read in this order: `history` and `live` (the two sources), `update`, `handover` (the decisions), `realtime` (acts
 //! them out), `windows`, `batch` and `conflate` (the delayed tier's rules and bytes), `delayed`, `historical`.
 
+mod backoff;
 mod batch;
 mod clock;
 mod conflate;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use matchtape_schemas::{Frame, KindMask, Sequence, Stage};
 
+use crate::backoff::Backoff;
 use crate::clock::{Clock, HeartbeatAlarm, Silence, SystemClock};
 use crate::filter::Filter;
 use crate::handover::{Handover, LiveFrame, Verdict, Want};
@@ -34,7 +35,7 @@ impl Default for RealTimeOptions {
 /// Frames looked at per call when the filter passes none of them, so that a call returns in bounded time.
 const STEPS_MAX: u32 = 256;
 
-/// How often the log is looked at while it is awaited.
+/// How often the log is looked at while the bus holds what comes next: it is about to be there.
 const LOG_WAIT: Duration = Duration::from_millis(1);
 
 /// A real-time reader; speculative where `L` shows accepted events.
@@ -51,6 +52,8 @@ pub struct RealTime<H: History, L: Live, C: Clock = SystemClock> {
     heartbeat_interval: Duration,
     /// When attaching to the bus is tried again; `None` once attached.
     attach_at: Option<Duration>,
+    /// How long the log is left alone while there is no bus.
+    backoff: Backoff,
     /// Since when the log is awaited to reach what the bus holds.
     awaiting_since: Option<Duration>,
     /// Something came since the alarm was last looked at.
@@ -125,6 +128,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             handover,
             alarm: HeartbeatAlarm::new(heartbeat_interval, now),
             attach_at: Some(now),
+            backoff: Backoff::NEW,
             awaiting_since: None,
             heard: false,
             busy: true,
@@ -164,6 +168,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
         let next = self.handover.next();
         if let Some(handle) = self.history.frame_at(next)? {
             self.awaiting_since = None;
+            self.backoff = Backoff::NEW;
             // Catching up is no silence. Once the alarm is raised, only the bus can end it.
             self.heard |= !self.alarm.is_raised();
             let header = *handle.frame().header();
@@ -317,6 +322,7 @@ impl<H: History, L: Live, C: Clock> Subscription for RealTime<H, L, C> {
             return Ok(());
         }
         match self.handover.want() {
+            Want::Log if self.attach_at.is_some() => self.clock.sleep(timeout.min(self.backoff.pause())),
             Want::Log => self.clock.sleep(timeout.min(LOG_WAIT)),
             // No longer than until the alarm may have to be raised.
             Want::Live => self.live.wait(timeout.min(self.heartbeat_interval))?,

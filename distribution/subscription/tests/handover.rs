@@ -223,3 +223,67 @@ fn without_a_bus_the_log_is_followed_until_there_is_one() {
     bus.publish(40);
     assert_eq!(drain(&mut reader), ["joined 31", "31-40"]);
 }
+
+/// A log that counts how often it is looked at.
+struct Looked(Log, Rc<std::cell::Cell<u64>>);
+
+impl matchtape_subscription::History for Looked {
+    type Frame = OwnedFrame;
+
+    fn visible(&self) -> Sequence {
+        self.0.visible()
+    }
+
+    fn first_kept(&self) -> Sequence {
+        self.0.first_kept()
+    }
+
+    fn frame_at(&mut self, from: Sequence) -> Result<Option<OwnedFrame>, HistoryError> {
+        self.1.set(self.1.get() + 1);
+        self.0.frame_at(from)
+    }
+
+    fn first_at_time(
+        &mut self,
+        time: matchtape_schemas::EventTime,
+    ) -> Result<Option<Sequence>, HistoryError> {
+        self.0.first_at_time(time)
+    }
+}
+
+#[test]
+fn an_idle_log_without_a_bus_is_left_alone_and_looked_at_closely_once_it_flows() {
+    use matchtape_subscription::Clock as _;
+    let (frames, _) = trades_through(40);
+    let log = Log::new(frames);
+    log.change(|kept| kept.visible = Sequence::ZERO);
+    let (clock, looks) = (ManualClock::default(), Rc::default());
+    let live = SimLive::new(Rc::default(), clock.clone(), Stage::Visible);
+    let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
+    let history = Looked(log.clone(), Rc::clone(&looks));
+    let mut reader = RealTime::open_with_clock(history, live, options, clock.clone()).expect("open");
+    let begun = clock.now();
+    while clock.now() - begun < Duration::from_secs(10) {
+        // The alarm that nobody publishes is all there is to say.
+        assert!(!matches!(reader.next(Duration::from_secs(1)).expect("next"), Some(Update::Events(_))));
+    }
+    assert!(looks.get() < 250, "{} looks in ten idle seconds", looks.get());
+    // What comes is seen within the longest pause, and what follows it within a millisecond.
+    let mut seen = 0;
+    while Sequence(seen) < log.change(|kept| kept.frames.last().expect("frames").frame().last_sequence()) {
+        log.change(|kept| {
+            let next =
+                kept.frames.iter().map(|frame| frame.frame().last_sequence()).find(|last| last.get() > seen);
+            kept.visible = next.expect("more");
+        });
+        let came = clock.now();
+        loop {
+            if let Some(Update::Events(events)) = reader.next(Duration::from_secs(1)).expect("next") {
+                let allowed = if seen == 0 { 100 } else { 1 };
+                assert!(clock.now() - came <= Duration::from_millis(allowed), "{:?}", clock.now() - came);
+                seen = events.iter().last().expect("events").sequence().get();
+                break;
+            }
+        }
+    }
+}
