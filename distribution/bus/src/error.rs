@@ -46,6 +46,20 @@ pub enum BusError {
         /// Slots the requirement is multiplied by.
         subscriber_slots: usize,
     },
+    /// Shared memory is as good as full: attaching would end in a SIGBUS, here or at the other end.
+    #[error(
+        "attaching to {service} takes up to {required_bytes} bytes of shared memory, /dev/shm has {available_bytes} free: \
+         remove what fills it, or enlarge it (docker run --shm-size, compose shm_size, kubernetes an emptyDir with medium \
+         Memory, or mount -o remount,size=... /dev/shm)"
+    )]
+    NoRoomToAttach {
+        /// The service.
+        service: String,
+        /// What it may take.
+        required_bytes: u64,
+        /// What is free.
+        available_bytes: u64,
+    },
     /// The way in, or one producer's part of it, would not fit into shared memory.
     #[error(
         "{whose} needs {required_bytes} bytes of shared memory, /dev/shm has {available_bytes} free: lower the node's \

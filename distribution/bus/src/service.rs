@@ -20,7 +20,7 @@ use iceoryx2::service::port_factory::PortFactory as _;
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 
 use crate::block::Block;
-use crate::config::{BusConfig, HISTORY_SAMPLES, WakeUp};
+use crate::config::{BusConfig, HISTORY_SAMPLES, WakeUp, shared_memory_available};
 use crate::error::BusError;
 use crate::header::{FORMAT_VERSION, SampleHeader};
 use crate::name::{BusName, BusService};
@@ -157,12 +157,28 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
 /// A node of iceoryx2 for one port. `service` is for messages.
 pub(crate) fn node(name: &BusName, service: &str) -> Result<Node<ipc::Service>, BusError> {
     check_root(name, service)?;
+    check_room_to_attach(name, service, shared_memory_available()?)?;
     // The process's own signal handling stays its own.
     NodeBuilder::new()
         .config(&name.iceoryx_config()?)
         .signal_handling_mode(SignalHandlingMode::Disabled)
         .create::<ipc::Service>()
         .map_err(|error| BusError::node(error, name.text(service), name.root().into()))
+}
+
+/// What attaching may take at most: a node, its ports, a connection. iceoryx2 does not reserve these pages, so where they
+/// are missing the first write to one kills the process that makes it, which may be the one at the other end.
+const ATTACH_BYTES: u64 = 1 << 20;
+
+fn check_room_to_attach(name: &BusName, service: &str, available_bytes: u64) -> Result<(), BusError> {
+    if available_bytes >= ATTACH_BYTES {
+        return Ok(());
+    }
+    Err(BusError::NoRoomToAttach {
+        service: name.text(service),
+        required_bytes: ATTACH_BYTES,
+        available_bytes,
+    })
 }
 
 /// iceoryx2 reports a folder it may not write to as an internal error, so this looks first.

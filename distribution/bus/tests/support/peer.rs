@@ -3,6 +3,8 @@
 //! `bus-test-peer ROOT NAMESPACE publish LAST EPOCH` publishes after LAST; told `frames N COUNT`, `heartbeat`.
 //! `bus-test-peer ROOT NAMESPACE subscribe NEXT UNTIL poll|event [each]` checks every event and says what it gets until
 //! it has passed UNTIL; with `each` also `taken LAST` for each frame.
+//! `bus-test-peer ROOT NAMESPACE budget` opens live, then speculative, each of the default size, and says how that went.
+//! `bus-test-peer ROOT NAMESPACE full` opens live, fills /dev/shm, and publishes on, to itself and to one who comes later.
 //! `bus-test-peer ROOT NAMESPACE open` says whether a subscriber can be opened.
 
 use std::io::Write;
@@ -30,6 +32,8 @@ fn main() {
             let wake_up = if *wake_up == "event" { WakeUp::Event } else { WakeUp::BusyPoll };
             subscribe(&name, number(next), number(until), wake_up, !each.is_empty());
         }
+        ["budget"] => budget(&name),
+        ["full"] => full(&name),
         ["open"] => match BusSubscriber::open(&name, BusService::Live, &SubscriberOptions::default()) {
             Ok(_) => say("open"),
             Err(error) => say(&format!("{error:?} | {error}")),
@@ -74,6 +78,56 @@ fn publish(name: &BusName, last: u64, epoch: u64) {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn budget(name: &BusName) {
+    let head = Tape::new().head;
+    let open = |service| BusPublisher::open(name, service, &BusConfig::default(), &head);
+    let live = open(BusService::Live);
+    say(&live.as_ref().map_or_else(|error| format!("{error}"), |_| "open".into()));
+    let speculative = open(BusService::Speculative);
+    say(&speculative.as_ref().map_or_else(|error| format!("{error}"), |_| "open".into()));
+}
+
+fn full(name: &BusName) {
+    let config = BusConfig { buffer_samples: 4, borrowed_samples: 2, ..BusConfig::default() };
+    let mut tape = Tape::new();
+    let mut publisher = BusPublisher::open(name, BusService::Live, &config, &tape.head).expect("publisher");
+    let options = SubscriberOptions { next: Some(Sequence(1)), ..SubscriberOptions::default() };
+    let mut early = BusSubscriber::open(name, BusService::Live, &options).expect("subscriber");
+    publisher.heartbeat(&tape.watermarks()).expect("heartbeat");
+    assert!(early.poll().expect("poll").is_some());
+    let mut filler = std::fs::File::create("/dev/shm/filler").expect("filler");
+    let block = vec![1_u8; 1 << 16];
+    let mut filled = 0_u64;
+    let why = loop {
+        // Byte by byte at the end: until not a page is left.
+        let size = if filled == 0 { block.len() } else { 1 };
+        match filler.write_all(&block[..size]) {
+            Ok(()) => filled += u64::from(size == 1),
+            Err(error) if size == 1 => break error,
+            Err(_) => filled = 1,
+        }
+    };
+    say(&format!("full {:?}", why.kind()));
+    let mut publish = |publisher: &mut BusPublisher, early: &mut BusSubscriber| {
+        for _ in 0..300 {
+            let frame = tape.trades(100).to_vec();
+            publisher.publish(&frame, &tape.watermarks()).expect("publish");
+            match early.poll().expect("poll") {
+                Some(Delivery::Frame(frame)) => check_trades(&frame.frame()),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    publish(&mut publisher, &mut early);
+    say("published");
+    match BusSubscriber::open(name, BusService::Live, &options) {
+        Ok(_) => say("joined"),
+        Err(error) => say(&format!("{error}")),
+    }
+    publish(&mut publisher, &mut early);
+    say(&format!("published, {} broken", publisher.counters().broken_connections));
 }
 
 fn subscribe(name: &BusName, next: u64, until: u64, wake_up: WakeUp, each: bool) {
