@@ -101,6 +101,10 @@ impl One {
         if inner.ended.is_some() || inner.pin.as_ref().is_some_and(|pin| pin.advance(from).is_ok()) {
             return;
         }
+        if inner.pin.take().is_some() {
+            // What is open on the tape would keep files that are to go, for as long as nobody reads on.
+            (inner.feed.cursor, inner.feed.frame) = (None, None);
+        }
         let Some(store) = store.upgrade() else { return };
         let set = |from| store.pin(PinKind::Consumer, self.name.as_str(), from);
         let pinned = match set(from) {
