@@ -16,6 +16,7 @@
 
 pub mod as_of;
 pub mod cell;
+pub mod consumers;
 mod event_row;
 pub mod orders;
 mod output;

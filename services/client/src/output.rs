@@ -62,6 +62,12 @@ impl<W: Write> Output<W> {
         }
     }
 
+    /// Writes one line of JSON that is no row of a table; only between rows of [`Format::Ndjson`].
+    pub fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, value)?;
+        self.out.write_all(b"\n")
+    }
+
     /// Writes what is still held back, and the heading if there was no row.
     pub fn finish<R: Row>(mut self) -> io::Result<W> {
         match self.format {

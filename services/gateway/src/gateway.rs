@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
+use matchtape_node::consumers::Consumers;
 use matchtape_schemas::Watermarks;
 use matchtape_storage::Reader;
 use tokio::net::{TcpListener, TcpSocket};
@@ -30,6 +31,8 @@ pub struct TapeHandle {
     pub tail: watch::Receiver<Watermarks>,
     /// The way onto it, for producers outside; without one, publishing is not offered.
     pub ingress: Option<Arc<dyn Ingress>>,
+    /// Its durable consumers; without them, none are offered.
+    pub consumers: Option<Consumers>,
 }
 
 /// A gateway that did not start.
@@ -61,6 +64,9 @@ pub(crate) struct Shared {
     pub(crate) ingress: Option<Arc<dyn Ingress>>,
     /// One permit per request that brings events.
     pub(crate) publishes: Arc<Semaphore>,
+    pub(crate) consumers: Option<Consumers>,
+    /// One permit per request that waits for a consumer's events.
+    pub(crate) consumer_waits: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) address: SocketAddr,
     pub(crate) hosts: Vec<String>,
@@ -101,6 +107,8 @@ impl Gateway {
         let shared = Arc::new(Shared {
             log: LogPool::new(limits.log_reads_max),
             ingress: tape.ingress,
+            consumers: tape.consumers,
+            consumer_waits: Arc::new(Semaphore::new(limits.connections_max)),
             publishes: Arc::new(Semaphore::new(limits.publishes_max)),
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             metrics: Metrics::default(),

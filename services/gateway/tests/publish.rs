@@ -88,7 +88,7 @@ impl Served {
             });
         }
         let ingress: Arc<dyn Ingress> = Arc::new(OneProducer(Mutex::new(node.publisher(PRODUCER).unwrap())));
-        let tape = TapeHandle { reader: node.reader(), tail, ingress: Some(ingress) };
+        let tape = TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None };
         let gateway = Gateway::start(config(limits), tape).await.unwrap();
         Self { node, gateway, _folder: folder, sender }
     }

@@ -22,6 +22,19 @@ const TRYING_MAX: Duration = Duration::from_secs(60);
 /// How soon a pause notices that it shall end.
 const PAUSE_STEP: Duration = Duration::from_millis(50);
 
+/// What is done to what a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Does something.
+    Post,
+    /// Makes it.
+    Put,
+    /// Changes it.
+    Patch,
+    /// Ends it.
+    Delete,
+}
+
 /// A gateway.
 #[derive(Debug)]
 pub struct Server {
@@ -237,6 +250,32 @@ impl Server {
         parameters: &[(&str, String)],
     ) -> Result<T, ServerError> {
         self.read(self.ask(path, parameters, "application/json")?)
+    }
+
+    /// Sends a request, with a JSON body if one is given, and reads the JSON object that answers it.
+    pub fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        parameters: &[(&str, String)],
+        body: Option<&impl serde::Serialize>,
+    ) -> Result<T, ServerError> {
+        let method = match method {
+            Method::Post => ureq::http::Method::POST,
+            Method::Put => ureq::http::Method::PUT,
+            Method::Patch => ureq::http::Method::PATCH,
+            Method::Delete => ureq::http::Method::DELETE,
+        };
+        let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let question = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
+        let bytes = body.map_or(Ok(Vec::new()), serde_json::to_vec).map_err(|error| self.unknown(error))?;
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}{question}", self.url))
+            .header("Content-Type", "application/json")
+            .body(bytes)
+            .map_err(|error| self.unknown(error))?;
+        self.read(self.accepted(self.agent.run(request))?)
     }
 
     /// Asks for rows, which come as they are read from the tape.

@@ -5,6 +5,7 @@
 mod answer;
 mod book;
 mod candles;
+mod consumers;
 mod events;
 mod guard;
 mod instruments;
@@ -50,6 +51,18 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/state/{*key}", get(state::get).put(state::put).delete(state::delete))
         .route("/publish", post(publish::publish))
         .route("/producers/{producer}", get(publish::producer))
+        .route("/consumers", get(consumers::list))
+        .route(
+            "/consumers/{name}",
+            get(consumers::info).put(consumers::make).patch(consumers::make).delete(consumers::delete),
+        )
+        .route("/consumers/{name}/members/{member}", post(consumers::attach))
+        .route("/consumers/{name}/sessions/{session}", axum::routing::delete(consumers::detach))
+        .route("/consumers/{name}/next", post(consumers::next))
+        .route("/consumers/{name}/ack", post(consumers::acknowledge))
+        .route("/consumers/{name}/parked", get(consumers::parked))
+        .route("/consumers/{name}/unpark", post(consumers::unpark))
+        .route("/consumers/{name}/discard", post(consumers::discard))
         .route("/watermarks", get(status::watermarks))
         .route("/health", get(status::health))
         .route("/stream", get(stream))

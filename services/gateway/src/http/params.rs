@@ -75,7 +75,7 @@ const POSITION_FORMS: &str =
     "a sequence (4711), a time (2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000ns), or end";
 
 impl Position {
-    fn read(text: &str) -> Option<Self> {
+    pub(crate) fn read(text: &str) -> Option<Self> {
         if text == "end" {
             return Some(Self::End);
         }

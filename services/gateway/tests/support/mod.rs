@@ -112,7 +112,8 @@ impl Tape {
                 sender.send_replace(progress.watermarks());
             }
         });
-        let tape = TapeHandle { reader: self.node.reader(), tail, ingress: None };
+        let consumers = Some(self.node.consumers());
+        let tape = TapeHandle { reader: self.node.reader(), tail, ingress: None, consumers };
         (Gateway::start(config(limits), tape).await.unwrap(), follow)
     }
 

@@ -2,6 +2,7 @@
 
 mod cold;
 mod config;
+mod consumer;
 mod error;
 mod export;
 mod follow;
@@ -14,6 +15,7 @@ mod query;
 mod serve;
 mod state;
 mod store;
+mod subscribe;
 mod verify;
 
 use std::io::IsTerminal;
@@ -50,6 +52,8 @@ enum Command {
     Query(query::QueryArgs),
     State(state::StateArgs),
     Tail(follow::TailArgs),
+    Subscribe(subscribe::SubscribeArgs),
+    Consumer(consumer::ConsumerArgs),
     Replay(follow::ReplayArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
@@ -64,6 +68,7 @@ enum FormatArg {
     /// Aligned columns, the main ones; times as RFC 3339.
     Table,
     /// One JSON object per line.
+    #[value(alias = "json")]
     Ndjson,
     /// Comma-separated, with a heading, every column.
     Csv,
@@ -88,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => serve::demo(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Tail(args) => follow::tail(&args),
+        Command::Subscribe(args) => subscribe::run(&args),
+        Command::Consumer(args) => consumer::run(&args),
         Command::Replay(args) => follow::replay(&args),
         Command::Config(args) => config::run(&args),
         Command::Import(args) => import::run(&args),

@@ -306,7 +306,8 @@ impl Running {
                 Publishing::Offered => Some(Arc::new(NodeIngress::new(node.publishers()))),
                 Publishing::NotOffered => None,
             };
-            let tape = TapeHandle { reader: node.reader(), tail, ingress };
+            let consumers = Some(node.consumers());
+            let tape = TapeHandle { reader: node.reader(), tail, ingress, consumers };
             let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
             gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(|error| {
                 CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")

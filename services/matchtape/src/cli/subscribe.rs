@@ -1,0 +1,162 @@
+//! `matchtape subscribe`: a node's events through its gateway, as they become visible.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clap::Args;
+use matchtape_client::EventRow;
+use matchtape_client::consumers::ConsumerDefinition;
+
+use super::consumer::{Common, Following, Shown, follow, made};
+use super::error::CliError;
+use super::interrupt;
+use super::position::Position;
+use crate::consumers::Member;
+use crate::server::{Server, ServerError};
+
+/// How often the end of the tape is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Events of one request of a consumer.
+const BATCH: u32 = 1000;
+
+/// Follow a node through its gateway, without its directory or its bus.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape subscribe                                     (what is new, until Ctrl-C)
+  matchtape subscribe --from beginning --instrument ESH4 --kind trades
+  matchtape subscribe --from 50001 --format ndjson        (resume after event 50000)
+  matchtape subscribe --consumer risk --kind trades       (durable: the node remembers what was shown, also over kill -9)
+
+Without --consumer nothing is kept anywhere: at the end it says where to resume. With one, what was shown is
+acknowledged, and the next run goes on behind it; the consumer is made if it is not there.")]
+pub(super) struct SubscribeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Resume with this durable consumer
+    #[arg(long, value_name = "NAME")]
+    consumer: Option<String>,
+    /// Where to begin, or where a consumer that is made now does: new, beginning, a sequence, or a time
+    #[arg(long, value_name = "POSITION", default_value = "new")]
+    from: String,
+    /// Only of this instrument: its symbol, the venue's number, or its id on the tape
+    #[arg(long, value_name = "SYMBOL")]
+    instrument: Option<String>,
+    /// Only these kinds or topics, separated by commas
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// This member's name, with --consumer; another one of that name is replaced
+    #[arg(long, default_value = "subscribe")]
+    member: String,
+    /// Stop after so many events
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<u64>,
+}
+
+/// Where to begin.
+enum From {
+    New,
+    Beginning,
+    At(Position),
+}
+
+impl SubscribeArgs {
+    fn from(&self) -> Result<From, CliError> {
+        match self.from.as_str() {
+            "new" => Ok(From::New),
+            "beginning" => Ok(From::Beginning),
+            other => other.parse().map(From::At).map_err(|error| CliError::Usage(format!("--from: {error}"))),
+        }
+    }
+
+    fn definition(&self) -> Result<ConsumerDefinition, CliError> {
+        let mut definition = ConsumerDefinition {
+            instruments: self.instrument.iter().cloned().collect(),
+            kinds: self.kind.iter().flat_map(|kinds| kinds.split(',').map(str::to_owned)).collect(),
+            ..ConsumerDefinition::default()
+        };
+        match self.from()? {
+            From::New => definition.deliver = "new".to_owned(),
+            From::Beginning => {}
+            From::At(Position::Sequence(sequence)) => {
+                definition.deliver = "by_start_sequence".to_owned();
+                definition.start_sequence = Some(sequence.get());
+            }
+            From::At(Position::Time(time)) => {
+                definition.deliver = "by_start_time".to_owned();
+                definition.start_time = Some(time.to_string());
+            }
+        }
+        Ok(definition)
+    }
+}
+
+pub(super) fn run(args: &SubscribeArgs) -> Result<(), CliError> {
+    let server = args.common.server()?;
+    let Some(name) = &args.consumer else { return ephemeral(args, &server) };
+    made(&server, name, &args.definition()?)?;
+    let mut member = Member::new(&server, name, &args.member);
+    let mut shown = Shown::new(&args.common);
+    let how = Following { batch: BATCH, wait: None, events_max: args.limit, ack: true, follow: true };
+    follow(&mut member, &mut shown, &how)?;
+    eprintln!("resume with --consumer {name}");
+    Ok(())
+}
+
+/// Asks for what has become visible, again and again: nothing is kept at the node.
+fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
+    let stop = interrupt::flag()?;
+    let mut notice = |text: &str| eprintln!("{text}");
+    let mut shown = Shown::new(&args.common);
+    let (mut next, mut from) = (1, None);
+    match args.from()? {
+        From::New => next = server.watermarks()?.visible + 1,
+        From::Beginning => from = Some("0".to_owned()),
+        From::At(Position::Sequence(sequence)) => next = sequence.get().max(1),
+        From::At(Position::Time(time)) => from = Some(format!("{time}ns")),
+    }
+    let mut count = 0;
+    'events: while !stop.load(Ordering::Relaxed) {
+        let visible = match server.persistently(&stop, &mut notice, Server::watermarks) {
+            Ok(answered) => answered.answer.visible,
+            Err(_) if stop.load(Ordering::Relaxed) => break,
+            Err(error) => return Err(error.into()),
+        };
+        if visible < next {
+            shown.flush()?;
+            std::thread::park_timeout(LOOK_EVERY);
+            continue;
+        }
+        let begin = from.clone().unwrap_or_else(|| next.to_string());
+        let mut parameters = vec![("from", begin), ("to", visible.to_string())];
+        parameters.extend(args.instrument.clone().map(|symbol| ("instrument", symbol)));
+        parameters.extend(args.kind.clone().map(|kinds| ("kind", kinds)));
+        let mut cut = None;
+        for row in server.rows::<EventRow>("/v1/events", &parameters)? {
+            match row {
+                Ok(row) if row.sequence.get() < next => {}
+                Ok(row) => {
+                    shown.event(&row)?;
+                    next = row.sequence.get() + 1;
+                    count += 1;
+                    if args.limit.is_some_and(|limit| count >= limit) {
+                        break 'events;
+                    }
+                }
+                Err(error @ ServerError::Connection { .. }) => cut = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+            if cut.is_some() || stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        match cut {
+            // What came of the answer counts; the rest is asked for again.
+            Some(error) => notice(&format!("{error}; going on at sequence {next}")),
+            None if stop.load(Ordering::Relaxed) => {}
+            None => (next, from) = (visible + 1, None),
+        }
+    }
+    shown.flush()?;
+    eprintln!("resume with --from {next}");
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Durable consumers in processes of their own, killed at random moments, and the node killed under them.
+//!
+//! `MATCHTAPE_CONSUMER_EVENTS` is how many events each of them goes through.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use matchtape::server::Server;
+use matchtape_client::consumers::DeliveryView;
+use matchtape_schemas::event::{OrderAccepted, encode_event};
+use matchtape_schemas::{Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PRODUCER: ProducerId = ProducerId(1);
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+}
+
+/// A node with its gateway, in a process of its own.
+struct Served {
+    child: Child,
+    url: String,
+}
+
+impl Served {
+    fn start(tape: &Path, port: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+            .args(["serve", "--no-bus", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .arg(tape)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let address =
+            said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
+        Self { child, url: address.expect("it says where its page is").trim_end_matches('/').to_owned() }
+    }
+
+    /// Killed, and started again where it was.
+    fn killed_and_started(mut self, tape: &Path) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let port = self.url.rsplit(':').next().unwrap().to_owned();
+        Self::start(tape, &port)
+    }
+
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+
+    fn cli(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_matchtape"))
+            .args(args)
+            .args(["--server", &self.url])
+            .output()
+            .unwrap()
+    }
+
+    fn succeed(&self, args: &[&str]) -> Vec<Value> {
+        let output = self.cli(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Ends it when the test does, however.
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Publishes orders of seven instruments; the last one's sequence is returned.
+fn publish(url: &str, first: u64, count: u64) -> u64 {
+    let server = Server::new(url).unwrap();
+    let mut last = 0;
+    let numbers: Vec<u64> = (first..first + count).collect();
+    for part in numbers.chunks(5_000) {
+        let mut bytes = Vec::new();
+        for number in part {
+            let body = OrderAccepted { order_id: OrderId(*number), ..OrderAccepted::default() };
+            let instrument = InstrumentId(1 + *number as u32 % 7);
+            let event =
+                Event::new(instrument, ProducerSequence(*number), EventTime(1_700_000_000_000_000_000), body);
+            let at = bytes.len();
+            bytes.resize(at + event.encoded_len(), 0);
+            encode_event(&event, PRODUCER, &mut bytes[at..]);
+        }
+        last = server.publish(PRODUCER, &bytes).unwrap().last;
+    }
+    last
+}
+
+fn events() -> u64 {
+    std::env::var("MATCHTAPE_CONSUMER_EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000)
+}
+
+#[test]
+fn killed_consumers_get_every_event_at_least_once_and_what_comes_again_is_marked() {
+    let folder = tempfile::tempdir().unwrap();
+    let tape = folder.path().join("tape");
+    let mut node = Served::start(&tape, "0");
+    let last = publish(&node.url, 1, events());
+    node.succeed(&["consumer", "add", "risk", "--ack-wait", "60s"]);
+    let mut random = Random(0x5EED);
+    let mut seen = vec![0u32; last as usize + 1];
+    let mut through = 0;
+    let mut rounds = 0;
+    while through < last {
+        rounds += 1;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+            .args(["consumer", "next", "risk", "--follow", "--ack", "--batch", "400", "--format", "json"])
+            .args(["--server", &node.url])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let wanted = 1 + random.below(last / 12);
+        let dies_first = rounds % 4 == 0;
+        let mut taken = 0;
+        let mut line = String::new();
+        let mut take = |line: &str| {
+            let delivery: DeliveryView = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?}"));
+            let sequence = delivery.event.sequence.get();
+            let count = &mut seen[sequence as usize];
+            *count += 1;
+            assert!(*count == 1 || delivery.redelivered, "{sequence} came again and is not marked");
+            sequence
+        };
+        while taken < wanted {
+            line.clear();
+            out.read_line(&mut line).unwrap();
+            let sequence = take(&line);
+            (taken, through) = (taken + 1, through.max(sequence));
+            if sequence == last {
+                break;
+            }
+            if dies_first && taken == wanted / 2 {
+                // The consumer goes on by itself when the node is back.
+                node = node.killed_and_started(&tape);
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).unwrap();
+        // The last line may be cut: that event was given, and is not known to have been dealt with.
+        for line in rest.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            through = through.max(take(line));
+        }
+    }
+    assert!(seen[1..].iter().all(|count| *count > 0), "every event came");
+    let again: u32 = seen[1..].iter().map(|count| count - 1).sum();
+    eprintln!("{rounds} consumers for {last} events, {again} of which came again");
+    assert!(rounds > 3);
+    node.stop();
+}
+
+#[test]
+fn a_killed_consumer_that_stores_its_position_with_its_effect_has_every_effect_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let tape = folder.path().join("tape");
+    let mut node = Served::start(&tape, "0");
+    let last = publish(&node.url, 1, events());
+    node.succeed(&["consumer", "add", "ledger", "--ack-wait", "60s"]);
+    let state = folder.path().join("state");
+    let mut random = Random(0xACC);
+    let (mut through, mut rounds) = (0, 0);
+    while through < last {
+        rounds += 1;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_consumer-test-peer"))
+            .args([&node.url, "ledger"])
+            .arg(&state)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut positions = BufReader::new(child.stdout.take().unwrap()).lines();
+        let batches = 1 + random.below(12);
+        for batch in 0..batches {
+            let Some(Ok(line)) = positions.next() else {
+                let said = child.wait_with_output().unwrap();
+                panic!("{}", String::from_utf8_lossy(&said.stderr));
+            };
+            let position: u64 = line.parse().unwrap();
+            assert!(position >= through, "the stored position went back");
+            through = position;
+            if rounds % 5 == 0 && batch == batches / 2 {
+                node = node.killed_and_started(&tape);
+            }
+            if through == last {
+                break;
+            }
+        }
+        // Anywhere between two lines: while it asks, stores, or acknowledges.
+        for _ in 0..random.below(2_000_000) {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        through = std::fs::read_to_string(&state)
+            .map_or(0, |text| text.split(' ').next().unwrap().parse().unwrap());
+    }
+    let expected = (1..=last).fold(0u64, |sum, sequence| sum.wrapping_mul(31).wrapping_add(sequence));
+    assert_eq!(std::fs::read_to_string(&state).unwrap(), format!("{last} {last} {expected}"));
+    assert!(rounds > 3, "{rounds}");
+    node.stop();
+}
+
+#[test]
+fn people_make_ask_acknowledge_and_forget_consumers() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Served::start(&folder.path().join("tape"), "0");
+    publish(&node.url, 1, 20);
+    let made = node.succeed(&[
+        "consumer",
+        "add",
+        "risk",
+        "--ack",
+        "explicit",
+        "--instrument",
+        "3",
+        "--kind",
+        "orders",
+        "--max-deliver",
+        "2",
+        "--backoff",
+        "1h",
+        "--description",
+        "for the risk desk",
+    ]);
+    assert_eq!((&made[0]["name"], &made[0]["next"]), (&"risk".into(), &1.into()));
+    let refused = node.cli(&["consumer", "add", "risk"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("consumer_exists") && said.contains("PATCH"), "{said}");
+    assert!(!node.cli(&["consumer", "add", "a/b"]).status.success());
+    let said = String::from_utf8(node.cli(&["consumer", "add", "x", "--kind", "nothing"]).stderr).unwrap();
+    assert!(said.contains("there is no kind \"nothing\""), "{said}");
+
+    // Instrument 3 has the orders 2, 9 and 16, one further along the tape each.
+    let next = |more: &[&str]| -> Vec<(u64, u64)> {
+        let rows = node.succeed(&[&["consumer", "next", "risk"], more].concat());
+        let number = |value: &Value| value.as_u64().unwrap();
+        rows.iter().map(|row| (number(&row["event"]["sequence"]), number(&row["delivery_count"]))).collect()
+    };
+    assert_eq!(next(&["--batch", "2"]), [(3, 1), (10, 1)]);
+    node.succeed(&["consumer", "ack", "risk", "3"]);
+    assert_eq!(next(&["--batch", "2"]), [(10, 2), (17, 1)], "detaching gave 10 back");
+    let said = String::from_utf8(node.cli(&["consumer", "ack", "risk", "4"]).stderr).unwrap();
+    assert!(said.contains("event 4 was never delivered"), "{said}");
+    node.succeed(&["consumer", "ack", "risk", "17", "--term"]);
+    let info = node.succeed(&["consumer", "info", "risk"]);
+    assert_eq!(info[0]["ack_floor"], 9);
+    assert_eq!(info[0]["definition"]["kinds"].as_array().unwrap().len(), 5);
+    assert_eq!(info[0]["definition"]["instruments"], serde_json::json!(["3"]));
+    assert_eq!(next(&["--batch", "2", "--ack"]), [(10, 3)]);
+    assert_eq!(next(&["--wait", "0s"]), []);
+
+    let rows = node.succeed(&["subscribe", "--from", "beginning", "--limit", "21"]);
+    assert_eq!(rows.len(), 21);
+    assert!(rows.iter().all(|row| row.get("account").is_none() && row.get("client_order_id").is_none()));
+    let by_consumer = |limit| {
+        let args = ["subscribe", "--consumer", "feed", "--from", "5", "--limit", limit];
+        let rows = node.succeed(&args);
+        rows.iter().map(|row| row["event"]["sequence"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(by_consumer("3"), [5, 6, 7]);
+    assert_eq!(by_consumer("2"), [8, 9], "it goes on behind what was shown");
+    let list = node.succeed(&["consumer", "list"]);
+    let names: Vec<_> = list.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["feed", "risk"]);
+    node.succeed(&["consumer", "rm", "feed"]);
+    assert!(
+        String::from_utf8_lossy(&node.cli(&["consumer", "rm", "feed"]).stderr).contains("unknown_consumer")
+    );
+    node.stop();
+}
+
+#[test]
+fn what_fails_too_often_is_set_aside_for_people_to_see_and_an_interrupted_subscription_ends_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Served::start(&folder.path().join("tape"), "0");
+    publish(&node.url, 1, 3);
+    node.succeed(&["consumer", "add", "c", "--ack", "explicit", "--max-deliver", "1", "--deliver", "3"]);
+    assert_eq!(node.succeed(&["consumer", "next", "c", "--batch", "1"]).len(), 1);
+    node.succeed(&["consumer", "next", "c", "--batch", "1", "--ack"]);
+    // Detaching gave it back, and it was delivered a second time; one that is refused after that is parked.
+    assert_eq!(node.succeed(&["consumer", "next", "c", "--batch", "1", "--wait", "0s"]).len(), 1);
+    let refused = node.cli(&["consumer", "ack", "c", "4", "--nak"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("waits to be delivered again"), "{said}");
+    let server = Server::new(&node.url).unwrap();
+    let (stop, mut notice) = (std::sync::atomic::AtomicBool::new(false), |_: &str| {});
+    let mut member = matchtape::consumers::Member::new(&server, "c", "m");
+    let wait = std::time::Duration::from_secs(5);
+    assert_eq!(member.next(1, wait, &stop, &mut notice).unwrap().len(), 1);
+    node.succeed(&["consumer", "ack", "c", "4", "--nak"]);
+    let parked = node.succeed(&["consumer", "parked", "c"]);
+    assert_eq!((&parked[0]["sequence"], &parked[0]["reason"]), (&4.into(), &"refused".into()));
+    node.succeed(&["consumer", "unpark", "c", "4"]);
+    assert!(node.succeed(&["consumer", "parked", "c"]).is_empty());
+    node.succeed(&["consumer", "discard", "c"]);
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+        .args(["subscribe", "--consumer", "s", "--from", "beginning", "--server", &node.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..4 {
+        out.next().unwrap().unwrap();
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("resume with --consumer s"));
+    let info = node.succeed(&["consumer", "info", "s"]);
+    assert_eq!((&info[0]["ack_floor"], &info[0]["members"]), (&4.into(), &serde_json::json!([])));
+    node.stop();
+}
