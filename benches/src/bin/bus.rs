@@ -12,28 +12,17 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use iceoryx2::config::Config;
-use iceoryx2::prelude::{FileName, NodeBuilder, SemanticString, ZeroCopySend, ipc};
+use matchtape_benches::frames::{BareSizes, Frames, TAPE, at, bare, sum_words};
 use matchtape_benches::{Format, Report, microseconds, nanoseconds};
 use matchtape_bus::{
     BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions,
     WakeUp, on_own_thread,
 };
-use matchtape_schemas::event::{TradeMatched, encode_event};
-use matchtape_schemas::{
-    AcceptedTime, Epoch, Event, EventTime, FrameFlags, FrameWriter, Head, InstrumentId, ProducerId,
-    ProducerSequence, Sequence, TapeId, TradeId, Watermarks,
-};
+use matchtape_schemas::{Head, Watermarks};
 
-const TAPE: TapeId = TapeId(1);
 const BUFFER: usize = 64;
 /// The publisher stays this far ahead at most, so that nothing overflows and every event is checked.
 const WINDOW: u64 = BUFFER as u64 - 8;
-
-#[derive(Clone, Copy, Debug, ZeroCopySend)]
-#[repr(C)]
-#[repr(align(16))]
-struct Unit([u64; 2]);
 
 /// What reader and writer share beside the bus. The writer takes the times apart, so that nothing but the sample itself
 /// travels between the cores while the clock runs.
@@ -87,61 +76,13 @@ fn paced_frames(rounds: u64) -> u64 {
     20_000 * rounds
 }
 
-/// The sum of all 8-byte words: what the reader must have seen of every byte.
-fn sum_words(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
-    words.fold(0, u64::wrapping_add)
-}
-
-/// Consecutive frames of `events` trades of 128 bytes.
-struct Frames {
-    head: Head,
-    events: u64,
-}
-
-impl Frames {
-    fn new(events: u64) -> Self {
-        Self { head: Head { epoch: Epoch(1), ..Head::empty(TAPE) }, events }
-    }
-
-    fn next(&mut self) -> Vec<u8> {
-        let mut out = vec![Unit([0; 2]); 4096 + 16];
-        // SAFETY: units are plain words, aligned to 16, exclusively borrowed.
-        let memory =
-            unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(&out[..])) };
-        let (frame, event_out) = memory.split_at_mut(64 * 1024);
-        let mut writer = FrameWriter::new(frame, &self.head);
-        for index in 0..self.events {
-            let sequence = self.head.last_sequence.get() + 1 + index;
-            let trade = TradeMatched { trade_id: TradeId(sequence), ..TradeMatched::default() };
-            let event = Event::new(InstrumentId(1), ProducerSequence(sequence), EventTime(1), trade);
-            let bytes = &mut event_out[..event.encoded_len()];
-            encode_event(&event, ProducerId(1), bytes);
-            assert_eq!(bytes.len(), 128);
-            assert!(writer.push(bytes));
-        }
-        let length = writer.finish(&mut self.head, AcceptedTime(1), FrameFlags::NONE).length as usize;
-        frame[..length].to_vec()
-    }
-}
-
-fn at(sequence: Sequence) -> Watermarks {
-    Watermarks {
-        accepted: sequence,
-        written: sequence,
-        durable: sequence,
-        replicated: sequence,
-        visible: sequence,
-    }
-}
-
 /// Sends frames one at a time, then as fast as the window allows, and checks that every word arrived.
 fn drive(events: u64, rounds: u64, shared: &Shared, mut send: impl FnMut(&[u8], &Head)) -> Measured {
     let mut frames = Frames::new(events);
     let (mut sent, mut expected) = (0_u64, 0_u64);
     let mut latencies = nanoseconds();
     for _ in 0..paced_frames(rounds) {
-        let frame = frames.next();
+        let frame = frames.next_frame();
         expected = expected.wrapping_add(sum_words(&frame));
         let sent_at_ns = shared.now_ns();
         send(&frame, &frames.head);
@@ -152,7 +93,7 @@ fn drive(events: u64, rounds: u64, shared: &Shared, mut send: impl FnMut(&[u8], 
     let per_round = (4 << 20) / (events * 128 + 96);
     let mut rates = Vec::new();
     for _ in 0..rounds * 4 {
-        let batch: Vec<_> = (0..per_round).map(|_| (frames.next(), frames.head)).collect();
+        let batch: Vec<_> = (0..per_round).map(|_| (frames.next_frame(), frames.head)).collect();
         expected = batch.iter().fold(expected, |sum, (frame, _)| sum.wrapping_add(sum_words(frame)));
         let start = Instant::now();
         for (frame, head) in &batch {
@@ -220,23 +161,9 @@ fn measure_bus(
 
 fn measure_bare(name: &BusName, events: u64, rounds: u64) -> Result<Measured, Box<dyn std::error::Error>> {
     let shared = Shared::new();
-    let mut config = Config::default();
-    config.global.prefix = FileName::new(b"mt_bench_bare_")?;
-    config.global.set_root_path(&iceoryx2::prelude::Path::new(name.root().as_os_str().as_encoded_bytes())?);
-    let open = move || -> Result<_, Box<dyn std::error::Error>> {
-        let node = NodeBuilder::new().config(&config).create::<ipc::Service>()?;
-        let service = node
-            .service_builder(&"bare".try_into()?)
-            .publish_subscribe::<[Unit]>()
-            .max_publishers(1)
-            .max_subscribers(8)
-            .subscriber_max_buffer_size(BUFFER)
-            .subscriber_max_borrowed_samples(8)
-            .history_size(0)
-            .enable_safe_overflow(true)
-            .open_or_create()?;
-        Ok((service, node))
-    };
+    let sizes = BareSizes { subscribers: 8, buffer: BUFFER, history: 0 };
+    let place = name.clone();
+    let open = move || bare(&place, "bare", sizes);
     let (service, _node) = open()?;
     let publisher = service.publisher_builder().initial_max_slice_len(4096).max_loaned_samples(1).create()?;
     let reader = Arc::clone(&shared);
@@ -278,30 +205,6 @@ fn measure_bare(name: &BusName, events: u64, rounds: u64) -> Result<Measured, Bo
     Ok(measured)
 }
 
-/// What one `publish` costs its caller beside subscribers that do not read, so that every buffer overflows.
-fn measure_publish_cost(name: &BusName, report: &mut Report) -> Result<(), BusError> {
-    for subscribers in [0, 1, 4, 8] {
-        for wake_up in [WakeUp::BusyPoll, WakeUp::Event] {
-            let mut frames = Frames::new(32);
-            let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &frames.head)?;
-            let options = SubscriberOptions { wake_up, ..SubscriberOptions::default() };
-            let open = || BusSubscriber::open(name, BusService::Live, &options);
-            let _subscribers: Vec<_> = (0..subscribers).map(|_| open()).collect::<Result<_, _>>()?;
-            let mut costs = nanoseconds();
-            for _ in 0..20_000 {
-                let frame = frames.next();
-                let start = Instant::now();
-                publisher.publish(&frame, &at(frames.head.last_sequence))?;
-                costs.saturating_record(start.elapsed().as_nanos() as u64);
-            }
-            let what =
-                format!("publish(), 32 events, {subscribers} subscribers that never read, {wake_up:?}");
-            report.latency(&what, &costs);
-        }
-    }
-    Ok(())
-}
-
 /// From `publish` to a subscriber that sleeps, and what waking it costs the publisher.
 fn measure_wake_up(name: &BusName, report: &mut Report) -> Result<(), BusError> {
     let shared = Shared::new();
@@ -327,7 +230,7 @@ fn measure_wake_up(name: &BusName, report: &mut Report) -> Result<(), BusError> 
     let (mut costs, mut latencies) = (nanoseconds(), nanoseconds());
     for sent in 1..=3_000 {
         std::thread::sleep(Duration::from_micros(200));
-        let frame = frames.next();
+        let frame = frames.next_frame();
         let sent_at_ns = shared.now_ns();
         publisher.publish(&frame, &at(frames.head.last_sequence))?;
         costs.saturating_record(shared.now_ns() - sent_at_ns);
@@ -420,7 +323,6 @@ fn run(rounds: u64) -> Result<Report, Box<dyn std::error::Error>> {
             &event.latencies,
         );
     }
-    measure_publish_cost(&name, &mut report)?;
     measure_wake_up(&name, &mut report)?;
     report.row("core to core and back, one cache line, at the end", core_round_trip_ns()? as f64 / 1e3, "us");
     Ok(report)
