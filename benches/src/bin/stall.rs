@@ -9,11 +9,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
+use hdrhistogram::Histogram;
 use matchtape_benches::frames::{Frames, TAPE, at};
-use matchtape_benches::{Options, Report, microseconds, node, open_loop, tape};
+use matchtape_benches::{Options, Report, microseconds, nanoseconds, node, tape};
 use matchtape_bus::{
     BusConfig, BusName, BusPublisher, BusService, BusSubscriber, Liveness, SubscriberOptions,
 };
@@ -98,21 +99,42 @@ impl Drop for Reader {
     }
 }
 
+/// Calls at a fixed rate, each with something made before it is due; from when it was due to when it was done.
+fn open_loop<T>(
+    duration: Duration,
+    mut prepare: impl FnMut() -> T,
+    mut call: impl FnMut(T),
+) -> Histogram<u64> {
+    let mut histogram = nanoseconds();
+    let start = Instant::now();
+    for number in 0..(duration.as_secs_f64() * RATE) as u32 {
+        let prepared = prepare();
+        let due = start + Duration::from_secs_f64(f64::from(number) / RATE);
+        while Instant::now() < due {
+            std::hint::spin_loop();
+        }
+        call(prepared);
+        histogram.saturating_record(due.elapsed().as_nanos().max(1) as u64);
+    }
+    histogram
+}
+
 /// Measures `call` through all that happens to the first of the readers.
-fn measure(
+fn measure<T>(
     what: &str,
     options: &Options,
     name: &BusName,
     report: &mut Report,
-    mut call: impl FnMut(),
+    mut prepare: impl FnMut() -> T,
+    mut call: impl FnMut(T),
 ) -> Result<(), Box<dyn std::error::Error>> {
     // Warm: pages mapped, connections made by what is published meanwhile.
     let mut readers = Vec::new();
     for _ in 0..SUBSCRIBERS {
         readers.push(Reader::start(name)?);
-        (0..100).for_each(|_| call());
+        (0..100).for_each(|_| call(prepare()));
     }
-    let _ = open_loop(RATE, Duration::from_millis(300), |_| call());
+    let _ = open_loop(Duration::from_millis(300), &mut prepare, &mut call);
     let mut before = None;
     for (state, signal) in [
         ("all read", None),
@@ -126,7 +148,7 @@ fn measure(
         } else if before.is_some() {
             readers[0] = Reader::start(name)?;
         }
-        let histogram = open_loop(RATE, options.duration(), |_| call());
+        let histogram = open_loop(options.duration(), &mut prepare, &mut call);
         let before = before.get_or_insert_with(|| histogram.clone());
         for (quantile_name, quantile) in [("P50", 0.5), ("P99", 0.99), ("P99.9", 0.999)] {
             let row = report.row(
@@ -153,11 +175,12 @@ fn bus_alone(
     let mut publisher = BusPublisher::open(&name, BusService::Live, &BusConfig::default(), &frames.head)?;
     // As in a node: killed subscribers are cleaned up behind by a thread.
     let _liveness = Liveness::start(&name, Duration::from_secs(1))?;
-    measure("bus publish, 32 events", options, &name, report, || {
+    let prepare = || {
         let frame = frames.next_frame();
-        publisher
-            .publish(&frame, &at(frames.head.last_sequence))
-            .expect("publishing never fails for a subscriber");
+        (frame, at(frames.head.last_sequence))
+    };
+    measure("bus publish, 32 events", options, &name, report, prepare, |(frame, watermarks)| {
+        publisher.publish(&frame, &watermarks).expect("publishing never fails for a subscriber");
     })
 }
 
@@ -171,9 +194,12 @@ fn whole_node(
     let name = node.bus_name().ok_or("a node with a bus")?.clone();
     let mut publisher = node.publisher(ProducerId(1))?;
     let mut number = 0;
-    measure("engine's publish", options, &name, report, || {
+    let prepare = || {
         number += 1;
-        node::publish(&mut publisher, &tape::order(number, 16));
+        tape::order(number, 16)
+    };
+    measure("engine's publish", options, &name, report, prepare, |event| {
+        node::publish(&mut publisher, &event);
     })?;
     drop(publisher);
     Ok(node.close()?)

@@ -9,7 +9,9 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::{Publisher, PublisherCreateError};
 use iceoryx2::port::update_connections::UpdateConnections;
 use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, LoanError, SendError};
-use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory, ipc};
+use iceoryx2::prelude::{
+    AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory, Service,
+};
 use matchtape_schemas::{Epoch, FrameHeader, Head, Sequence, Watermarks};
 
 use crate::block::{self, Block, blocks_for};
@@ -17,24 +19,24 @@ use crate::config::{BusConfig, LOANED_SAMPLES, SHARED_MEMORY_DIR, shared_memory_
 use crate::error::{BadSample, BusError};
 use crate::header::{FORMAT_VERSION, SampleHeader, SampleKind};
 use crate::name::{BusName, BusService};
-use crate::service::{self, Opened, SampleFactory};
+use crate::service::{self, Opened, SampleFactory, Shared};
 
 /// Publishes the frames of one tape on one service, in order.
 ///
-/// It belongs to one thread (`!Send`): open it where it is used, or with [`crate::on_own_thread`].
+/// One thread at a time uses it; it may be handed from one to another (`Send`).
 #[derive(Debug)]
 pub struct BusPublisher {
     // Dropped first to last: the samples before the wake-ups that belong to them, ports before the node whose tags let
     // others clean up after a crash.
-    publisher: Publisher<ipc::Service, [Block], SampleHeader>,
-    notifier: Option<Notifier<ipc::Service>>,
+    publisher: Publisher<Shared, [Block], SampleHeader>,
+    notifier: Option<Notifier<Shared>>,
     service: BusService,
     frame_bytes_max: usize,
     /// What all headers share; `first_sequence` is the next to be published.
     header: SampleHeader,
     counters: PublisherCounters,
     broken_connections: Arc<AtomicU64>,
-    _node: Node<ipc::Service>,
+    _node: Node<Shared>,
 }
 
 /// What a publisher has done so far.
@@ -228,9 +230,9 @@ fn create_publisher(
     name: &BusName,
     service: BusService,
     config: &BusConfig,
-    samples: &SampleFactory,
+    samples: &SampleFactory<Shared>,
     broken_connections: &Arc<AtomicU64>,
-) -> Result<Publisher<ipc::Service, [Block], SampleHeader>, BusError> {
+) -> Result<Publisher<Shared, [Block], SampleHeader>, BusError> {
     let broken = Arc::clone(broken_connections);
     samples
         .publisher_builder()
@@ -272,7 +274,7 @@ pub(crate) fn incarnation() -> u64 {
 
 /// A tape has one publisher. Dead ones awaiting cleanup do not count.
 fn refuse_second(
-    samples: &SampleFactory,
+    samples: &SampleFactory<Shared>,
     name: &BusName,
     service: BusService,
     own: Option<UniquePublisherId>,
@@ -285,7 +287,7 @@ fn refuse_second(
         CallbackProgression::Continue
     });
     for node_id in others {
-        let state = Node::<ipc::Service>::state_of(&name.iceoryx_config()?, node_id).map_err(|error| {
+        let state = Node::<Shared>::state_of(&name.iceoryx_config()?, node_id).map_err(|error| {
             BusError::Internal { doing: "looking at another publisher", cause: error.to_string() }
         })?;
         let process = match state {
@@ -308,7 +310,7 @@ fn refuse_second(
 /// page, some microseconds per chunk in the first round.)
 fn reserve_memory(
     name: &BusName,
-    opened: &Opened,
+    opened: &Opened<Shared>,
     publisher: UniquePublisherId,
     config: &BusConfig,
 ) -> Result<(), BusError> {
@@ -326,9 +328,9 @@ fn reserve_memory(
 }
 
 /// Reserves every page of a publisher's data segment.
-pub(crate) fn reserve_segment(
+pub(crate) fn reserve_segment<S: Service>(
     name: &BusName,
-    node: &Node<ipc::Service>,
+    node: &Node<S>,
     publisher: UniquePublisherId,
 ) -> std::io::Result<()> {
     let suffix = node.config().global.service.data_segment_suffix;

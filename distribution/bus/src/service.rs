@@ -10,6 +10,7 @@ use iceoryx2::node::{Node, NodeBuilder};
 use iceoryx2::port::listener::{Listener, ListenerWaitError};
 use iceoryx2::prelude::{
     AttributeVerifier, MessagingPattern, SemanticString, Service, ServiceName, SignalHandlingMode, ipc,
+    ipc_threadsafe,
 };
 use iceoryx2::service::attribute::{AttributeKey, AttributeValue};
 use iceoryx2::service::builder::event::{EventCreateError, EventOpenError, EventOpenOrCreateError};
@@ -32,18 +33,27 @@ pub(crate) const INGRESS_FORMAT_KEY: &[u8] = b"matchtape.ingress.format";
 /// There is one reason to wake up, so one event id.
 const EVENT_ID_MAX: usize = 0;
 
-pub(crate) type SampleFactory = publish_subscribe::PortFactory<ipc::Service, [Block], SampleHeader>;
-pub(crate) type WakeFactory = event::PortFactory<ipc::Service>;
+/// The publisher's kind of service: what it consists of may be moved between threads and used by one at a time.
+pub(crate) type Shared = ipc_threadsafe::Service;
+/// The subscribers' kind: for one thread, without locks. Both kinds meet in the same shared memory.
+pub(crate) type Own = ipc::Service;
+
+pub(crate) type SampleFactory<S> = publish_subscribe::PortFactory<S, [Block], SampleHeader>;
+pub(crate) type WakeFactory<S> = event::PortFactory<S>;
 
 /// An open service and the node it belongs to.
-pub(crate) struct Opened {
-    pub samples: SampleFactory,
-    pub wake: Option<WakeFactory>,
-    pub node: Node<ipc::Service>,
+pub(crate) struct Opened<S: Service> {
+    pub samples: SampleFactory<S>,
+    pub wake: Option<WakeFactory<S>>,
+    pub node: Node<S>,
 }
 
 /// Opens the service, or creates it with the sizes of `config`.
-pub(crate) fn create(name: &BusName, service: BusService, config: &BusConfig) -> Result<Opened, BusError> {
+pub(crate) fn create(
+    name: &BusName,
+    service: BusService,
+    config: &BusConfig,
+) -> Result<Opened<Shared>, BusError> {
     create_with_format(name, service, config, FORMAT_VERSION)
 }
 
@@ -52,9 +62,9 @@ fn create_with_format(
     service: BusService,
     config: &BusConfig,
     format: u32,
-) -> Result<Opened, BusError> {
+) -> Result<Opened<Shared>, BusError> {
     let errors = Errors { name, service: service.as_str(), slots: config.node_slots(), format };
-    let node = node(name, service.as_str())?;
+    let node = node::<Shared>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     // Wake-ups first: whoever finds the samples finds them too.
     let wake = match config.wake_up {
@@ -98,13 +108,13 @@ pub(crate) fn sleep(listener: &Listener<ipc::Service>, limit: Duration) -> Resul
 }
 
 /// The wake-ups of a service. `errors.slots` is also the number of its nodes.
-pub(crate) fn create_wake_ups(
-    node: &Node<ipc::Service>,
+pub(crate) fn create_wake_ups<S: Service>(
+    node: &Node<S>,
     service_name: &ServiceName,
     notifiers: usize,
     listeners: usize,
     errors: &Errors<'_>,
-) -> Result<WakeFactory, BusError> {
+) -> Result<WakeFactory<S>, BusError> {
     node.service_builder(service_name)
         .event()
         .max_notifiers(notifiers)
@@ -124,9 +134,9 @@ pub(crate) fn create_wake_ups(
 }
 
 /// Opens what a publisher has created, with the wake-up service only where the subscriber wants to sleep.
-pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Result<Opened, BusError> {
+pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Result<Opened<Own>, BusError> {
     let errors = Errors { name, service: service.as_str(), slots: 0, format: FORMAT_VERSION };
-    let node = node(name, service.as_str())?;
+    let node = node::<Own>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     let samples = node
         .service_builder(&service_name)
@@ -155,14 +165,14 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
 }
 
 /// A node of iceoryx2 for one port. `service` is for messages.
-pub(crate) fn node(name: &BusName, service: &str) -> Result<Node<ipc::Service>, BusError> {
+pub(crate) fn node<S: Service>(name: &BusName, service: &str) -> Result<Node<S>, BusError> {
     check_root(name, service)?;
     check_room_to_attach(name, service, shared_memory_available()?)?;
     // The process's own signal handling stays its own.
     NodeBuilder::new()
         .config(&name.iceoryx_config()?)
         .signal_handling_mode(SignalHandlingMode::Disabled)
-        .create::<ipc::Service>()
+        .create::<S>()
         .map_err(|error| BusError::node(error, name.text(service), name.root().into()))
 }
 

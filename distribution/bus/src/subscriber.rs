@@ -483,13 +483,14 @@ mod tests {
     use crate::config::BusConfig;
     use crate::header::FORMAT_VERSION;
     use crate::name::TestName;
+    use crate::service::Shared;
 
     const TAPE: TapeId = TapeId(9);
 
     /// A publisher that sends whatever it is told to, true or not.
     struct Liar {
-        publisher: Publisher<ipc::Service, [Block], SampleHeader>,
-        _opened: Opened,
+        publisher: Publisher<Shared, [Block], SampleHeader>,
+        _opened: Opened<Shared>,
     }
 
     impl Liar {

@@ -387,6 +387,18 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     for (line, expected) in historical.lines().zip(&expected) {
         assert_eq!(line, expected, "historical");
     }
+    // Of one order, all that names its number, and nothing else.
+    let rows = expected.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let order = rows.clone().find(|row| row["kind"] == "order_accepted").unwrap()["order_id"].clone();
+    let names = |row: &Value| {
+        ["order_id", "new_order_id", "buy_order_id", "sell_order_id"].iter().any(|field| row[*field] == order)
+    };
+    let naming: Vec<Value> = rows.filter(names).collect();
+    let number = order.as_u64().unwrap().to_string();
+    let of_one = place.ask(&["replay", "--order", &number, "--format", "ndjson"]);
+    let of_one: Vec<Value> = of_one.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!naming.is_empty() && of_one == naming, "order {number}: {of_one:?}");
+
     server.stop();
     check_nothing_is_left(place.folder.path(), &place.namespace);
 }

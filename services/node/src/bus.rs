@@ -1,21 +1,25 @@
-//! The node's two bus publishers: `live` on a thread of its own, `speculative` on the pipeline's.
+//! The node's two bus publishers: `live`, used by the log's thread and one of its own, and `speculative` on the pipeline's.
 //!
-//! The live publisher has no queue of its own: it follows the tape through the same reader as everybody, so what it
-//! sends is what `visible` allows, and a subscriber can never slow the pipeline.
+//! The live publisher has no queue of its own: what is sent is what `visible` allows, from the commit that made it visible
+//! or through the same reader as everybody's, and a subscriber can never slow the pipeline or the log.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use matchtape_bus::{
     BusConfig, BusError, BusName, BusPublisher, BusService, Liveness, PortThread, WakeUp, on_own_thread,
 };
-use matchtape_schemas::{Head, Sequence, Stage};
-use matchtape_storage::{ReadError, Reader};
+use matchtape_schemas::limits::FRAME_BYTES_MAX;
+use matchtape_schemas::{FrameHeader, Head, Watermarks};
+use matchtape_storage::wal::CommitBuffer;
+use matchtape_storage::{FrameCursor, ReadError, Reader};
+use parking_lot::Mutex;
 
 use crate::pipeline::Speculative;
 use crate::publisher::Intake;
-use crate::stages::Stages;
 
 /// How often the traces of killed processes are looked for.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,8 +72,86 @@ pub enum LiveBusError {
     Read(#[from] ReadError),
 }
 
-/// The live publisher and the cleaning up behind killed subscribers.
+/// The live publisher and who uses it: the log's thread for small commits, the bus's own for everything else.
+///
+/// A hop from the log's thread to another costs more than all the rest of an event's way to a subscriber that polls, and
+/// on few cores a hundred times as much. So where subscribers poll, the log's thread sends what it has just made visible
+/// itself; but only if that is little, in turn, and nobody else is sending: it never waits, never copies more than
+/// [`DIRECT_BYTES_MAX`], never wakes a subscriber, and a bus that fails or panics is left to itself.
+pub(crate) struct LiveLane {
+    publisher: Mutex<BusPublisher>,
+    direct: bool,
+    /// Something is visible that the log's thread did not send.
+    behind: AtomicBool,
+    broken: AtomicBool,
+    /// The bus's thread, once it runs.
+    thread: OnceLock<Thread>,
+}
+
+/// What the log's thread copies at most per commit: a commit that small is about latency, a larger one about throughput.
+const DIRECT_BYTES_MAX: usize = FRAME_BYTES_MAX;
+
+impl LiveLane {
+    pub(crate) fn open(name: &BusName, options: &BusOptions, head: &Head) -> Result<Self, BusError> {
+        let publisher = BusPublisher::open(name, BusService::Live, &options.config, head)?;
+        Ok(Self {
+            publisher: Mutex::new(publisher),
+            // Waking subscribers takes a system call for each: that is for the bus's thread.
+            direct: options.config.wake_up == WakeUp::BusyPoll,
+            behind: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        })
+    }
+
+    /// Everything through `watermarks.visible` has become visible, `commit` (if one was written) included. Called on the
+    /// log's thread, after the readers' gate was raised.
+    pub(crate) fn visible(&self, commit: Option<&CommitBuffer>, watermarks: &Watermarks) {
+        if commit.is_some_and(|commit| self.send_directly(|| commit.frames(), watermarks)) {
+            return;
+        }
+        // Release: pairs with the Acquire in `Follower::run`; whoever sees it sees the gate raised.
+        self.behind.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Whether all of a commit's frames were sent, here and now.
+    fn send_directly<'f, I>(&self, frames: impl Fn() -> I, watermarks: &Watermarks) -> bool
+    where
+        I: Iterator<Item = (FrameHeader, &'f [u8])>,
+    {
+        if !self.direct || self.broken.load(Ordering::Relaxed) {
+            return false;
+        }
+        // A panic here must not become the log's.
+        let sent = catch_unwind(AssertUnwindSafe(|| {
+            let Some(mut publisher) = self.publisher.try_lock() else { return false };
+            let (mut next, mut bytes) = (publisher.next(), 0);
+            for (header, frame) in frames() {
+                bytes += frame.len();
+                let in_turn = header.first_sequence == next && header.last_sequence() <= watermarks.visible;
+                if !in_turn || bytes > DIRECT_BYTES_MAX {
+                    return false;
+                }
+                next = header.last_sequence().next();
+            }
+            frames().all(|(_, frame)| {
+                // Not sent to some subscriber: it will find the gap. Anything else the bus's thread meets again, and says.
+                matches!(publisher.publish(frame, watermarks), Ok(_) | Err(BusError::Send(_)))
+            })
+        }));
+        sent.unwrap_or_else(|_| {
+            self.broken.store(true, Ordering::Relaxed);
+            false
+        })
+    }
+}
+
+/// The bus's thread and the cleaning up behind killed subscribers.
 pub(crate) struct LiveBus {
+    lane: Arc<LiveLane>,
     thread: Option<PortThread<()>>,
     stop: Arc<AtomicBool>,
     _liveness: Liveness,
@@ -79,31 +161,39 @@ impl LiveBus {
     pub(crate) fn start(
         name: &BusName,
         options: &BusOptions,
-        head: Head,
+        lane: Arc<LiveLane>,
         reader: Reader,
         intake: Arc<Intake>,
     ) -> Result<Self, BusError> {
         let liveness = Liveness::start(name, LIVENESS_INTERVAL)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (opened_name, config, stopping) = (name.clone(), options.config.clone(), Arc::clone(&stop));
-        let body_config = options.config.clone();
-        let thread = on_own_thread(
-            "bus-live",
-            options.core,
-            move || BusPublisher::open(&opened_name, BusService::Live, &config, &head),
-            move |publisher| {
-                let follower = Follower { publisher, reader, intake, config: body_config, stopping };
-                if let Err(error) = follower.run() {
-                    tracing::error!(%error, "the live bus ended; subscribers raise their alarm and read the log");
-                }
-            },
-        )?;
-        Ok(Self { thread: Some(thread), stop, _liveness: liveness })
+        let follower = Follower {
+            lane: Arc::clone(&lane),
+            reader,
+            intake,
+            heartbeat_interval: options.config.heartbeat_interval,
+            stopping: Arc::clone(&stop),
+        };
+        let opening = Arc::clone(&lane);
+        let open = move || {
+            // Before anything can be visible: the log's thread is not told of this one otherwise.
+            opening.thread.get_or_init(std::thread::current);
+            Ok(())
+        };
+        let thread = on_own_thread("bus-live", options.core, open, move |()| {
+            if let Err(error) = follower.run() {
+                tracing::error!(%error, "the live bus ended; subscribers raise their alarm and read the log");
+            }
+        })?;
+        Ok(Self { lane, thread: Some(thread), stop, _liveness: liveness })
     }
 
     /// Sends what is visible and ends the thread. Call after the stages have ended.
     pub(crate) fn stop(mut self) {
         self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.lane.thread.get() {
+            thread.unpark();
+        }
         if let Some(thread) = self.thread.take()
             && let Err(panic) = thread.join()
         {
@@ -112,60 +202,53 @@ impl LiveBus {
     }
 }
 
+/// Sends what the log's thread has not, through the same reader as everybody: it has no queue of its own.
 struct Follower {
-    publisher: BusPublisher,
+    lane: Arc<LiveLane>,
     reader: Reader,
     intake: Arc<Intake>,
-    config: BusConfig,
+    heartbeat_interval: Duration,
     stopping: Arc<AtomicBool>,
 }
 
 impl Follower {
-    fn run(mut self) -> Result<(), LiveBusError> {
-        let mut cursor = self.reader.frames(self.publisher.next())?;
+    fn run(self) -> Result<(), LiveBusError> {
+        let mut cursor = self.reader.frames(self.lane.publisher.lock().next())?;
         let mut beat = Instant::now();
         loop {
             // Before the last look at the tape: what is visible when stopping is still sent.
             let stopping = self.stopping.load(Ordering::Acquire);
-            while let Some(frame) = cursor.next_frame()? {
-                let watermarks = self.intake.watermarks();
-                match self.publisher.publish(frame.bytes(), &watermarks) {
-                    // Some subscriber did not get it and will find the gap.
-                    Ok(_) | Err(BusError::Send(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            // Acquire: pairs with the Release in `LiveLane::visible`. Also before the look at the tape, so that what
+            // becomes visible after it is looked for again.
+            self.lane.behind.swap(false, Ordering::Acquire);
+            while self.send_next(&mut cursor)? {}
+            let now = Instant::now();
+            if stopping || now >= beat {
+                self.lane.publisher.lock().heartbeat(&self.intake.watermarks())?;
+                beat = now + self.heartbeat_interval;
             }
             if stopping {
-                self.publisher.heartbeat(&self.intake.watermarks())?;
                 return Ok(());
             }
-            if Instant::now() >= beat {
-                self.publisher.heartbeat(&self.intake.watermarks())?;
-                beat = Instant::now() + self.config.heartbeat_interval;
+            if !self.lane.behind.load(Ordering::Relaxed) {
+                // Whoever sets `behind` or `stopping` unparks after that, so that none is slept over.
+                std::thread::park_timeout(beat.saturating_duration_since(Instant::now()));
             }
-            wait(&self.intake.stages, self.publisher.next(), beat, self.config.wake_up, &self.stopping);
         }
     }
-}
 
-fn wait(stages: &Stages, next: Sequence, beat: Instant, wake_up: WakeUp, stopping: &AtomicBool) {
-    match wake_up {
-        WakeUp::Event => {
-            // Whatever ends the wait (the event, the beat, the node's end), the loop looks at everything again. Once
-            // the stages have ended, waiting returns at once: a pause keeps that from burning a core until the stop.
-            if stages.wait(next, Stage::Visible, Some(beat)).is_err() && stages.ended().is_some() {
-                std::thread::park_timeout(
-                    beat.saturating_duration_since(Instant::now()).min(Duration::from_millis(5)),
-                );
-            }
+    /// One visible frame that has not been sent; `false` when there is none.
+    fn send_next(&self, cursor: &mut FrameCursor) -> Result<bool, LiveBusError> {
+        // Held for one frame at a time. The log's thread finds it taken and leaves its commit to this one.
+        let mut publisher = self.lane.publisher.lock();
+        if cursor.position() != publisher.next() {
+            *cursor = self.reader.frames(publisher.next())?;
         }
-        WakeUp::BusyPoll => {
-            while stages.get(Stage::Visible) < next
-                && Instant::now() < beat
-                && !stopping.load(Ordering::Relaxed)
-            {
-                std::hint::spin_loop();
-            }
+        let Some(frame) = cursor.next_frame()? else { return Ok(false) };
+        match publisher.publish(frame.bytes(), &self.intake.watermarks()) {
+            // Some subscriber did not get it and will find the gap.
+            Ok(_) | Err(BusError::Send(_)) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -224,5 +307,154 @@ impl Speculative for SpeculativeBus {
         let sent = self.publisher.heartbeat(&self.intake.watermarks());
         self.note(sent);
         self.next_beat = Instant::now() + self.interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_bus::{BusSubscriber, Delivery, SubscriberOptions};
+    use matchtape_schemas::event::{TimeAdvanced, encode_event};
+    use matchtape_schemas::{
+        AcceptedTime, Epoch, Event, EventTime, FrameFlags, FrameWriter, InstrumentId, ProducerId,
+        ProducerSequence, Sequence, TapeId,
+    };
+    use rkyv::util::AlignedVec;
+
+    use super::*;
+
+    /// A frame of `events` events of 48 bytes.
+    fn frame(head: &mut Head, events: u64) -> (FrameHeader, AlignedVec<16>) {
+        let mut memory: AlignedVec<16> = AlignedVec::new();
+        memory.resize(FRAME_BYTES_MAX, 0);
+        let mut writer = FrameWriter::new(&mut memory, head);
+        for _ in 0..events {
+            let event =
+                Event::new(InstrumentId(0), ProducerSequence(0), EventTime(1), TimeAdvanced::default());
+            let mut bytes: AlignedVec<16> = AlignedVec::new();
+            bytes.resize(event.encoded_len(), 0);
+            encode_event(&event, ProducerId(0), &mut bytes);
+            assert!(writer.push(&bytes));
+        }
+        let header = writer.finish(head, AcceptedTime(1), FrameFlags::NONE);
+        memory.resize(header.length as usize, 0);
+        (header, memory)
+    }
+
+    fn visible(sequence: Sequence) -> Watermarks {
+        Watermarks {
+            accepted: sequence,
+            written: sequence,
+            durable: sequence,
+            replicated: sequence,
+            visible: sequence,
+        }
+    }
+
+    struct Place {
+        root: tempfile::TempDir,
+        head: Head,
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            // The 16 bytes per namespace that iceoryx2 keeps for good; the namespaces end with this process's number.
+            for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+                let file = entry.file_name().to_string_lossy().into_owned();
+                if ["lane", "left", "wake", "panic"]
+                    .iter()
+                    .any(|called| file.starts_with(&format!("mt_{called}{}_", std::process::id())))
+                    && file.ends_with(".global_mgmt")
+                {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let head = Head { epoch: Epoch::FIRST, ..Head::empty(TapeId(3)) };
+            Self { root: tempfile::tempdir().unwrap(), head }
+        }
+
+        fn lane(&self, wake_up: WakeUp, called: &str) -> (LiveLane, BusName) {
+            let options = BusOptions {
+                namespace: format!("{called}{}", std::process::id()),
+                root: Some(self.root.path().to_owned()),
+                config: BusConfig { wake_up, subscribers_max: 1, ..BusConfig::default() },
+                ..BusOptions::default()
+            };
+            let name = options.name(self.head.tape).unwrap();
+            (LiveLane::open(&name, &options, &self.head).unwrap(), name)
+        }
+    }
+
+    fn sent(lane: &LiveLane, frames: &[(FrameHeader, AlignedVec<16>)], through: Sequence) -> bool {
+        lane.send_directly(|| frames.iter().map(|(header, bytes)| (*header, &bytes[..])), &visible(through))
+    }
+
+    #[test]
+    fn where_subscribers_poll_a_small_commit_is_sent_by_whoever_made_it_visible() {
+        let mut place = Place::new();
+        let (lane, name) = place.lane(WakeUp::BusyPoll, "lane");
+        let options = SubscriberOptions {
+            wake_up: WakeUp::BusyPoll,
+            next: Some(Sequence::FIRST),
+            ..SubscriberOptions::default()
+        };
+        let mut subscriber = BusSubscriber::open(&name, BusService::Live, &options).unwrap();
+        let commit = [frame(&mut place.head, 3), frame(&mut place.head, 2)];
+        assert!(sent(&lane, &commit, Sequence(5)));
+        for (first, last) in [(1, 3), (4, 5)] {
+            match subscriber.poll().unwrap() {
+                Some(Delivery::Frame(frame)) => {
+                    let frame = frame.frame();
+                    assert_eq!((frame.first_sequence().get(), frame.last_sequence().get()), (first, last));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_large_out_of_turn_not_yet_visible_or_in_use_is_left_to_the_buss_own_thread() {
+        let mut place = Place::new();
+        let (lane, _) = place.lane(WakeUp::BusyPoll, "left");
+        let first = [frame(&mut place.head, 3)];
+        // A group that goes on: its frame is durable, its end is not.
+        assert!(!sent(&lane, &first, Sequence(2)));
+        {
+            let _sending = lane.publisher.lock();
+            assert!(!sent(&lane, &first, Sequence(3)), "it does not wait");
+        }
+        let second = [frame(&mut place.head, 1)];
+        assert!(!sent(&lane, &second, Sequence(4)), "the one before has not been sent");
+        assert_eq!(lane.publisher.lock().next(), Sequence(1));
+        assert!(sent(&lane, &first, Sequence(4)) && sent(&lane, &second, Sequence(4)));
+        assert!(!sent(&lane, &second, Sequence(4)), "nothing is sent twice");
+        let large = [frame(&mut place.head, 1000), frame(&mut place.head, 1000)];
+        assert!(!sent(&lane, &large, Sequence(2004)));
+        assert_eq!(lane.publisher.lock().next(), Sequence(5), "nothing of it was sent");
+        // The bus's thread is told.
+        lane.visible(None, &visible(Sequence(2004)));
+        assert!(lane.behind.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn where_subscribers_sleep_the_log_never_wakes_them_itself() {
+        let mut place = Place::new();
+        let (lane, _) = place.lane(WakeUp::Event, "wake");
+        let commit = [frame(&mut place.head, 1)];
+        assert!(!sent(&lane, &commit, Sequence(1)));
+    }
+
+    #[test]
+    fn a_bus_that_panics_is_left_alone_from_then_on() {
+        let mut place = Place::new();
+        let (lane, _) = place.lane(WakeUp::BusyPoll, "panic");
+        let commit = [frame(&mut place.head, 1)];
+        let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
+        assert!(!lane.send_directly(panics, &visible(Sequence(1))));
+        assert!(!sent(&lane, &commit, Sequence(1)));
     }
 }

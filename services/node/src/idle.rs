@@ -1,7 +1,7 @@
 //! Says on an idle live tape that time has passed, so that windows by event time close.
 //!
-//! One `TimeAdvanced` when the tape falls idle, then one per [`REPEAT_EVERY`]: silence is what heartbeats are
-//! for. Nothing on a tape whose events are of another day.
+//! One `TimeAdvanced` when the tape falls idle, late enough to close the window that the last event is in, then one per
+//! [`REPEAT_EVERY`]: silence is what heartbeats are for. Nothing on a tape whose events are of another day.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,8 @@ const REPEAT_EVERY: Duration = Duration::from_secs(10);
 const LIVE_WITHIN: Duration = Duration::from_secs(60);
 /// How far behind this clock a producer's events may still be under way without being late.
 const ALLOWANCE: Duration = Duration::from_millis(20);
+/// The windows that saying it once has to close, however the last event lies in its own.
+const WINDOW: Duration = Duration::from_millis(100);
 
 pub(crate) struct IdleClock {
     stop: SyncSender<()>,
@@ -49,6 +51,13 @@ impl IdleClock {
                     if behind > LIVE_WITHIN.as_nanos() as i64 {
                         continue;
                     }
+                    // Said earlier, it might not pass the window's edge, and nothing would until it is said again.
+                    let passes = (WINDOW + ALLOWANCE).as_nanos() as i64;
+                    if behind < passes {
+                        pause = Duration::from_nanos((passes - behind).max(1) as u64).min(WINDOW + ALLOWANCE);
+                        continue;
+                    }
+                    pause = idle_after;
                     let event_time = EventTime(now.get() - ALLOWANCE.as_nanos() as i64);
                     let body = TimeAdvanced { accepted_time: now, ..TimeAdvanced::default() };
                     let event = Event::new(InstrumentId(0), ProducerSequence(0), event_time, body);

@@ -17,7 +17,7 @@ use matchtape_storage::{
     Disk, DiskError, EventStore, FlushError, OpenError, Reader, RealDisk, RecoveryReport, StoreOptions,
 };
 
-use crate::bus::{BusOptions, LiveBus, SpeculativeBus};
+use crate::bus::{BusOptions, LiveBus, LiveLane, SpeculativeBus};
 use crate::consumers::{self, ConsumerError, Consumers, ConsumersOptions};
 use crate::framer::Framer;
 use crate::idle::IdleClock;
@@ -212,6 +212,10 @@ impl Node {
         let intake = Arc::new(intake);
         let commits = Arc::new(AtomicU64::new(0));
         let latency = Arc::new(StageLatency::new());
+        let tape = found.tape;
+        let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
+        let bus = options.bus.as_ref().zip(bus_name.as_ref());
+        let lane = bus.map(|(bus, name)| LiveLane::open(name, bus, &found)).transpose()?.map(Arc::new);
         let progress = Progress {
             stages: Arc::clone(&stages),
             gate: Arc::clone(store.visible()),
@@ -219,6 +223,7 @@ impl Node {
             intake: Arc::clone(&intake),
             commits: Arc::clone(&commits),
             latency: Arc::clone(&latency),
+            live: lane.clone(),
             written_group_end: found.last_sequence,
             core: options.log_core,
         };
@@ -226,7 +231,6 @@ impl Node {
 
         let store = Arc::new(store);
         let reader = store.reader();
-        let tape = found.tape;
         let consumers = Consumers::open(consumers::Parts {
             disk,
             name: options.name.clone(),
@@ -237,10 +241,9 @@ impl Node {
             head: found.last_sequence,
             store: Arc::downgrade(&store),
         })?;
-        let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
-        let live = match (&options.bus, &bus_name) {
-            (Some(bus), Some(name)) => {
-                Some(LiveBus::start(name, bus, found, reader.clone(), Arc::clone(&intake))?)
+        let live = match (bus, lane) {
+            (Some((bus, name)), Some(lane)) => {
+                Some(LiveBus::start(name, bus, lane, reader.clone(), Arc::clone(&intake))?)
             }
             _ => None,
         };

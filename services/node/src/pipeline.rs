@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use matchtape_bus::bind_to_core;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
-use matchtape_schemas::{Sequence, Stage};
-use matchtape_storage::wal::{AppendError, CommitObserver, Committed, WalError};
+use matchtape_schemas::{Sequence, Stage, Watermarks};
+use matchtape_storage::wal::{AppendError, CommitBuffer, CommitObserver, Committed, WalError};
 use matchtape_storage::{EventStore, VisibleGate};
 
+use crate::bus::LiveLane;
 use crate::framer::Framer;
 use crate::latency::StageLatency;
 use crate::publisher::{Intake, wall_clock};
@@ -63,6 +64,7 @@ pub(crate) struct Progress {
     pub(crate) intake: Arc<Intake>,
     pub(crate) commits: Arc<AtomicU64>,
     pub(crate) latency: Arc<StageLatency>,
+    pub(crate) live: Option<Arc<LiveLane>>,
     /// The last group end that was written.
     pub(crate) written_group_end: Sequence,
     /// The core the log's thread is bound to.
@@ -70,18 +72,25 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    fn show(&self, sequence: Sequence) {
+    /// `commit` is what made it so, if it was one.
+    fn show(&self, sequence: Sequence, commit: Option<&CommitBuffer>) {
+        if sequence <= self.stages.get(Stage::Visible) {
+            return;
+        }
         // The gate first: who is told that an event is visible must be able to read it.
         self.gate.raise(sequence);
+        if let Some(live) = &self.live {
+            live.visible(commit, &Watermarks { visible: sequence, ..self.intake.watermarks() });
+        }
         self.stages.raise(Stage::Visible, sequence);
     }
 
     /// `durable` is a group end: an event inside a group whose end is not durable would not survive a crash.
-    fn made_durable(&self, durable: Sequence) {
+    fn made_durable(&self, durable: Sequence, commit: Option<&CommitBuffer>) {
         self.stages.raise(Stage::Durable, durable);
         // A node alone is its own quorum.
         self.stages.raise(Stage::Replicated, durable);
-        self.show(durable);
+        self.show(durable, commit);
     }
 }
 
@@ -103,7 +112,7 @@ impl CommitObserver for Progress {
         self.written_group_end = committed.commit.last_group_end().unwrap_or(self.written_group_end);
         self.stages.raise(Stage::Written, committed.written);
         if self.visible_at == VisibleAt::Written {
-            self.show(self.written_group_end);
+            self.show(self.written_group_end, Some(&committed.commit));
         }
         // Before anybody hears of it, so that who does finds it recorded.
         let oldest = committed.commit.frames().next().map(|(frame, _)| frame);
@@ -112,7 +121,7 @@ impl CommitObserver for Progress {
         {
             self.latency.record(Stage::Durable, oldest.accepted_time, wall_clock());
         }
-        self.made_durable(committed.durable);
+        self.made_durable(committed.durable, Some(&committed.commit));
         if let Some(oldest) = oldest
             && self.stages.get(Stage::Visible) >= oldest.last_sequence()
         {
@@ -124,7 +133,7 @@ impl CommitObserver for Progress {
     }
 
     fn durable(&mut self, durable: Sequence) {
-        self.made_durable(durable);
+        self.made_durable(durable, None);
     }
 
     fn failed(&mut self, error: &Arc<WalError>) {

@@ -266,6 +266,9 @@ fn an_idle_live_tape_says_that_time_has_passed() {
         (event.event().kind(), event.event().flags()),
         (Kind::TimeAdvanced, EventFlags::LAST_OF_GROUP)
     );
+    // Far enough that the window of 100 ms which the last event is in is closed.
+    let said = event.event().event_time().get();
+    assert!(said - now.event_time.get() >= 100_000_000, "{said} after {}", now.event_time);
     node.close().unwrap();
 }
 

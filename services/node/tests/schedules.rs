@@ -169,7 +169,9 @@ impl Place {
         // Of two runs in one process, too.
         static RUN: AtomicU64 = AtomicU64::new(0);
         let run = RUN.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("s{}-{run}-{}", std::process::id(), seed % 1000);
+        // One in four polls; the peers know it from the name.
+        let wake_up = if seed % 4 == 3 { "-poll" } else { "" };
+        let namespace = format!("s{}-{run}{wake_up}", std::process::id());
         Self { folder: tempfile::tempdir().expect("tempdir"), namespace }
     }
 

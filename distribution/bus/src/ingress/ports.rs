@@ -16,7 +16,7 @@ use crate::block::Block;
 use crate::config::{HISTORY_SAMPLES, WakeUp};
 use crate::error::BusError;
 use crate::name::BusName;
-use crate::service::{self, Errors, INGRESS_FORMAT_KEY, WakeFactory};
+use crate::service::{self, Errors, INGRESS_FORMAT_KEY, Own, WakeFactory};
 
 pub(crate) const REQUESTS: &str = "ingress";
 pub(crate) const REPLIES: &str = "ingress-replies";
@@ -33,8 +33,8 @@ pub(crate) fn producer_port_name(producer: ProducerId) -> String {
 pub(crate) struct Opened {
     pub requests: RequestFactory,
     pub replies: ReplyFactory,
-    pub wake_node: Option<WakeFactory>,
-    pub wake_producers: Option<WakeFactory>,
+    pub wake_node: Option<WakeFactory<Own>>,
+    pub wake_producers: Option<WakeFactory<Own>>,
     pub node: Node<ipc::Service>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn create(name: &BusName, config: &IngressConfig) -> Result<Opened, B
 fn create_with_format(name: &BusName, config: &IngressConfig, format: u32) -> Result<Opened, BusError> {
     let slots = config.participant_slots();
     let errors = |service| Errors { name, service, slots, format };
-    let node = service::node(name, REQUESTS)?;
+    let node = service::node::<Own>(name, REQUESTS)?;
     let (requests_name, replies_name) = (name.service_name(REQUESTS)?, name.service_name(REPLIES)?);
     let producers = config.producer_slots();
     // Wake-ups first: whoever finds the samples finds them too.
@@ -102,7 +102,7 @@ fn create_with_format(name: &BusName, config: &IngressConfig, format: u32) -> Re
 /// Opens what a node has created.
 pub(crate) fn open(name: &BusName) -> Result<Opened, BusError> {
     let errors = |service| Errors { name, service, slots: 0, format: INGRESS_FORMAT };
-    let node = service::node(name, REQUESTS)?;
+    let node = service::node::<Own>(name, REQUESTS)?;
     let (requests_name, replies_name) = (name.service_name(REQUESTS)?, name.service_name(REPLIES)?);
     let format = service::required_format(INGRESS_FORMAT_KEY, INGRESS_FORMAT)?;
     // The last that the node creates first: with it, the others are there.

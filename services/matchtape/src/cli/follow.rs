@@ -15,7 +15,7 @@ use matchtape_bus::{BusName, BusService, WakeUp};
 use matchtape_client::{EventRow, Format, Output};
 use matchtape_market::Instruments;
 use matchtape_node::{BusOptions, FollowedHistory};
-use matchtape_schemas::{EventRef, InstrumentId, KindMask, Sequence};
+use matchtape_schemas::{AccountId, EventRef, InstrumentId, KindMask, OrderId, Sequence};
 use matchtape_storage::ReadOnlyStore;
 use matchtape_subscription::{
     Batch, BusLive, Conflation, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace,
@@ -103,6 +103,12 @@ struct Common {
     /// Only these kinds or topics, separated by commas
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<KindMask>,
+    /// Only what names this order, by its number on the tape
+    #[arg(long, value_name = "NUMBER")]
+    order: Option<u64>,
+    /// Only what names this account, by its number on the tape
+    #[arg(long, value_name = "NUMBER")]
+    account: Option<u64>,
     /// How rows are written [default: table on a terminal, else ndjson]
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
@@ -229,7 +235,11 @@ impl Common {
     }
 
     fn filter(&self, printer: &Printer) -> Result<Filter, CliError> {
-        let mut filter = Filter::default();
+        let mut filter = Filter {
+            order: self.order.map(OrderId),
+            account: self.account.map(AccountId),
+            ..Filter::default()
+        };
         if !self.kind.is_empty() {
             filter.kinds = self.kind.iter().fold(KindMask::NONE, |all, kind| all.with(*kind));
         }

@@ -76,8 +76,14 @@ fn orders() -> Receiver<String> {
     orders
 }
 
+/// Where subscribers poll, the log's thread itself sends what has become visible. Everybody knows it from the namespace.
+fn wake_up(namespace: &str) -> WakeUp {
+    if namespace.ends_with("-poll") { WakeUp::BusyPoll } else { WakeUp::Event }
+}
+
 fn bus(place: &Path, namespace: &str, buffer_samples: usize) -> BusOptions {
     let config = BusConfig {
+        wake_up: wake_up(namespace),
         subscribers_max: 8,
         subscribers_spare: 8,
         buffer_samples,
@@ -196,7 +202,7 @@ fn check(
             });
             let options =
                 DelayedOptions { start, heartbeat_interval: HEARTBEAT, ..DelayedOptions::default() };
-            let live = BusLive::new(&name, BusService::Live, WakeUp::Event, Duration::ZERO);
+            let live = BusLive::new(&name, BusService::Live, wake_up(namespace), Duration::ZERO);
             let promise = Promise { window_ns: options.width.as_nanos() as i64, ..Promise::VISIBLE };
             watch(Delayed::live(history, live, &options).expect("open"), promise, first, corruption)
         }
@@ -218,7 +224,7 @@ fn real_time(
     start: Start,
     kinds: KindMask,
 ) -> RealTime<FollowedHistory, BusLive> {
-    let live = BusLive::new(name, service, WakeUp::Event, Duration::from_micros(20));
+    let live = BusLive::new(name, service, wake_up(name.namespace()), Duration::from_micros(20));
     let options = RealTimeOptions { start, filter: Filter::kinds(kinds), heartbeat_interval: HEARTBEAT };
     RealTime::open(history, live, options).expect("open")
 }
