@@ -44,7 +44,11 @@ fn example() -> BTreeMap<String, Vec<u8>> {
     let files = ["wal/000000000001.wal", "manifest"].map(str::to_owned);
     let tables = disk.list(Path::new("tables")).expect("listed");
     let tables = tables.into_iter().map(|entry| format!("tables/{}", entry.name));
-    files.into_iter().chain(tables).map(|name| (name.clone(), disk.content(Path::new(&name)).expect("there"))).collect()
+    files
+        .into_iter()
+        .chain(tables)
+        .map(|name| (name.clone(), disk.content(Path::new(&name)).expect("there")))
+        .collect()
 }
 
 fn document() -> String {
@@ -67,13 +71,18 @@ fn compare(lines: &[&str], file: &[u8]) -> Result<(), String> {
                 Ok(end) if end > at => vec![0; end - at],
                 _ => return wrong("zeros to where?"),
             },
-            _ => match words.iter().map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>() {
-                Ok(bytes) if !bytes.is_empty() => bytes,
-                _ => return wrong("neither bytes nor zeros"),
-            },
+            _ => {
+                match words.iter().map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>() {
+                    Ok(bytes) if !bytes.is_empty() => bytes,
+                    _ => return wrong("neither bytes nor zeros"),
+                }
+            }
         };
         if file.get(at..at + bytes.len()) != Some(&bytes) {
-            return wrong(&format!("the file has {:02x?}", &file[at.min(file.len())..file.len().min(at + bytes.len())]));
+            return wrong(&format!(
+                "the file has {:02x?}",
+                &file[at.min(file.len())..file.len().min(at + bytes.len())]
+            ));
         }
         at += bytes.len();
     }

@@ -9,7 +9,7 @@ use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, Random, SimDisk};
 use matchtape_storage::wal::WalError;
 use matchtape_storage::{Access, Caching, Disk, EventStore, OpenError, Query, ReadError, TableError};
-use model::damage::{Damage, damaged, files, finished_store, survive_damage};
+use model::damage::{Damage, damaged, files, finished_store, survive_damage, with_records, with_snapshot};
 use model::*;
 use proptest::prelude::*;
 
@@ -338,5 +338,49 @@ proptest! {
         static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
         let (healthy, events) = HEALTHY.get_or_init(finished_store);
         survive_damage(&damaged(healthy, &damages, resealed), events);
+    }
+}
+
+#[test]
+fn records_that_a_test_appends_are_read_as_the_store_reads_its_own() {
+    let (healthy, _) = finished_store();
+    let open = |payload: &[u8]| {
+        let disk = with_records(&healthy, &[payload.to_vec()]);
+        Driven::open(Arc::new(disk), small_options(), Vec::new(), 1).map(|_| ())
+    };
+    let next_file = [&[5][..], &77_u64.to_le_bytes()].concat();
+    open(&next_file).expect("a possible edit");
+    let error = open(&[99]).expect_err("an edit of no release");
+    assert!(error.to_string().contains("edit of the manifest"), "{error}");
+}
+
+/// The payload of a record: what looks like edits, so that more than the first tag is read.
+fn edits() -> impl Strategy<Value = Vec<u8>> {
+    let edit = (0_u8..12, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(tag, mut fields)| {
+        fields.insert(0, tag);
+        fields
+    });
+    proptest::collection::vec(edit, 0..4).prop_map(|edits| edits.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_record_of_a_manifest_makes_the_store_panic_or_show_what_is_not_the_tapes(
+        payloads in proptest::collection::vec(edits(), 1..4),
+    ) {
+        static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
+        let (healthy, events) = HEALTHY.get_or_init(finished_store);
+        survive_damage(&with_records(healthy, &payloads), events);
+    }
+
+    #[test]
+    fn no_blocks_of_a_snapshot_make_the_store_panic_or_show_what_is_not_the_tapes(
+        payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 1..4),
+    ) {
+        static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
+        let (healthy, events) = HEALTHY.get_or_init(finished_store);
+        survive_damage(&with_snapshot(healthy, &payloads), events);
     }
 }

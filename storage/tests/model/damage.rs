@@ -85,6 +85,41 @@ fn reseal(bytes: &mut [u8], pieces: &[(usize, usize)]) {
     }
 }
 
+/// The manifest goes on with records of these payloads, whole and with true checksums: what a broken writer, or a later
+/// release, could have appended.
+pub fn with_records(healthy: &SimDisk, payloads: &[Vec<u8>]) -> SimDisk {
+    let disk = healthy.kill_at(healthy.operations());
+    disk.edit(Path::new("manifest"), |bytes| {
+        for payload in payloads {
+            let number = pieces(bytes).len() as u32 + 1;
+            bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&[0; 8]);
+            bytes.extend_from_slice(payload);
+        }
+        let pieces = pieces(bytes);
+        reseal(bytes, &pieces);
+    });
+    disk
+}
+
+/// A snapshot whose blocks begin with these payloads, one after the other, under true checksums. Its footer is in the manifest
+/// too, so only what lies before it gets past that comparison.
+pub fn with_snapshot(healthy: &SimDisk, payloads: &[Vec<u8>]) -> SimDisk {
+    let disk = healthy.kill_at(healthy.operations());
+    let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snapshot");
+    let path = files(healthy).into_iter().rfind(is_snapshot).expect("a store that was flushed has one");
+    disk.edit(&path, |bytes| {
+        let pieces = pieces(bytes);
+        for ((start, end), payload) in pieces.iter().zip(payloads) {
+            let length = payload.len().min(end - start - 16);
+            bytes[start + 16..start + 16 + length].copy_from_slice(&payload[..length]);
+        }
+        reseal(bytes, &pieces);
+    });
+    disk
+}
+
 /// Whatever happened to the files: opening and asking never panics, and no event is shown that is not the tape's.
 pub fn survive_damage(disk: &SimDisk, events: &[Placed]) {
     let Ok((driven, _)) = Driven::open(Arc::new(disk.clone()), small_options(), Vec::new(), 1) else {
