@@ -81,15 +81,32 @@ fn node(
     Node::open(&folder.join(name), options, Vec::new()).expect("a fresh node")
 }
 
+/// Lets this thread, and those it starts from now on, run on these cores only.
+fn bind_to(cores: std::ops::Range<usize>) {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.for_each(|core| set.set(core));
+    rustix::thread::sched_setaffinity(None, &set).expect("the cores are there");
+}
+
 /// One event at a time, busy polling where the event passes.
 fn latency(service: BusService, options: &Options, report: &mut Report, folder: &std::path::Path) {
     let name = format!("latency-{}", service.as_str());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // The log's thread sends, and goes on with what comes after a commit: on the handler's core that would hold it up.
+    let apart = service == BusService::Live && cores > 1;
+    if apart {
+        bind_to(1..cores);
+        report.guarantee("live: the handler has core 0 to itself, the node's threads have the others");
+    }
     let node = match service {
         // The pipeline sends accepted events itself.
         BusService::Speculative => node(folder, &name, WakeUp::Event, true, PipelineWait::Spin),
         // The live publisher follows what is visible.
         BusService::Live => node(folder, &name, WakeUp::BusyPoll, false, PipelineWait::default()),
     };
+    if apart {
+        bind_to(0..1);
+    }
     let settings = SubscriberOptions {
         wake_up: WakeUp::BusyPoll,
         next: Some(Sequence::FIRST),
@@ -131,6 +148,7 @@ fn latency(service: BusService, options: &Options, report: &mut Report, folder: 
     }
     drop((publisher, subscriber));
     node.close().expect("a node that closes");
+    bind_to(0..cores);
 }
 
 /// As many events as one producer publishes, with a subscriber that is woken.
