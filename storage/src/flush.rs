@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use matchtape_schemas::Sequence;
 use parking_lot::Mutex;
@@ -47,6 +48,9 @@ pub enum FlushError {
 #[derive(Debug)]
 pub(crate) struct Flusher {
     state: Mutex<State>,
+    /// Bytes of frames that were flushed, and of the files they became.
+    written: [AtomicU64; 2],
+    flushes: AtomicU64,
     failure: std::sync::OnceLock<Arc<FlushError>>,
 }
 
@@ -59,7 +63,12 @@ struct State {
 
 impl Flusher {
     pub(crate) fn new(manifest: Manifest, fold: Fold, compression: Compression) -> Self {
-        Self { state: Mutex::new(State { manifest, fold, compression }), failure: std::sync::OnceLock::new() }
+        Self {
+            state: Mutex::new(State { manifest, fold, compression }),
+            written: Default::default(),
+            flushes: AtomicU64::new(0),
+            failure: std::sync::OnceLock::new(),
+        }
     }
 
     /// The failure that ended flushing, if one did.
@@ -76,6 +85,17 @@ impl Flusher {
     /// Whether flushing goes on.
     pub(crate) fn check(&self) -> Result<(), FlushError> {
         self.failure.get().map_or(Ok(()), |failure| Err(FlushError::Ended(Arc::clone(failure))))
+    }
+
+    /// Memtables that became tables.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of frames that were flushed, and of the files they became.
+    pub(crate) fn written(&self) -> (u64, u64) {
+        let [raw, bytes] = self.written.each_ref().map(|count| count.load(Ordering::Relaxed));
+        (raw, bytes)
     }
 
     /// Runs a step whose failure ends flushing. So does a panic in it (of a projection): what it was changing is half
@@ -101,7 +121,10 @@ impl Flusher {
             }
             let oldest = Arc::clone(oldest);
             drop(view);
-            self.guarded(|| state.flush(shared, &oldest))?;
+            let (raw, bytes) = self.guarded(|| state.flush(shared, &oldest))?;
+            self.written[0].fetch_add(raw, Ordering::Relaxed);
+            self.written[1].fetch_add(bytes, Ordering::Relaxed);
+            self.flushes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -168,7 +191,8 @@ impl Flusher {
 }
 
 impl State {
-    fn flush(&mut self, shared: &Shared, memtable: &Arc<MemTable>) -> Result<(), FlushError> {
+    /// Returns the bytes of its frames, and of the files they became.
+    fn flush(&mut self, shared: &Shared, memtable: &Arc<MemTable>) -> Result<(u64, u64), FlushError> {
         let disk = &*shared.disk;
         let number = self.manifest.take_files(3);
         let mut edits = Vec::with_capacity(3);
@@ -183,6 +207,7 @@ impl State {
             }
         }
         let (meta, path) = events.finish()?;
+        let (raw_bytes, mut bytes) = (meta.footer.raw_bytes, meta.bytes);
         edits.push(Edit::AddEvents(meta));
         paths.push(path);
 
@@ -196,12 +221,14 @@ impl State {
         drop(postings);
         let (meta, path) = index.finish()?;
         assert_eq!((meta.footer.first, meta.footer.last), covers, "every event has a posting");
+        bytes += meta.bytes;
         edits.push(Edit::AddIndex(meta));
         paths.push(path);
 
         // The projections may be ahead: recovery folds the whole tail. Then the next flush that catches up takes one.
         if self.fold.head().last_sequence == memtable.last_sequence() {
             let (meta, path) = self.fold.snapshot().write(disk, number + 2)?;
+            bytes += meta.bytes;
             edits.push(Edit::AddSnapshot(meta));
             paths.push(path);
         }
@@ -213,7 +240,7 @@ impl State {
             view.memtables.retain(|kept| !Arc::ptr_eq(kept, memtable));
         });
         shared.sweep();
-        Ok(())
+        Ok((raw_bytes, bytes))
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Inspection {
     pub table_bytes: u64,
     /// Bytes of the event tables in the cold tier.
     pub cold_bytes: u64,
+    /// What is kept, asked and written for what was appended.
+    pub amplification: Amplification,
     /// Bytes of the sealed segments.
     pub sealed_segment_bytes: u64,
 }
@@ -135,7 +137,49 @@ pub struct HoldView {
     pub placed: i64,
 }
 
-/// What is in memory only.
+/// How much more is kept, asked and written than was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Amplification {
+    /// Bytes of tables (also those in the cold tier), snapshots and sealed segments per byte of the frames in tables. `None` without tables.
+    pub space: Option<f64>,
+    /// Index tables that a lookup of one entity asks at most: those of level 0, and of each level above one (or, of an entity
+    /// with tables of its own, those of the range asked for). A filter page spares it most of those that have nothing.
+    pub tables_per_lookup: u64,
+    /// Bytes that flushing and compaction wrote per byte of the frames flushed, since the store was opened. The log is not in
+    /// it: it writes each frame once, and padding. `None` before the first flush, and if the store is open for reading only.
+    pub write: Option<f64>,
+}
+
+/// What was written since the store was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Written {
+    /// Bytes of frames that were flushed.
+    pub flushed_raw: u64,
+    /// Bytes of the tables and snapshots they became.
+    pub flushed: u64,
+    /// Bytes of the tables that compaction wrote.
+    pub compacted: u64,
+}
+
+impl Amplification {
+    fn of(inspection: &Inspection, written: Written) -> Self {
+        let per = |bytes: u64, raw: u64| (raw > 0).then(|| bytes as f64 / raw as f64);
+        let raw = inspection.event_tables.iter().map(|table| table.raw_bytes).sum();
+        let mut levels = [0u64; 256];
+        for table in &inspection.index_tables {
+            let count = &mut levels[usize::from(table.level)];
+            *count = if table.level == 0 { *count + 1 } else { 1 };
+        }
+        Self {
+            space: per(inspection.table_bytes + inspection.cold_bytes + inspection.sealed_segment_bytes, raw),
+            tables_per_lookup: levels.iter().sum(),
+            write: per(written.flushed + written.compacted, written.flushed_raw),
+        }
+    }
+}
+
+/// What is in memory only. All of it is bounded: `pressure.limit_bytes` for what is not in tables, `block_cache_bytes_max`
+/// for blocks, and `table_index_bytes`, which grows with the tables by about 1 byte in 4000.
 #[derive(Clone, Debug, Serialize)]
 pub struct MemoryView {
     /// Memtables, the growing one included.
@@ -144,6 +188,10 @@ pub struct MemoryView {
     pub events: u64,
     /// Decompressed blocks, in bytes.
     pub block_cache_bytes: u64,
+    /// The most that they may be.
+    pub block_cache_bytes_max: u64,
+    /// The tops of the indexes of the tables that are open, in bytes.
+    pub table_index_bytes: u64,
     /// Files that are not part of the store any more and are about to be removed.
     pub obsolete_files: usize,
     /// How far indexing and flushing are behind.
@@ -154,7 +202,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Pressure) -> Inspection {
+pub(crate) fn inspect(
+    shared: &Shared,
+    segments: &[SegmentInfo],
+    pressure: Pressure,
+    written: Written,
+) -> Inspection {
     let view = shared.view();
     let event_tables: Vec<EventTableView> = view
         .event_tables
@@ -216,7 +269,8 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
         .collect();
     let (head, flushed) = (view.head(), view.flushed_through());
     let in_cold = event_tables.iter().filter(|table| table.cold.is_some());
-    Inspection {
+    let mut inspection = Inspection {
+        amplification: Amplification { space: None, tables_per_lookup: 0, write: None },
         tape: format!("{:016x}", shared.tape.0),
         epoch: head.epoch.0,
         last_sequence: head.last_sequence.0,
@@ -238,6 +292,9 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
             memtables: view.memtables.len(),
             events: head.last_sequence.max(flushed).0 - flushed.max(Sequence::ZERO).0,
             block_cache_bytes: shared.cache.bytes() as u64,
+            block_cache_bytes_max: shared.cache.bytes_max() as u64,
+            table_index_bytes: view.event_tables.iter().map(|table| table.memory_bytes() as u64).sum::<u64>()
+                + view.index_tables.iter().map(|table| table.memory_bytes() as u64).sum::<u64>(),
             obsolete_files: shared.obsolete_files(),
             pressure,
         },
@@ -245,5 +302,7 @@ pub(crate) fn inspect(shared: &Shared, segments: &[SegmentInfo], pressure: Press
         event_tables,
         index_tables,
         snapshots,
-    }
+    };
+    inspection.amplification = Amplification::of(&inspection, written);
+    inspection
 }

@@ -46,7 +46,8 @@ pub use disk::{
 pub use file_header::VersionError;
 pub use flush::FlushError;
 pub use inspect::{
-    EventTableView, HoldView, IndexTableView, Inspection, MemoryView, SegmentView, SnapshotView,
+    Amplification, EventTableView, HoldView, IndexTableView, Inspection, MemoryView, SegmentView,
+    SnapshotView,
 };
 pub use manifest::LegalHold;
 pub use open::{OpenError, RecoveryReport};

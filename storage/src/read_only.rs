@@ -221,7 +221,7 @@ impl ReadOnlyStore {
             level0_tables: view.level0_tables() as u64,
             level0_tables_max: u64::MAX,
         };
-        inspect::inspect(&self.shared, &[], pressure)
+        inspect::inspect(&self.shared, &[], pressure, inspect::Written::default())
     }
 
     /// Reads all tables and snapshots and checks them; the log was checked as far as it was read.

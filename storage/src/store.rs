@@ -243,6 +243,11 @@ impl EventStore {
         self.ingest.compactor.failure().map_or(Ok(()), |failure| Err(Arc::clone(failure)))
     }
 
+    /// Memtables that became tables since the store was opened.
+    pub fn flushes(&self) -> u64 {
+        self.ingest.flusher.flushes()
+    }
+
     /// The last event in tables.
     pub fn flushed_through(&self) -> Sequence {
         crate::flush::flushed_through(&self.ingest.shared)
@@ -250,7 +255,10 @@ impl EventStore {
 
     /// Which files there are and what is in them.
     pub fn inspect(&self) -> Inspection {
-        inspect::inspect(&self.ingest.shared, &self.segments.list(), self.ingest.pressure())
+        let (flushed_raw, flushed) = self.ingest.flusher.written();
+        let compacted = self.compaction_totals().bytes_written;
+        let written = inspect::Written { flushed_raw, flushed, compacted };
+        inspect::inspect(&self.ingest.shared, &self.segments.list(), self.ingest.pressure(), written)
     }
 
     /// Keeps events from `from` on until the returned guard is dropped, within the limits of the retention policy.

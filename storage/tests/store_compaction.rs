@@ -250,3 +250,32 @@ fn readers_flushing_and_the_compacting_thread_work_beside_each_other_on_a_real_d
     driven.check(30);
     assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
 }
+
+#[test]
+fn amplification_is_what_its_definition_says() {
+    let disk = SimDisk::new(3);
+    let mut driven = several_tables(&disk, &small_options());
+    driven.append(3, true);
+    driven.store.flush().expect("flushed");
+    let before = driven.store.inspect();
+    assert_eq!(before.amplification.tables_per_lookup, 7, "level 0 alone");
+    let flushed = &before.event_tables[6];
+    let made =
+        flushed.bytes + before.index_tables[6].bytes + before.snapshots[before.snapshots.len() - 1].bytes;
+    assert_eq!(before.amplification.write, Some(made as f64 / flushed.raw_bytes as f64));
+    let done = driven.store.compact(&mut |_| true).expect("compacted");
+    let after = driven.store.inspect();
+    let levels: std::collections::BTreeSet<u8> = after.index_tables.iter().map(|table| table.level).collect();
+    assert_eq!(after.amplification.tables_per_lookup, levels.len() as u64);
+    assert!(after.amplification.tables_per_lookup < 4);
+    let written = (made + done.bytes_written) as f64 / flushed.raw_bytes as f64;
+    assert_eq!(after.amplification.write, Some(written));
+    let raw: u64 = after.event_tables.iter().map(|table| table.raw_bytes).sum();
+    let kept = after.table_bytes + after.sealed_segment_bytes;
+    assert_eq!(after.amplification.space, Some(kept as f64 / raw as f64));
+    assert_eq!(after.memory.table_index_bytes, 0, "no table was asked");
+    driven.check(20);
+    let asked = driven.store.inspect().memory;
+    assert!(asked.table_index_bytes > 0 && asked.block_cache_bytes > 0);
+    assert!(asked.block_cache_bytes <= asked.block_cache_bytes_max);
+}

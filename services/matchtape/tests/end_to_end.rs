@@ -432,3 +432,41 @@ fn help_shows_examples_and_every_command() {
     }
     assert_eq!(fail(&["query"]).1, 2);
 }
+
+#[test]
+fn tables_are_merged_on_request_and_a_directory_without_a_store_stays_without_one() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    // Six lives of a node, each leaving tables of its own.
+    for life in 0..6u64 {
+        let options = matchtape_node::NodeOptions::default();
+        let mut options = matchtape_node::NodeOptions { name: "test".to_owned(), ..options };
+        options.store.wal.segment_bytes = 1 << 20;
+        let node = matchtape_node::Node::open(&tape, options, matchtape_market::projections()).unwrap();
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        for number in 1..=20 {
+            let body =
+                matchtape_schemas::event::OrderAccepted { order_id: OrderId(number), ..Default::default() };
+            let event = matchtape_schemas::event::Event::new(
+                InstrumentId(1),
+                ProducerSequence(life * 20 + number),
+                EventTime(1),
+                body,
+            );
+            publisher.publish(&event).unwrap();
+        }
+        drop(publisher);
+        node.close().unwrap();
+    }
+    let report: serde_json::Value =
+        serde_json::from_str(&succeed(&["compact", "--data", text(&tape), "--format", "json"])).unwrap();
+    assert!(report["before"]["index_tables"].as_u64().unwrap() > 1, "{report}");
+    assert_eq!(report["after"]["tables_per_lookup"], 1, "{report}");
+    let said = succeed(&["compact", "--data", text(&tape), "--format", "text"]);
+    assert!(said.contains("a lookup asks at most 1 index tables"), "{said}");
+    succeed(&["verify", "--data", text(&tape)]);
+    assert!(succeed(&["inspect", "--data", text(&tape), "--format", "text"]).contains("level 1"));
+    let (said, code) = fail(&["compact", "--data", text(&folder.path().join("nothing"))]);
+    assert!(code == 1 && said.contains("--data names"), "{said}");
+    assert!(!folder.path().join("nothing").exists());
+}

@@ -55,6 +55,8 @@ pub enum VisibleAt {
 
 /// How long the pipeline leaves a full memtable alone before it looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_micros(500);
+/// No pause is longer: what was behind may have caught up.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// What the log thread tells: raises the stages, opens the gate of the readers.
 pub(crate) struct Progress {
@@ -193,10 +195,30 @@ impl Drop for EndOnPanic {
     }
 }
 
+/// The time that the pipeline owes to what is behind it. It only takes events more slowly: publishers see their ring drain
+/// more slowly, and `WouldBlock` when it is full.
+#[derive(Default)]
+struct Pause {
+    owed: Duration,
+}
+
+impl Pause {
+    /// After `worked`, when events are to be slowed down by `slow` thousandths: the share of the time that is a pause.
+    fn owe(&mut self, worked: Duration, slow: u32) {
+        self.owed += worked * slow / (1000 - slow).max(1);
+        // A shorter sleep takes longer than it says.
+        if self.owed >= PRESSURE_PAUSE {
+            std::thread::park_timeout(self.owed.min(PAUSE_MAX));
+            self.owed = Duration::ZERO;
+        }
+    }
+}
+
 impl<S: Speculative> Pipeline<S> {
     /// Runs until the ring is closed and empty, or the log has ended.
     pub(crate) fn run(mut self) {
         let _guard = EndOnPanic(Arc::clone(&self.intake));
+        let mut pause = Pause::default();
         loop {
             // Before looking at the ring: what is claimed before the closing is still there to be framed.
             let closed = self.intake.ring.is_closed();
@@ -215,12 +237,17 @@ impl<S: Speculative> Pipeline<S> {
                 return;
             }
             // A group that was begun is always ended: before its end nothing of it can be flushed.
-            if !self.inside_group && self.store.pressure().must_wait() {
+            let begun = Instant::now();
+            let slow = if self.inside_group { 0 } else { self.store.pressure().slow_down().0 };
+            if slow >= 1000 {
                 std::thread::park_timeout(PRESSURE_PAUSE);
                 continue;
             }
             if !self.append() {
                 return;
+            }
+            if slow > 0 {
+                pause.owe(begun.elapsed(), slow);
             }
         }
     }

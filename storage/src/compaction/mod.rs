@@ -316,7 +316,7 @@ impl Work<'_> {
         }
         let mut replaced = false;
         let changed = self.flusher.change_files(self.shared, |contents| {
-            replaced = inputs.iter().all(|number| contents.names(*number));
+            replaced = inputs.iter().all(|number| contents.names_locally(*number));
             if !replaced {
                 return Vec::new();
             }

@@ -105,6 +105,11 @@ impl BlockCache {
         }
     }
 
+    /// The most memory that blocks may have, in bytes; while it is full, one block more per part.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.shard_bytes_max * SHARDS
+    }
+
     /// Memory held, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().bytes).sum()

@@ -170,6 +170,11 @@ impl EventTable {
         Ok(self.opened.get_or_init(|| opened))
     }
 
+    /// Memory of the top of the index, in bytes; nothing while the table is closed.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.opened.get().map_or(0, |opened| opened.top.memory_bytes())
+    }
+
     fn open(&self) -> Result<Opened, TableError> {
         let file = match &self.cold {
             None => open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?,

@@ -267,6 +267,11 @@ impl IndexTable {
         Ok(self.opened.get_or_init(|| opened))
     }
 
+    /// Memory of the top of the index, in bytes; nothing while the table is closed.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.opened.get().map_or(0, |opened| opened.top.memory_bytes())
+    }
+
     fn open(&self) -> Result<Opened, TableError> {
         let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
         let path = file.path().to_path_buf();

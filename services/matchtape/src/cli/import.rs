@@ -349,7 +349,7 @@ fn load_error(error: LoadError) -> CliError {
     }
 }
 
-fn node_error(data: &Path, error: &NodeError) -> CliError {
+pub(super) fn node_error(data: &Path, error: &NodeError) -> CliError {
     match error {
         NodeError::Open(open) => store::open_error(data, open),
         other => CliError::failed(format_args!("{}: {other}", data.display())),

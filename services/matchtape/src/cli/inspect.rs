@@ -96,6 +96,11 @@ fn text(out: &mut impl Write, inspection: &Inspection, segments: &[(String, u64)
     writeln!(out, "flushed through {}", inspection.flushed_through)?;
     writeln!(out, "in memory only  {} events", inspection.memory.events)?;
     writeln!(out, "tables          {} bytes", inspection.table_bytes)?;
+    let amplification = &inspection.amplification;
+    if let Some(space) = amplification.space {
+        writeln!(out, "space           {space:.2} bytes on disk per byte of frames")?;
+    }
+    writeln!(out, "lookups         ask at most {} index tables", amplification.tables_per_lookup)?;
     for table in &inspection.event_tables {
         let ratio = table.raw_bytes as f64 / table.bytes.max(1) as f64;
         writeln!(

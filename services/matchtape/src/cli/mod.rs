@@ -1,6 +1,7 @@
 //! The command line: one subcommand per file, and how errors and interruptions end the process.
 
 mod cold;
+mod compact;
 mod config;
 mod consumer;
 mod error;
@@ -57,6 +58,7 @@ enum Command {
     Replay(follow::ReplayArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Compact(compact::CompactArgs),
     Export(export::ExportArgs),
     Cold(cold::ColdArgs),
     Config(config::ConfigArgs),
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::State(args) => state::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Compact(args) => compact::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Cold(args) => cold::run(&args),
     };
