@@ -9,7 +9,7 @@ use matchtape_schemas::{Epoch, Sequence, TapeId, Watermarks};
 use crate::error::BadSample;
 
 /// The layout below. Another version is another bus: it is also an attribute of the service, compared on opening.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const KIND_FRAME: u32 = 1;
 const KIND_HEARTBEAT: u32 = 2;
@@ -48,9 +48,13 @@ pub(crate) struct SampleHeader {
     pub durable: u64,
     pub replicated: u64,
     pub visible: u64,
+    /// Where the tape ended when this publisher was opened, and the checksum of its frame there: by these a subscriber of
+    /// its predecessor knows what of its events has survived.
+    pub recovered: u64,
+    pub recovered_checksum: u64,
 }
 
-const _: () = assert!(size_of::<SampleHeader>() == 104, "no padding, and the format version changes with it");
+const _: () = assert!(size_of::<SampleHeader>() == 120, "no padding, and the format version changes with it");
 
 impl SampleKind {
     pub(crate) const fn number(self) -> u32 {
@@ -151,7 +155,7 @@ mod tests {
         assert_eq!(retract.check(TapeId(7), 0), Ok(SampleKind::Retract));
 
         let bad = [
-            SampleHeader { format_version: 2, ..frame() },
+            SampleHeader { format_version: 1, ..frame() },
             SampleHeader { tape: 8, ..frame() },
             SampleHeader { kind: 4, ..frame() },
             SampleHeader { first_sequence: 0, ..frame() },

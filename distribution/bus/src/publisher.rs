@@ -92,6 +92,8 @@ impl BusPublisher {
             epoch: head.epoch.get(),
             incarnation: incarnation(),
             first_sequence: head.last_sequence.next().get(),
+            recovered: head.last_sequence.get(),
+            recovered_checksum: head.checksum,
             ..SampleHeader::default()
         };
         Ok(Self {

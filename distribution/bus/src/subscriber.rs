@@ -3,6 +3,7 @@
 //! The bus promises order and honesty, not completeness: whatever a slow reader lost is reported as an exact
 //! [`Delivery::Gap`], and the log has it. Nothing here reads the log.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use iceoryx2::node::Node;
@@ -11,7 +12,7 @@ use iceoryx2::port::listener::{Listener, ListenerCreateError};
 use iceoryx2::port::subscriber::{Subscriber, SubscriberCreateError};
 use iceoryx2::prelude::{PortFactory, ipc};
 use iceoryx2::sample::Sample;
-use matchtape_schemas::{Epoch, Frame, KindMask, Sequence, TapeId, Watermarks};
+use matchtape_schemas::{Epoch, Frame, FrameHeader, KindMask, Sequence, TapeId, Watermarks};
 
 use crate::block::{Block, bytes_of};
 use crate::config::WakeUp;
@@ -95,6 +96,10 @@ pub struct SubscriberCounters {
     pub missed: u64,
 }
 
+/// More frames than are under way between accepted and durable; beyond it the oldest are forgotten, and a restart takes
+/// back more than it would have to.
+const UNSETTLED_MAX: usize = 4096;
+
 type BusSample = Sample<ipc::Service, [Block], SampleHeader>;
 
 /// A checked frame in shared memory. Its place is free again when this is dropped; a subscriber may hold
@@ -158,6 +163,9 @@ pub struct BusSubscriber {
     watermarks: Watermarks,
     /// The highest `visible` any publisher has stated: what no restart can take back.
     visible: Sequence,
+    /// Speculative frames that were delivered and are not known to be visible: the last event and checksum of each. The
+    /// chain of checksums is the same up to a frame whose checksum is.
+    unsettled: VecDeque<(Sequence, u64)>,
     /// Due before the held sample: the retraction a restart implies.
     retract: Option<Delivery>,
     counters: SubscriberCounters,
@@ -215,6 +223,7 @@ impl BusSubscriber {
             epoch: Epoch::default(),
             watermarks: Watermarks::default(),
             visible: Sequence::ZERO,
+            unsettled: VecDeque::new(),
             retract: None,
             counters: SubscriberCounters::default(),
             _node: node,
@@ -335,6 +344,11 @@ impl BusSubscriber {
             if !first_ever {
                 self.held = Some(sample);
                 self.check_head(header.accepted)?;
+                if self.unsettled.contains(&(Sequence(header.recovered), header.recovered_checksum)) {
+                    // What a node recovers is durable, and this was there.
+                    self.visible = self.visible.max(Sequence(header.recovered));
+                }
+                self.unsettled.clear();
                 self.retract = self.taken_back_by_restart(previous);
                 return Ok(Some(Delivery::PublisherRestarted { epoch: header.epoch() }));
             }
@@ -379,6 +393,9 @@ impl BusSubscriber {
         }
         self.next = Some(header.end());
         self.counters.frames += 1;
+        if self.service == BusService::Speculative {
+            self.remember(&sample, header);
+        }
         Ok(Some(Delivery::Frame(BusFrame { sample, first_new })))
     }
 
@@ -405,9 +422,28 @@ impl BusSubscriber {
         Some(Delivery::Retract { epoch: header.epoch(), first, last })
     }
 
-    /// After a restart, speculative events are only certain up to what was visible: the rest may have been lost with
-    /// the old publisher, and the new one may have given their sequences to others. Those that survived come again,
-    /// from the log.
+    /// Keeps what a successor of this publisher may say it has recovered.
+    fn remember(&mut self, sample: &BusSample, header: &SampleHeader) {
+        while self.unsettled.front().is_some_and(|(last, _)| *last <= self.visible) {
+            self.unsettled.pop_front();
+        }
+        if self.unsettled.len() == UNSETTLED_MAX {
+            self.unsettled.pop_front();
+        }
+        let bytes = bytes_of(sample.payload(), header.length as usize).expect("checked with the frame");
+        let frame = FrameHeader::peek(bytes).expect("checked with the frame");
+        self.unsettled.push_back((frame.last_sequence(), frame.checksum));
+    }
+
+    /// Through where what was delivered cannot vanish any more: visible, or recovered by a successor.
+    #[must_use]
+    pub fn certain(&self) -> Sequence {
+        self.visible
+    }
+
+    /// After a restart, speculative events are only certain up to what was visible, or what the successor has recovered of
+    /// the very frames that were delivered: the rest may have been lost with the old publisher, and the new one may have
+    /// given their sequences to others. Those that survived all the same come again, from the log.
     fn taken_back_by_restart(&mut self, epoch: Epoch) -> Option<Delivery> {
         let (first, next) = (self.visible.next(), self.next?);
         if self.service == BusService::Live || next <= first {

@@ -251,6 +251,42 @@ fn a_restarted_publisher_takes_back_what_was_not_visible() {
 }
 
 #[test]
+fn a_restarted_publisher_takes_back_nothing_that_it_recovered() {
+    for (same, expected) in [
+        (true, ["restarted 2", "retract 1: 9-10", "frame 9-10"].as_slice()),
+        (false, &["restarted 2", "retract 1: 3-10", "gap 3-9", "frame 9-10"]),
+    ] {
+        let place = Place::new("survived");
+        let mut tape = Tape::new();
+        let mut publisher = place.publisher(BusService::Speculative, &small(), &tape.head);
+        let mut subscriber =
+            BusSubscriber::open(&place.name, BusService::Speculative, &from(1)).expect("subscriber");
+        let mut at_eight = tape.head;
+        for _ in 0..5 {
+            let frame = tape.trades(2).to_vec();
+            publisher.publish(&frame, &all_at(Sequence(2))).expect("publish");
+            if tape.head.last_sequence == Sequence(8) {
+                at_eight = tape.head;
+            }
+        }
+        assert_eq!(drain(&mut subscriber).len(), 5);
+        drop(publisher);
+
+        // The log kept events 1 to 8; or others of those numbers, of a publisher this subscriber has never heard.
+        let mut successor = Tape::after(8, 2);
+        successor.head = Head { epoch: Epoch(2), ..at_eight };
+        if !same {
+            successor.head.checksum ^= 1;
+        }
+        let mut publisher = place.publisher(BusService::Speculative, &small(), &successor.head);
+        let frame = successor.trades(2).to_vec();
+        publisher.publish(&frame, &successor.watermarks()).expect("publish");
+        assert_eq!(drain(&mut subscriber), expected);
+        assert_eq!(subscriber.certain(), Sequence(10));
+    }
+}
+
+#[test]
 fn samples_of_a_replaced_publisher_are_not_mixed_in() {
     let place = Place::new("stale");
     let mut tape = Tape::new();

@@ -260,9 +260,10 @@ impl Handover {
         self.next = first;
     }
 
-    /// A new publisher has taken over the bus.
-    pub fn restarted(&mut self, epoch: Epoch) {
+    /// A new publisher has taken over the bus. Through `certain` what was delivered has survived.
+    pub fn restarted(&mut self, epoch: Epoch, certain: Sequence) {
         self.restarted = true;
+        self.certain = self.certain.max(certain.min(self.next.previous()));
         self.notify(Notice::PublisherRestarted { epoch });
     }
 

@@ -30,6 +30,11 @@ pub trait Live {
     /// The position after everything that was delivered or passed over.
     fn position(&self) -> Option<Sequence>;
 
+    /// Through where what was delivered cannot vanish any more, as far as the bus knows.
+    fn certain(&self) -> Sequence {
+        Sequence::ZERO
+    }
+
     /// What there is, without waiting.
     fn poll(&mut self) -> Result<Option<LiveDelivery<Self::Frame>>, BusError>;
 
@@ -162,6 +167,10 @@ impl Live for BusLive {
             Delivery::Retract { epoch, first, last } => LiveDelivery::Retract { epoch, first, last },
             Delivery::PublisherRestarted { epoch } => LiveDelivery::PublisherRestarted { epoch },
         }))
+    }
+
+    fn certain(&self) -> Sequence {
+        self.subscriber.as_ref().map_or(Sequence::ZERO, BusSubscriber::certain)
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<(), BusError> {

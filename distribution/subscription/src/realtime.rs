@@ -217,7 +217,9 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
                 Some(LiveDelivery::Retract { epoch, first, last }) => {
                     self.handover.retract(epoch, first, last);
                 }
-                Some(LiveDelivery::PublisherRestarted { epoch }) => self.handover.restarted(epoch),
+                Some(LiveDelivery::PublisherRestarted { epoch }) => {
+                    self.handover.restarted(epoch, self.live.certain())
+                }
                 Some(LiveDelivery::Heartbeat { .. }) => self.heard = true,
                 Some(LiveDelivery::Frame { .. } | LiveDelivery::Gap { .. }) => {}
             }
@@ -256,7 +258,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
                 self.handover.retract(epoch, first, last);
                 self.live.seek(self.handover.next());
             }
-            LiveDelivery::PublisherRestarted { epoch } => self.handover.restarted(epoch),
+            LiveDelivery::PublisherRestarted { epoch } => self.handover.restarted(epoch, self.live.certain()),
         }
         Ok(Step::Done)
     }

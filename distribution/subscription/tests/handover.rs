@@ -287,3 +287,21 @@ fn an_idle_log_without_a_bus_is_left_alone_and_looked_at_closely_once_it_flows()
         }
     }
 }
+
+#[test]
+fn what_a_restarted_node_has_recovered_is_not_taken_back() {
+    for survived in [8, 5] {
+        let mut handover = Handover::new(Sequence(1), Stage::Accepted, false);
+        handover.log_exhausted();
+        let accepted = LiveFrame { watermarks: all_at(Sequence(3)), ..live(1, 8, 1) };
+        assert_eq!(handover.live_frame(&accepted), Ok(Verdict::Deliver(Sequence(1))));
+        // As the bus reports it: what has survived, and the retraction of the rest.
+        handover.restarted(Epoch(2), Sequence(survived));
+        if survived < 8 {
+            handover.retract(Epoch(1), Sequence(survived + 1), Sequence(8));
+        }
+        let verdict = handover.live_frame(&live(survived + 1, survived + 2, 2));
+        assert_eq!(verdict, Ok(Verdict::Deliver(Sequence(survived + 1))));
+        assert_eq!(handover.next(), Sequence(survived + 3));
+    }
+}
