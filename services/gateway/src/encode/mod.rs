@@ -6,12 +6,16 @@
 mod book;
 mod event;
 mod json;
+mod latest;
 
 pub(crate) use book::{
     SnapshotHead, book_delta, book_snapshot_parts, mbo_snapshot_parts, push_level, push_levels,
 };
 pub(crate) use event::{mbo_item, tape_item, trade_item};
 pub(crate) use json::{Json, push_text};
+pub(crate) use latest::{
+    Cause, bbo_item, candle_item, push_conflated, recount_item, status_item, status_snapshot, ticker_item,
+};
 
 use matchtape_market::{Instrument, Instruments};
 use matchtape_schemas::{InstrumentId, KindMask};

@@ -4,18 +4,20 @@
 //! No connection is known here, so none can be waited for: a lane keeps the last messages up to a number of bytes, and
 //! who is not there in time reads the log instead. Everything moves at group ends only.
 //!
-//! Read in this order: `lane` (recent messages), `view` (a book to a depth), `state` (what is folded), `follow` (the
+//! Read in this order: `lane` (recent messages), `view` (a book to a depth), `best` (its best prices), `state` (what is folded), `follow` (the
 //! thread).
 
+mod best;
 mod follow;
 mod lane;
 mod state;
 mod view;
 
+pub(crate) use best::BestPrices;
 pub(crate) use follow::Follower;
 pub use follow::StartError;
 pub(crate) use lane::{Block, Item, Lane, Recent};
 pub(crate) use state::{
-    BookCopy, Channel, Feed, FeedHead, MarketState, Seat, resting, span, with_last_of_instrument,
+    BookCopy, Channel, Feed, FeedHead, MarketState, Seat, TradeEvent, resting, span, with_last_of_instrument,
 };
 pub(crate) use view::{Depth, View, ViewDelta, merge};

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use matchtape_market::{Book, BookOrder, Books, Instruments, Level, Tickers};
+use matchtape_market::{Book, BookOrder, Books, Instruments, Level, Tickers, Trade};
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{EventRef, EventTime, InstrumentId, Sequence};
+use matchtape_schemas::{EventRef, EventTime, InstrumentId, Kind, Sequence};
 use matchtape_storage::FrameHandle;
 use parking_lot::{RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
+use super::best::BestPrices;
 use super::lane::{Block, Lane};
 use super::view::{Depth, GroupSpan, View, ViewDelta};
 use crate::config::Limits;
-use crate::encode::{Symbols, book_delta, mbo_item, tape_item, trade_item};
+use crate::encode::{
+    Cause, Symbols, bbo_item, book_delta, mbo_item, status_item, tape_item, ticker_item, trade_item,
+};
 
 /// What can be subscribed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,10 +25,23 @@ pub(crate) enum Channel {
     Book,
     Mbo,
     Tape,
+    Bbo,
+    Ticker,
+    Candles,
+    Status,
 }
 
 impl Channel {
-    pub(crate) const ALL: [Self; 4] = [Self::Trades, Self::Book, Self::Mbo, Self::Tape];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Trades,
+        Self::Book,
+        Self::Mbo,
+        Self::Tape,
+        Self::Bbo,
+        Self::Ticker,
+        Self::Candles,
+        Self::Status,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -33,7 +49,37 @@ impl Channel {
             Self::Book => "book",
             Self::Mbo => "mbo",
             Self::Tape => "tape",
+            Self::Bbo => "bbo",
+            Self::Ticker => "ticker",
+            Self::Candles => "candles",
+            Self::Status => "status",
         }
+    }
+
+    /// Whether a subscription begins with the state that later items change.
+    pub(crate) const fn has_snapshot(self) -> bool {
+        match self {
+            Self::Book | Self::Mbo | Self::Bbo | Self::Ticker | Self::Candles | Self::Status => true,
+            Self::Trades | Self::Tape => false,
+        }
+    }
+
+    /// Whether items follow from state that is folded along, and not from an event alone.
+    pub(crate) const fn is_folded(self) -> bool {
+        match self {
+            Self::Book | Self::Bbo | Self::Ticker | Self::Candles => true,
+            Self::Mbo | Self::Status | Self::Trades | Self::Tape => false,
+        }
+    }
+
+    /// Whether a client that is slow may be given later state instead of every change.
+    pub(crate) const fn is_conflatable(self) -> bool {
+        matches!(self, Self::Book | Self::Bbo | Self::Ticker)
+    }
+
+    /// Whether the instruments have to be named.
+    pub(crate) const fn is_per_instrument(self) -> bool {
+        matches!(self, Self::Book | Self::Mbo | Self::Candles)
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
@@ -51,6 +97,16 @@ pub(crate) struct FeedHead {
     pub(crate) failed: Option<Arc<str>>,
 }
 
+/// What candles are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TradeEvent {
+    Trade(Trade),
+    /// A trade was taken back, in the group after this position.
+    Bust {
+        before: Sequence,
+    },
+}
+
 /// The folded tape and the recent messages.
 pub(crate) struct Feed {
     state: RwLock<MarketState>,
@@ -58,6 +114,11 @@ pub(crate) struct Feed {
     pub(crate) mbo: Lane<()>,
     pub(crate) tape: Lane<()>,
     pub(crate) book: Lane<ViewDelta>,
+    pub(crate) bbo: Lane<()>,
+    pub(crate) ticker: Lane<()>,
+    /// Trades and busts, of which each subscription makes candles of its interval.
+    pub(crate) candles: Lane<TradeEvent>,
+    pub(crate) status: Lane<()>,
     head: watch::Sender<FeedHead>,
 }
 
@@ -75,6 +136,7 @@ impl Folded {
     pub(crate) fn empty() -> Self {
         let mut folded = Self::default();
         folded.books.watch();
+        folded.tickers.watch();
         folded
     }
 }
@@ -87,6 +149,7 @@ pub(crate) struct MarketState {
     pub(crate) books: Books,
     pub(crate) instruments: Instruments,
     pub(crate) tickers: Tickers,
+    best: BestPrices,
     pub(crate) symbols: Arc<Symbols>,
     views: FxHashMap<InstrumentId, Vec<OpenView>>,
 }
@@ -129,6 +192,7 @@ impl Feed {
             position,
             event_time: EventTime::MIN,
             symbols: Arc::new(Symbols::of(&instruments)),
+            best: BestPrices::of(&books),
             books,
             instruments,
             tickers,
@@ -141,6 +205,10 @@ impl Feed {
             mbo: Lane::new(bytes_max),
             tape: Lane::new(bytes_max),
             book: Lane::new(bytes_max),
+            bbo: Lane::new(bytes_max),
+            ticker: Lane::new(bytes_max),
+            candles: Lane::new(bytes_max),
+            status: Lane::new(bytes_max),
             head: watch::Sender::new(FeedHead { position, ..FeedHead::default() }),
         }
     }
@@ -170,6 +238,10 @@ impl Feed {
             Channel::Book => self.book.join(position),
             Channel::Mbo => self.mbo.join(position),
             Channel::Tape => self.tape.join(position),
+            Channel::Bbo => self.bbo.join(position),
+            Channel::Ticker => self.ticker.join(position),
+            Channel::Candles => self.candles.join(position),
+            Channel::Status => self.status.join(position),
         }
         Seat { feed: self.clone(), channel, views, joined_at: position }
     }
@@ -199,6 +271,10 @@ impl Feed {
             mbo: self.mbo.is_wanted().then(Block::new),
             tape: self.tape.is_wanted().then(Block::new),
             book: Block::new(),
+            bbo: self.bbo.is_wanted().then(Block::new),
+            ticker: self.ticker.is_wanted().then(Block::new),
+            candles: self.candles.is_wanted().then(Block::new),
+            status: self.status.is_wanted().then(Block::new),
         };
         let mut group: Vec<EventRef<'_>> = Vec::new();
         let folded = state.position;
@@ -219,6 +295,10 @@ impl Feed {
         self.mbo.append(step.mbo.unwrap_or_else(Block::new), position);
         self.tape.append(step.tape.unwrap_or_else(Block::new), position);
         self.book.append(step.book, position);
+        self.bbo.append(step.bbo.unwrap_or_else(Block::new), position);
+        self.ticker.append(step.ticker.unwrap_or_else(Block::new), position);
+        self.candles.append(step.candles.unwrap_or_else(Block::new), position);
+        self.status.append(step.status.unwrap_or_else(Block::new), position);
         drop(state);
         self.head.send_modify(|head| head.position = position);
     }
@@ -243,6 +323,10 @@ struct Step {
     mbo: Option<Block<()>>,
     tape: Option<Block<()>>,
     book: Block<ViewDelta>,
+    bbo: Option<Block<()>>,
+    ticker: Option<Block<()>>,
+    candles: Option<Block<TradeEvent>>,
+    status: Option<Block<()>>,
 }
 
 impl MarketState {
@@ -280,12 +364,12 @@ impl MarketState {
         for event in group {
             self.books.apply(event);
             self.tickers.apply(event);
-            if event.kind() == matchtape_schemas::Kind::InstrumentDefined {
+            if event.kind() == Kind::InstrumentDefined {
                 self.instruments.apply(event);
                 if let Some(instrument) = self.instruments.get(event.instrument()) {
                     Arc::make_mut(&mut self.symbols).define(instrument);
                 }
-            } else if event.kind() == matchtape_schemas::Kind::TradingStatusChanged {
+            } else if event.kind() == Kind::TradingStatusChanged {
                 self.instruments.apply(event);
             }
         }
@@ -309,12 +393,40 @@ impl MarketState {
             }
         }
         let span = span(group);
-        for change in self.books.take_changes() {
-            let (Some(views), Some(book)) =
-                (self.views.get_mut(&change.instrument), self.books.get(change.instrument))
-            else {
+        if let Some(block) = &mut step.candles {
+            for event in group {
+                if let Some(trade) = TradeEvent::of(event, span.first) {
+                    // At the group's end, as the candles that are told.
+                    block.push(span.last, event.instrument(), trade, |_| true);
+                }
+            }
+        }
+        if let Some(block) = &mut step.status {
+            for event in group {
+                block.push(event.sequence(), event.instrument(), (), |out| status_item(out, event, symbols));
+            }
+        }
+        for instrument in self.tickers.take_changes() {
+            let (Some(block), Some(ticker)) = (&mut step.ticker, self.tickers.get(instrument)) else {
                 continue;
             };
+            block.push(span.last, instrument, (), |out| {
+                ticker_item(out, ticker, span.last, symbols, Cause::Change);
+                true
+            });
+        }
+        for change in self.books.take_changes() {
+            let Some(book) = self.books.get(change.instrument) else { continue };
+            if self.best.advance(change.instrument, book)
+                && let Some(block) = &mut step.bbo
+            {
+                block.push(span.last, change.instrument, (), |out| {
+                    let of = (change.instrument, Some(book));
+                    bbo_item(out, of, span.last, Some(span.event_time), symbols, Cause::Change);
+                    true
+                });
+            }
+            let Some(views) = self.views.get_mut(&change.instrument) else { continue };
             for open in views {
                 if let Some(delta) = open.view.advance(book, &change, span) {
                     let mut text = String::new();
@@ -325,6 +437,17 @@ impl MarketState {
                     });
                 }
             }
+        }
+    }
+}
+
+impl TradeEvent {
+    /// What an event of the group that begins at `first` is to candles.
+    pub(crate) fn of(event: &EventRef<'_>, first: Sequence) -> Option<Self> {
+        match event.kind() {
+            Kind::TradeMatched => Trade::of(event).map(Self::Trade),
+            Kind::TradeBusted => Some(Self::Bust { before: first.previous() }),
+            _ => None,
         }
     }
 }
@@ -361,6 +484,10 @@ impl Drop for Seat {
             Channel::Book => self.feed.book.leave(),
             Channel::Mbo => self.feed.mbo.leave(),
             Channel::Tape => self.feed.tape.leave(),
+            Channel::Bbo => self.feed.bbo.leave(),
+            Channel::Ticker => self.feed.ticker.leave(),
+            Channel::Candles => self.feed.candles.leave(),
+            Channel::Status => self.feed.status.leave(),
         }
     }
 }

@@ -4,7 +4,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use matchtape_client::CandleRow;
-use matchtape_market::{Busts, Candles};
+use matchtape_market::Candles;
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Query as TapeQuery, ReadError, Reader};
 
@@ -13,7 +13,7 @@ use super::answer::{json, row_json, rows};
 use super::events::extent;
 use super::params::{Format, Params, Position};
 use crate::error::ApiError;
-use crate::log::first_at_time;
+use crate::log::{busts_between, first_at_time};
 
 /// Candles of an answer whose range is not stated.
 const CANDLES_DEFAULT: i64 = 300;
@@ -79,7 +79,8 @@ fn time(params: &mut Params, name: &str) -> Result<Option<EventTime>, ApiError> 
     }
 }
 
-fn interval_ns(text: &str) -> Option<i64> {
+/// What `1s`, `5m`, `1h` or `1d` is in nanoseconds.
+pub(crate) fn interval_ns(text: &str) -> Option<i64> {
     let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
     let (count, unit) = text.split_at(unit_at);
     let seconds = match unit {
@@ -130,7 +131,7 @@ fn fold(
         return Ok((Vec::new(), visible));
     };
     // A bust comes after its trade, so not before the range; but perhaps after it.
-    let busts = busts_from(reader, first_position, visible).map_err(read)?;
+    let busts = busts_between(reader, first_position, visible).map_err(read)?;
     let mut candles = Candles::without(instrument, interval_ns, busts);
     let trades = TapeQuery {
         from: first_position,
@@ -145,17 +146,6 @@ fn fold(
         candles.apply(&trade.map_err(read)?.event());
     }
     Ok((candles.iter().copied().collect(), visible))
-}
-
-/// Trades taken back. They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over
-/// unread, and not among all events of an instrument.
-fn busts_from(reader: &Reader, from: Sequence, through: Sequence) -> Result<Busts, ReadError> {
-    let kinds = KindMask::of(&[Kind::TradeBusted]);
-    let mut busts = Busts::new();
-    for bust in reader.query(&TapeQuery { from, through, kinds, ..TapeQuery::default() })? {
-        busts.apply(&bust?.event());
-    }
-    Ok(busts)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 mod answer;
 mod book;
-mod candles;
+pub(crate) mod candles;
 mod consumers;
 mod events;
 mod guard;

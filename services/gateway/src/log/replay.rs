@@ -1,12 +1,16 @@
 //! One subscription's items read from the log, piece by piece, in the same text as live ones.
 
 use matchtape_client::as_of::{self, AsOfError};
-use matchtape_market::Books;
-use matchtape_schemas::{EventRef, InstrumentId, KindMask, Sequence};
-use matchtape_storage::{FrameCursor, FrameHandle, Reader};
+use matchtape_market::{Books, Candle, Instruments, Tickers, Trade};
+use matchtape_schemas::{EventRef, EventTime, InstrumentId, Kind, KindMask, Sequence};
+use matchtape_storage::{FrameCursor, FrameHandle, Query, ReadError, Reader};
 
-use crate::encode::{MBO_KINDS, Symbols, book_delta, mbo_item, tape_item, trade_item};
-use crate::feed::{Channel, Depth, View, span, with_last_of_instrument};
+use super::candles::{CandleFold, Counted};
+use crate::encode::{
+    Cause, MBO_KINDS, Symbols, bbo_item, book_delta, candle_item, mbo_item, recount_item, status_item,
+    tape_item, ticker_item, trade_item,
+};
+use crate::feed::{BestPrices, Channel, Depth, View, span, with_last_of_instrument};
 use crate::ws::Messages;
 
 /// Text of one piece: enough to be worth a trip to another thread, little enough for many clients.
@@ -46,40 +50,80 @@ pub(crate) struct Wants {
     pub(crate) filter: Filter,
     /// For the book channel.
     pub(crate) depth: Depth,
+    /// For the candles channel.
+    pub(crate) interval_ns: i64,
 }
 
 impl Wants {
     pub(crate) fn views(&self) -> Vec<(InstrumentId, Depth)> {
         match self.channel {
             Channel::Book => self.filter.instruments().iter().map(|id| (*id, self.depth)).collect(),
-            Channel::Trades | Channel::Mbo | Channel::Tape => Vec::new(),
+            Channel::Trades
+            | Channel::Mbo
+            | Channel::Tape
+            | Channel::Bbo
+            | Channel::Ticker
+            | Channel::Candles
+            | Channel::Status => Vec::new(),
         }
     }
 
     fn kinds(&self) -> KindMask {
         match self.channel {
-            Channel::Trades => KindMask::TRADES,
+            Channel::Trades | Channel::Candles => KindMask::TRADES,
             Channel::Book | Channel::Mbo => MBO_KINDS,
             Channel::Tape => KindMask::ALL,
+            Channel::Bbo => Books::KINDS,
+            Channel::Ticker => Tickers::KINDS,
+            Channel::Status => KindMask::of(&[Kind::TradingStatusChanged]),
         }
     }
 }
 
-/// Books as they were.
+/// State as it was.
 pub(crate) struct Past {
-    pub(crate) books: Books,
+    pub(crate) state: PastState,
     /// Of which position.
     pub(crate) sequence: Sequence,
 }
 
+/// What a channel begins with, or folds along.
+pub(crate) enum PastState {
+    /// Every item stands for itself.
+    Nothing,
+    Books(Books),
+    Tickers(Tickers),
+    Instruments(Instruments),
+    Candles(CandleFold),
+}
+
 impl Past {
-    /// The books of some instruments after the event at `sequence`, which ends a group and is visible.
-    pub(crate) fn of(
-        reader: &Reader,
-        instruments: &[InstrumentId],
-        sequence: Sequence,
-    ) -> Result<Self, AsOfError> {
-        Ok(Self { books: as_of::books(reader, instruments, sequence)?, sequence })
+    /// What a channel begins with after the event at `sequence`, which ends a group and is visible.
+    pub(crate) fn of(reader: &Reader, wants: &Wants, sequence: Sequence) -> Result<Self, AsOfError> {
+        let instruments = wants.filter.instruments();
+        let state = match wants.channel {
+            Channel::Trades | Channel::Tape => PastState::Nothing,
+            Channel::Bbo if wants.filter == Filter::All => {
+                let mut books = Books::new();
+                let scope = Query { kinds: Books::KINDS, ..Query::default() };
+                as_of::fold(reader, &mut books, sequence, &scope)?;
+                PastState::Books(books)
+            }
+            Channel::Book | Channel::Mbo | Channel::Bbo => {
+                PastState::Books(as_of::books(reader, instruments, sequence)?)
+            }
+            Channel::Ticker => PastState::Tickers(as_of::tickers(reader, sequence)?),
+            Channel::Status => PastState::Instruments(as_of::instruments(reader, sequence)?),
+            Channel::Candles => {
+                PastState::Candles(CandleFold::load(reader, instruments, wants.interval_ns, sequence)?)
+            }
+        };
+        Ok(Self { state, sequence })
+    }
+
+    /// The current candles, if they are what it holds.
+    pub(crate) fn into_candles(self) -> Option<CandleFold> {
+        if let PastState::Candles(candles) = self.state { Some(candles) } else { None }
     }
 }
 
@@ -91,7 +135,18 @@ pub(crate) struct Replay {
     position: Sequence,
     /// Frames read of a group that has no end yet.
     open_group: Vec<FrameHandle>,
-    books: Option<BookReplay>,
+    fold: Fold,
+    /// For candles that have to be read again.
+    reader: Reader,
+}
+
+/// State that is folded along.
+enum Fold {
+    Nothing,
+    Book(BookReplay),
+    Bbo { books: Books, best: BestPrices },
+    Ticker(Tickers),
+    Candles(CandleFold),
 }
 
 struct BookReplay {
@@ -107,17 +162,37 @@ impl Replay {
         position: Sequence,
         past: Option<Past>,
     ) -> Result<Self, AsOfError> {
-        let books = match wants.channel {
-            Channel::Book => {
-                let past = match past {
-                    Some(past) => past,
-                    None => Past::of(reader, wants.filter.instruments(), position)?,
-                };
-                Some(BookReplay::new(past, &wants))
-            }
-            Channel::Trades | Channel::Mbo | Channel::Tape => None,
+        let past = match past {
+            Some(past) => past,
+            None if wants.channel.is_folded() => Past::of(reader, &wants, position)?,
+            None => Past { state: PastState::Nothing, sequence: position },
         };
-        Ok(Self { wants, cursor: reader.frames(position.next())?, position, open_group: Vec::new(), books })
+        let fold = match (wants.channel, past.state) {
+            (Channel::Book, PastState::Books(books)) => {
+                Fold::Book(BookReplay::new(books, past.sequence, &wants))
+            }
+            (Channel::Bbo, PastState::Books(mut books)) => {
+                books.watch();
+                let best = BestPrices::of(&books);
+                Fold::Bbo { books, best }
+            }
+            (Channel::Ticker, PastState::Tickers(mut tickers)) => {
+                tickers.watch();
+                Fold::Ticker(tickers)
+            }
+            (Channel::Candles, PastState::Candles(candles)) => Fold::Candles(candles),
+            (channel, _) => {
+                assert!(!channel.is_folded(), "{} begins with its own state", channel.name());
+                Fold::Nothing
+            }
+        };
+        let cursor = reader.frames(position.next())?;
+        Ok(Self { wants, cursor, position, open_group: Vec::new(), fold, reader: reader.clone() })
+    }
+
+    /// The current candles, for a subscription that goes on live.
+    pub(crate) fn into_candles(self) -> Option<CandleFold> {
+        if let Fold::Candles(candles) = self.fold { Some(candles) } else { None }
     }
 
     pub(crate) fn position(&self) -> Sequence {
@@ -125,11 +200,7 @@ impl Replay {
     }
 
     /// Reads the next piece. Nothing new: the position stays.
-    pub(crate) fn read(
-        &mut self,
-        symbols: &Symbols,
-        out: &mut Messages,
-    ) -> Result<(), matchtape_storage::ReadError> {
+    pub(crate) fn read(&mut self, symbols: &Symbols, out: &mut Messages) -> Result<(), ReadError> {
         let mut frames_read = 0;
         while frames_read < PIECE_FRAMES && out.bytes() < PIECE_BYTES {
             let frames = self.next_frames()?;
@@ -140,7 +211,7 @@ impl Replay {
             let wanted =
                 frames.iter().any(|frame| self.wants.kinds().intersects(frame.frame().header().kinds));
             if wanted {
-                self.take_in(&frames, symbols, out);
+                self.take_in(&frames, symbols, out)?;
             }
             self.position = frames[frames.len() - 1].frame().last_sequence();
         }
@@ -148,7 +219,7 @@ impl Replay {
     }
 
     /// The next frame, or as many as it takes to reach the end of a group; empty when there is no such end yet.
-    fn next_frames(&mut self) -> Result<Vec<FrameHandle>, matchtape_storage::ReadError> {
+    fn next_frames(&mut self) -> Result<Vec<FrameHandle>, ReadError> {
         while let Some(frame) = self.cursor.next_frame()? {
             let ends_group = frame.frame().header().ends_group();
             self.open_group.push(frame);
@@ -159,28 +230,35 @@ impl Replay {
         Ok(Vec::new())
     }
 
-    fn take_in(&mut self, frames: &[FrameHandle], symbols: &Symbols, out: &mut Messages) {
+    fn take_in(
+        &mut self,
+        frames: &[FrameHandle],
+        symbols: &Symbols,
+        out: &mut Messages,
+    ) -> Result<(), ReadError> {
         let position = self.position;
         let mut group: Vec<EventRef<'_>> = Vec::new();
         for frame in frames {
             for event in frame.frame().events().filter(|event| event.sequence() > position) {
                 group.push(event);
                 if event.ends_group() {
-                    take_in_group(&self.wants, self.books.as_mut(), &group, symbols, out);
+                    take_in_group(&self.wants, &mut self.fold, &self.reader, &group, symbols, out)?;
                     group.clear();
                 }
             }
         }
+        Ok(())
     }
 }
 
 fn take_in_group(
     wants: &Wants,
-    books: Option<&mut BookReplay>,
+    fold: &mut Fold,
+    reader: &Reader,
     group: &[EventRef<'_>],
     symbols: &Symbols,
     out: &mut Messages,
-) {
+) -> Result<(), ReadError> {
     let wanted = |event: &&EventRef<'_>| wants.filter.matches(event.instrument());
     match wants.channel {
         Channel::Trades => {
@@ -201,17 +279,109 @@ fn take_in_group(
                 out.push(event.sequence(), |text| mbo_item(text, event, symbols, last));
             }
         }
-        Channel::Book => {
-            let replay = books.expect("a replay of books has books");
+        Channel::Status => {
+            for event in group.iter().filter(wanted) {
+                out.push(event.sequence(), |text| status_item(text, event, symbols));
+            }
+        }
+        Channel::Book | Channel::Bbo | Channel::Ticker | Channel::Candles => {
+            take_in_folded(wants, fold, reader, group, symbols, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn take_in_folded(
+    wants: &Wants,
+    fold: &mut Fold,
+    reader: &Reader,
+    group: &[EventRef<'_>],
+    symbols: &Symbols,
+    out: &mut Messages,
+) -> Result<(), ReadError> {
+    let wanted = |event: &&EventRef<'_>| wants.filter.matches(event.instrument());
+    let span = span(group);
+    match fold {
+        Fold::Nothing => unreachable!("the channel is folded"),
+        Fold::Book(replay) => {
             group.iter().filter(wanted).for_each(|event| replay.books.apply(event));
             replay.push_changes(group, symbols, out);
         }
+        Fold::Bbo { books, best } => {
+            group.iter().filter(wanted).for_each(|event| books.apply(event));
+            for change in books.take_changes() {
+                let Some(book) = books.get(change.instrument) else { continue };
+                if best.advance(change.instrument, book) {
+                    out.push(span.last, |text| {
+                        let of = (change.instrument, Some(book));
+                        bbo_item(text, of, span.last, Some(span.event_time), symbols, Cause::Change);
+                        true
+                    });
+                }
+            }
+        }
+        Fold::Ticker(tickers) => {
+            group.iter().for_each(|event| tickers.apply(event));
+            for instrument in tickers.take_changes() {
+                let Some(ticker) = tickers.get(instrument) else { continue };
+                if wants.filter.matches(instrument) {
+                    out.push(span.last, |text| {
+                        ticker_item(text, ticker, span.last, symbols, Cause::Change);
+                        true
+                    });
+                }
+            }
+        }
+        Fold::Candles(candles) => take_in_candles(wants, candles, reader, group, symbols, out)?,
     }
+    Ok(())
+}
+
+fn take_in_candles(
+    wants: &Wants,
+    candles: &mut CandleFold,
+    reader: &Reader,
+    group: &[EventRef<'_>],
+    symbols: &Symbols,
+    out: &mut Messages,
+) -> Result<(), ReadError> {
+    let (last, interval_ns) = (span(group).last, candles.interval_ns());
+    let mut changed: Vec<(InstrumentId, Candle)> = Vec::new();
+    let mut recounts: Vec<(InstrumentId, Option<EventTime>)> = Vec::new();
+    for event in group.iter().filter(|event| wants.filter.matches(event.instrument())) {
+        if let Some(trade) = Trade::of(event) {
+            match candles.add(&trade) {
+                Counted::Current(candle) => {
+                    changed.retain(|(id, known)| (*id, known.start) != (trade.instrument, candle.start));
+                    changed.push((trade.instrument, candle));
+                }
+                Counted::Late(start) => recounts.push((trade.instrument, Some(start))),
+            }
+        } else if event.kind() == Kind::TradeBusted {
+            recounts.push((event.instrument(), None));
+        }
+    }
+    for (instrument, start) in recounts {
+        out.push(last, |text| {
+            recount_item(text, instrument, interval_ns, start, last, symbols);
+            true
+        });
+        if start.is_none() {
+            changed.retain(|(id, _)| *id != instrument);
+            changed.extend(candles.reload(reader, instrument, last)?.map(|candle| (instrument, candle)));
+        }
+    }
+    for (instrument, candle) in changed {
+        out.push(last, |text| {
+            candle_item(text, instrument, interval_ns, &candle, last, symbols, Cause::Change);
+            true
+        });
+    }
+    Ok(())
 }
 
 impl BookReplay {
-    fn new(past: Past, wants: &Wants) -> Self {
-        let Past { mut books, sequence } = past;
+    fn new(mut books: Books, sequence: Sequence, wants: &Wants) -> Self {
         books.watch();
         let view = |id: &InstrumentId| (*id, View::open(*id, wants.depth, books.get(*id), sequence));
         let views = wants.filter.instruments().iter().map(view).collect();

@@ -20,11 +20,12 @@ use super::message::{self, Acknowledgement, Messages};
 use super::open::{Opened, live_snapshot, open, plan};
 use super::rate::TokenBucket;
 use super::request::{Request, SubscribeRequest, parse};
-use super::subscription::{Phase, Subscription, Turn};
+use super::subscription::{Phase, Subscription, Turn, WhyLog};
+use crate::encode::Cause;
 use crate::error::ApiError;
 use crate::feed::{Channel, FeedHead};
 use crate::gateway::Shared;
-use crate::log::Replay;
+use crate::log::{Past, PastState, Replay};
 use crate::metrics::Metrics;
 
 /// How long a closing client gets to take the reason and answer.
@@ -194,17 +195,27 @@ impl Connection {
                     self.send_data(serial, messages).await?;
                     Ok(more)
                 }
-                Turn::Gone => self.left_behind(place).await.map(|()| true),
+                Turn::Gone => self.left_behind(place, WhyLog::Behind).await.map(|()| true),
+                Turn::Recount => {
+                    let why = WhyLog::Recount { from: running.position };
+                    self.left_behind(place, why).await.map(|()| true)
+                }
             },
-            Phase::Log { replay, asked } => {
-                let asked = *asked;
+            Phase::Log { replay, why } => {
+                let why = *why;
                 let Some(replay) = replay.take() else { return Ok(false) };
-                if running.can_go_live(&shared.feed) {
+                if running.can_go_live(why, &shared.feed) {
                     running.phase = Phase::Live;
                     running.behind_since = None;
-                    let kind = if asked { "replay_completed" } else { "caught_up" };
-                    let message = message::at_sequence(kind, running.id, running.position);
-                    self.send(message).await?;
+                    running.candles = replay.into_candles();
+                    let (id, position) = (running.id, running.position);
+                    match why {
+                        WhyLog::Asked => {
+                            self.send(message::at_sequence("replay_completed", id, position)).await?
+                        }
+                        WhyLog::Behind => self.send(message::at_sequence("caught_up", id, position)).await?,
+                        WhyLog::Recount { .. } => {}
+                    }
                     return Ok(true);
                 }
                 let behind_max = shared.limits.behind_max;
@@ -222,21 +233,27 @@ impl Connection {
     }
 
     /// A live subscription found that what comes next is not among the recent messages.
-    async fn left_behind(&mut self, place: usize) -> Result<(), End> {
+    async fn left_behind(&mut self, place: usize, why: WhyLog) -> Result<(), End> {
         let shared = self.shared.clone();
         let head = self.head.borrow().position;
         let entry = &mut self.entries[place];
         let serial = entry.serial;
         let running = entry.running.as_mut().expect("it has had its turn");
         let (id, wants) = (running.id, running.wants.clone());
-        if wants.channel == Channel::Book {
+        if wants.channel.is_conflatable() {
             Metrics::count(&shared.metrics.conflations);
             running.phase = Phase::Snapshot;
             self.work.spawn(async move {
                 let pool = shared.log.clone();
                 let made = pool
                     .run(move || {
-                        live_snapshot(id, &wants, &shared.feed, true, shared.limits.outbound_message_bytes)
+                        live_snapshot(
+                            id,
+                            &wants,
+                            &shared.feed,
+                            Cause::Conflated,
+                            shared.limits.outbound_message_bytes,
+                        )
                     })
                     .await;
                 Done::Snapshot { id, serial, position: made.0, messages: made.1 }
@@ -244,11 +261,19 @@ impl Connection {
             return Ok(());
         }
         Metrics::count(&shared.metrics.switches_to_log);
-        let replay = Replay::open(&shared.reader, wants, running.position, None)
+        let position = running.position;
+        let past = running
+            .candles
+            .take()
+            .map(|candles| Past { state: PastState::Candles(candles), sequence: position });
+        let replay = Replay::open(&shared.reader, wants, position, past)
             .map_err(|error| End::Close(CloseReason::TapeFailed, error.to_string()))?;
-        running.phase = Phase::Log { replay: Some(Box::new(replay)), asked: false };
+        running.phase = Phase::Log { replay: Some(Box::new(replay)), why };
         running.behind_since = Some(Instant::now());
-        let message = message::lagging(id, running.position, head);
+        if let WhyLog::Recount { .. } = why {
+            return Ok(());
+        }
+        let message = message::lagging(id, position, head);
         self.send(message).await
     }
 
@@ -312,26 +337,39 @@ impl Connection {
                 return self.failed(id, serial, &error).await;
             }
         };
-        let Opened { id, wants, symbols, seat, head, position, snapshot, replay, asked_for_past, waiting } =
-            *opened;
+        let Opened {
+            id,
+            wants,
+            symbols,
+            seat,
+            head,
+            position,
+            snapshot,
+            candles,
+            replay,
+            asked_for_past,
+            waiting,
+        } = *opened;
         let depth = (wants.channel == Channel::Book).then(|| wants.depth.get());
+        let interval_ns = (wants.channel == Channel::Candles).then_some(wants.interval_ns);
         let acknowledgement = message::subscribed(&Acknowledgement {
             id,
             channel: wants.channel,
             symbols: &symbols,
             depth,
+            interval_ns,
             head,
             start: position.next(),
             waiting,
         });
         let completed = asked_for_past && replay.is_none();
         let phase = match replay {
-            Some(replay) => Phase::Log { replay: Some(Box::new(replay)), asked: true },
+            Some(replay) => Phase::Log { replay: Some(Box::new(replay)), why: WhyLog::Asked },
             None => Phase::Live,
         };
         let delivered = position;
         entry.running =
-            Some(Subscription { id, wants, seat, position, delivered, phase, behind_since: None });
+            Some(Subscription { id, wants, seat, position, delivered, phase, candles, behind_since: None });
         self.send(acknowledgement).await?;
         self.send_data(serial, snapshot).await?;
         if completed {

@@ -139,6 +139,7 @@ pub(crate) struct Acknowledgement<'a> {
     /// Already JSON.
     pub(crate) symbols: &'a str,
     pub(crate) depth: Option<u16>,
+    pub(crate) interval_ns: Option<i64>,
     pub(crate) head: Sequence,
     pub(crate) start: Sequence,
     pub(crate) waiting: bool,
@@ -151,6 +152,9 @@ pub(crate) fn subscribed(acknowledgement: &Acknowledgement<'_>) -> Utf8Bytes {
         message.key("symbols").push_str(acknowledgement.symbols);
         if let Some(depth) = acknowledgement.depth {
             message.number("depth", depth.into());
+        }
+        if let Some(interval_ns) = acknowledgement.interval_ns {
+            message.id("interval_ns", interval_ns);
         }
         message.number("head", acknowledgement.head.get()).number("start", acknowledgement.start.get());
         if acknowledgement.waiting {

@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use axum::extract::ws::Utf8Bytes;
 use axum::http::StatusCode;
-use matchtape_market::BookOrder;
+use matchtape_market::{BookOrder, Books, Instruments, Tickers};
 use matchtape_schemas::{EventTime, InstrumentId, Sequence};
 use matchtape_storage::Reader;
 
 use super::message::{Messages, read_resume_token};
 use super::request::SubscribeRequest;
 use crate::config::Limits;
-use crate::encode::{SnapshotHead, book_snapshot_parts, mbo_snapshot_parts};
+use crate::encode::{
+    Cause, SnapshotHead, Symbols, bbo_item, book_snapshot_parts, candle_item, mbo_snapshot_parts,
+    status_snapshot, ticker_item,
+};
 use crate::error::ApiError;
 use crate::feed::{BookCopy, Channel, Depth, Feed, Seat, resting};
-use crate::log::{Filter, Past, Replay, Wants, first_at_time, group_end_at};
+use crate::http::candles::interval_ns;
+use crate::log::{CandleFold, Filter, Past, PastState, Replay, Wants, first_at_time, group_end_at};
 
 /// A depth that shows what a screen shows.
 const DEPTH_DEFAULT: u64 = 10;
@@ -32,6 +36,8 @@ pub(crate) struct Opened {
     /// Everything up to here counts as delivered.
     pub(crate) position: Sequence,
     pub(crate) snapshot: Vec<Utf8Bytes>,
+    /// For the candles channel, when nothing is to be read first.
+    pub(crate) candles: Option<CandleFold>,
     /// To be read first; `None`: the recent messages have all of it.
     pub(crate) replay: Option<Replay>,
     /// Whether the past was asked for, so that its end is reported.
@@ -85,7 +91,24 @@ pub(crate) fn plan(
             return Err(ApiError::bad_request("only the book channel has a depth", "depth", "leave it out"));
         }
     };
-    let has_snapshot = matches!(channel, Channel::Book | Channel::Mbo);
+    let interval_ns = match (channel, request.interval.as_deref()) {
+        (Channel::Candles, interval) => interval_ns(interval.unwrap_or("1m")).ok_or_else(|| {
+            ApiError::bad_request(
+                format!("{:?} is not an interval", interval.unwrap_or_default()),
+                "interval",
+                "give a whole number and a unit, as 1s, 5m, 1h or 1d",
+            )
+        })?,
+        (_, None) => 0,
+        (_, Some(_)) => {
+            return Err(ApiError::bad_request(
+                "only the candles channel has an interval",
+                "interval",
+                "leave it out",
+            ));
+        }
+    };
+    let has_snapshot = channel.has_snapshot();
     if request.snapshot == Some(true) && !has_snapshot {
         return Err(ApiError::bad_request(
             format!("the {} channel has no snapshot", channel.name()),
@@ -97,7 +120,7 @@ pub(crate) fn plan(
     let (filter, symbols) = instruments(request, channel, feed, symbols_max)?;
     Ok(Plan {
         id: request.id,
-        wants: Wants { channel, filter, depth },
+        wants: Wants { channel, filter, depth, interval_ns },
         symbols,
         snapshot: has_snapshot && request.snapshot.unwrap_or(true),
         start: start(request, reader)?,
@@ -111,7 +134,7 @@ fn instruments(
     symbols_max: usize,
 ) -> Result<(Filter, String), ApiError> {
     let Some(names) = &request.symbols else {
-        if matches!(channel, Channel::Book | Channel::Mbo) {
+        if channel.is_per_instrument() {
             return Err(ApiError::bad_request(
                 format!("the {} channel is per instrument", channel.name()),
                 "symbols",
@@ -217,7 +240,7 @@ pub(crate) fn open(
         Start::AtTime(time) => first_event(&plan.wants.filter, reader, time)?,
     };
     let Some(from) = from else {
-        return Ok(open_now(plan, feed, seat, head, message_bytes));
+        return open_now(plan, feed, seat, head, reader, message_bytes);
     };
     let first_kept = reader.first_kept();
     if from < first_kept {
@@ -255,13 +278,33 @@ fn first_event(filter: &Filter, reader: &Reader, time: EventTime) -> Result<Opti
     Ok(first)
 }
 
-fn open_now(plan: Plan, feed: &Arc<Feed>, seat: Seat, head: Sequence, message_bytes: usize) -> Opened {
-    let (position, snapshot) = if plan.snapshot {
-        live_snapshot(plan.id, &plan.wants, feed, false, message_bytes)
+fn open_now(
+    plan: Plan,
+    feed: &Arc<Feed>,
+    seat: Seat,
+    head: Sequence,
+    reader: &Reader,
+    message_bytes: usize,
+) -> Result<Opened, ApiError> {
+    let mut candles = None;
+    let (position, snapshot) = if plan.wants.channel == Channel::Candles {
+        let position = seat.joined_at;
+        let past =
+            Past::of(reader, &plan.wants, position).map_err(|error| ApiError::as_of(&error, "channel"))?;
+        let snapshot = if plan.snapshot {
+            past_snapshot(plan.id, &plan.wants, feed, &past, message_bytes)
+        } else {
+            Vec::new()
+        };
+        candles = past.into_candles();
+        (position, snapshot)
+    } else if plan.snapshot {
+        live_snapshot(plan.id, &plan.wants, feed, Cause::Snapshot, message_bytes)
     } else {
         (seat.joined_at, Vec::new())
     };
-    Opened {
+    Ok(Opened {
+        candles,
         id: plan.id,
         wants: plan.wants,
         symbols: plan.symbols,
@@ -272,7 +315,7 @@ fn open_now(plan: Plan, feed: &Arc<Feed>, seat: Seat, head: Sequence, message_by
         replay: None,
         asked_for_past: false,
         waiting: false,
-    }
+    })
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of `open`, split off for its length")]
@@ -286,23 +329,25 @@ fn open_past(
     reader: &Reader,
     message_bytes: usize,
 ) -> Result<Opened, ApiError> {
-    let per_book = matches!(plan.wants.channel, Channel::Book) || plan.snapshot;
-    let position = if per_book && !waiting {
+    let is_stateful = plan.wants.channel.is_folded() || plan.snapshot;
+    let position = if is_stateful && !waiting {
         group_end_at(reader, from.previous()).map_err(|error| ApiError::read(&error, "from_sequence"))?
     } else {
         from.previous()
     };
     let recent = position >= seat.joined_at;
-    let (mut past, mut snapshot) = (None, Vec::new());
-    if plan.snapshot || (per_book && !recent) {
-        let books = Past::of(reader, plan.wants.filter.instruments(), position)
+    let (mut past, mut snapshot, mut candles) = (None, Vec::new(), None);
+    let needs_state = plan.wants.channel.is_folded() && (!recent || plan.wants.channel == Channel::Candles);
+    if plan.snapshot || needs_state {
+        let state = Past::of(reader, &plan.wants, position)
             .map_err(|error| ApiError::as_of(&error, "from_sequence"))?;
         if plan.snapshot {
-            snapshot = past_snapshot(plan.id, &plan.wants, feed, &books, message_bytes);
+            snapshot = past_snapshot(plan.id, &plan.wants, feed, &state, message_bytes);
         }
-        past = Some(books);
+        past = Some(state);
     }
     let replay = if recent {
+        candles = past.and_then(Past::into_candles);
         None
     } else {
         Some(
@@ -311,6 +356,7 @@ fn open_past(
         )
     };
     Ok(Opened {
+        candles,
         id: plan.id,
         wants: plan.wants,
         symbols: plan.symbols,
@@ -324,12 +370,12 @@ fn open_past(
     })
 }
 
-/// Books or orders as they are now, and of which position.
+/// Books, orders or other state as they are now, and of which position.
 pub(crate) fn live_snapshot(
     id: u64,
     wants: &Wants,
     feed: &Feed,
-    conflated: bool,
+    cause: Cause,
     message_bytes: usize,
 ) -> (Sequence, Vec<Utf8Bytes>) {
     let instruments = wants.filter.instruments();
@@ -337,6 +383,7 @@ pub(crate) fn live_snapshot(
         Channel::Book => {
             let (sequence, books) = feed.copy_books(&wants.views());
             let books = instruments.iter().copied().zip(books);
+            let conflated = cause == Cause::Conflated;
             (sequence, book_messages(id, wants.depth, feed, sequence, books, conflated, message_bytes))
         }
         Channel::Mbo => {
@@ -344,22 +391,160 @@ pub(crate) fn live_snapshot(
             let orders = instruments.iter().copied().zip(orders);
             (sequence, order_messages(id, feed, sequence, orders, message_bytes))
         }
-        Channel::Trades | Channel::Tape => unreachable!("planned only for channels that have snapshots"),
+        Channel::Bbo => {
+            let market = feed.market();
+            (
+                market.position,
+                bbo_messages(
+                    id,
+                    wants,
+                    &market.symbols,
+                    &market.books,
+                    market.position,
+                    cause,
+                    message_bytes,
+                ),
+            )
+        }
+        Channel::Ticker => {
+            let market = feed.market();
+            (
+                market.position,
+                ticker_messages(
+                    id,
+                    wants,
+                    &market.symbols,
+                    &market.tickers,
+                    market.position,
+                    cause,
+                    message_bytes,
+                ),
+            )
+        }
+        Channel::Status => {
+            let market = feed.market();
+            (
+                market.position,
+                status_messages(
+                    id,
+                    wants,
+                    &market.symbols,
+                    &market.instruments,
+                    market.position,
+                    message_bytes,
+                ),
+            )
+        }
+        Channel::Candles | Channel::Trades | Channel::Tape => {
+            unreachable!("planned only for channels that have live snapshots")
+        }
     }
 }
 
+fn bbo_messages(
+    id: u64,
+    wants: &Wants,
+    symbols: &Symbols,
+    books: &Books,
+    sequence: Sequence,
+    cause: Cause,
+    message_bytes: usize,
+) -> Vec<Utf8Bytes> {
+    let mut messages = Messages::new(id, Channel::Bbo, message_bytes);
+    let mut push = |of| {
+        messages.push(sequence, |out| {
+            bbo_item(out, of, sequence, None, symbols, cause);
+            true
+        });
+    };
+    match &wants.filter {
+        Filter::All => books.iter().for_each(|(instrument, book)| push((instrument, Some(book)))),
+        Filter::Only(instruments) => instruments.iter().for_each(|id| push((*id, books.get(*id)))),
+    }
+    messages.finish()
+}
+
+fn ticker_messages(
+    id: u64,
+    wants: &Wants,
+    symbols: &Symbols,
+    tickers: &Tickers,
+    sequence: Sequence,
+    cause: Cause,
+    message_bytes: usize,
+) -> Vec<Utf8Bytes> {
+    let mut messages = Messages::new(id, Channel::Ticker, message_bytes);
+    for ticker in tickers.iter().filter(|ticker| wants.filter.matches(ticker.instrument)) {
+        messages.push(sequence, |out| {
+            ticker_item(out, ticker, sequence, symbols, cause);
+            true
+        });
+    }
+    messages.finish()
+}
+
+fn status_messages(
+    id: u64,
+    wants: &Wants,
+    symbols: &Symbols,
+    instruments: &Instruments,
+    sequence: Sequence,
+    message_bytes: usize,
+) -> Vec<Utf8Bytes> {
+    let mut messages = Messages::new(id, Channel::Status, message_bytes);
+    for instrument in instruments.iter().filter(|instrument| wants.filter.matches(instrument.id)) {
+        messages.push(sequence, |out| {
+            status_snapshot(out, instrument, sequence, symbols);
+            true
+        });
+    }
+    messages.finish()
+}
+
+fn candle_messages(
+    id: u64,
+    wants: &Wants,
+    symbols: &Symbols,
+    candles: &CandleFold,
+    sequence: Sequence,
+    message_bytes: usize,
+) -> Vec<Utf8Bytes> {
+    let mut messages = Messages::new(id, Channel::Candles, message_bytes);
+    for instrument in wants.filter.instruments() {
+        let Some(candle) = candles.get(*instrument) else { continue };
+        messages.push(sequence, |out| {
+            candle_item(out, *instrument, wants.interval_ns, candle, sequence, symbols, Cause::Snapshot);
+            true
+        });
+    }
+    messages.finish()
+}
+
 fn past_snapshot(id: u64, wants: &Wants, feed: &Feed, past: &Past, message_bytes: usize) -> Vec<Utf8Bytes> {
-    let instruments = wants.filter.instruments().iter();
-    match wants.channel {
-        Channel::Book => {
-            let books = instruments.map(|id| (*id, BookCopy::of(past.books.get(*id), wants.depth)));
-            book_messages(id, wants.depth, feed, past.sequence, books, false, message_bytes)
+    let (instruments, sequence) = (wants.filter.instruments().iter(), past.sequence);
+    let symbols = feed.symbols();
+    match &past.state {
+        PastState::Books(books) => match wants.channel {
+            Channel::Book => {
+                let books = instruments.map(|id| (*id, BookCopy::of(books.get(*id), wants.depth)));
+                book_messages(id, wants.depth, feed, sequence, books, false, message_bytes)
+            }
+            Channel::Bbo => {
+                bbo_messages(id, wants, &symbols, books, sequence, Cause::Snapshot, message_bytes)
+            }
+            _ => {
+                let orders = instruments.map(|id| (*id, books.get(*id).map_or_else(Vec::new, resting)));
+                order_messages(id, feed, sequence, orders, message_bytes)
+            }
+        },
+        PastState::Tickers(tickers) => {
+            ticker_messages(id, wants, &symbols, tickers, sequence, Cause::Snapshot, message_bytes)
         }
-        Channel::Mbo => {
-            let orders = instruments.map(|id| (*id, past.books.get(*id).map_or_else(Vec::new, resting)));
-            order_messages(id, feed, past.sequence, orders, message_bytes)
+        PastState::Instruments(instruments) => {
+            status_messages(id, wants, &symbols, instruments, sequence, message_bytes)
         }
-        Channel::Trades | Channel::Tape => unreachable!("planned only for channels that have snapshots"),
+        PastState::Candles(candles) => candle_messages(id, wants, &symbols, candles, sequence, message_bytes),
+        PastState::Nothing => Vec::new(),
     }
 }
 

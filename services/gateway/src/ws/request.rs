@@ -40,6 +40,9 @@ pub(crate) struct SubscribeRequest {
     pub(crate) resume: Option<String>,
     #[serde(default)]
     pub(crate) depth: Option<u64>,
+    /// Of the candles channel: as 1s, 5m, 1h, 1d.
+    #[serde(default)]
+    pub(crate) interval: Option<String>,
     #[serde(default)]
     pub(crate) snapshot: Option<bool>,
 }

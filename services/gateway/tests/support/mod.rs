@@ -139,6 +139,15 @@ impl Tape {
         sequence
     }
 
+    /// A trade that happened some time before the last event.
+    pub fn late_trade(&mut self, instrument: InstrumentId, ago_ns: i64) -> Sequence {
+        let price = Price::from_units(10_000_000_000);
+        let trade = TradeMatched { price, quantity: Quantity::from_whole(3).unwrap(), ..Default::default() };
+        let mut event = self.event(instrument, trade);
+        event.event_time = EventTime(event.event_time.get() - ago_ns);
+        self.put(&[event])
+    }
+
     /// Publishes a group and returns its last position.
     pub fn put(&mut self, group: &[Event]) -> Sequence {
         loop {

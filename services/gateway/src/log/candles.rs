@@ -1,0 +1,109 @@
+//! The current candle of each instrument of a subscription: read from the log once, then carried along trade by trade.
+//!
+//! Only the current candle is kept, however long it is. A late trade of an earlier one, and a trade that was taken back,
+//! cannot be folded into that: then clients are told to ask for earlier candles again, and the current one is read again.
+
+use matchtape_market::{Busts, Candle, Candles, Trade, TradeSummary};
+use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
+use matchtape_storage::{Direction, Query, ReadError, Reader};
+use rustc_hash::FxHashMap;
+
+use super::first_at_time;
+
+/// The current candle of some instruments.
+#[derive(Clone, Debug)]
+pub(crate) struct CandleFold {
+    interval_ns: i64,
+    current: FxHashMap<InstrumentId, Candle>,
+}
+
+/// What a trade did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// The current candle is this now.
+    Current(Candle),
+    /// It belongs to an earlier one, which starts here.
+    Late(EventTime),
+}
+
+impl CandleFold {
+    /// As of a position.
+    pub(crate) fn load(
+        reader: &Reader,
+        instruments: &[InstrumentId],
+        interval_ns: i64,
+        through: Sequence,
+    ) -> Result<Self, ReadError> {
+        let mut fold = Self { interval_ns, current: FxHashMap::default() };
+        for instrument in instruments {
+            fold.reload(reader, *instrument, through)?;
+        }
+        Ok(fold)
+    }
+
+    /// Reads one instrument's current candle as of a position.
+    pub(crate) fn reload(
+        &mut self,
+        reader: &Reader,
+        instrument: InstrumentId,
+        through: Sequence,
+    ) -> Result<Option<Candle>, ReadError> {
+        self.current.remove(&instrument);
+        let kinds = KindMask::of(&[Kind::TradeMatched]);
+        let trades = Query { instrument: Some(instrument), kinds, through, ..Query::default() };
+        let last = Query { direction: Direction::Backward, limit: Some(1), ..trades.clone() };
+        let Some(last) = reader.query(&last)?.next().transpose()? else { return Ok(None) };
+        // The last trade may be a late one: the current candle starts with it or later.
+        let start = self.start_of(last.event().event_time());
+        let first = first_at_time(reader, start, None)?.unwrap_or(last.sequence());
+        let busts = busts_between(reader, first, through)?;
+        let mut candles = Candles::without(instrument, self.interval_ns, busts);
+        for trade in reader.query(&Query { from: first, event_time_from: start, ..trades })? {
+            candles.apply(&trade?.event());
+        }
+        let candle = candles.iter().next_back().copied();
+        if let Some(candle) = candle {
+            self.current.insert(instrument, candle);
+        }
+        Ok(candle)
+    }
+
+    fn start_of(&self, time: EventTime) -> EventTime {
+        EventTime(time.get().saturating_sub(time.get().rem_euclid(self.interval_ns)))
+    }
+
+    /// Takes in the next trade.
+    pub(crate) fn add(&mut self, trade: &Trade) -> Counted {
+        let start = self.start_of(trade.event_time);
+        let empty = Candle { start, summary: TradeSummary::default(), changed_at: trade.sequence };
+        let candle = self.current.entry(trade.instrument).or_insert(empty);
+        if start < candle.start {
+            return Counted::Late(start);
+        }
+        if start > candle.start {
+            *candle = empty;
+        }
+        candle.summary.add(trade.price, trade.quantity, trade.aggressor);
+        candle.changed_at = trade.sequence;
+        Counted::Current(*candle)
+    }
+
+    pub(crate) fn get(&self, instrument: InstrumentId) -> Option<&Candle> {
+        self.current.get(&instrument)
+    }
+
+    pub(crate) fn interval_ns(&self) -> i64 {
+        self.interval_ns
+    }
+}
+
+/// Trades taken back. They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over
+/// unread, and not among all events of an instrument.
+pub(crate) fn busts_between(reader: &Reader, from: Sequence, through: Sequence) -> Result<Busts, ReadError> {
+    let kinds = KindMask::of(&[Kind::TradeBusted]);
+    let mut busts = Busts::new();
+    for bust in reader.query(&Query { from, through, kinds, ..Query::default() })? {
+        busts.apply(&bust?.event());
+    }
+    Ok(busts)
+}
