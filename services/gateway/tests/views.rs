@@ -191,9 +191,8 @@ async fn a_slow_client_gets_the_last_state_and_is_told_how_much_it_stands_for() 
                     state.insert(item["instrument"].as_str().unwrap().to_owned(), item);
                 }
                 for (_, symbol) in INSTRUMENTS {
-                    let all = expected.channel(channel).iter();
-                    let mut known =
-                        all.filter(|item| item["instrument"] == symbol).next_back().unwrap().clone();
+                    let mut all = expected.channel(channel).iter();
+                    let mut known = all.rfind(|item| item["instrument"] == symbol).unwrap().clone();
                     known.as_object_mut().unwrap().remove("event_time");
                     known.as_object_mut().unwrap().remove("sequence");
                     assert_eq!(state[symbol], known);
