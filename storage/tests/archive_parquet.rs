@@ -12,7 +12,7 @@ use matchtape_schemas::event::*;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::*;
 use matchtape_storage::archive::parquet::{
-    MANIFEST, ParquetExportError, ParquetManifest, ParquetTarget, export,
+    MANIFEST, ParquetExportError, ParquetManifest, ParquetTarget, export, sealed_segments,
 };
 use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
 use matchtape_storage::{Access, Caching, Disk, Query};
@@ -153,6 +153,30 @@ fn the_greatest_and_least_values_of_every_type_come_back_exactly() {
     assert_eq!(field(&orders[0], "client_order_id"), Field::Str("straße|\"x\",1".into()));
     let Field::Bytes(key) = field(&rows(&disk, "state_set.parquet")[0], "key") else { panic!("bytes") };
     assert_eq!(key.data(), [0xFF, 0]);
+}
+
+#[test]
+fn segments_are_those_of_the_log_and_together_are_the_tape() {
+    let driven = tape();
+    let log = driven.store.segments().list();
+    let sealed: Vec<(Sequence, Sequence)> = log
+        .iter()
+        .filter_map(|segment| Some((segment.first_sequence(), segment.sealed?.ends.last_sequence)))
+        .collect();
+    let found = sealed_segments(&driven.store.reader(), Sequence::ZERO, Sequence::MAX).expect("read");
+    // The log may have let go of the first ones, and seals the last one when the next begins: the tape tells of both.
+    let before_last = &found[..found.len() - 1];
+    assert!(sealed.len() >= 2, "{sealed:?}");
+    assert!(found.ends_with(&sealed) || before_last.ends_with(&sealed), "{found:?} and {sealed:?}");
+    assert_eq!(found[0].0, Sequence::FIRST);
+    assert!(found.windows(2).all(|pair| pair[0].1.next() == pair[1].0));
+    let within = sealed_segments(&driven.store.reader(), found[1].0, found[1].1).expect("read");
+    assert_eq!(within, [found[1]]);
+    let (first, last) = found[1];
+    let disk = target();
+    let query = Query { from: first, through: last, ..Query::default() };
+    let manifest = export_to(&driven, &disk, &query).expect("exported");
+    assert_eq!(manifest.events, last.0 - first.0 + 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use matchtape_schemas::{EventRef, InstrumentId, Kind, Sequence};
+use matchtape_schemas::{EventRef, FrameFlags, InstrumentId, Kind, Sequence};
 use parquet::basic::{Compression, Encoding};
 use parquet::data_type::{
     BoolType, ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
@@ -146,6 +146,37 @@ pub fn export(
         export.remove_leftovers();
     }
     outcome
+}
+
+/// The sealed segments wholly within `from..=through`, as first and last event: where the tape itself says that a segment
+/// ends, so they are the same on every replica, and known also of segments that the log has let go of. Reads everything
+/// in between. The first may have begun before the first event that is kept.
+pub fn sealed_segments(
+    reader: &Reader,
+    from: Sequence,
+    through: Sequence,
+) -> Result<Vec<(Sequence, Sequence)>, ReadError> {
+    let from = from.max(reader.first_kept());
+    let mut frames = reader.frames(from)?;
+    let mut segments = Vec::new();
+    let mut first = None;
+    while let Some(frame) = frames.next_frame()? {
+        let frame = frame.frame();
+        let header = frame.header();
+        if header.last_sequence() > through {
+            break;
+        }
+        // A range that begins inside a segment leaves that one out, unless nothing before it is kept.
+        if first.is_none() && (header.first_sequence == reader.first_kept() || from == header.first_sequence)
+        {
+            first = Some(header.first_sequence);
+        }
+        if header.flags.contains(FrameFlags::ENDS_SEGMENT) {
+            segments.extend(first.map(|first| (first, header.last_sequence())));
+            first = Some(header.last_sequence().next());
+        }
+    }
+    Ok(segments)
 }
 
 fn check_empty(target: &ParquetTarget<'_>) -> Result<(), ParquetExportError> {

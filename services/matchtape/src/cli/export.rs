@@ -30,6 +30,7 @@ enum Target {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     matchtape export parquet --data tape/ --out export/\n  \
+    matchtape export parquet --data tape/ --out segments/ --per-segment\n  \
     matchtape export parquet --data tape/ --out trades/ --kind trades --instrument 600761.SH\n  \
     python3 -c \"import polars; print(polars.read_parquet('export/trade_matched.parquet'))\"")]
 struct ParquetArgs {
@@ -51,6 +52,10 @@ struct ParquetArgs {
     /// Only these kinds or topics, separated by commas
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<KindMask>,
+    /// A directory for each sealed segment of the tape, named by its first sequence; those that are there already are left
+    /// as they are, so that running it again adds what was sealed since
+    #[arg(long)]
+    per_segment: bool,
     /// How the list of files is written [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
@@ -77,7 +82,7 @@ fn parquet(args: &ParquetArgs) -> Result<(), CliError> {
     use std::sync::atomic::Ordering;
 
     use matchtape_schemas::Sequence;
-    use matchtape_storage::archive::parquet::{ParquetExportError, ParquetTarget, export};
+    use matchtape_storage::archive::parquet::{MANIFEST, ParquetTarget, export, sealed_segments};
     use matchtape_storage::{Query, RealDisk};
 
     use super::{interrupt, store};
@@ -102,38 +107,64 @@ fn parquet(args: &ParquetArgs) -> Result<(), CliError> {
         query.kinds = args.kind.iter().fold(KindMask::NONE, |all, kind| all.with(*kind));
     }
 
-    std::fs::create_dir_all(&args.out)
-        .map_err(|error| CliError::failed(format_args!("creating {}: {error}", args.out.display())))?;
-    let disk = RealDisk::open(&args.out).map_err(CliError::failed)?;
-    let target = ParquetTarget { disk: &disk, directory: Path::new("") };
     let first = query.from.max(reader.first_kept());
     let bar = progress_bar(query.through.min(reader.visible()).0.saturating_sub(first.0));
     let symbol =
         |id| instruments.get(id).map(|instrument| instrument.definition.symbol.as_str().into_owned());
-    let outcome = export(&reader, &query, &symbol, &target, &mut |progress| {
-        let Sequence(at) = progress.sequence;
-        bar.set_position(at.saturating_sub(first.0));
-        bar.set_message(format!("{} events", progress.events));
-        // A hint to stop soon, nothing else is published by it.
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let into = |directory: &Path, query: &Query| {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| CliError::failed(format_args!("creating {}: {error}", directory.display())))?;
+        let disk = RealDisk::open(directory).map_err(CliError::failed)?;
+        let target = ParquetTarget { disk: &disk, directory: Path::new("") };
+        let outcome = export(&reader, query, &symbol, &target, &mut |progress| {
+            let Sequence(at) = progress.sequence;
+            bar.set_position(at.saturating_sub(first.0));
+            // A hint to stop soon, nothing else is published by it.
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        outcome.map_err(|error| export_error(directory, error))
+    };
+    let mut exported = Vec::new();
+    if args.per_segment {
+        for (first, last) in sealed_segments(&reader, query.from, query.through)? {
+            let directory = args.out.join(format!("segment-{:020}", first.0));
+            if directory.join(MANIFEST).exists() {
+                continue;
+            }
+            let query = Query { from: first, through: last, ..query.clone() };
+            let manifest = into(&directory, &query)?;
+            exported.push((directory, manifest));
+        }
+    } else {
+        let manifest = into(&args.out, &query)?;
+        exported.push((args.out.clone(), manifest));
+    }
     bar.finish_and_clear();
-    let manifest = outcome.map_err(|error| match error {
+    print(args, &exported)
+}
+
+#[cfg(feature = "parquet")]
+fn export_error(
+    directory: &std::path::Path,
+    error: matchtape_storage::archive::parquet::ParquetExportError,
+) -> CliError {
+    use matchtape_storage::archive::parquet::ParquetExportError;
+    match error {
         ParquetExportError::Read(error) => error.into(),
         ParquetExportError::Stopped { events } => CliError::Interrupted(format!(
-            "stopped after {events} events; what was written was removed, nothing was exported"
+            "stopped after {events} events; what was written to {} was removed",
+            directory.display()
         )),
         error @ ParquetExportError::NotEmpty { .. } => CliError::with_advice(
-            format_args!("{}: {error}", args.out.display()),
+            format_args!("{}: {error}", directory.display()),
             "--out names a new or empty directory",
         ),
         error @ ParquetExportError::Disk(_) => CliError::with_advice(
-            format_args!("{}: {error}", args.out.display()),
+            format_args!("{}: {error}", directory.display()),
             "check the directory, its permissions and the space left on the device",
         ),
         error @ ParquetExportError::Encode(_) => CliError::failed(error),
-    })?;
-    print(args, &manifest)
+    }
 }
 
 #[cfg(feature = "parquet")]
@@ -149,21 +180,29 @@ fn progress_bar(length: u64) -> indicatif::ProgressBar {
 #[cfg(feature = "parquet")]
 fn print(
     args: &ParquetArgs,
-    manifest: &matchtape_storage::archive::parquet::ParquetManifest,
+    exported: &[(PathBuf, matchtape_storage::archive::parquet::ParquetManifest)],
 ) -> Result<(), CliError> {
     use std::io::Write;
     let mut out = std::io::BufWriter::new(std::io::stdout());
-    match ReportFormat::or_default(args.format) {
-        ReportFormat::Json => {
+    match (ReportFormat::or_default(args.format), exported) {
+        (ReportFormat::Json, [(_, manifest)]) if !args.per_segment => {
             serde_json::to_writer_pretty(&mut out, manifest).map_err(std::io::Error::from)?;
             writeln!(out)?;
         }
-        ReportFormat::Text => {
-            for file in &manifest.files {
-                let path = args.out.join(&file.file);
-                writeln!(out, "{:>12} rows {:>12} bytes  {}", file.rows, file.bytes, path.display())?;
+        (ReportFormat::Json, all) => {
+            let all: Vec<_> = all.iter().map(|(_, manifest)| manifest).collect();
+            serde_json::to_writer_pretty(&mut out, &all).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
+        (ReportFormat::Text, all) => {
+            for (directory, manifest) in all {
+                for file in &manifest.files {
+                    let path = directory.join(&file.file);
+                    writeln!(out, "{:>12} rows {:>12} bytes  {}", file.rows, file.bytes, path.display())?;
+                }
             }
-            writeln!(out, "{:>12} events of tape {}", manifest.events, manifest.tape)?;
+            let events: u64 = all.iter().map(|(_, manifest)| manifest.events).sum();
+            writeln!(out, "{events:>12} events, in {} directories", all.len())?;
         }
     }
     out.flush()?;
