@@ -260,3 +260,16 @@ fn a_program_that_is_used_wrongly_says_how_it_is_used() {
         assert!(String::from_utf8(output.stderr).unwrap().contains("usage: "));
     }
 }
+
+#[test]
+fn a_consumer_goes_on_behind_what_it_acknowledged_when_it_is_started_again() {
+    let place = Place::new();
+    let run = || Program::start(env!("CARGO_BIN_EXE_consumer"), &[&place.data(), "60"]).end_in_order();
+    let lines = run();
+    assert!(lines.contains(&"50 refused".to_owned()), "{lines:?}");
+    assert_eq!(lines.last().unwrap(), "62 events dealt with, through 62");
+    let lines = run();
+    assert!(lines[0].starts_with("everything up to 62 was dealt with before"), "{lines:?}");
+    // The second opening's own first event, and 60 more.
+    assert_eq!(lines.last().unwrap(), "61 events dealt with, through 123");
+}

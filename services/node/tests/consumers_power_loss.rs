@@ -1,0 +1,355 @@
+//! Durable consumers when the power goes: on simulated disks, at sampled moments of a recorded run.
+//!
+//! What is judged: a consumer that was made is there; its floor is not below what was acknowledged durably and not ahead of
+//! the tape; from there on nothing is left out, and whatever was delivered before is marked.
+
+mod support;
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use matchtape_node::Node;
+use matchtape_node::consumers::{
+    AckPolicy, Advisory, ConsumerHandle, ConsumerName, Definition, Item, MemberName,
+};
+use matchtape_schemas::{ProducerId, Sequence, Stage};
+use matchtape_storage::sim::{PowerLoss, SimDisk};
+use matchtape_storage::{
+    Access, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind, LockError, LockHolder,
+};
+use support::{order, put, small};
+
+const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(2);
+
+/// The system tape on a disk of its own, so that each can lose power by itself.
+#[derive(Clone, Debug)]
+struct TwoDisks {
+    main: SimDisk,
+    system: SimDisk,
+}
+
+impl TwoDisks {
+    fn route(&self, path: &Path) -> (&SimDisk, PathBuf) {
+        let mut parts = path.components();
+        match parts.next() {
+            Some(Component::Normal(first)) if first == "system" => (&self.system, parts.as_path().to_owned()),
+            _ => (&self.main, path.to_owned()),
+        }
+    }
+}
+
+impl Disk for TwoDisks {
+    fn open(&self, path: &Path, access: Access, caching: Caching) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let (disk, path) = self.route(path);
+        disk.open(&path, access, caching)
+    }
+
+    fn list(&self, directory: &Path) -> Result<Vec<Entry>, DiskError> {
+        let (disk, path) = self.route(directory);
+        let mut entries = disk.list(&path)?;
+        if directory.as_os_str().is_empty() && !self.system.list(Path::new(""))?.is_empty() {
+            entries.push(Entry { name: "system".to_owned(), kind: EntryKind::Directory });
+        }
+        Ok(entries)
+    }
+
+    fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
+        let (disk, path) = self.route(path);
+        if path.as_os_str().is_empty() { Ok(()) } else { disk.create_directory(&path) }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let (disk, from) = self.route(from);
+        disk.rename(&from, &self.route(to).1)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let (disk, path) = self.route(path);
+        disk.remove(&path)
+    }
+
+    fn hard_link(&self, existing: &Path, new: &Path) -> Result<(), DiskError> {
+        let (disk, existing) = self.route(existing);
+        disk.hard_link(&existing, &self.route(new).1)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> Result<(), DiskError> {
+        let (disk, path) = self.route(directory);
+        disk.sync_directory(&path)
+    }
+
+    fn lock(&self, path: &Path, holder: &LockHolder) -> Result<Box<dyn DiskLock>, LockError> {
+        let (disk, path) = self.route(path);
+        disk.lock(&path, holder)
+    }
+
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        self.main.free_bytes()
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> Result<(), DiskError> {
+        self.main.random(bytes)
+    }
+}
+
+/// The recorded moments: operations done on each disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moment {
+    main: usize,
+    system: usize,
+}
+
+struct Run {
+    disks: TwoDisks,
+    /// When it was said that the consumer is made.
+    made: Option<Moment>,
+    /// (when it was said, everything up to here is acknowledged durably)
+    promised: Vec<(Moment, Sequence)>,
+    /// (when it was given, what)
+    delivered: Vec<(Moment, Sequence)>,
+    /// (when it was said, the last event that is durable)
+    durable: Vec<(Moment, Sequence)>,
+}
+
+fn name() -> ConsumerName {
+    "c".parse().unwrap()
+}
+
+fn member() -> MemberName {
+    "m".parse().unwrap()
+}
+
+fn open(disks: &TwoDisks) -> Node {
+    let mut options = small();
+    options.consumers.record_interval = Duration::from_millis(1);
+    Node::open_on(Arc::new(disks.clone()), options, Vec::new()).expect("recovery succeeds")
+}
+
+fn definition(ack: AckPolicy) -> Definition {
+    Definition { ack, max_ack_pending: 20, ..Definition::default() }
+}
+
+impl Run {
+    fn moment(&self) -> Moment {
+        Moment { main: self.disks.main.operations(), system: self.disks.system.operations() }
+    }
+
+    fn record(ack: AckPolicy) -> Self {
+        let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
+        let mut run =
+            Self { disks, made: None, promised: Vec::new(), delivered: Vec::new(), durable: Vec::new() };
+        let mut number = 0;
+        for life in 0..3 {
+            let node = open(&run.disks);
+            let mut publisher = node.publisher(ProducerId(1)).unwrap();
+            let mut handle = None;
+            for step in 0..4 {
+                let mut last = Sequence::ZERO;
+                for _ in 0..4 {
+                    number += 1;
+                    last = put(&mut publisher, &order(number)).sequence();
+                }
+                node.wait(last, Stage::Visible).unwrap();
+                run.durable.push((run.moment(), last));
+                if run.made.is_none() && step == 1 {
+                    node.consumers().add(&name(), definition(ack)).unwrap();
+                    run.made = Some(run.moment());
+                }
+                if run.made.is_some() {
+                    let handle =
+                        handle.get_or_insert_with(|| node.consumers().attach(&name(), &member()).unwrap());
+                    let before = run.moment();
+                    let mut given: Vec<Sequence> = Vec::new();
+                    for item in handle.fetch(6, LONG).unwrap() {
+                        given.extend(item.delivery().map(|delivery| delivery.sequence()));
+                    }
+                    run.delivered.extend(given.iter().map(|sequence| (before, *sequence)));
+                    // One stays out, so that what is pending is recorded too.
+                    given.pop();
+                    if !given.is_empty() {
+                        handle.ack_each(&given).unwrap();
+                        handle.ack_durable(given[0]).unwrap();
+                        let floor = node.consumers().info(&name()).unwrap().machine.floor;
+                        run.promised.push((run.moment(), floor));
+                    }
+                }
+            }
+            drop((handle, publisher));
+            if life == 1 {
+                node.close().unwrap();
+            } else {
+                drop(node);
+                run.disks.main.kill();
+                run.disks.system.kill();
+            }
+        }
+        run
+    }
+
+    /// Opens what is left and says what is wrong with it. Returns whether the record had to be pulled back.
+    fn judge(&self, disks: &TwoDisks, at: Moment) -> Result<bool, String> {
+        let before = |moment: &Moment| moment.main <= at.main && moment.system <= at.system;
+        let node = open(disks);
+        let head = node.watermarks().durable;
+        let durable = self.durable.iter().filter(|(moment, _)| moment.main <= at.main).map(|(_, last)| *last);
+        let durable = durable.max().unwrap_or_default();
+        if head < durable {
+            return Err(format!("the tape ends at {head}, {durable} was durable"));
+        }
+        let Ok(info) = node.consumers().info(&name()) else {
+            let lost = self.made.is_some_and(|made| made.system <= at.system);
+            return if lost { Err("the consumer is gone".into()) } else { Ok(false) };
+        };
+        let floor = info.machine.floor;
+        let promised = self.promised.iter().filter(|(moment, _)| moment.system <= at.system);
+        let promised = promised.map(|(_, floor)| *floor).max().unwrap_or_default().min(head);
+        if floor < promised {
+            return Err(format!("the floor is {floor}, {promised} was acknowledged durably"));
+        }
+        if info.machine.next > head.next() {
+            return Err(format!("{} is next, the tape ends at {head}", info.machine.next));
+        }
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+        let mut last = head;
+        for _ in 0..3 {
+            number += 1;
+            last = put(&mut publisher, &order(number)).sequence();
+        }
+        node.wait(last, Stage::Visible).unwrap();
+        let handle = node.consumers().attach(&name(), &member()).unwrap();
+        let (came, pulled_back) = drain(&handle, last);
+        let missing = (floor.next().get()..=last.get())
+            .filter(|sequence| !came.iter().any(|(other, _)| other.get() == *sequence))
+            .filter(|sequence| {
+                // Acknowledged one by one: some above the floor are done.
+                let done = info.machine.next > Sequence(*sequence);
+                !(done && info.definition.ack == AckPolicy::Explicit)
+            });
+        if let Some(missing) = missing.into_iter().next() {
+            return Err(format!("{missing} never comes; the floor was {floor}"));
+        }
+        for (sequence, redelivered) in &came {
+            let given = self.delivered.iter().any(|(moment, other)| other == sequence && before(moment));
+            // Behind a lost end other events have those positions.
+            if given && !redelivered && *sequence <= head {
+                return Err(format!("{sequence} was given before and is not marked"));
+            }
+        }
+        Ok(pulled_back)
+    }
+}
+
+/// Everything through `last`, with its mark.
+fn drain(handle: &ConsumerHandle, last: Sequence) -> (Vec<(Sequence, bool)>, bool) {
+    let (mut came, mut pulled_back) = (Vec::new(), false);
+    loop {
+        let items = handle.fetch(7, SHORT).unwrap();
+        let mut given = Vec::new();
+        for item in &items {
+            match item {
+                Item::Delivery(delivery) => {
+                    came.push((delivery.sequence(), delivery.redelivered()));
+                    given.push(delivery.sequence());
+                }
+                Item::Advisory(Advisory::PulledBack { .. }) => pulled_back = true,
+                Item::Advisory(other) => panic!("{other}"),
+            }
+        }
+        handle.ack_each(&given).unwrap();
+        if given.contains(&last) {
+            return (came, pulled_back);
+        }
+        assert!(came.len() < 10_000, "it never comes to {last}");
+    }
+}
+
+/// How many moments of a run are looked at.
+fn samples() -> usize {
+    std::env::var("MATCHTAPE_POWER_LOSSES").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
+}
+
+fn choices(sample: usize) -> PowerLoss {
+    match sample % 3 {
+        0 => PowerLoss::LoseUnsynced,
+        1 => PowerLoss::KeepUnsynced,
+        _ => PowerLoss::Seeded(sample as u64),
+    }
+}
+
+#[test]
+fn a_consumer_resumes_after_every_loss_of_power() {
+    for ack in [AckPolicy::All, AckPolicy::Explicit] {
+        let run = Run::record(ack);
+        // Moments at which both disks stop together: those that were noted, and those between.
+        let moments: Vec<Moment> = run.durable.iter().map(|(moment, _)| *moment).collect();
+        assert!(run.promised.len() > 5 && moments.len() > 10);
+        for sample in 0..samples() {
+            let at = moments[sample % moments.len()];
+            let choice = choices(sample);
+            let disks = TwoDisks {
+                main: run.disks.main.crash_at(at.main, choice),
+                system: run.disks.system.crash_at(at.system, choice),
+            };
+            if let Err(wrong) = run.judge(&disks, at) {
+                panic!("{ack:?}, {at:?}, {choice:?}: {wrong}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_that_lost_its_record() {
+    let run = Run::record(AckPolicy::All);
+    let (main, system) = (run.disks.main.operations(), run.disks.system.operations());
+    let mut pulled_back = 0;
+    for sample in 0..samples() {
+        let choice = choices(sample);
+        // The tape's disk stops earlier than the system tape's: its device lied, or it was replaced.
+        let earlier = main - main * (sample % 20) / 40;
+        let at = Moment { main: earlier, system };
+        let disks = TwoDisks {
+            main: run.disks.main.crash_at(earlier, choice),
+            system: run.disks.system.kill_at(system),
+        };
+        match run.judge(&disks, at) {
+            Ok(back) => pulled_back += u32::from(back),
+            Err(wrong) => panic!("the tape at {earlier} of {main}, {choice:?}: {wrong}"),
+        }
+        // And the other way round.
+        let earlier = system - system * (sample % 20) / 25;
+        let at = Moment { main, system: earlier };
+        let disks = TwoDisks {
+            main: run.disks.main.kill_at(main),
+            system: run.disks.system.crash_at(earlier, choice),
+        };
+        if let Err(wrong) = run.judge(&disks, at) {
+            panic!("the system tape at {earlier} of {system}, {choice:?}: {wrong}");
+        }
+    }
+    assert!(pulled_back > 0, "no sample was ahead of its tape");
+}
+
+#[test]
+fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() {
+    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
+    let node = open(&disks);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let last = put(&mut publisher, &order(1)).sequence();
+    node.wait(last, Stage::Visible).unwrap();
+    node.consumers().add(&name(), definition(AckPolicy::Explicit)).unwrap();
+    let handle = node.consumers().attach(&name(), &member()).unwrap();
+    assert_eq!(handle.fetch(5, LONG).unwrap().len(), 2);
+    for ahead in 0..200 {
+        disks.system.fail_at(disks.system.operations() + ahead, matchtape_storage::sim::Fault::Eio);
+    }
+    let refused = handle.ack_durable(Sequence(1)).unwrap_err();
+    assert!(refused.to_string().contains("cannot be recorded"), "{refused}");
+    assert!(handle.ack(Sequence(2)).is_err() && handle.fetch(1, LONG).is_err());
+    assert!(node.consumers().add(&"d".parse().unwrap(), Definition::default()).is_err());
+    // The tape itself goes on.
+    let last = put(&mut publisher, &order(2)).sequence();
+    node.wait(last, Stage::Durable).unwrap();
+}
