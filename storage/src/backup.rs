@@ -486,7 +486,7 @@ fn cut_frame<'m>(
 }
 
 /// A frame with nothing but the beginning of a term.
-fn begin_epoch(before: Head, epoch: Epoch, memory: &mut AlignedBytes) -> Frame<'_> {
+pub(crate) fn begin_epoch(before: Head, epoch: Epoch, memory: &mut AlignedBytes) -> Frame<'_> {
     let body = EpochStarted {
         epoch,
         previous_epoch: before.epoch,
@@ -528,6 +528,7 @@ impl Plan {
         let end = contents.event_tables.last().map_or(begin, |table| table.footer.after);
         let whole = end.last_sequence;
         contents.snapshots.retain(|snapshot| snapshot.sequence() <= whole);
+        contents.released.retain(|facts| facts.last <= whole);
         // An index table that reaches beyond the point goes, and with it all that overlap what must be indexed anew.
         let mut from = whole.next();
         loop {
@@ -545,7 +546,9 @@ impl Plan {
 
     fn files(&self) -> Vec<(TableFile, u64)> {
         let contents = &self.contents;
-        let events = contents.event_tables.iter().map(|table| (table.file(), table.bytes));
+        // One of the cold tier stays an object there.
+        let events = contents.event_tables.iter().filter(|table| contents.names_locally(table.number));
+        let events = events.map(|table| (table.file(), table.bytes));
         let indexes = contents.index_tables.iter().map(|table| (table.file(), table.bytes));
         let snapshots = contents.snapshots.iter().map(|meta| (meta.file(), meta.bytes));
         events.chain(indexes).chain(snapshots).collect()

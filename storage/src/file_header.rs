@@ -31,7 +31,7 @@ pub(crate) enum FileKind {
 }
 
 impl FileKind {
-    const fn magic(self) -> [u8; 8] {
+    pub(crate) const fn magic(self) -> [u8; 8] {
         match self {
             Self::Events => *b"MTEVENTS",
             Self::Index => *b"MTINDEX\0",

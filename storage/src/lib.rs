@@ -6,6 +6,7 @@ mod chunk;
 mod codec;
 mod compaction;
 mod disk;
+mod dump;
 mod entity;
 mod file_header;
 mod flush;
@@ -25,6 +26,7 @@ mod read;
 mod read_only;
 mod rebuild;
 mod retention;
+mod salvage;
 mod segment_facts;
 mod snapshot;
 mod sstable;
@@ -43,6 +45,7 @@ pub use disk::{
     Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskBelow, DiskError, DiskFile, DiskLock, Entry,
     EntryKind, LockError, LockHolder, Operation, RealDisk,
 };
+pub use dump::{DumpItem, dump};
 pub use file_header::VersionError;
 pub use flush::FlushError;
 pub use inspect::{
@@ -65,6 +68,7 @@ pub use retention::{
     Advisory, DroppedFile, Excess, PinLimit, PinLimits, Restraint, RetentionChoice, RetentionError,
     RetentionPolicy,
 };
+pub use salvage::{SalvageError, SalvageOptions, SalvageProgress, SalvageReport, Span, salvage};
 pub use segment_facts::SegmentFacts;
 pub use snapshot::{Section, Snapshot};
 pub use sstable::TableError;

@@ -456,6 +456,61 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Loaded, TableError> {
     Ok(Loaded { contents, generation, torn_at })
 }
 
+/// A record as it stands there, for people.
+pub(crate) struct RecordView {
+    pub at: usize,
+    pub bytes: usize,
+    pub number: Option<u32>,
+    /// Where each edit begins, and what it says.
+    pub edits: Vec<(usize, String)>,
+    pub damage: Option<String>,
+}
+
+/// Gives every record, whole or not, to `visit`, until it returns `false`. Goes on behind damage with the next whole record.
+pub(crate) fn for_each_record(bytes: &[u8], visit: &mut dyn FnMut(RecordView) -> bool) {
+    let word = |at: usize| {
+        bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().expect("eight")))
+    };
+    let (tape, generation) = (TapeId(word(16)), word(24));
+    let mut offset = FILE_HEADER_BYTES;
+    while offset < bytes.len() {
+        let Some((number, payload)) = record_at(bytes, tape, generation, offset) else {
+            let whole = |at: &usize| record_at(bytes, tape, generation, *at).is_some();
+            let next = (offset + 1..bytes.len()).find(whole).unwrap_or(bytes.len());
+            let damage = Some("no whole record".to_owned());
+            let view =
+                RecordView { at: offset, bytes: next - offset, number: None, edits: Vec::new(), damage };
+            if !visit(view) {
+                return;
+            }
+            offset = next;
+            continue;
+        };
+        let mut view = RecordView {
+            at: offset,
+            bytes: RECORD_HEADER_BYTES + payload.len(),
+            number: Some(number),
+            edits: Vec::new(),
+            damage: None,
+        };
+        let mut fields = Fields::new(payload);
+        while !fields.is_empty() {
+            let at = offset + RECORD_HEADER_BYTES + fields.at();
+            match Edit::read(&mut fields) {
+                Ok(edit) => view.edits.push((at, format!("{edit:?}"))),
+                Err(short) => {
+                    view.damage = Some(format!("an impossible edit at byte {} of the payload", short.at));
+                    break;
+                }
+            }
+        }
+        offset += view.bytes;
+        if !visit(view) {
+            return;
+        }
+    }
+}
+
 /// Reads the manifest; `None` if there is none.
 pub(crate) fn load(disk: &dyn Disk) -> Result<Option<Loaded>, TableError> {
     let path = Path::new(MANIFEST);

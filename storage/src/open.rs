@@ -72,6 +72,14 @@ pub enum OpenError {
         /// Where it should be.
         directory: PathBuf,
     },
+    /// Events between the tables and the log are missing: the manifest may have lost its end.
+    #[error("{MANIFEST} names tables through sequence {flushed}, but the log begins with {log_first}")]
+    LogGap {
+        /// The last event in tables.
+        flushed: Sequence,
+        /// The first event in the log.
+        log_first: Sequence,
+    },
     /// Tables and log do not belong together.
     #[error("the log does not continue the tables, which end at sequence {flushed}: {source}")]
     Diverged {
@@ -199,7 +207,6 @@ pub(crate) fn open(
     let lock = take_lock(&*disk)?;
     let mut report = RecoveryReport::default();
     let (contents, generation) = load_or_create(&*disk, options, &mut report)?;
-    remove_orphans(&*disk, &contents, &mut report)?;
     let next_file =
         if options.mistakes().file_numbers_restart { 1 } else { above_all_files(&*disk, &contents)? };
     let contents = Contents { next_file, ..contents };
@@ -232,6 +239,12 @@ pub(crate) fn open(
         wal::open(Arc::clone(&disk), wal_config.clone())?;
     report.wal = wal_report;
     report.last_sequence = head.last_sequence.0;
+    // Only now: if the manifest had lost its end, what it does not name would be all that is left.
+    let log_first = segments.first_sequence().unwrap_or(Sequence::FIRST);
+    if log_first > flushed.last_sequence.next() {
+        return Err(OpenError::LogGap { flushed: flushed.last_sequence, log_first });
+    }
+    remove_orphans(&*disk, &contents, &mut report)?;
     let flusher = Flusher::new(manifest, fold, options.compression);
     if !contents.log_begun {
         flusher.edit_manifest(vec![Edit::LogBegun])?;

@@ -25,6 +25,8 @@ pub(crate) struct TableBuilder<'a> {
     compression: Compression,
     head: Head,
     next_file: u64,
+    /// Whether index tables are made along.
+    indexed: bool,
     open: Option<(EventTableWriter, IndexBuilder, u64)>,
     edits: Vec<Edit>,
 }
@@ -32,7 +34,20 @@ pub(crate) struct TableBuilder<'a> {
 impl<'a> TableBuilder<'a> {
     /// Tables of the events after `head`, in files from number `next_file` on.
     pub(crate) fn new(disk: &'a dyn Disk, head: Head, next_file: u64) -> Self {
-        Self { disk, compression: Compression::default(), head, next_file, open: None, edits: Vec::new() }
+        Self {
+            disk,
+            compression: Compression::default(),
+            head,
+            next_file,
+            indexed: true,
+            open: None,
+            edits: Vec::new(),
+        }
+    }
+
+    /// The same without index tables.
+    pub(crate) fn of_events(disk: &'a dyn Disk, head: Head, next_file: u64) -> Self {
+        Self { indexed: false, ..Self::new(disk, head, next_file) }
     }
 
     /// Where the tape stands after what was added.
@@ -48,7 +63,9 @@ impl<'a> TableBuilder<'a> {
         }
         let (events, index, bytes) = self.open.as_mut().expect("just opened");
         events.add(frame)?;
-        index.add(frame);
+        if self.indexed {
+            index.add(frame);
+        }
         *bytes += frame.bytes().len() as u64;
         self.head = frame.header().head();
         let full = *bytes >= TABLE_BYTES || index.events() >= PLACES_MAX / 2;
@@ -58,6 +75,12 @@ impl<'a> TableBuilder<'a> {
     fn close(&mut self) -> Result<(), DiskError> {
         let Some((events, index, _)) = self.open.take() else { return Ok(()) };
         let (events, events_path) = events.finish()?;
+        if !self.indexed {
+            install(self.disk, Path::new(TABLES), &[events_path])?;
+            self.next_file += 1;
+            self.edits.push(Edit::AddEvents(events));
+            return Ok(());
+        }
         let (index, index_path) = index.finish(self.disk, self.next_file + 1, events.footer.after.tape)?;
         install(self.disk, Path::new(TABLES), &[events_path, index_path])?;
         self.next_file += 2;

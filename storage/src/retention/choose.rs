@@ -351,12 +351,15 @@ fn dispensable<'a>(
         situation.contents.snapshots.iter().filter(|snapshot| snapshot.sequence() < before).collect();
     let kept: Vec<_> = usable(situation).filter(|snapshot| snapshot.sequence() >= before).collect();
     let mut last_kept = before;
+    let mut last_accepted = kept.first().map_or(0, |snapshot| snapshot.footer.head.accepted_time.0);
     // The newest two stay; one at the very beginning stays unless the tape begins there.
     for (at, snapshot) in kept.iter().enumerate().take(kept.len().saturating_sub(SNAPSHOTS_MIN)) {
         let begins = snapshot.sequence() == before;
         let gap = frame_bytes_between(situation.contents, last_kept, kept[at + 1].sequence());
-        if begins || gap > policy.snapshot_gap_bytes {
+        let age = kept[at + 1].footer.head.accepted_time.0.saturating_sub(last_accepted);
+        if begins || gap > policy.snapshot_gap_bytes || age > nanoseconds(policy.snapshot_gap_age) {
             last_kept = snapshot.sequence();
+            last_accepted = snapshot.footer.head.accepted_time.0;
         } else {
             dispensable.push(*snapshot);
         }
@@ -480,7 +483,7 @@ mod tests {
         fn policies()(
             age in prop::option::of(0..700_u64), trading_days in prop::option::of(0..8_u32),
             bytes in prop::option::of(0..20_000_u64), limit_bytes in prop::option::of(0..20_000_u64),
-            limit_age in prop::option::of(0..700_u64), log_bytes in 0..2_000_u64, gap in 0..20_000_u64,
+            limit_age in prop::option::of(0..700_u64), log_bytes in 0..2_000_u64, gap in 0..20_000_u64, gap_age in 0..700_u64,
         ) -> RetentionPolicy {
             let limit = PinLimit { bytes: limit_bytes, age: limit_age.map(Duration::from_nanos) };
             RetentionPolicy {
@@ -490,6 +493,7 @@ mod tests {
                 pin_limits: PinLimits { standby: limit, consumer: limit, archive: limit, backup: limit, legal_hold: limit },
                 log_bytes,
                 snapshot_gap_bytes: gap,
+                snapshot_gap_age: Duration::from_nanos(gap_age),
                 abandoned_sections: Vec::new(),
             }
         }
@@ -573,6 +577,8 @@ mod tests {
                 let gap = frame_bytes_between(&contents, pair[0], pair[1]);
                 let was_there = all.windows(2).any(|neighbours| neighbours == pair);
                 prop_assert!(was_there || gap <= policy.snapshot_gap_bytes, "{:?}", pair);
+                let age = u128::from(pair[1].0 - pair[0].0);
+                prop_assert!(was_there || age <= policy.snapshot_gap_age.as_nanos(), "{:?}", pair);
             }
 
             // The log keeps its reserve, and what no table has.

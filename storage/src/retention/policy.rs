@@ -19,8 +19,11 @@ pub struct RetentionPolicy {
     pub pin_limits: PinLimits,
     /// So many bytes of sealed log segments stay, though tables have their events: a second copy to salvage from.
     pub log_bytes: u64,
-    /// Snapshots are thinned to one per this many bytes of frames: what a state as of any moment has to replay at most.
+    /// Snapshots are thinned, to one per this many bytes of frames: what a state as of any moment has to replay at most.
     pub snapshot_gap_bytes: u64,
+    /// But they stay this far apart in accepted time at most: what is dropped ends at a snapshot, so old events of a quiet
+    /// tape could otherwise go only in large pieces.
+    pub snapshot_gap_age: Duration,
     /// Sections of snapshots that nobody will ask for again: a projection that this deployment has given up. A snapshot
     /// that lacks any other section that some snapshot has is not relied on.
     pub abandoned_sections: Vec<String>,
@@ -35,6 +38,7 @@ impl Default for RetentionPolicy {
             pin_limits: PinLimits::default(),
             log_bytes: 4 * SEGMENT_BYTES_DEFAULT,
             snapshot_gap_bytes: SEGMENT_BYTES_DEFAULT,
+            snapshot_gap_age: Duration::from_secs(6 * 60 * 60),
             abandoned_sections: Vec::new(),
         }
     }

@@ -49,7 +49,7 @@ pub(crate) enum BlockKind {
 }
 
 impl BlockKind {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Frames => "block of frames",
             Self::Postings => "block of postings",

@@ -14,7 +14,9 @@
 mod block;
 mod buffer;
 mod bytes;
+pub(crate) mod collect;
 mod config;
+pub(crate) mod dump;
 mod error;
 mod follower;
 mod frames;
@@ -38,6 +40,7 @@ pub use follower::{WalFollower, WalIdentity, identify};
 pub use frames::{FramePlace, WalFrame, WalFrames};
 pub use group_commit::{AppendError, CommitObserver, GroupCommit, GroupCommitOptions, WhenFull};
 pub use reader::{SegmentFile, WalReader};
+pub(crate) use recovery::check;
 pub use recovery::{OpenedWal, open};
 pub use release::Releaser;
 pub use report::{Cut, CutReason, WalReport};

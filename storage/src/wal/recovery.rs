@@ -15,6 +15,7 @@ use matchtape_schemas::{Head, Sequence};
 use super::block::{CommitHeader, hex};
 use super::config::{Mistakes, WalConfig};
 use super::error::{Damage, WalError};
+use super::reader::WalReader;
 use super::report::{Cut, CutReason, WalReport};
 use super::scan::{
     Block, First, SegmentScan, Stop, Window, find_proof, open_past_cache, read_footer, read_header,
@@ -53,6 +54,66 @@ pub fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<OpenedWal, WalErro
         None => recovery.start(ready),
         Some((last, sealed)) => recovery.resume(sealed, *last, ready),
     }
+}
+
+/// Checks the log as `open` would, and the whole of every sealed segment, without changing anything. An empty directory
+/// is a log that was not begun.
+pub(crate) fn check(disk: &Arc<dyn Disk>, config: &WalConfig) -> Result<(), WalError> {
+    let mut headers = Vec::new();
+    let mut not_begun = None;
+    let mut numbers = Vec::new();
+    for path in super::collect::files(&**disk, &config.directory)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        numbers.extend(SegmentNumber::from_name(name));
+    }
+    check_dense(&config.directory, &numbers)?;
+    for number in numbers {
+        let path = number.path(&config.directory);
+        let file = disk.open(&path, Access::Read, Caching::Buffered)?;
+        let damage = match (read_header(&file, number, config)?, &not_begun) {
+            (First::Header(header), None) => {
+                headers.push(header);
+                continue;
+            }
+            (First::Header(_), Some(damage)) => {
+                let because = "a later segment was begun".to_owned();
+                return Err(WalError::Corrupt { damage: Damage::clone(damage), because });
+            }
+            // The mark says that nothing in it was promised.
+            (First::Spare, _) => {
+                not_begun = Some(no_header(path, "a segment that was not begun"));
+                continue;
+            }
+            (First::Damaged(damage), _) => damage,
+            (First::Zero, _) => no_header(path, "zeros"),
+        };
+        let rest = find_proof(&file, (SegmentId([0; 16]), false), 0, Sequence::MAX)?;
+        if rest.stale.iter().any(|offset| *offset >= SEGMENT_START) {
+            return Err(WalError::Corrupt {
+                damage,
+                because: "something was written behind the header".to_owned(),
+            });
+        }
+        not_begun = Some(damage);
+    }
+    let Some((last, sealed)) = headers.split_last() else { return Ok(()) };
+    let mut recovery = Recovery {
+        disk: Arc::clone(disk),
+        config: config.clone(),
+        incarnation: 0,
+        free: Vec::new(),
+        report: WalReport::default(),
+    };
+    let reader = WalReader::new(Arc::clone(disk), config.clone(), Segments::default());
+    for (index, header) in sealed.iter().enumerate() {
+        let info = recovery.check_sealed(header, sealed.get(index + 1).unwrap_or(last))?;
+        reader.verify(&info)?;
+    }
+    let tail = recovery.scan_open(&last.number.path(&config.directory), *last)?;
+    if tail.head.last_sequence < config.known_durable {
+        return Err(WalError::Short { last: tail.head.last_sequence, known: config.known_durable });
+    }
+    Ok(())
 }
 
 fn create_directory(disk: &dyn Disk, directory: &Path) -> Result<(), WalError> {

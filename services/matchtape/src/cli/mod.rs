@@ -17,6 +17,7 @@ mod serve;
 mod state;
 mod store;
 mod subscribe;
+mod upkeep;
 mod verify;
 
 use std::io::IsTerminal;
@@ -61,6 +62,13 @@ enum Command {
     Compact(compact::CompactArgs),
     Export(export::ExportArgs),
     Cold(cold::ColdArgs),
+    Backup(upkeep::backup::BackupArgs),
+    Restore(upkeep::restore::RestoreArgs),
+    Snapshot(upkeep::snapshot::SnapshotArgs),
+    Retain(upkeep::retain::RetainArgs),
+    Hold(upkeep::hold::HoldArgs),
+    Salvage(upkeep::salvage::SalvageArgs),
+    Dump(upkeep::dump::DumpArgs),
     Config(config::ConfigArgs),
 }
 
@@ -105,6 +113,13 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Compact(args) => compact::run(&args),
+        Command::Backup(args) => upkeep::backup::run(&args),
+        Command::Restore(args) => upkeep::restore::run(&args),
+        Command::Snapshot(args) => upkeep::snapshot::run(&args),
+        Command::Retain(args) => upkeep::retain::run(&args),
+        Command::Hold(args) => upkeep::hold::run(&args),
+        Command::Salvage(args) => upkeep::salvage::run(&args),
+        Command::Dump(args) => upkeep::dump::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Cold(args) => cold::run(&args),
     };

@@ -25,15 +25,21 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
         OpenError::NoStore => "--data names the directory that `matchtape import` or a node writes to",
         OpenError::Disk(_) => "check the directory, its permissions and the space left on the device",
         OpenError::Tape { .. } => "the directory belongs to another tape",
+        OpenError::Table(matchtape_storage::TableError::Version(_)) => {
+            "use the release that has written the directory; nothing was changed"
+        }
         OpenError::Table(_)
         | OpenError::Wal(_)
         | OpenError::ManifestMissing { .. }
         | OpenError::LogMissing { .. }
-        | OpenError::Diverged { .. }
-        | OpenError::HistoryGone { .. }
-        | OpenError::Projection(_)
-        | OpenError::Read(_)
-        | OpenError::Flush(_) => {
+        | OpenError::LogGap { .. }
+        | OpenError::Diverged { .. } => {
+            "nothing was changed; `matchtape salvage` with the same --data tells what could be saved, and              `matchtape restore` makes a store from a backup"
+        }
+        OpenError::HistoryGone { .. } => {
+            "no snapshot has its state any more: open it with the projections it had, or `matchtape restore` a backup"
+        }
+        OpenError::Projection(_) | OpenError::Read(_) | OpenError::Flush(_) => {
             "nothing was changed; keep a copy of the directory before trying anything else"
         }
     };

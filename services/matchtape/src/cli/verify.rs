@@ -55,7 +55,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
     } else {
         Err(CliError::with_advice(
             format_args!("{}: {} findings", args.data.display(), report.findings.len()),
-            "nothing was changed; keep a copy of the directory before trying anything else",
+            "nothing was changed; `matchtape salvage` with the same --data tells what could be saved",
         ))
     }
 }

@@ -1,0 +1,149 @@
+//! `matchtape dump`
+
+use std::fmt::Write as _;
+use std::io::{BufWriter, Write, stdout};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use matchtape_storage::{DumpItem, RealDisk, dump};
+
+use super::super::error::CliError;
+use super::super::inspect::ReportFormat;
+
+/// Bytes per line of hexadecimal digits.
+const LINE_BYTES: usize = 32;
+
+/// Show every structure of a file of a store: where it lies, what it says, whether it checks.
+///
+/// Reads only, and works on damaged files, on files put aside by salvage, and beside a running node. Offsets of parts (indented) count in
+/// the payload of their block, which may be compressed.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape dump tape/manifest
+  matchtape dump tape/wal/000000000001.wal | less
+  matchtape dump --data tape/ --damaged            (every file, only what does not check)
+  matchtape dump tape/tables/0000000000000001.events --raw --format json")]
+pub(in super::super) struct DumpArgs {
+    /// The files
+    #[arg(value_name = "FILE", required_unless_present = "data")]
+    files: Vec<PathBuf>,
+    /// Every file of this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "files")]
+    data: Option<PathBuf>,
+    /// The bytes too
+    #[arg(long)]
+    raw: bool,
+    /// Only what does not check
+    #[arg(long)]
+    damaged: bool,
+    /// How it is written: text, or one JSON object per line [default: text on a terminal, else json]
+    #[arg(long, value_enum)]
+    format: Option<ReportFormat>,
+}
+
+pub(in super::super) fn run(args: &DumpArgs) -> Result<(), CliError> {
+    let files = match &args.data {
+        Some(data) => files_of(data)?,
+        None => args.files.clone(),
+    };
+    let format = ReportFormat::or_default(args.format);
+    let mut out = BufWriter::new(stdout());
+    for file in &files {
+        if format == ReportFormat::Text && !args.damaged {
+            writeln!(out, "{}", file.display())?;
+        }
+        dump_file(args, format, file, &mut out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Manifest, tables and log, in this order.
+fn files_of(data: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let failed =
+        |path: &Path, error: &std::io::Error| CliError::failed(format_args!("{}: {error}", path.display()));
+    let mut files = vec![data.join("manifest")];
+    std::fs::metadata(&files[0]).map_err(|error| failed(&files[0], &error))?;
+    for name in ["tables", "wal"] {
+        let directory = data.join(name);
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(&directory, &error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            found.push(entry.map_err(|error| failed(&directory, &error))?.path());
+        }
+        found.sort();
+        files.extend(found);
+    }
+    Ok(files)
+}
+
+fn dump_file(
+    args: &DumpArgs,
+    format: ReportFormat,
+    file: &Path,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = Path::new(
+        file.file_name().ok_or_else(|| CliError::failed(format_args!("{} is no file", file.display())))?,
+    );
+    let disk = RealDisk::open(directory).map_err(CliError::failed)?;
+    let mut written = Ok(());
+    let dumped = dump(&disk, name, args.raw, &mut |item| {
+        if !args.damaged || item.damage.is_some() {
+            written = write_item(format, args.damaged, file, &item, out);
+        }
+        written.is_ok()
+    });
+    written?;
+    dumped.map_err(|error| CliError::failed(format_args!("{}: {error}", file.display())))
+}
+
+fn write_item(
+    format: ReportFormat,
+    named: bool,
+    file: &Path,
+    item: &DumpItem,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    match format {
+        ReportFormat::Json => {
+            let mut value = serde_json::to_value(item).map_err(std::io::Error::from)?;
+            value["file"] = file.display().to_string().into();
+            serde_json::to_writer(&mut *out, &value).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
+        ReportFormat::Text => {
+            if named {
+                write!(out, "{}: ", file.display())?;
+            }
+            out.write_all(text(item).as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn text(item: &DumpItem) -> String {
+    let mut text = String::new();
+    let indent = "  ".repeat(usize::from(item.depth) + 1);
+    let _ = write!(text, "{indent}{:>10} +{:<8} {}", item.offset, item.bytes, item.what);
+    for (name, value) in &item.fields {
+        let _ = write!(text, "  {name} {value}");
+    }
+    if let Some(damage) = &item.damage {
+        let _ = write!(text, "  DAMAGED: {damage}");
+    }
+    text.push('\n');
+    for (line, bytes) in item.raw.chunks(LINE_BYTES).enumerate() {
+        let _ = write!(text, "{indent}  {:>10}  ", item.offset + (line * LINE_BYTES) as u64);
+        for byte in bytes {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! `matchtape hold`
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use matchtape_client::time::rfc3339;
+use matchtape_schemas::Sequence;
+use matchtape_storage::{HoldError, HoldView};
+
+use super::super::error::CliError;
+use super::super::inspect::ReportFormat;
+use super::super::store;
+use super::{now, open_for_change, print};
+
+/// Legal holds: nothing from their first event on is dropped until they are lifted.
+///
+/// A hold is part of the tape's directory and outlives every restart. Retention never breaks it; it only alarms when a hold
+/// keeps much. To place or lift one, no node may run on the directory.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape hold add --data tape/ --name case-2026-17 --from 1200000
+  matchtape hold list --data tape/
+  matchtape hold rm --data tape/ --name case-2026-17")]
+pub(in super::super) struct HoldArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Place a hold, or move the one of that name
+    Add {
+        /// The tape's directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// What it is called: 1 to 64 bytes
+        #[arg(long)]
+        name: String,
+        /// The first event that stays [default: the first there is]
+        #[arg(long, value_name = "SEQUENCE")]
+        from: Option<u64>,
+    },
+    /// Show the holds
+    List {
+        /// The tape's directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// How it is written [default: text on a terminal, else json]
+        #[arg(long, value_enum)]
+        format: Option<ReportFormat>,
+    },
+    /// Lift a hold
+    Rm {
+        /// The tape's directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// What it is called
+        #[arg(long)]
+        name: String,
+    },
+}
+
+pub(in super::super) fn run(args: &HoldArgs) -> Result<(), CliError> {
+    match &args.what {
+        What::Add { data, name, from } => {
+            let store = open_for_change(data)?;
+            let from = from.map_or_else(|| store.reader().first_kept(), Sequence);
+            store.hold(name, from, now()).map_err(|error| failed(data, &error))?;
+            eprintln!("hold {name:?} keeps everything from sequence {from} on");
+            Ok(())
+        }
+        What::List { data, format } => {
+            let holds = store::open(data)?.inspect().holds;
+            print(*format, &holds, |holds| describe(holds))
+        }
+        What::Rm { data, name } => {
+            let lifted =
+                open_for_change(data)?.lift_hold(name, now()).map_err(|error| failed(data, &error))?;
+            if !lifted {
+                return Err(CliError::with_advice(
+                    format_args!("{}: there is no hold {name:?}", data.display()),
+                    "`matchtape hold list` shows them",
+                ));
+            }
+            eprintln!("hold {name:?} is lifted");
+            Ok(())
+        }
+    }
+}
+
+fn failed(data: &Path, error: &HoldError) -> CliError {
+    let advice = match error {
+        HoldError::Pin(_) => "`matchtape inspect` shows the first event kept",
+        HoldError::Flush(_) => "check the space left on the device, and run it again",
+    };
+    CliError::with_advice(format_args!("{}: {error}", data.display()), advice)
+}
+
+fn describe(holds: &[HoldView]) -> String {
+    let mut text = String::new();
+    for hold in holds {
+        let _ = writeln!(text, "{}: from sequence {}, placed {}", hold.name, hold.from, rfc3339(hold.placed));
+    }
+    if holds.is_empty() {
+        text.push_str("no holds");
+    }
+    text
+}

@@ -1,0 +1,138 @@
+//! `matchtape retain`
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use matchtape_storage::{RetentionChoice, RetentionPolicy};
+
+use super::super::error::CliError;
+use super::super::inspect::ReportFormat;
+use super::super::position::Interval;
+use super::super::store::{self, open_error};
+use super::{now, open_for_change, print};
+
+/// Show which old files would go, and why not more; with --apply, drop them.
+///
+/// Each rule is a reason to drop: what one of them drops goes, unless a legal hold, a snapshot or (in a running node) a
+/// standby, a consumer or an upload still needs it. Without --apply nothing is changed, and it works beside a running node; pins of that
+/// node are not seen then. A running node drops old files itself, as `[retention]` in its configuration says.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  matchtape retain --data tape/ --age 30d                         (what would go)
+  matchtape retain --data tape/ --trading-days 250 --apply
+  matchtape retain --data tape/ --max-bytes 500GiB --apply")]
+pub(in super::super) struct RetainArgs {
+    /// The tape's directory
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Drop what was accepted longer ago than this (30d, 12h)
+    #[arg(long, value_name = "TIME")]
+    age: Option<Interval>,
+    /// Keep so many closed trading days and the running one
+    #[arg(long, value_name = "DAYS")]
+    trading_days: Option<u32>,
+    /// Drop the oldest until tables and snapshots take at most this much (500GiB, 20000000)
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_bytes: Option<u64>,
+    /// Sealed log segments to keep beside the tables that have their events
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    log_bytes: Option<u64>,
+    /// A section of snapshots that nobody will ask for again; repeat for more
+    #[arg(long, value_name = "NAME")]
+    abandon_section: Vec<String>,
+    /// Do it
+    #[arg(long)]
+    apply: bool,
+    /// How it is written [default: text on a terminal, else json]
+    #[arg(long, value_enum)]
+    format: Option<ReportFormat>,
+}
+
+/// A number of bytes with an optional unit.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(format!("{unit:?} is not a unit of bytes: KiB, MiB, GiB, TiB")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a size such as 500GiB"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too much"))
+}
+
+pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
+    let policy = RetentionPolicy {
+        age: args.age.map(|age| Duration::from_nanos(age.ns.unsigned_abs())),
+        trading_days: args.trading_days,
+        bytes: args.max_bytes,
+        abandoned_sections: args.abandon_section.clone(),
+        ..RetentionPolicy::default()
+    };
+    let policy = match args.log_bytes {
+        Some(log_bytes) => RetentionPolicy { log_bytes, ..policy },
+        None => policy,
+    };
+    let choice = if args.apply {
+        open_for_change(&args.data)?.retain(&policy, now()).map_err(|error| {
+            CliError::with_advice(
+                format_args!("{}: {error}", args.data.display()),
+                "what is kept is whole; run it again when the cause is gone",
+            )
+        })?
+    } else {
+        let planned = store::open(&args.data)?.plan_retention(&policy, now());
+        planned.map_err(|error| open_error(&args.data, &error))?
+    };
+    print(args.format, &choice, |choice| describe(choice, args.apply))
+}
+
+fn describe(choice: &RetentionChoice, applied: bool) -> String {
+    let mut text = String::new();
+    let goes = if applied { "dropped" } else { "would go" };
+    for file in &choice.dropped {
+        let _ = writeln!(text, "{goes:9} {} ({} bytes)", file.file, file.bytes);
+    }
+    if choice.log_through > 0 {
+        let _ = writeln!(text, "{goes:9} sealed segments of the log through sequence {}", choice.log_through);
+    }
+    let _ = writeln!(
+        text,
+        "first kept {} (was {}, the rules alone: {}); {} bytes go, {} stay",
+        choice.first_kept,
+        choice.first_kept_before,
+        choice.first_wanted,
+        choice.dropped_bytes,
+        choice.kept_bytes
+    );
+    for restraint in &choice.restraints {
+        let _ = writeln!(text, "not more, because {restraint}");
+    }
+    for advisory in &choice.advisories {
+        let _ = writeln!(text, "advisory: {advisory}");
+    }
+    if !applied && !choice.dropped.is_empty() {
+        let _ = writeln!(text, "nothing was changed; --apply does it");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        assert_eq!(bytes("20"), Ok(20));
+        assert_eq!(bytes("3KiB"), Ok(3072));
+        assert_eq!(bytes("2TiB"), Ok(2 << 40));
+        for wrong in ["", "GiB", "1GB", "-1", "99999999999TiB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The tools of operations, as commands: beside a running node, and on what it leaves.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use matchtape_market::{Books, Instruments};
+use matchtape_node::{Node, NodeOptions};
+use matchtape_schemas::event::{OrderCancelled, SessionClosed};
+use matchtape_schemas::*;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn matchtape(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_matchtape")).args(args).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The report of a command that has to succeed.
+fn report(args: &[&str]) -> Value {
+    let output = matchtape(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+/// What a command that has to fail says.
+fn refused(args: &[&str]) -> String {
+    let output = matchtape(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn open(tape: &Path) -> Node {
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
+    let mut options = NodeOptions::default();
+    options.store.wal.segment_bytes = 1 << 20;
+    Node::open(tape, options, projections).unwrap()
+}
+
+/// Publishes so many cancellations of orders, then the end of a day, and brings them into tables.
+fn publish_day(node: &Node, day: u32, count: u64) {
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let from = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+    let mut last = Sequence::ZERO;
+    for number in from..from + count {
+        let body = OrderCancelled { order_id: OrderId(number), ..Default::default() };
+        let event = Event::new(InstrumentId(1), ProducerSequence(number), EventTime(number as i64), body);
+        last = publisher.publish(&event).unwrap().sequence();
+    }
+    let closed = SessionClosed { trading_day: day, ..Default::default() };
+    let number = from + count;
+    let event = Event::new(InstrumentId(0), ProducerSequence(number), EventTime(number as i64), closed);
+    last = last.max(publisher.publish(&event).unwrap().sequence());
+    node.wait(last, Stage::Visible).unwrap();
+    drop(publisher);
+    node.store().flush().unwrap();
+}
+
+fn five_days(tape: &Path) -> Node {
+    let node = open(tape);
+    for day in 0..5 {
+        publish_day(&node, 20_260_101 + day, 200);
+    }
+    node
+}
+
+#[test]
+fn a_running_node_is_backed_up_and_restored_to_any_point() {
+    let folder = TempDir::new().unwrap();
+    let (tape, backup, again) =
+        (folder.path().join("tape"), folder.path().join("backup"), folder.path().join("again"));
+    let node = five_days(&tape);
+    let made = report(&["backup", "--data", text(&tape), "--to", text(&backup)]);
+    let last = node.watermarks().visible.get();
+    assert_eq!((made["through"].as_u64(), made["copied"].as_u64()), (Some(last), Some(0)), "{made}");
+    assert!(made["linked"].as_u64() >= Some(15), "{made}");
+    publish_day(&node, 20_260_106, 100);
+    node.close().unwrap();
+    assert!(matchtape(&["verify", "--data", text(&tape)]).status.success(), "the source is unharmed");
+    assert!(matchtape(&["verify", "--data", text(&backup)]).status.success());
+    let inspected = report(&["inspect", "--data", text(&backup)]);
+    assert_eq!(inspected["visible"].as_u64(), Some(last), "what came later is not in it");
+
+    let said = refused(&["restore", "--from", text(&backup), "--data", text(&tape)]);
+    assert!(said.contains("not empty") && said.contains("name a directory that is empty"), "{said}");
+    let restored =
+        report(&["restore", "--from", text(&backup), "--data", text(&again), "--to-sequence", "500"]);
+    assert_eq!(restored["through"].as_u64(), Some(500), "{restored}");
+    assert_eq!(restored["epoch_started"].as_u64(), Some(2), "{restored}");
+    let node = open(&again);
+    assert_eq!((node.watermarks().visible, node.epoch()), (Sequence(501), Epoch(3)));
+    publish_day(&node, 20_260_103, 10);
+    node.close().unwrap();
+    assert!(matchtape(&["verify", "--data", text(&again)]).status.success());
+
+    let whole = folder.path().join("whole");
+    let text_report =
+        matchtape(&["restore", "--from", text(&backup), "--data", text(&whole), "--format", "text"]);
+    let said = String::from_utf8(text_report.stdout).unwrap();
+    assert!(said.contains(&format!("sequences 1 to {last}")) && said.contains("never to both"), "{said}");
+    let early = folder.path().join("early");
+    let said = refused(&[
+        "restore",
+        "--from",
+        text(&backup),
+        "--data",
+        text(&early),
+        "--to-time",
+        "2001-01-01T00:00:00Z",
+    ]);
+    assert!(said.contains("no group of events"), "{said}");
+}
+
+#[test]
+fn old_days_go_when_told_and_a_hold_keeps_them() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let data = ["--data", text(&tape)];
+    let with = |command: &[&'static str], more: &[&'static str]| -> Vec<String> {
+        command.iter().chain(&data).chain(more).map(|arg| (*arg).to_owned()).collect()
+    };
+    let report = |args: Vec<String>| report(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let refused = |args: Vec<String>| refused(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let node = five_days(&tape);
+    // Beside a running node: what would go can be seen, and nothing can be changed.
+    let planned = report(with(&["retain"], &["--trading-days", "2"]));
+    assert!(planned["first_kept"].as_u64() > Some(1), "{planned}");
+    let said = refused(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
+    assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    assert!(refused(with(&["retain"], &["--trading-days", "2", "--apply"])).contains("is held by process"));
+    node.close().unwrap();
+
+    report(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
+    let listed = report(with(&["hold", "list"], &[]));
+    assert_eq!((listed[0]["name"].as_str(), listed[0]["from"].as_u64()), (Some("case-1"), Some(300)));
+    let kept = report(with(&["retain"], &["--trading-days", "2"]));
+    let first_kept = kept["first_kept"].as_u64().unwrap();
+    assert!(first_kept > 1 && first_kept <= 300, "{kept}");
+    assert_eq!(kept["restraints"][0]["pin"]["name"].as_str(), Some("case-1"), "{kept}");
+    report(with(&["hold", "rm"], &["--name", "case-1"]));
+    assert!(refused(with(&["hold", "rm"], &["--name", "case-1"])).contains("there is no hold"));
+    let dropped = report(with(&["retain"], &["--trading-days", "2", "--apply"]));
+    assert_eq!(dropped["first_kept"], planned["first_kept"], "{dropped}");
+
+    assert!(report(with(&["verify"], &[]))["findings"].as_array().unwrap().is_empty());
+    let node = open(&tape);
+    publish_day(&node, 20_260_106, 10);
+    node.close().unwrap();
+    let snapshot = report(with(&["snapshot"], &[]));
+    assert!(snapshot["sequence"].as_u64() > Some(1000), "{snapshot}");
+}
+
+#[test]
+fn a_damaged_store_is_salvaged_as_the_messages_say() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    five_days(&tape).close().unwrap();
+    let inspected = report(&["inspect", "--data", text(&tape)]);
+    let index = inspected["index_tables"][1]["file"].as_str().unwrap();
+    let damaged = tape.join(index);
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    bytes[100] ^= 4;
+    std::fs::write(&damaged, bytes).unwrap();
+
+    let said = refused(&["verify", "--data", text(&tape)]);
+    assert!(said.contains("matchtape salvage"), "{said}");
+    let dumped = matchtape(&["dump", "--data", text(&tape), "--damaged", "--format", "text"]);
+    let dumped = String::from_utf8(dumped.stdout).unwrap();
+    assert!(dumped.contains(index) && dumped.contains("DAMAGED"), "{dumped}");
+    assert_eq!(dumped.lines().filter(|line| line.contains("DAMAGED")).count(), 1, "{dumped}");
+
+    let said = refused(&["salvage", "--data", text(&tape)]);
+    assert!(said.contains("nothing was changed") && said.contains("--apply"), "{said}");
+    let salvaged = report(&["salvage", "--data", text(&tape), "--apply"]);
+    assert_eq!(salvaged["files_aside"][0].as_str(), Some(index), "{salvaged}");
+    assert_eq!(salvaged["lost"].as_array().map(Vec::len), Some(0), "{salvaged}");
+    assert!(tape.join("salvage-1").join(index).exists());
+    assert!(matchtape(&["verify", "--data", text(&tape)]).status.success());
+    let sound = report(&["salvage", "--data", text(&tape), "--apply"]);
+    assert_eq!(sound["applied"].as_bool(), Some(false), "{sound}");
+    open(&tape).close().unwrap();
+
+    std::fs::remove_file(tape.join("manifest")).unwrap();
+    let said = refused(&["snapshot", "--data", text(&tape)]);
+    assert!(said.contains("manifest") || said.contains("no store"), "{said}");
+    let salvaged = report(&["salvage", "--data", text(&tape), "--apply"]);
+    assert_eq!(salvaged["manifest_rebuilt"].as_bool(), Some(true), "{salvaged}");
+    assert!(matchtape(&["verify", "--data", text(&tape)]).status.success());
+    open(&tape).close().unwrap();
+}
+
+#[test]
+fn every_command_shows_examples() {
+    for command in ["backup", "restore", "snapshot", "retain", "hold", "salvage", "dump"] {
+        let help = matchtape(&[command, "--help"]);
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains("Examples:") && help.contains(&format!("matchtape {command}")), "{help}");
+    }
+}

@@ -1,0 +1,328 @@
+//! Saying what would be done, and doing it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use matchtape_schemas::limits::FRAME_BYTES_MAX;
+use matchtape_schemas::{Head, Sequence};
+
+use super::gather::{Found, LooseHeader};
+use super::line_up::{Item, Plan, indexes};
+use super::{SalvageError, SalvageProgress, SalvageReport, Span};
+use crate::backup::begin_epoch;
+use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskLock};
+use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
+use crate::open::{OpenError, WAL};
+use crate::options::ReadOnlyOptions;
+use crate::read_only::ReadOnlyStore;
+use crate::rebuild::{self, TableBuilder};
+use crate::snapshot::SnapshotMeta;
+use crate::sstable::{EventTableMeta, TABLES};
+
+/// Damaged files go to a directory of this name and a number.
+const SALVAGE: &str = "salvage-";
+/// Bytes copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Snapshots that the store keeps.
+fn snapshots(found: &Found, plan: &Plan) -> Vec<SnapshotMeta> {
+    let (start, end) = (plan.main.start.last_sequence, plan.main.end().last_sequence);
+    found.snapshots.iter().filter(|meta| (start..=end).contains(&meta.sequence())).copied().collect()
+}
+
+/// Files that are to be put aside.
+fn aside(found: &Found, plan: &Plan) -> BTreeSet<PathBuf> {
+    let mut files = found.bad_files.clone();
+    let kept: Vec<u64> = plan
+        .main
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Table(meta) => Some(meta.number),
+            Item::Frame(_) => None,
+        })
+        .collect();
+    files.extend(
+        found.tables.iter().filter(|meta| !kept.contains(&meta.number)).map(|meta| meta.file().path()),
+    );
+    let snapshots = snapshots(found, plan);
+    files.extend(
+        found.snapshots.iter().filter(|meta| !snapshots.contains(meta)).map(|meta| meta.file().path()),
+    );
+    if !plan.log_kept {
+        files.extend(found.log_files.iter().cloned());
+    }
+    files
+}
+
+/// Frames that are readable but not in the store, in order.
+fn frames_aside<'a>(found: &'a Found, plan: &Plan) -> Vec<&'a LooseHeader> {
+    let (start, end) = (plan.main.start.last_sequence, plan.end);
+    let outside =
+        |loose: &&LooseHeader| loose.header.first_sequence <= start || loose.header.last_sequence() > end;
+    found.loose.values().flatten().filter(outside).collect()
+}
+
+pub(super) fn report(
+    disk: &Arc<dyn Disk>,
+    found: &Found,
+    plan: &Plan,
+) -> Result<SalvageReport, SalvageError> {
+    let mut report = SalvageReport {
+        tape: format!("{:016x}", found.tape.0),
+        damage: found.damage.clone(),
+        lost: plan.lost.clone(),
+        aside: plan.aside.clone(),
+        log_kept: plan.log_kept,
+        manifest_rebuilt: found.manifest_rebuilt,
+        epoch_started: plan.epoch.map(|epoch| epoch.0),
+        warnings: found.warnings.clone(),
+        ..SalvageReport::default()
+    };
+    let start = plan.main.start.last_sequence;
+    report.kept = (plan.end > start).then(|| Span { first: start.0 + 1, last: plan.end.0 });
+    let mut before_is_frame = false;
+    for item in &plan.main.items {
+        let is_frame = matches!(item, Item::Frame(_));
+        report.tables_rebuilt += u64::from(is_frame && !before_is_frame);
+        before_is_frame = is_frame;
+    }
+    let tables: Vec<EventTableMeta> = plan
+        .main
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Table(meta) => Some(*meta),
+            Item::Frame(_) => None,
+        })
+        .collect();
+    report.indexes_rebuilt = indexes(&found.contents.index_tables, &found.indexes, &tables).1.len() as u64;
+    if report.is_sound() {
+        return Ok(report);
+    }
+    if start > Sequence::ZERO && snapshots(found, plan).is_empty() {
+        report.warnings.push(format!(
+            "no snapshot of the state before sequence {} is left: a node cannot open the store with projections",
+            start.0 + 1
+        ));
+    }
+    let had_a_log = found.contents.log_begun || !found.log_files.is_empty();
+    if had_a_log && !plan.log_kept {
+        report.warnings.push(format!(
+            "the log is put aside: whether it held more behind sequence {} than is listed cannot be told",
+            found.last_known.max(plan.end)
+        ));
+    }
+    report.files_aside = aside(found, plan).iter().map(|path| path.display().to_string()).collect();
+    report.directory = Some(free_directory(&**disk)?);
+    Ok(report)
+}
+
+fn free_directory(disk: &dyn Disk) -> Result<String, DiskError> {
+    let entries = disk.list(Path::new(""))?;
+    let taken = entries.iter().filter_map(|entry| entry.name.strip_prefix(SALVAGE)?.parse::<u64>().ok());
+    Ok(format!("{SALVAGE}{}", taken.max().unwrap_or(0) + 1))
+}
+
+pub(super) fn act(
+    disk: &Arc<dyn Disk>,
+    found: Found,
+    plan: Plan,
+    mut report: SalvageReport,
+    lock: Box<dyn DiskLock>,
+    progress: &mut dyn FnMut(SalvageProgress),
+) -> Result<SalvageReport, SalvageError> {
+    let directory = PathBuf::from(report.directory.clone().expect("named when there is something to do"));
+    for path in [directory.clone(), directory.join(TABLES), directory.join(WAL)] {
+        disk.create_directory(&path)?;
+    }
+    ensure_directory(&**disk, Path::new(TABLES))?;
+    let mut say = |file: &Path| {
+        progress(SalvageProgress { file: file.to_path_buf(), bytes: 0, bytes_total: 0 });
+    };
+
+    // New files first: until the manifest names them they are nothing.
+    let mut contents = Contents::empty(found.tape);
+    contents.log_begun = plan.log_kept && !found.log_files.is_empty();
+    contents.holds.clone_from(&found.contents.holds);
+    contents.cold.clone_from(&found.contents.cold);
+    let end = plan.main.end().last_sequence;
+    contents.released = found.contents.released.iter().filter(|facts| facts.last <= end).copied().collect();
+    say(Path::new("new tables"));
+    let (tables, next_file, head) = write_tables(disk, &found, &plan)?;
+    report.tables_rebuilt = tables.iter().filter(|table| table.number >= found.next_file).count() as u64;
+    let (kept, dirty) = indexes(&found.contents.index_tables, &found.indexes, &tables);
+    kept.into_iter().for_each(|index| contents.apply(Edit::AddIndex(index)));
+    let (edits, number) = rebuild::index_tables(disk, &dirty, next_file, |table| say(&table.file().path()))?;
+    edits.into_iter().for_each(|edit| contents.apply(edit));
+    report.indexes_rebuilt = dirty.len() as u64;
+    tables.into_iter().for_each(|table| contents.apply(Edit::AddEvents(table)));
+    snapshots(&found, &plan).into_iter().for_each(|meta| contents.apply(Edit::AddSnapshot(meta)));
+    contents.apply(Edit::NextFile(number));
+    if !contents.event_tables.is_empty() && plan.main.start.last_sequence > Sequence::ZERO {
+        contents.apply(Edit::FirstKept(plan.main.start.last_sequence.next()));
+    }
+
+    // What is damaged gets its second name before the switch and loses its first one after it: it is never without.
+    write_frames_aside(&**disk, &directory, &frames_aside(&found, &plan), &mut report)?;
+    let files = aside(&found, &plan);
+    for path in files.iter().filter(|path| exists(&**disk, path)) {
+        say(path);
+        put_aside(&**disk, path, &directory.join(path))?;
+    }
+    for path in [directory.join(TABLES), directory.join(WAL), directory.clone(), PathBuf::new()] {
+        disk.sync_directory(&path)?;
+    }
+    Manifest::write(&**disk, contents, found.generation + 1)?;
+    for path in files.iter().filter(|path| *path != Path::new(MANIFEST) && exists(&**disk, path)) {
+        disk.remove(path)?;
+    }
+    disk.sync_directory(Path::new(TABLES))?;
+    if !found.log_files.is_empty() {
+        disk.sync_directory(Path::new(WAL))?;
+    }
+    drop(lock);
+
+    let wrong = |error: OpenError| SalvageError::ReadBack(Box::new(error));
+    let options = ReadOnlyOptions { cluster: found.cluster, ..ReadOnlyOptions::default() };
+    let store = ReadOnlyStore::open(Arc::clone(disk), options).map_err(wrong)?;
+    let verified = store.verify(&mut |step| {
+        progress(SalvageProgress {
+            file: PathBuf::from(step.file),
+            bytes: step.bytes,
+            bytes_total: step.bytes_total,
+        });
+    });
+    report.verified = Some(verified.map_err(|error| wrong(OpenError::Read(error)))?);
+    if plan.epoch.is_some() {
+        report.kept = Some(Span { first: plan.main.start.last_sequence.0 + 1, last: head.last_sequence.0 });
+    }
+    report.applied = true;
+    Ok(report)
+}
+
+fn ensure_directory(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    match disk.create_directory(path) {
+        Err(error) if !error.is_existing() => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn exists(disk: &dyn Disk, path: &Path) -> bool {
+    disk.open(path, Access::Read, Caching::Buffered).is_ok()
+}
+
+/// The event tables of the store: those that are whole, and new ones for the frames between them.
+fn write_tables(
+    disk: &Arc<dyn Disk>,
+    found: &Found,
+    plan: &Plan,
+) -> Result<(Vec<EventTableMeta>, u64, Head), SalvageError> {
+    let mut tables = Vec::new();
+    let mut next_file = found.next_file;
+    let mut head = plan.main.start;
+    let mut builder: Option<TableBuilder<'_>> = None;
+    let close = |builder: Option<TableBuilder<'_>>, next_file: &mut u64, tables: &mut Vec<EventTableMeta>| {
+        let Some(builder) = builder else { return Ok(()) };
+        let (edits, next) = builder.finish()?;
+        *next_file = next;
+        tables.extend(edits.into_iter().filter_map(|edit| match edit {
+            Edit::AddEvents(meta) => Some(meta),
+            _ => None,
+        }));
+        Ok::<_, DiskError>(())
+    };
+    for item in &plan.main.items {
+        match item {
+            Item::Table(meta) => {
+                close(builder.take(), &mut next_file, &mut tables)?;
+                tables.push(*meta);
+                head = meta.footer.after;
+            }
+            Item::Frame(loose) => {
+                let into = builder.get_or_insert_with(|| TableBuilder::of_events(&**disk, head, next_file));
+                let added = Found::with_frame(&**disk, loose, |frame| into.add(frame))?;
+                added.ok_or_else(|| unreadable(loose))??;
+                head = loose.header.head();
+            }
+        }
+    }
+    if let Some(epoch) = plan.epoch {
+        let mut memory = AlignedBytes::zeroed(FRAME_BYTES_MAX);
+        let frame = begin_epoch(head, epoch, &mut memory);
+        let into = builder.get_or_insert_with(|| TableBuilder::of_events(&**disk, head, next_file));
+        into.add(&frame)?;
+        head = frame.header().head();
+    }
+    close(builder.take(), &mut next_file, &mut tables)?;
+    Ok((tables, next_file, head))
+}
+
+fn unreadable(loose: &LooseHeader) -> DiskError {
+    let source = std::io::Error::other(format!(
+        "the frame of sequence {} was readable a moment ago and is not any more",
+        loose.header.first_sequence
+    ));
+    DiskError::new(crate::disk::Operation::Read, Path::new(WAL), source)
+}
+
+/// Frames that cannot be part of the store, one file per stretch.
+fn write_frames_aside(
+    disk: &dyn Disk,
+    directory: &Path,
+    frames: &[&LooseHeader],
+    report: &mut SalvageReport,
+) -> Result<(), DiskError> {
+    let follows = |left: &&LooseHeader, right: &&LooseHeader| {
+        left.header.last_sequence().next() == right.header.first_sequence
+    };
+    for stretch in frames.chunk_by(follows) {
+        let (first, last) =
+            (stretch[0].header.first_sequence, stretch[stretch.len() - 1].header.last_sequence());
+        // Two lines of the tape may hold the same sequences.
+        let mut path = directory.join(format!("{first}-{last}.frames"));
+        let mut copy = 1;
+        while exists(disk, &path) {
+            copy += 1;
+            path = directory.join(format!("{first}-{last}.{copy}.frames"));
+        }
+        let file = disk.open(&path, Access::CreateNew, Caching::Buffered)?;
+        let mut at = 0;
+        for loose in stretch {
+            let written = Found::with_frame(disk, loose, |frame| {
+                file.write_at(frame.bytes(), at).map(|()| frame.bytes().len() as u64)
+            })?;
+            at += written.transpose()?.unwrap_or(0);
+        }
+        file.sync_all()?;
+        report.files_aside.push(path.display().to_string());
+    }
+    Ok(())
+}
+
+/// Gives a file a second name; where there are no links, a copy of what can be read of it.
+fn put_aside(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), DiskError> {
+    match disk.hard_link(from, to) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.is_full() => return Err(error),
+        Err(_) => {}
+    }
+    let (source, target) = (
+        disk.open(from, Access::Read, Caching::Buffered)?,
+        disk.open(to, Access::CreateNew, Caching::Buffered)?,
+    );
+    let mut buffer = vec![0; COPY_BYTES];
+    let length = source.len_bytes()?;
+    let mut at = 0;
+    while at < length {
+        // An unreadable stretch stays zeros.
+        let wanted = COPY_BYTES.min(usize::try_from(length - at).unwrap_or(usize::MAX));
+        if let Ok(read) = source.read_at(&mut buffer[..wanted], at) {
+            target.write_at(&buffer[..read], at)?;
+        }
+        at += wanted as u64;
+    }
+    target.set_len(length)?;
+    target.sync_all()
+}
