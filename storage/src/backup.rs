@@ -527,6 +527,7 @@ impl Plan {
         let begin = source.event_tables.first().map_or(Head::empty(source.tape), |table| table.footer.before);
         let end = contents.event_tables.last().map_or(begin, |table| table.footer.after);
         let whole = end.last_sequence;
+        contents.released.retain(|segment| segment.last <= whole);
         contents.snapshots.retain(|snapshot| snapshot.sequence() <= whole);
         contents.released.retain(|facts| facts.last <= whole);
         // An index table that reaches beyond the point goes, and with it all that overlap what must be indexed anew.

@@ -1,9 +1,11 @@
 //! Memtable to tables: one event table, one index table, one snapshot, one change of the manifest, one change of what
 //! readers see.
 //!
-//! Only what is visible is flushed: tables and snapshots never hold an event that could still be retracted. A crash before
-//! the manifest's change leaves files that nothing names; opening the store removes them. A failure ends flushing until
-//! the store is opened again: nothing accepted is lost, the log has it all.
+//! Only what is visible is flushed: tables and snapshots never hold an event that could still be retracted. And only what is
+//! durable in the log, which tables must not overtake: where readers are shown what is only written, a power loss would
+//! leave tables of events that the log has lost. A crash before
+//! the manifest's change leaves files that nothing names; opening the store removes them. A full disk is waited for; any other
+//! failure ends flushing until the store is opened again: nothing accepted is lost, the log has it all.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use matchtape_schemas::Sequence;
 use parking_lot::Mutex;
 
-use crate::disk::DiskError;
+use crate::disk::{Disk, DiskError};
+use crate::file_header::FileKind;
 use crate::fold::Fold;
 use crate::guard::caught;
 use crate::manifest::{Contents, Edit, Manifest};
@@ -20,7 +23,7 @@ use crate::memtable::{MemTable, Run};
 use crate::options::Compression;
 use crate::read::view::Shared;
 use crate::snapshot::Snapshot;
-use crate::sstable::{EventTableWriter, IndexTableWriter, TABLES, install};
+use crate::sstable::{EventTableWriter, IndexTableWriter, TABLES, TableFile, install, new_path};
 
 /// Why memory could not be written to tables.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,17 @@ pub enum FlushError {
     /// The log could not be closed.
     #[error(transparent)]
     Log(#[from] crate::wal::WalError),
+}
+
+impl FlushError {
+    /// Whether it was for want of space, and the same may be tried again: see [`DiskError::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Disk(error) => error.may_pass(),
+            Self::Log(error) => error.may_pass(),
+            Self::Ended(_) | Self::Panicked { .. } => false,
+        }
+    }
 }
 
 /// What flushing changes; one thread at a time.
@@ -105,18 +119,23 @@ impl Flusher {
             let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
             Err(FlushError::Panicked { thread, message })
         });
-        done.map_err(|failure| self.fail(failure))
+        done.map_err(|failure| self.fail_unless_full(failure))
     }
 
-    /// Flushes every sealed memtable that is wholly visible, oldest first.
-    pub(crate) fn flush_sealed(&self, shared: &Shared) -> Result<(), FlushError> {
+    /// A full disk does not end flushing: memory still has what was to be written, and manifest and view are as they were.
+    fn fail_unless_full(&self, failure: FlushError) -> FlushError {
+        if failure.may_pass() { failure } else { self.fail(failure) }
+    }
+
+    /// Flushes every sealed memtable that is wholly visible and at or below `durable`, oldest first.
+    pub(crate) fn flush_sealed(&self, shared: &Shared, durable: Sequence) -> Result<(), FlushError> {
         let mut state = self.state.lock();
         self.check()?;
         loop {
             let visible = shared.visible.get();
             let view = shared.view();
             let [oldest, _, ..] = view.memtables.as_slice() else { return Ok(()) };
-            if oldest.last_sequence() > visible {
+            if oldest.last_sequence() > visible.min(durable) {
                 return Ok(());
             }
             let oldest = Arc::clone(oldest);
@@ -182,7 +201,7 @@ impl Flusher {
         if edits.is_empty() {
             return Ok(decided);
         }
-        state.manifest.append(edits).map_err(|error| self.fail(error.into()))?;
+        state.manifest.append(edits).map_err(|error| self.fail_unless_full(error.into()))?;
         shared.change(|view| shared.install_files(view, state.manifest.contents()));
         drop(state);
         shared.sweep();
@@ -193,8 +212,27 @@ impl Flusher {
 impl State {
     /// Returns the bytes of its frames, and of the files they became.
     fn flush(&mut self, shared: &Shared, memtable: &Arc<MemTable>) -> Result<(u64, u64), FlushError> {
-        let disk = &*shared.disk;
         let number = self.manifest.take_files(3);
+        let flushed = self.write_tables(shared, memtable, number);
+        if flushed.as_ref().is_err_and(FlushError::may_pass) {
+            // They take what others need, and the next try has numbers of its own.
+            let kinds = [FileKind::Events, FileKind::Index, FileKind::Snapshot];
+            for (kind, number) in kinds.into_iter().zip(number..) {
+                let path = TableFile { kind, number }.path();
+                remove_if_there(&*shared.disk, &new_path(&path))?;
+                remove_if_there(&*shared.disk, &path)?;
+            }
+        }
+        flushed
+    }
+
+    fn write_tables(
+        &mut self,
+        shared: &Shared,
+        memtable: &Arc<MemTable>,
+        number: u64,
+    ) -> Result<(u64, u64), FlushError> {
+        let disk = &*shared.disk;
         let mut edits = Vec::with_capacity(3);
         let mut paths = Vec::with_capacity(3);
 
@@ -241,6 +279,13 @@ impl State {
         });
         shared.sweep();
         Ok((raw_bytes, bytes))
+    }
+}
+
+fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    match disk.remove(path) {
+        Err(error) if error.is_missing() => Ok(()),
+        done => done,
     }
 }
 

@@ -21,8 +21,8 @@ use crate::options::{StoreMistakes, StoreOptions};
 use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::segment_facts::SegmentFacts;
-use crate::visible::Bell;
-use crate::wal::{CommitObserver, Committed, Releaser, WalError};
+use crate::visible::{Bell, VisibleGate};
+use crate::wal::{CommitObserver, Committed, Lacking, Releaser, SpaceProblem, WalError, Writer};
 
 /// The indexing thread sleeps until so many events wait for it: a reader filters that many in a few microseconds, and at
 /// low rates nobody pays for waking it.
@@ -31,12 +31,18 @@ const INDEX_AFTER_EVENTS: usize = 512;
 /// So many times the tables of level 0 that are merged at once may be there before events are slowed down.
 const LEVEL0_MAX: u64 = 4;
 
+/// How long a full disk is left alone before a flush is tried again.
+const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     pub shared: Arc<Shared>,
     pub flusher: Flusher,
     releaser: Releaser,
+    pub space: SpaceProblem,
+    /// How far the log is durable: tables must not overtake it.
+    durable: VisibleGate,
     sealed_segments_kept: usize,
     pub compactor: Compactor,
     active: Mutex<Active>,
@@ -62,7 +68,7 @@ impl Ingest {
     pub(crate) fn new(
         shared: Arc<Shared>,
         flusher: Flusher,
-        releaser: Releaser,
+        writer: &Writer,
         options: &StoreOptions,
     ) -> Self {
         let view = shared.view();
@@ -81,7 +87,9 @@ impl Ingest {
         let compactor = Compactor::new(options.compaction, options.compression);
         Self {
             flusher,
-            releaser,
+            releaser: writer.releaser(),
+            space: writer.space_problem(),
+            durable: VisibleGate::new(writer.durable_group_end()),
             sealed_segments_kept: options.sealed_segments_kept,
             compactor,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
@@ -120,6 +128,11 @@ impl Ingest {
         if announce {
             self.index_bell.ring();
         }
+    }
+
+    /// The log is durable up to here.
+    pub(crate) fn made_durable(&self, durable: Sequence) {
+        self.durable.raise(durable);
     }
 
     /// Closes the growing memtable and begins another.
@@ -175,14 +188,16 @@ impl Ingest {
         }
     }
 
-    /// Flushes what is sealed and visible, its indexes first.
+    /// Flushes what is sealed, visible and durable, its indexes first.
     pub(crate) fn flush(&self) -> Result<Sequence, FlushError> {
         self.flusher.check()?;
         self.flusher.guarded(|| {
             self.index_all();
             Ok(())
         })?;
-        self.flusher.flush_sealed(&self.shared)?;
+        let overtakes = self.mistakes.flush_overtakes_the_log;
+        let durable = if overtakes { Sequence::MAX } else { self.durable.get() };
+        self.flusher.flush_sealed(&self.shared, durable)?;
         // There may be enough tables to merge by now.
         self.shared.obsolete_bell().ring();
         Ok(crate::flush::flushed_through(&self.shared))
@@ -190,9 +205,13 @@ impl Ingest {
 
     /// Flushes, and lets go of the part of the log that tables cover by now.
     pub(crate) fn flush_and_release(&self) -> Result<Sequence, FlushError> {
-        let flushed = self.flush()?;
-        self.release_log(flushed, self.sealed_segments_kept)?;
-        Ok(flushed)
+        let done = self.flush().and_then(|flushed| {
+            self.release_log(flushed, self.sealed_segments_kept)?;
+            Ok(flushed)
+        });
+        let lacking = done.as_ref().err().filter(|error| error.may_pass());
+        self.space.set(Lacking::Tables, lacking.map(ToString::to_string));
+        done
     }
 
     /// Lets go of the sealed segments that are wholly at or below `through` and in tables, but for the last `keep`. First
@@ -278,19 +297,27 @@ impl Ingest {
 
     /// The flushing thread.
     pub(crate) fn run_flusher(&self) {
+        let mut lacking_space = false;
         loop {
             let oldest = self.shared.view().memtables[0].clone();
             let sealed = self.shared.view().memtables.len() > 1;
             // An unsealed one is not waited for; sealing interrupts.
             let awaited = if sealed { oldest.last_sequence() } else { Sequence::MAX };
-            self.shared.visible.wait(awaited);
+            match lacking_space {
+                // Sealed or not, it is tried again: the space may be back.
+                true => self.shared.visible.interrupted_within(FULL_DISK_RETRY),
+                // What is visible is usually durable; with `visible at written` it may take a while.
+                false => drop(self.shared.visible.wait(awaited) && sealed && self.durable.wait(awaited)),
+            }
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
-            if self.flush_and_release().is_err() {
+            lacking_space = match self.flush_and_release() {
+                Ok(_) => false,
+                Err(error) if error.may_pass() => true,
                 // Kept in the flusher: the pipeline sees it by `health`.
-                return;
-            }
+                Err(_) => return,
+            };
         }
     }
 
@@ -301,6 +328,7 @@ impl Ingest {
         self.index_bell.ring();
         self.shared.obsolete_bell().ring();
         self.shared.visible.interrupt();
+        self.durable.interrupt();
     }
 }
 
@@ -313,10 +341,12 @@ pub(crate) struct StoreFirst<O> {
 impl<O: CommitObserver> CommitObserver for StoreFirst<O> {
     fn committed(&mut self, committed: &Committed) {
         self.ingest.take(Chunk::of_commit(Arc::clone(&committed.commit)));
+        self.ingest.made_durable(committed.durable);
         self.next.committed(committed);
     }
 
     fn durable(&mut self, durable: Sequence) {
+        self.ingest.made_durable(durable);
         self.next.durable(durable);
     }
 

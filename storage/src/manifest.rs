@@ -577,7 +577,8 @@ impl Manifest {
         first
     }
 
-    /// Makes a change durable. After an error nothing more is appended: what the file holds is not known.
+    /// Makes a change durable. After an error nothing more is appended, because what the file holds is not known; but for a
+    /// full disk ([`DiskError::may_pass`]), after which the manifest is as it was.
     pub(crate) fn append(&mut self, mut edits: Vec<Edit>) -> Result<(), DiskError> {
         if self.broken {
             let source = std::io::Error::other("an earlier change of the manifest failed");
@@ -587,7 +588,14 @@ impl Manifest {
         let record =
             encode_record(self.contents.tape, self.generation, self.length, self.records + 1, &edits);
         self.broken = true;
-        self.file.write_at(&record, self.length)?;
+        if let Err(error) = self.file.write_at(&record, self.length) {
+            // Without its last bytes it is no record. What could be taken for a part of the next one is cut off.
+            if error.may_pass() {
+                self.file.set_len(self.length)?;
+                self.broken = false;
+            }
+            return Err(error);
+        }
         self.file.sync_data()?;
         self.broken = false;
         self.length += record.len() as u64;

@@ -249,7 +249,7 @@ pub(crate) fn open(
     if !contents.log_begun {
         flusher.edit_manifest(vec![Edit::LogBegun])?;
     }
-    let ingest = Ingest::new(shared, flusher, writer.releaser(), options);
+    let ingest = Ingest::new(shared, flusher, &writer, options);
     let frames = WalReader::new(disk, wal_config.clone(), segments.clone());
     replay_tail(&ingest, &frames, flushed, head, options.visible_at_open, &mut report)?;
     ingest.flusher.fold_all(&ingest.shared);

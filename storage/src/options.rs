@@ -49,6 +49,8 @@ pub struct StoreMistakes {
     pub files_removed_under_readers: bool,
     /// The log lets go of segments before the manifest, durably, has their facts.
     pub log_goes_before_the_manifest: bool,
+    /// What is visible is flushed, whether the log has it durably or not.
+    pub flush_overtakes_the_log: bool,
     /// The indexing thread panics.
     pub indexing_panics: bool,
     /// Retention removes files before the manifest has stopped naming them, durably.

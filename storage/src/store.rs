@@ -32,7 +32,8 @@ use crate::snapshot::Snapshot;
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
 use crate::wal::{
-    CommitObserver, Committed, GroupCommit, GroupCommitOptions, Segments, WalConfig, WalReader, Writer,
+    CommitObserver, Committed, GroupCommit, GroupCommitOptions, Segments, SpaceProblem, WalConfig, WalReader,
+    Writer,
 };
 
 /// A tape on disk, open for writing by this process alone.
@@ -153,6 +154,12 @@ impl EventStore {
     /// Takes in a commit of the writer that was taken.
     pub fn committed(&self, committed: &Committed) {
         self.ingest.take(Chunk::of_commit(Arc::clone(&committed.commit)));
+        self.ingest.made_durable(committed.durable);
+    }
+
+    /// The writer that was taken has synced up to here outside a commit: so far may be flushed.
+    pub fn made_durable(&self, durable: Sequence) {
+        self.ingest.made_durable(durable);
     }
 
     /// The log's segments.
@@ -170,6 +177,11 @@ impl EventStore {
         Reader::new(Arc::clone(&self.ingest.shared))
     }
 
+    /// Says when new events should be refused for want of disk space. What was accepted is kept, and goes on when there is room.
+    pub fn space_problem(&self) -> SpaceProblem {
+        self.ingest.space.clone()
+    }
+
     /// How far indexing and flushing are behind.
     pub fn pressure(&self) -> Pressure {
         self.ingest.pressure()
@@ -181,7 +193,7 @@ impl EventStore {
         self.ingest.flusher.failure().map_or(Ok(()), |failure| Err(Arc::clone(failure)))
     }
 
-    /// Indexes and flushes everything that is visible, and snapshots the projections there; returns the last event in
+    /// Indexes and flushes everything that is visible and durable, and snapshots the projections there; returns the last event in
     /// tables.
     pub fn flush(&self) -> Result<Sequence, FlushError> {
         self.ingest.seal_visible();

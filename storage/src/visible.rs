@@ -49,6 +49,11 @@ impl VisibleGate {
         self.get() >= position
     }
 
+    /// Sleeps for a while, or until `interrupt`.
+    pub(crate) fn interrupted_within(&self, pause: Duration) {
+        self.bell.wait_for(pause);
+    }
+
     /// Wakes whoever sleeps in `wait`.
     pub(crate) fn interrupt(&self) {
         self.bell.ring();

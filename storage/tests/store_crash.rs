@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
+use matchtape_storage::wal::SyncPolicy;
 use matchtape_storage::{Disk, EventStore, RetentionPolicy, StoreMistakes, StoreOptions, limits};
 use model::*;
 
@@ -224,6 +225,46 @@ fn a_log_that_goes_before_its_facts_are_recorded_is_noticed() {
     let options = StoreOptions { mistakes, ..releasing_options() };
     let run = record(5, &options, |_| {});
     assert!(!violations(&run, &options, 0, 1).is_empty());
+}
+
+/// Appends without syncing, shows everything at once, flushes often, syncs now and then.
+fn record_unsynced(seed: u64, options: &StoreOptions) -> Run {
+    let disk = SimDisk::new(seed);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut driven, _) = Driven::open(shared, options.clone(), Vec::new(), seed).expect("opened");
+    let (mut promised, mut accepted) = (Vec::new(), Vec::new());
+    for step in 0..16 {
+        let before = disk.operations();
+        driven.append(2, true);
+        accepted.push((before, driven.head.last_sequence));
+        if step % 5 == 4 {
+            driven.writer.sync().expect("synced");
+            driven.store.made_durable(driven.writer.durable_group_end());
+        }
+        promised.push((disk.operations(), driven.writer.durable_group_end()));
+        if step % 3 == 2 {
+            driven.store.flush().expect("flushed");
+            assert!(
+                driven.store.flushed_through() <= driven.writer.durable()
+                    || options.mistakes.flush_overtakes_the_log
+            );
+        }
+    }
+    assert!(driven.store.flushed_through() > Sequence::ZERO);
+    Run { disk, events: driven.events.clone(), promised, accepted, dropped: 0 }
+}
+
+#[test]
+fn tables_never_overtake_the_log_where_readers_see_what_is_not_durable() {
+    let mut options = releasing_options();
+    options.wal.sync = SyncPolicy::None;
+    let run = record_unsynced(6, &options);
+    let found = violations(&run, &options, 2, 3);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    let mut overtaking = options.clone();
+    overtaking.mistakes.flush_overtakes_the_log = true;
+    let run = record_unsynced(6, &overtaking);
+    assert!(!violations(&run, &options, 0, 1).is_empty(), "the judge would notice");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use matchtape_schemas::{FrameFlags, Head, Sequence, TapeId};
-use matchtape_storage::sim::{PowerLoss, SimDisk};
+use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
 use matchtape_storage::wal::{self, ClusterId, CutReason, OpenedWal, WalConfig, WalError, WalReader};
 use matchtape_storage::{Disk, limits};
 use proptest::prelude::*;
@@ -276,7 +276,6 @@ fn an_unreadable_sector_is_the_disks_error_not_an_end() {
 
 #[test]
 fn errors_of_the_disk_at_every_step_of_opening_are_reported_and_harmless() {
-    use matchtape_storage::sim::Fault;
     let healthy = written(false);
     let steps = {
         let copy = healthy.kill_at(healthy.operations());
@@ -382,4 +381,67 @@ fn foreign_files_are_left_alone_and_half_prepared_ones_removed() {
     assert_eq!(report.ignored, ["notes.txt"]);
     assert_eq!(report.removed, ["000000000009.wal.new"]);
     assert!(disk.content(Path::new("wal/notes.txt")).is_some());
+}
+
+/// Told of nothing.
+struct Deaf;
+
+impl wal::CommitObserver for Deaf {
+    fn committed(&mut self, _: &wal::Committed) {}
+    fn durable(&mut self, _: Sequence) {}
+    fn failed(&mut self, _: &Arc<WalError>) {}
+}
+
+#[test]
+fn a_full_disk_at_any_step_of_writing_is_waited_for_and_a_sync_that_says_so_is_final() {
+    // What one run does to the disk, with rotations in it; `full_at` finds no room once.
+    let run = |full_at: Option<usize>| {
+        let disk = SimDisk::new(5);
+        let opened = open(&disk, &small_config()).expect("opened");
+        let begun = disk.operations();
+        if let Some(step) = full_at {
+            disk.fail_at(begun + step, Fault::Enospc);
+        }
+        let mut maker = FrameMaker::new(opened.head, 5);
+        let options = wal::GroupCommitOptions {
+            when_full: wal::WhenFull::Wait,
+            idle_after: std::time::Duration::from_secs(3600),
+            ..wal::GroupCommitOptions::default()
+        };
+        let log = wal::GroupCommit::start(opened.writer, Deaf, options);
+        let mut ended = None;
+        for number in 0..40 {
+            // The segment ends where this says, whatever the timing: the disk then sees the same operations each time.
+            let flags = if number % 12 == 11 { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            match log.append(limits::COMMIT_BYTES_MIN - 4096, |space| maker.write(space, 6, false, flags)) {
+                Ok(_) => {}
+                Err(error) => {
+                    ended = Some(error);
+                    break;
+                }
+            }
+        }
+        let closed = log.close();
+        (disk, begun, maker.head, ended, closed)
+    };
+    let (disk, begun, ..) = run(None);
+    let steps = disk.operations() - begun;
+    assert!(steps > 60, "{steps}");
+    let (mut waited, mut ended) = (0, 0);
+    for step in 0..steps {
+        let (disk, begun, head, refused, closed) = run(Some(step));
+        let Some(operation) = disk.describe_trace().get(begun + step).cloned() else { continue };
+        let found = open(&disk.crash_at(disk.operations(), PowerLoss::KeepUnsynced), &small_config())
+            .unwrap_or_else(|error| panic!("step {step}, {operation}: {error}"));
+        if operation.starts_with("sync of file") && closed.is_err() {
+            assert!(found.head.last_sequence <= head.last_sequence);
+            ended += 1;
+            continue;
+        }
+        assert!(refused.is_none(), "step {step}, {operation}: {refused:?}");
+        closed.unwrap_or_else(|error| panic!("step {step}, {operation}: {error}"));
+        assert_eq!(found.head, head, "step {step}, {operation}: everything accepted is there");
+        waited += 1;
+    }
+    assert!(waited > 20 && ended > 5, "{waited} waited for, {ended} final");
 }

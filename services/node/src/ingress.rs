@@ -222,6 +222,7 @@ impl Door for NodeDoor {
             Err(
                 error @ (PublishError::GroupSize { .. }
                 | PublishError::GroupBytes { .. }
+                | PublishError::NoSpace
                 | PublishError::GroupOrder { .. }
                 | PublishError::EventTimeAhead { .. }),
             ) => {

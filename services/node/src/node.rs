@@ -12,7 +12,7 @@ use matchtape_schemas::text::Text;
 use matchtape_schemas::{
     Epoch, InstrumentId, ProducerId, ProducerSequence, Projection, Sequence, Stage, TapeId, Watermarks,
 };
-use matchtape_storage::wal::{GroupCommitOptions, SyncPolicy};
+use matchtape_storage::wal::GroupCommitOptions;
 use matchtape_storage::{
     Disk, DiskError, EventStore, FlushError, OpenError, Reader, RealDisk, RecoveryReport, StoreOptions,
 };
@@ -204,7 +204,8 @@ impl Node {
             not(any(test, feature = "mistakes")),
             expect(unused_mut, reason = "mistakes are set below")
         )]
-        let mut intake = Intake::new(ring, Arc::clone(&stages), skew_ns_max, epoch_start, marks);
+        let mut intake =
+            Intake::new(ring, Arc::clone(&stages), skew_ns_max, store.space_problem(), epoch_start, marks);
         #[cfg(any(test, feature = "mistakes"))]
         {
             intake.mistakes = options.mistakes;
@@ -490,10 +491,6 @@ fn check(options: &NodeOptions) -> Result<(), NodeError> {
             "ingress",
             "producers in other processes meet the node where its bus is: it needs one".into(),
         );
-    }
-    if options.visible_at == VisibleAt::Written && options.store.wal.sync != SyncPolicy::EveryBatch {
-        let reason = "`written` goes with sync every batch only: tables flushed from visible events must not overtake the log";
-        return wrong("visible_at", reason.into());
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use matchtape_schemas::limits::EVENT_BYTES_MAX;
 use matchtape_schemas::{
     AcceptedTime, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, Watermarks,
 };
+use matchtape_storage::wal::SpaceProblem;
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
@@ -94,6 +95,10 @@ pub enum PublishError {
         /// The allowance.
         skew_ns_max: i64,
     },
+    /// The disk is full. What was accepted is kept; events are taken again when there is room. The node's operator finds the
+    /// reason in its log and in `EventStore::space_problem`.
+    #[error("the disk is full; no events are taken until there is room")]
+    NoSpace,
     /// Another node leads the tape.
     #[error("fenced by a later epoch")]
     Fenced,
@@ -117,6 +122,7 @@ pub(crate) struct Intake {
     pub(crate) bell: Bell,
     pub(crate) stages: Arc<Stages>,
     pub(crate) skew_ns_max: i64,
+    space: SpaceProblem,
     /// The greatest event time of the tape so far, ns; the pipeline keeps it.
     pub(crate) max_event_time: AtomicI64,
     /// The event that starts this epoch, until the first publish puts it on the tape.
@@ -136,6 +142,7 @@ impl Intake {
         ring: Arc<Ring>,
         stages: Arc<Stages>,
         skew_ns_max: i64,
+        space: SpaceProblem,
         epoch_start: Event,
         marks: ProducerMarks,
     ) -> Self {
@@ -144,6 +151,7 @@ impl Intake {
             bell: Bell::default(),
             stages,
             skew_ns_max,
+            space,
             max_event_time: AtomicI64::new(epoch_start.event_time.get()),
             epoch_start: Mutex::new(Some(epoch_start)),
             producers: Mutex::new(Producers { marks, live: Vec::new() }),
@@ -179,8 +187,15 @@ impl Intake {
         Ok(())
     }
 
+    /// Nothing more is taken while the disk is full: what was accepted before needs the rest.
+    #[inline]
+    fn check_space(&self) -> Result<(), PublishError> {
+        if self.space.is_set() { Err(PublishError::NoSpace) } else { Ok(()) }
+    }
+
     /// Puts one of the sequencer's own events on the tape.
     pub(crate) fn publish_control(&self, event: &Event) -> Result<Sequence, PublishError> {
+        self.check_space()?;
         self.ensure_epoch_started(event.event_time)?;
         let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
         let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
@@ -454,6 +469,7 @@ impl Publisher {
         if slots > self.intake.ring.capacity() {
             return Err(PublishError::GroupSize { events: slots, limit: self.intake.ring.capacity() });
         }
+        self.intake.check_space()?;
         if !self.epoch_started {
             self.intake.ensure_epoch_started(first)?;
             self.epoch_started = true;

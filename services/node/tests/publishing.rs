@@ -181,16 +181,32 @@ fn without_a_sync_per_batch_what_a_rotation_or_the_close_synced_is_announced() {
 }
 
 #[test]
-fn readers_are_not_given_what_tables_could_outlive_the_log_with() {
-    let (_folder, disk) = disk();
+fn readers_may_be_shown_what_is_only_written_and_a_power_loss_takes_it_from_log_and_tables_alike() {
+    let sim = matchtape_storage::sim::SimDisk::new(1);
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
     let mut options = NodeOptions { visible_at: VisibleAt::Written, ..small() };
     options.store.wal.sync = SyncPolicy::None;
-    let refused = Node::open_on(Arc::clone(&disk), options, Vec::new()).err().expect("refused by name");
-    assert!(refused.to_string().contains("visible_at"), "{refused}");
-    let written = NodeOptions { visible_at: VisibleAt::Written, ..small() };
-    let node = Node::open_on(disk, written, Vec::new()).unwrap();
-    let sequence = put(&mut node.publisher(PRODUCER).unwrap(), &order(1)).sequence();
-    node.wait(sequence, Stage::Visible).unwrap();
+    options.store.memtable_bytes = 1 << 20;
+    let node = Node::open_on(Arc::clone(&disk), options, Vec::new()).unwrap();
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    let mut last = Sequence::ZERO;
+    for number in 1..=20_000 {
+        last = put(&mut publisher, &order(number)).sequence();
+    }
+    node.wait(last, Stage::Visible).unwrap();
+    assert_eq!(kinds(&node).len() as u64, last.get(), "shown");
+    let durable = node.watermarks().durable;
+    let flushed = node.store().flush().unwrap();
+    node.wait_for(flushed, Stage::Durable, Duration::from_secs(60)).expect("what is in tables is durable");
+    drop(publisher);
+    let lost: Arc<dyn Disk> =
+        Arc::new(sim.crash_at(sim.operations(), matchtape_storage::sim::PowerLoss::LoseUnsynced));
+    drop(node);
+    let node = open(&lost);
+    assert!(node.watermarks().visible >= durable);
+    let kept = kinds(&node);
+    assert_eq!(kept.len() as u64, node.watermarks().visible.get());
+    node.close().unwrap();
 }
 
 #[test]
@@ -385,5 +401,42 @@ fn a_group_of_too_many_bytes_is_refused_whole() {
     );
     assert_eq!(node.watermarks().accepted, Sequence::ZERO, "nothing was claimed");
     drop(publisher);
+    node.close().unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_new_events_keeps_what_was_accepted_and_ends_when_there_is_room() {
+    let sim = matchtape_storage::sim::SimDisk::new(1);
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    let node = open(&disk);
+    let mut publisher = node.publisher(PRODUCER).unwrap();
+    put(&mut publisher, &order(1));
+    // Room for what is there and a little more: some segment will not find its successor.
+    sim.set_capacity(400 << 10);
+    let mut number = 1;
+    loop {
+        match publisher.publish(&order(number + 1)) {
+            Ok(_) => number += 1,
+            Err(PublishError::WouldBlock) => publisher.wait_for_room(1).unwrap(),
+            Err(PublishError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(number > 100, "{number} events were taken");
+    assert!(node.store().space_problem().reason().unwrap().contains("No space left"));
+    assert_eq!(publisher.publish(&order(number + 1)), Err(PublishError::NoSpace), "it stays so");
+    let accepted = Sequence(number + 1);
+    assert_eq!(node.watermarks().accepted, accepted, "what was refused claimed nothing");
+    // The space comes back; whoever tries again gets through, and everything is there once.
+    sim.set_capacity(1 << 40);
+    while publisher.publish(&order(number + 1)) == Err(PublishError::NoSpace) {
+        std::thread::yield_now();
+    }
+    node.wait(accepted.next(), Stage::Visible).unwrap();
+    assert_eq!(kinds(&node).len() as u64, accepted.next().get());
+    drop(publisher);
+    node.close().unwrap();
+    let node = open(&disk);
+    assert_eq!(kinds(&node).len() as u64, accepted.next().get());
     node.close().unwrap();
 }

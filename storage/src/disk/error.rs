@@ -98,6 +98,14 @@ impl DiskError {
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
+
+    /// Whether it was for want of space and puts nothing in doubt that was written before: the same may be tried again when
+    /// there is room. A sync that fails is final whatever its reason.
+    pub fn may_pass(&self) -> bool {
+        let synced =
+            matches!(self.operation, Operation::SyncData | Operation::SyncAll | Operation::SyncDirectory);
+        self.is_full() && !synced
+    }
 }
 
 impl fmt::Display for DiskError {

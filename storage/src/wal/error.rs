@@ -119,6 +119,11 @@ pub enum WalError {
 }
 
 impl WalError {
+    /// Whether the same may be tried again when the disk has room, see [`DiskError::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Disk(error) if error.may_pass())
+    }
+
     /// Whether the reason, possibly an earlier one, is a full disk.
     pub fn is_full(&self) -> bool {
         match self {

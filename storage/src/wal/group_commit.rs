@@ -24,7 +24,7 @@ use super::buffer::{BufferPool, CommitBuffer, Refusal};
 use super::config::SyncPolicy;
 use super::error::WalError;
 use super::segments::Segments;
-use super::spare::SpaceProblem;
+use super::space::{Lacking, SpaceProblem};
 use super::writer::{Committed, Writer};
 use crate::guard::caught;
 
@@ -156,8 +156,14 @@ impl GroupCommit {
         let segments = writer.segments();
         let space = writer.space_problem();
         let told = writer.durable_group_end();
-        let log =
-            LogThread { writer, observer, shared: Arc::clone(&shared), last_sync: Instant::now(), told };
+        let log = LogThread {
+            writer,
+            observer,
+            shared: Arc::clone(&shared),
+            last_sync: Instant::now(),
+            told,
+            lacks_space: false,
+        };
         let thread = std::thread::Builder::new()
             .name(THREAD.to_owned())
             .spawn(move || log.run())
@@ -294,6 +300,8 @@ struct LogThread<O> {
     last_sync: Instant,
     /// The last group end that the observer knows to be durable.
     told: Sequence,
+    /// The disk was full at the last try.
+    lacks_space: bool,
 }
 
 #[expect(
@@ -336,7 +344,12 @@ impl<O: CommitObserver> LogThread<O> {
         if self.writer.has_unsynced() {
             self.sync()?;
         }
-        self.writer.finish()
+        loop {
+            match self.writer.finish() {
+                Err(error) if error.may_pass() => self.wait_for_space(error)?,
+                done => return done,
+            }
+        }
     }
 
     fn serve(&mut self) -> Result<(), WalError> {
@@ -344,16 +357,26 @@ impl<O: CommitObserver> LogThread<O> {
             match self.next() {
                 Next::Commit(buffer) => self.commit(buffer)?,
                 Next::Sync => self.sync()?,
-                Next::Idle => self.writer.idle()?,
+                Next::Idle => match self.writer.idle() {
+                    Err(error) if error.may_pass() => self.wait_for_space(error)?,
+                    done => done?,
+                },
                 Next::Close => return Ok(()),
             }
         }
     }
 
-    fn commit(&mut self, buffer: CommitBuffer) -> Result<(), WalError> {
+    fn commit(&mut self, mut buffer: CommitBuffer) -> Result<(), WalError> {
         let ends_segment =
             buffer.last_frame().is_some_and(|frame| frame.flags.contains(FrameFlags::ENDS_SEGMENT));
-        let mut committed = self.writer.commit(buffer)?;
+        loop {
+            match self.writer.write(&mut buffer) {
+                Err(error) if error.may_pass() => self.wait_for_space(error)?,
+                done => break done?,
+            }
+        }
+        self.has_space();
+        let mut committed = self.writer.share(buffer);
         committed.durable = self.writer.durable_group_end();
         self.told = committed.durable;
         self.observer.committed(&committed);
@@ -376,20 +399,38 @@ impl<O: CommitObserver> LogThread<O> {
         Ok(())
     }
 
-    /// Sums and rotation. While the disk is too full for the next segment, everything appended stays in memory: new
-    /// events are refused by then, and a later try may succeed.
+    /// Sums and rotation.
     fn maintain(&mut self) -> Result<(), WalError> {
         loop {
             match self.writer.maintain() {
-                Err(WalError::Disk(error)) if error.is_full() => {
-                    let mut batches = self.shared.batches.lock();
-                    if batches.closing {
-                        return Err(error.into());
-                    }
-                    self.shared.work.wait_for(&mut batches, FULL_DISK_RETRY);
-                }
-                other => return other,
+                Err(error) if error.may_pass() => self.wait_for_space(error)?,
+                done => break done?,
             }
+        }
+        self.has_space();
+        Ok(())
+    }
+
+    /// While the disk is too full, everything appended stays in memory: new events are refused by then, and a later try may
+    /// succeed.
+    fn wait_for_space(&mut self, error: WalError) -> Result<(), WalError> {
+        self.writer.space_problem().set(Lacking::Log, Some(error.to_string()));
+        let tried_before = std::mem::replace(&mut self.lacks_space, true);
+        let mut batches = self.shared.batches.lock();
+        if batches.closing {
+            // Whoever closes does not wait for space, but one more try costs nothing.
+            return if tried_before { Err(error) } else { Ok(()) };
+        }
+        batches.sleeping = true;
+        self.shared.work.wait_for(&mut batches, FULL_DISK_RETRY);
+        batches.sleeping = false;
+        Ok(())
+    }
+
+    fn has_space(&mut self) {
+        if self.lacks_space {
+            self.lacks_space = false;
+            self.writer.space_problem().set(Lacking::Log, None);
         }
     }
 

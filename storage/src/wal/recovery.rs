@@ -4,8 +4,9 @@
 //! The decision (crash rule 3): a place that does not check is a torn tail, unless something later in the log proves
 //! that it had been durable. Then nothing is touched and the error says where and why.
 //!
-//! Everything is read past the page cache after a sync (crash rule 8): the kernel may hold bytes of an earlier process
-//! that never reached the disk, and call them clean.
+//! What nothing proves to have been durable is read past the page cache, after a sync (crash rule 8): the kernel may hold
+//! bytes of an earlier process that never reached the disk, and call them clean. What a later block states to have been
+//! durable may come from the cache, even if that block does: whoever wrote it had seen the sync succeed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use super::error::{Damage, WalError};
 use super::reader::WalReader;
 use super::report::{Cut, CutReason, WalReport};
 use super::scan::{
-    Block, First, SegmentScan, Stop, Window, find_proof, open_past_cache, read_footer, read_header,
+    Block, First, SegmentScan, Stop, Trace, Window, find_proof, find_traces, judge_traces, open_past_cache,
+    read_footer, read_header,
 };
 use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId, SegmentNumber, SegmentRoot};
 use super::segments::{Sealed, SegmentInfo, Segments};
@@ -264,7 +266,20 @@ fn erase(disk: &dyn Disk, path: &Path, blocks: &[u64]) -> Result<(), DiskError> 
     file.sync_all()
 }
 
+/// So many bytes behind the end are searched beside the check of what is before it; fewer are not worth a thread.
+const SEARCH_ASIDE_BYTES: u64 = 8 << 20;
+
+/// What the commits of the open segment are, and where they stop.
+struct Scanned {
+    end: Tail,
+    footer: Option<Footer>,
+    damage: Option<Damage>,
+    /// Where an unfinished group began.
+    before_group: Option<Tail>,
+}
+
 /// The end of the open segment, as it was found.
+#[derive(Clone)]
 struct Tail {
     at: u64,
     commits: u64,
@@ -417,13 +432,47 @@ impl Recovery {
 
     fn scan_open(&mut self, path: &Path, header: SegmentHeader) -> Result<Tail, WalError> {
         let file = read_durably(&*self.disk, path, self.config.mistakes())?;
-        let mut scan = SegmentScan::new(Arc::clone(&file), header);
+        let cached = self.disk.open(path, Access::Read, Caching::Buffered)?;
+        let mut hop = SegmentScan::new(Arc::clone(&cached), header);
+        hop.pass(Sequence::MAX)?;
+        let (proven, written_to) = (hop.proven, hop.at);
+        drop(hop);
+        let scan = SegmentScan::new(cached, header);
+        let search = || find_traces(&file, life(&header), written_to..u64::MAX);
+        if file.len_bytes()?.saturating_sub(written_to) < SEARCH_ASIDE_BYTES {
+            let (mut scanned, traces) = (self.check_commits(scan, &file, proven)?, search()?);
+            return self.judge_open(&file, header, &mut scanned, written_to, traces);
+        }
+        // The device reads what is behind the end while this thread checks what is before it.
+        std::thread::scope(|scope| {
+            let searching = scope.spawn(search);
+            let scanned = self.check_commits(scan, &file, proven);
+            let traces = match searching.join() {
+                Ok(traces) => traces,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            self.judge_open(&file, header, &mut scanned?, written_to, traces?)
+        })
+    }
+
+    /// Checks commit after commit, and ends where it cannot go on.
+    fn check_commits(
+        &mut self,
+        mut scan: SegmentScan,
+        past_cache: &Arc<dyn DiskFile>,
+        proven: Sequence,
+    ) -> Result<Scanned, WalError> {
+        let mut from_cache = true;
         let mut tally = Tally::new();
         // Where an unfinished group began, with everything as it was there.
         let mut before_group: Option<Tail> = None;
         let mut damage = None;
         let mut footer = None;
         loop {
+            if from_cache && scan.head.last_sequence >= proven {
+                scan.read_from(Arc::clone(past_cache));
+                from_cache = false;
+            }
             let before = (scan.at, scan.commits, scan.head);
             match scan.next_block() {
                 Ok(Block::Commit(commit)) => {
@@ -452,16 +501,33 @@ impl Recovery {
         }
         self.report.scanned_bytes = scan.at;
         let end = tail_at((scan.at, scan.commits, scan.head), &scan, tally);
-        let last_in_group = scan.head.last_sequence;
-        let mut tail = match footer {
+        Ok(Scanned { end, footer, damage, before_group })
+    }
+
+    /// Decides what the end is. `traces` are the blocks from `written_to` on that hold something.
+    fn judge_open(
+        &mut self,
+        file: &Arc<dyn DiskFile>,
+        header: SegmentHeader,
+        scanned: &mut Scanned,
+        written_to: u64,
+        traces: Vec<Trace>,
+    ) -> Result<Tail, WalError> {
+        let Scanned { end, footer, damage, before_group } = scanned;
+        let from = before_group.as_ref().map_or(end.at, |before| before.at);
+        let mut found = find_traces(file, life(&header), from..written_to)?;
+        found.extend(traces);
+        let last_in_group = end.head.last_sequence;
+        let end = end.clone();
+        let mut tail = match *footer {
             Some(footer) => {
-                check_root(&file, &end, footer)?;
+                check_root(file, &end, footer)?;
                 Tail { footer: Some(footer), ..end }
             }
-            None => self.judge_end(&file, &header, end, damage)?,
+            None => self.judge_end(file, &header, &found, end, damage.take())?,
         };
-        if let Some(before) = before_group {
-            let stale = find_proof(&file, life(&header), before.at, before.head.last_sequence.next())?.stale;
+        if let Some(before) = before_group.take() {
+            let stale = judge_traces(&found, before.at, before.head.last_sequence.next()).stale;
             let first = before.head.last_sequence.next().0;
             let reason = Some(CutReason::UnfinishedGroup { first, last: last_in_group.0 });
             tail = Tail { stale, reason, proven: tail.proven, ..before };
@@ -475,11 +541,12 @@ impl Recovery {
         &self,
         file: &Arc<dyn DiskFile>,
         header: &SegmentHeader,
+        traces: &[Trace],
         tail: Tail,
         damage: Option<Damage>,
     ) -> Result<Tail, WalError> {
         let next = tail.head.last_sequence.next();
-        let rest = find_proof(file, life(header), tail.at, next)?;
+        let rest = judge_traces(traces, tail.at, next);
         let clean = damage.is_none();
         let damage = damage.unwrap_or_else(|| Damage {
             file: file.path().to_path_buf(),

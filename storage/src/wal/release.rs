@@ -72,28 +72,32 @@ impl Releaser {
         for segment in self.segments.releasable(through, keep) {
             let Some(oldest) = self.segments.drop_oldest(through) else { break };
             assert_eq!(oldest.number, segment.number, "nobody else lets go of segments");
-            self.let_go(oldest.number)?;
+            self.let_go(oldest)?;
         }
         Ok(self.segments.first_sequence().unwrap_or(Sequence::FIRST))
     }
 
     /// One at a time, oldest first, each durably: a power loss never leaves a hole in the chain, and nothing of a segment
     /// that could come back under its own name is written over.
-    fn let_go(&self, number: SegmentNumber) -> Result<(), DiskError> {
-        let path = number.path(&self.directory);
-        if !self.pool.has_room() {
-            self.disk.remove(&path)?;
-            return self.disk.sync_directory(&self.directory);
+    fn let_go(&self, segment: SegmentInfo) -> Result<(), DiskError> {
+        let number = segment.number;
+        let (path, free) = (number.path(&self.directory), number.free_path(&self.directory));
+        let keeps_file = self.pool.has_room();
+        let gone = if keeps_file { self.disk.rename(&path, &free) } else { self.disk.remove(&path) };
+        if let Err(error) = gone {
+            // Nothing behind it may go before it.
+            self.segments.put_back(segment);
+            return Err(error);
         }
-        self.disk.rename(&path, &number.free_path(&self.directory))?;
         if !self.mistakes.recycle_before_sync {
             self.disk.sync_directory(&self.directory)?;
         }
+        if !keeps_file {
+            return Ok(());
+        }
         // Behind the rename: nobody finds it any more who could still link it.
-        if is_linked_elsewhere(&*self.disk, &number.free_path(&self.directory))?
-            && !self.mistakes.recycle_linked
-        {
-            return self.disk.remove(&number.free_path(&self.directory));
+        if is_linked_elsewhere(&*self.disk, &free)? && !self.mistakes.recycle_linked {
+            return self.disk.remove(&free);
         }
         self.pool.free.lock().push(number);
         Ok(())

@@ -23,6 +23,9 @@ use crate::limits::COMMIT_BYTES_MAX;
 /// Bytes read at once. Large enough for the device, small enough for the cache.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// Likewise where nothing is expected: as fast as the device goes.
+const TRACE_BYTES: usize = 4 << 20;
+
 /// A window over a file, read forwards in large aligned pieces.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -176,6 +179,12 @@ impl SegmentScan {
         // SAFETY: `next_block` had `Frame::decode` accept every frame of this commit where it lies now: it sets `accepted`
         // last, and whatever could move or overwrite the window (another `next_block` or `pass`) empties it first.
         unsafe { Frame::assume_checked(bytes) }
+    }
+
+    /// Reads on from another handle of the same file.
+    pub(super) fn read_from(&mut self, file: Arc<dyn DiskFile>) {
+        self.window = Window::new(file);
+        self.accepted = 0..0;
     }
 
     /// Reads again what lies behind the last accepted commit: a writer may have changed it.
@@ -428,51 +437,84 @@ pub(super) fn bears_id(block: &[u8], id: SegmentId) -> bool {
 /// least `sequence`, or a footer of it, proves that the event `sequence` at `at` had been durable.
 pub(super) fn find_proof(
     file: &Arc<dyn DiskFile>,
-    (id, recycled): (SegmentId, bool),
+    life: (SegmentId, bool),
     at: u64,
     sequence: Sequence,
 ) -> Result<Rest, DiskError> {
+    Ok(judge_traces(&find_traces(file, life, at..u64::MAX)?, at, sequence))
+}
+
+/// A block that holds something.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trace {
+    at: u64,
+    claim: Claim,
+}
+
+/// What a block states, if it is one of the segment's own.
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    Nothing,
+    Commit { number: u64, durable_through: Sequence },
+    Footer { last: Sequence },
+}
+
+/// Every block in a range that holds something; in a recycled file, every one that bears the segment's id.
+pub(super) fn find_traces(
+    file: &Arc<dyn DiskFile>,
+    (id, recycled): (SegmentId, bool),
+    range: Range<u64>,
+) -> Result<Vec<Trace>, DiskError> {
+    let end = range.end.min(file.len_bytes()?);
     let mut window = Window::new(Arc::clone(file));
-    let mut rest = Rest::default();
-    let mut offset = at;
-    loop {
-        let chunk = window.get(offset, WINDOW_BYTES)?;
+    let mut traces = Vec::new();
+    let mut offset = range.start;
+    while offset < end {
+        let wanted = usize::try_from(end - offset).map_or(TRACE_BYTES, |left| left.min(TRACE_BYTES));
+        let chunk = window.get(offset, wanted)?;
         if chunk.is_empty() {
-            return Ok(rest);
+            break;
         }
         if !is_zero(chunk) {
             for (index, block) in chunk.chunks(BLOCK_BYTES).enumerate() {
-                let here = offset + (index * BLOCK_BYTES) as u64;
-                if is_zero(block) || (recycled && !bears_id(block, id)) {
-                    continue;
-                }
-                rest.stale.push(here);
-                if here > at && rest.proof.is_none() {
-                    rest.proof = proof_in(block, id, sequence, here);
+                if !is_zero(block) && (!recycled || bears_id(block, id)) {
+                    let at = offset + (index * BLOCK_BYTES) as u64;
+                    traces.push(Trace { at, claim: claim_of(block, id) });
                 }
             }
         }
         offset += chunk.len().next_multiple_of(BLOCK_BYTES) as u64;
     }
+    Ok(traces)
 }
 
-fn proof_in(block: &[u8], id: SegmentId, sequence: Sequence, at: u64) -> Option<String> {
+fn claim_of(block: &[u8], id: SegmentId) -> Claim {
     if let Ok(commit) = CommitHeader::decode(block)
         && commit.segment_id == id
-        && commit.durable_through >= sequence
     {
-        let through = commit.durable_through;
-        return Some(format!(
-            "commit {} at byte {at} states that sequence {through} was durable",
-            commit.commit_number
-        ));
+        let (number, durable_through) = (commit.commit_number, commit.durable_through);
+        return Claim::Commit { number, durable_through };
     }
-    if let Ok(footer) = Footer::decode(block)
-        && footer.id == id
-    {
-        return Some(format!("the footer at byte {at} seals through sequence {}", footer.head.last_sequence));
+    match Footer::decode(block) {
+        Ok(footer) if footer.id == id => Claim::Footer { last: footer.head.last_sequence },
+        Ok(_) | Err(_) => Claim::Nothing,
     }
-    None
+}
+
+/// Says what traces, in the order of the file, mean for the event `sequence` at `at`.
+pub(super) fn judge_traces(traces: &[Trace], at: u64, sequence: Sequence) -> Rest {
+    let proof = traces.iter().filter(|trace| trace.at > at).find_map(|trace| match trace.claim {
+        Claim::Commit { number, durable_through } if durable_through >= sequence => {
+            let here = trace.at;
+            Some(format!("commit {number} at byte {here} states that sequence {durable_through} was durable"))
+        }
+        Claim::Footer { last } => {
+            Some(format!("the footer at byte {} seals through sequence {last}", trace.at))
+        }
+        Claim::Commit { .. } | Claim::Nothing => None,
+    });
+    let stale = traces.iter().map(|trace| trace.at).filter(|offset| *offset >= at).collect();
+    Rest { proof, stale }
 }
 
 /// What the first block of a segment file is.

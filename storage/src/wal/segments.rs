@@ -99,6 +99,11 @@ impl Segments {
             .collect()
     }
 
+    /// Puts back what `drop_oldest` took out.
+    pub(super) fn put_back(&self, oldest: SegmentInfo) {
+        self.list.write().insert(0, oldest);
+    }
+
     /// Takes out the oldest segment if it is sealed and all of it is at or below `through`.
     pub(super) fn drop_oldest(&self, through: Sequence) -> Option<SegmentInfo> {
         let mut list = self.list.write();

@@ -19,6 +19,7 @@ use super::error::WalError;
 use super::release::{Pool, is_linked_elsewhere};
 use super::scan::is_direct_unsupported;
 use super::segment::{SegmentNumber, SpareMark};
+use super::space::{Lacking, SpaceProblem};
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
 use crate::guard::caught;
 
@@ -30,23 +31,6 @@ const ZERO_BYTES_PER_BYTE: u64 = 2;
 
 /// One background write. A commit may have to wait behind it.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
-
-/// Why there is no prepared segment, if there should be one.
-#[derive(Clone, Debug, Default)]
-pub struct SpaceProblem {
-    reason: Arc<Mutex<Option<String>>>,
-}
-
-impl SpaceProblem {
-    /// The reason in words; `None` while all is well. While there is one, new events should be refused.
-    pub fn reason(&self) -> Option<String> {
-        self.reason.lock().clone()
-    }
-
-    fn set(&self, reason: Option<String>) {
-        *self.reason.lock() = reason;
-    }
-}
 
 /// Makes one spare.
 #[derive(Debug)]
@@ -330,7 +314,10 @@ impl State {
 impl Shared {
     fn run(&self) {
         if let Err(message) = caught(|| self.serve()) {
-            self.problem.set(Some(format!("no next segment: the thread {THREAD} panicked: {message}")));
+            self.problem.set(
+                Lacking::NextSegment,
+                Some(format!("no next segment: the thread {THREAD} panicked: {message}")),
+            );
             self.state.lock().panicked = Some(message);
             self.changed.notify_all();
         }
@@ -341,14 +328,14 @@ impl Shared {
         let mut state = self.state.lock();
         match made {
             Ok(()) => {
-                self.problem.set(None);
+                self.problem.set(Lacking::NextSegment, None);
                 state.ready = number;
                 state.retrying = false;
                 state.paid_bytes = 0;
             }
             Err(NotMade::Closing) => {}
             Err(NotMade::Failed(error)) => {
-                self.problem.set(Some(format!("no next segment: {error}")));
+                self.problem.set(Lacking::NextSegment, Some(format!("no next segment: {error}")));
                 state.retrying = true;
                 state.failures += 1;
                 state.failure = Some(error);

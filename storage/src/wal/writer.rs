@@ -18,7 +18,8 @@ use super::error::WalError;
 use super::release::Releaser;
 use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId, SpareMark};
 use super::segments::{Sealed, SegmentInfo, Segments};
-use super::spare::{SpaceProblem, Spares};
+use super::space::SpaceProblem;
+use super::spare::Spares;
 use super::tally::Tally;
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskFile};
 
@@ -158,9 +159,14 @@ impl Writer {
 
     /// Writes one commit; it is durable on return under [`SyncPolicy::EveryBatch`].
     ///
-    /// A refusal ([`WalError::Chain`], [`WalError::Rule`], a full disk where a segment must begin) writes nothing; any
-    /// other error is final.
+    /// A refusal ([`WalError::Chain`], [`WalError::Rule`], a full disk) leaves the log as it was; any other error is final.
     pub fn commit(&mut self, mut buffer: CommitBuffer) -> Result<Committed, WalError> {
+        self.write(&mut buffer)?;
+        Ok(self.share(buffer))
+    }
+
+    /// The first half of a commit. Where the disk was full ([`WalError::may_pass`]) the same buffer may be tried again.
+    pub(super) fn write(&mut self, buffer: &mut CommitBuffer) -> Result<(), WalError> {
         self.check_poison()?;
         self.maintain()?;
         let (Some(first), Some(last)) = (buffer.first_frame(), buffer.last_frame()) else {
@@ -185,9 +191,8 @@ impl Writer {
             open_group: !last.ends_group(),
         };
         let bytes = buffer.finish(&header);
-        if let Err(error) = self.open.file.write_at(bytes, self.open.at) {
-            return Err(self.poison_with(error.into()));
-        }
+        // Written over by the next try, or found to be torn: nobody was told of it.
+        self.open.file.write_at(bytes, self.open.at).map_err(|error| self.unless_full(error.into()))?;
         self.open.at += header.total_bytes();
         self.open.commits += 1;
         self.proven = header.durable_through;
@@ -200,9 +205,14 @@ impl Writer {
             SyncPolicy::EveryBatch => self.sync()?,
             SyncPolicy::Interval(_) | SyncPolicy::None => {}
         }
+        Ok(())
+    }
+
+    /// The second half: shares what was written.
+    pub(super) fn share(&mut self, buffer: CommitBuffer) -> Committed {
         let commit = buffer.share();
         self.untallied = Some(Arc::clone(&commit));
-        Ok(Committed { commit, written: self.head.last_sequence, durable: self.durable })
+        Committed { commit, written: self.head.last_sequence, durable: self.durable }
     }
 
     /// Makes everything written durable.
@@ -232,7 +242,7 @@ impl Writer {
         self.tally();
         if self.rotation_due {
             self.spares.wait(self.open.header.number.next())?;
-            self.rotate().map_err(|error| self.poison_with(error))?;
+            self.rotate().map_err(|error| self.unless_full(error))?;
         }
         Ok(())
     }
@@ -259,9 +269,7 @@ impl Writer {
             open_group: self.written_group_end != self.head.last_sequence,
         };
         header.encode(&mut block[..COMMIT_HEADER_BYTES]);
-        if let Err(error) = self.open.file.write_at(&block, self.open.at) {
-            return Err(self.poison_with(error.into()));
-        }
+        self.open.file.write_at(&block, self.open.at).map_err(|error| self.unless_full(error.into()))?;
         self.open.at += BLOCK_BYTES as u64;
         self.open.commits += 1;
         self.open.tally.add_commit(&[]);
@@ -292,6 +300,7 @@ impl Writer {
         }
     }
 
+    /// Each of its steps can be done again, with the same outcome, until the new segment is begun.
     fn rotate(&mut self) -> Result<(), WalError> {
         let skip_sync = self.config.mistakes().rotate_without_sync;
         if self.durable < self.head.last_sequence {
@@ -326,6 +335,11 @@ impl Writer {
             None => Ok(()),
             Some(cause) => Err(WalError::Poisoned(Arc::clone(cause))),
         }
+    }
+
+    /// A full disk is no reason to end: what was to be written is still in memory.
+    fn unless_full(&mut self, error: WalError) -> WalError {
+        if error.may_pass() { error } else { self.poison_with(error) }
     }
 
     fn poison_with(&mut self, error: WalError) -> WalError {

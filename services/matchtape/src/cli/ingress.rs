@@ -104,6 +104,7 @@ fn put(publisher: &mut Publisher, group: &[Event]) -> Result<Published, IngressE
             Err(
                 error @ (PublishError::GroupSize { .. }
                 | PublishError::GroupBytes { .. }
+                | PublishError::NoSpace
                 | PublishError::GroupOrder { .. }
                 | PublishError::EventTimeAhead { .. }),
             ) => return Err(refused(error)),
