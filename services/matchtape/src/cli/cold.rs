@@ -119,6 +119,12 @@ fn open(place: &str) -> Result<Arc<dyn ColdStore>, CliError> {
 #[cfg(feature = "cold")]
 pub(super) fn settle(data: &Path, place: &str) -> Result<Arc<dyn ColdStore>, CliError> {
     use std::io::Write;
+    // A directory is remembered by its whole path: the next command may run elsewhere.
+    let absolute = match place.contains("://") {
+        true => place.to_owned(),
+        false => std::path::absolute(place)?.display().to_string(),
+    };
+    let place = absolute.as_str();
     let store = open(place)?;
     let path = data.join(REMEMBERED);
     let failed = |error| CliError::failed(format_args!("{}: {error}", path.display()));
