@@ -5,6 +5,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use matchtape_node::{BusOptions, IngressOptions, Node, NodeOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes on a busy machine.
@@ -131,6 +132,27 @@ fn sequences(lines: &[String]) -> Vec<u64> {
 
 fn last_number(line: &str) -> u64 {
     line.rsplit(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty()).unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_engine_in_another_process_publishes_and_goes_on_after_both_were_restarted() {
+    let place = Place::new();
+    for run in 1..=2 {
+        let options = NodeOptions {
+            bus: Some(BusOptions::default()),
+            ingress: Some(IngressOptions::default()),
+            ..NodeOptions::default()
+        };
+        let node = Node::open(place.data().as_ref(), options, Vec::new()).unwrap();
+        let engine = Program::start(env!("CARGO_BIN_EXE_publish_remote"), &[&place.data(), "3"]);
+        let before = if run == 1 { 0 } else { 10 };
+        engine.wait_for(&format!("publishing after {before} events"));
+        let durable = engine.lines(3);
+        assert!(durable.iter().all(|line| line.contains("durable in")), "{durable:?}");
+        engine.end_in_order();
+        node.close().unwrap();
+    }
+    assert_eq!(place.trades(), 6);
 }
 
 #[test]
