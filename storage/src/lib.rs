@@ -22,6 +22,7 @@ mod open;
 mod options;
 mod pins;
 mod pressure;
+mod proof;
 mod read;
 mod read_only;
 mod rebuild;
@@ -60,6 +61,7 @@ pub use options::{
 };
 pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView};
 pub use pressure::{Pressure, PressureReason};
+pub use proof::{Proof, ProofError, ProveError, SegmentPart, check as check_proof, prove};
 pub use read::{
     Direction, FrameCursor, PageCursor, PageToken, PageTokenError, Query, QueryCursor, ReadError, Reader,
 };

@@ -1,0 +1,152 @@
+//! An exported run of frames is judged by someone who holds nothing but the segments' roots.
+
+mod model;
+
+use std::sync::Arc;
+
+use matchtape_schemas::{Frame, Sequence};
+use matchtape_storage::sim::{Random, SimDisk};
+use matchtape_storage::wal::{SegmentNumber, SegmentRoot};
+use matchtape_storage::{
+    AlignedBytes, Proof, ProofError, ProveError, SegmentFacts, StoreOptions, check_proof, limits, prove,
+};
+use model::{Driven, small_options};
+
+/// A store of several segments, most of them let go of, and what is known of them.
+fn store() -> (Driven, Vec<SegmentFacts>) {
+    let mut options = StoreOptions { sealed_segments_kept: 1, ..small_options() };
+    options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
+    let (mut driven, _) =
+        Driven::open(Arc::new(SimDisk::new(1)), options, Vec::new(), 1).expect("a store is created");
+    while driven.store.segment_facts().len() < 6 {
+        driven.append(3, true);
+        driven.writer.maintain().expect("maintained");
+    }
+    driven.store.flush().expect("flushed");
+    let facts = driven.store.segment_facts();
+    assert!(driven.store.segments().list().len() < 4 && facts.len() >= 6);
+    (driven, facts)
+}
+
+fn roots(facts: &[SegmentFacts]) -> impl Fn(SegmentNumber) -> Option<SegmentRoot> {
+    |number| facts.iter().find(|facts| facts.number == number).map(|facts| facts.root)
+}
+
+/// Where each frame of an export begins, and the end.
+fn starts(frames: &[u8]) -> Vec<usize> {
+    let mut memory = AlignedBytes::zeroed(frames.len().next_multiple_of(16));
+    memory[..frames.len()].copy_from_slice(frames);
+    let (mut at, mut starts) = (0, Vec::new());
+    while at < frames.len() {
+        starts.push(at);
+        at += Frame::decode(&memory[at..frames.len()]).expect("a frame").bytes().len();
+    }
+    starts.push(at);
+    starts
+}
+
+#[test]
+fn any_run_within_and_across_segments_is_proven_by_roots_alone() {
+    let (driven, facts) = store();
+    let reader = driven.store.reader();
+    let end = facts.last().expect("some").last.0;
+    let mut random = Random::new(1);
+    let random_ranges = (0..60).map(|_| {
+        let first = 1 + random.below(end);
+        (first, first + random.below(end - first + 1))
+    });
+    let whole = [(1, end), (facts[1].first.0, facts[1].last.0), (facts[2].last.0, facts[3].first.0)];
+    for (first, last) in random_ranges.chain(whole) {
+        let (frames, proof) = prove(&reader, &facts, Sequence(first), Sequence(last)).expect("proven");
+        let (found_first, found_last) = check_proof(&proof, &frames, roots(&facts)).expect("checked");
+        assert!(found_first.0 <= first && found_last.0 >= last, "{first}..={last}");
+    }
+}
+
+#[test]
+fn a_frame_removed_altered_moved_or_a_run_shortened_is_noticed() {
+    let (driven, facts) = store();
+    let (first, last) = (Sequence(facts[1].first.0 + 8), Sequence(facts[3].last.0 - 8));
+    let (frames, proof) = prove(&driven.store.reader(), &facts, first, last).expect("proven");
+    let check = |proof: &Proof, frames: &[u8]| check_proof(proof, frames, roots(&facts));
+    check(&proof, &frames).expect("as it was exported");
+    let starts = starts(&frames);
+    assert!(starts.len() > 8);
+
+    let without = |from: usize, to: usize| [&frames[..from], &frames[to..]].concat();
+    for pair in starts.windows(2) {
+        let shorter = without(pair[0], pair[1]);
+        assert!(matches!(check(&proof, &shorter), Err(ProofError::Length { .. })), "removed");
+        // And with a proof that is made to agree with the length.
+        let mut proof = proof.clone();
+        let part = proof.parts.iter_mut().max_by_key(|part| part.bytes).expect("some");
+        part.bytes -= (pair[1] - pair[0]) as u64;
+        assert!(check(&proof, &shorter).is_err(), "removed, and the proof bent");
+    }
+    for at in (0..frames.len()).step_by(97) {
+        let mut altered = frames.clone();
+        altered[at] ^= 1;
+        assert!(matches!(check(&proof, &altered), Err(ProofError::Root { .. })), "altered at {at}");
+    }
+    for trio in starts.windows(3) {
+        let swapped =
+            [&frames[..trio[0]], &frames[trio[1]..trio[2]], &frames[trio[0]..trio[1]], &frames[trio[2]..]]
+                .concat();
+        assert!(matches!(check(&proof, &swapped), Err(ProofError::Root { .. })), "reordered");
+    }
+    // A segment in the middle left out, with its part of the proof.
+    let mut gap = proof.clone();
+    let out = gap.parts.remove(1);
+    let from = gap.parts[0].bytes as usize;
+    let shorter = without(from, from + out.bytes as usize);
+    assert!(matches!(check(&gap, &shorter), Err(ProofError::Gap(..))));
+    // The end of one part cut off, honestly proven by itself, before the next part goes on.
+    let (mut frames_before, mut before) =
+        prove(&driven.store.reader(), &facts, first, first).expect("proven");
+    assert!(before.parts[0].bytes < proof.parts[0].bytes);
+    before.parts.extend_from_slice(&proof.parts[1..]);
+    frames_before.extend_from_slice(&frames[proof.parts[0].bytes as usize..]);
+    assert!(matches!(check(&before, &frames_before), Err(ProofError::Gap(..))), "shortened inside");
+    // Another root, and none.
+    let wrong = check_proof(&proof, &frames, |_| Some(SegmentRoot([7; 32])));
+    assert!(matches!(wrong, Err(ProofError::Root { .. })));
+    assert!(matches!(check_proof(&proof, &frames, |_| None), Err(ProofError::UnknownSegment(_))));
+}
+
+#[test]
+fn a_bent_proof_is_an_error_and_never_a_panic() {
+    let (driven, facts) = store();
+    let (frames, proof) =
+        prove(&driven.store.reader(), &facts, Sequence(3), Sequence(facts[2].last.0 - 3)).expect("proven");
+    let mut random = Random::new(2);
+    for _ in 0..500 {
+        let mut bent = proof.clone();
+        let index = random.below(bent.parts.len() as u64) as usize;
+        let part = &mut bent.parts[index];
+        let number = match random.below(3) {
+            0 => random.below(1 << 20),
+            1 => u64::MAX - random.below(3),
+            _ => random.below(3),
+        };
+        match random.below(7) {
+            0 => part.offset = number,
+            1 => part.bytes = number,
+            2 => part.stream_bytes = number,
+            3 => part.before.push(0),
+            4 => drop(part.after.pop()),
+            5 => drop(part.nodes.pop()),
+            _ => part.nodes.push([1; 32]),
+        }
+        if bent != proof {
+            assert!(check_proof(&bent, &frames, roots(&facts)).is_err(), "{:?}", bent.parts[index]);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_sealed_cannot_be_proven_and_the_error_says_from_where_on() {
+    let (driven, facts) = store();
+    let open = facts.last().expect("some").last.next();
+    let error = prove(&driven.store.reader(), &facts, Sequence(1), open).expect_err("not sealed");
+    assert!(matches!(error, ProveError::NotSealed(at) if at == open), "{error}");
+}
