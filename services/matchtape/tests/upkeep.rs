@@ -36,6 +36,9 @@ fn open(tape: &Path) -> Node {
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
     let mut options = NodeOptions::default();
     options.store.wal.segment_bytes = 1 << 20;
+    // Every day keeps tables of its own, though it is small.
+    options.store.compaction.small_event_table_bytes = 0;
+    options.store.compaction.level0_tables = 1000;
     Node::open(tape, options, projections).unwrap()
 }
 
