@@ -34,6 +34,11 @@ impl<'a> Fields<'a> {
         self.at == self.bytes.len()
     }
 
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
+    }
+
     pub(crate) fn bytes(&mut self, length: usize) -> Result<&'a [u8], Short> {
         let end = self.at.checked_add(length).ok_or(Short { at: self.at })?;
         let field = self.bytes.get(self.at..end).ok_or(Short { at: self.at })?;
@@ -84,6 +89,11 @@ impl<'a> Fields<'a> {
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Short> {
         let start = self.at;
+        // Most are one byte: lengths, and the steps of busy entities.
+        if let Some(byte) = self.bytes.get(start).filter(|byte| **byte < 0x80) {
+            self.at += 1;
+            return Ok(u64::from(*byte));
+        }
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let Some(byte) = self.bytes.get(self.at) else { return Err(Short { at: start }) };
@@ -109,6 +119,12 @@ pub(crate) fn put_head(out: &mut Vec<u8>, head: &Head) {
     out.extend_from_slice(&head.checksum.to_le_bytes());
     out.extend_from_slice(&head.accepted_time.0.to_le_bytes());
     out.extend_from_slice(&head.max_event_time.0.to_le_bytes());
+}
+
+/// Bytes of a LEB128 number.
+#[inline]
+pub(crate) fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Appends a LEB128 number.

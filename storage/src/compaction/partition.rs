@@ -2,7 +2,7 @@
 //!
 //! A table ends when it has the bytes it may have, and it ends around every entity that has, or is to have, tables of
 //! its own. An entity of few postings is never cut. How many it has is known only at its end, so its positions are held until they
-//! are too many to share a table: memory is bounded by that number.
+//! are too many to share a table: memory is bounded by that number. They stay encoded all the way.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,12 @@ use matchtape_schemas::{Sequence, TapeId};
 
 use super::choose::Shape;
 use crate::disk::{Disk, DiskError};
-use crate::sstable::{IndexTableMeta, IndexTableWriter};
+use crate::sstable::{EncodedPostings, IndexTableMeta, IndexTableWriter, PostingList};
 
-/// Positions of an entity that has its own tables are handed on in pieces of this many.
-const PIECE_POSTINGS: usize = 4096;
+/// Positions of an entity that has its own tables are handed on in pieces of about so many.
+const PIECE_POSTINGS: u64 = 4096;
+/// Positions are held in lists of at most so many, unless they came as a longer one.
+const LIST_POSTINGS: u64 = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -35,7 +37,11 @@ pub(crate) struct Partition<'a> {
     own: bool,
     /// The open table has the entity's key.
     key_begun: bool,
-    held: Vec<u64>,
+    /// The entity's positions that no table has yet, so many; lists behind the last one with any are empty.
+    held: u64,
+    lists: Vec<PostingList>,
+    /// The list being filled.
+    filling: usize,
     done: Vec<(IndexTableMeta, PathBuf)>,
 }
 
@@ -63,7 +69,9 @@ impl<'a> Partition<'a> {
             key: Vec::new(),
             own: false,
             key_begun: false,
-            held: Vec::new(),
+            held: 0,
+            lists: vec![PostingList::default()],
+            filling: 0,
             done: Vec::new(),
         }
     }
@@ -89,18 +97,26 @@ impl<'a> Partition<'a> {
         Ok(())
     }
 
-    /// Takes in the entity's next positions, ascending.
-    pub(crate) fn add(&mut self, positions: &[u64]) -> Result<(), DiskError> {
-        self.held.extend_from_slice(positions);
-        if !self.own && self.held.len() > self.shape.own_table_postings {
+    /// Takes in the entity's next positions, all behind those before.
+    pub(crate) fn add(&mut self, positions: EncodedPostings<'_>) -> Result<(), DiskError> {
+        let filled = self.lists[self.filling].count();
+        if filled > 0 && filled + positions.count > LIST_POSTINGS {
+            self.filling += 1;
+            if self.filling == self.lists.len() {
+                self.lists.push(PostingList::default());
+            }
+        }
+        self.lists[self.filling].append(positions);
+        self.held += positions.count;
+        if !self.own && self.held > self.shape.own_table_postings as u64 {
             self.own = true;
             self.close_table()?;
         }
-        if self.own && self.held.len() >= PIECE_POSTINGS { self.hand_on() } else { Ok(()) }
+        if self.own && self.held >= PIECE_POSTINGS { self.hand_on() } else { Ok(()) }
     }
 
     fn hand_on(&mut self) -> Result<(), DiskError> {
-        if self.held.is_empty() {
+        if self.held == 0 {
             return Ok(());
         }
         let mut open = match self.open.take() {
@@ -114,7 +130,12 @@ impl<'a> Partition<'a> {
             open.begin_key(&self.key)?;
             self.key_begun = true;
         }
-        open.add_positions(self.held.drain(..))?;
+        for list in &mut self.lists[..=self.filling] {
+            open.add_list(list.get())?;
+            list.clear();
+        }
+        self.filling = 0;
+        self.held = 0;
         let full = open.bytes() >= self.shape.table_bytes;
         self.open = Some(open);
         // Only an entity with tables of its own goes on in another one.

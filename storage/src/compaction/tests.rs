@@ -83,7 +83,7 @@ impl Tables {
             let cache = Arc::new(BlockCache::new(0));
             let mut scan = IndexScan::new(Arc::new(IndexTable::new(meta, Arc::clone(&self.disk), cache)));
             while scan.advance().unwrap() {
-                found.entry(scan.key().to_vec()).or_default().extend(scan.postings());
+                found.entry(scan.key().to_vec()).or_default().extend(scan.postings().positions());
             }
         }
         found

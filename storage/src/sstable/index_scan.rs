@@ -6,6 +6,7 @@ use super::block::{self, BlockKind, Window};
 use super::event_table::load_payload;
 use super::index_table::{IndexLeaf, LeafEntry};
 use super::posting_block::PostingBlock;
+use super::posting_list::Postings;
 use super::{IndexTable, TableError};
 
 /// See the module. Memory: one leaf, one block, 256 KiB read ahead.
@@ -22,7 +23,16 @@ pub(crate) struct IndexScan {
     /// The place of the next entry in the block.
     place: usize,
     key: Vec<u8>,
-    postings: Vec<u64>,
+    entry: Entry,
+}
+
+/// The postings of the entry: their steps end where the next entry begins.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    count: u64,
+    first: u64,
+    last: u64,
+    steps_bytes: usize,
 }
 
 impl IndexScan {
@@ -37,7 +47,7 @@ impl IndexScan {
             block_offset: 0,
             place: 0,
             key: Vec::new(),
-            postings: Vec::new(),
+            entry: Entry::default(),
         }
     }
 
@@ -45,9 +55,11 @@ impl IndexScan {
     pub(crate) fn advance(&mut self) -> Result<bool, TableError> {
         loop {
             if let Some(block) = &self.block {
-                let read = block.read_entry(self.place, &mut self.key, &mut self.postings);
+                let read = block.read_entry(self.place, &mut self.key);
                 match read.map_err(|impossible| self.table.refuse(self.block_offset, impossible))? {
-                    Some(next) => {
+                    Some((postings, next)) => {
+                        let Postings { count, first, last, steps } = postings;
+                        self.entry = Entry { count, first, last, steps_bytes: steps.len() };
                         self.place = next;
                         self.check()?;
                         return Ok(true);
@@ -66,8 +78,7 @@ impl IndexScan {
     fn check(&self) -> Result<(), TableError> {
         let footer = &self.table.meta.footer;
         let key_fits = *self.key >= *footer.min_key && *self.key <= *footer.max_key;
-        let fit = |position: &u64| (footer.first.0..=footer.last.0).contains(position);
-        if !key_fits || !self.postings.first().is_some_and(fit) || !self.postings.last().is_some_and(fit) {
+        if !key_fits || self.entry.first < footer.first.0 || self.entry.last > footer.last.0 {
             return Err(self.refuse("entry of this table"));
         }
         Ok(())
@@ -103,9 +114,11 @@ impl IndexScan {
         &self.key
     }
 
-    /// The entry's positions, ascending.
-    pub(crate) fn postings(&self) -> &[u64] {
-        &self.postings
+    /// The entry's positions. There has to be an entry.
+    pub(crate) fn postings(&self) -> Postings<'_> {
+        let Entry { count, first, last, steps_bytes } = self.entry;
+        let block = self.block.as_ref().expect("an entry lies in a block");
+        Postings { count, first, last, steps: block.bytes(self.place - steps_bytes..self.place) }
     }
 
     /// The entry is not a possible one.

@@ -426,8 +426,8 @@ impl IndexTable {
             if filtered && !pages.get(page).is_some_and(|page| filter::may_contain(page, hash)) {
                 return Err(scan.refuse("entity: one is not in the filter"));
             }
-            for position in scan.postings() {
-                visit(scan.key(), *position);
+            for position in scan.postings().positions() {
+                visit(scan.key(), position);
             }
         }
         Ok(())

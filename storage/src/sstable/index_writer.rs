@@ -8,6 +8,7 @@ use super::block::{BlockAt, BlockKind, Compress, FileId};
 use super::filter;
 use super::index_table::{IndexFooter, IndexTableMeta, LeafEntry};
 use super::posting_block::BlockWriter;
+use super::posting_list::{PostingList, Postings};
 use super::table_file::{FileWriter, TableFile};
 use crate::disk::{Disk, DiskError};
 use crate::entity::Entity;
@@ -18,7 +19,7 @@ const BLOCK_BYTES_TARGET: usize = 8 << 10;
 /// A leaf is closed when it has reached this.
 const LEAF_BYTES_TARGET: usize = 4 << 10;
 /// Longer lists go on in a further entry, so that a block stays below twice its target.
-const ENTRY_POSTINGS_MAX: usize = 512;
+const ENTRY_POSTINGS_MAX: u64 = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub(crate) struct IndexTableWriter {
     top: Vec<LeafEntry>,
     key: Vec<u8>,
     next_key: Vec<u8>,
-    postings: Vec<u64>,
+    postings: PostingList,
     hashes: Vec<u64>,
     posting_count: u64,
     blocks: u64,
@@ -67,7 +68,7 @@ impl IndexTableWriter {
             top: Vec::new(),
             key: Vec::new(),
             next_key: Vec::new(),
-            postings: Vec::with_capacity(ENTRY_POSTINGS_MAX),
+            postings: PostingList::default(),
             hashes: Vec::new(),
             posting_count: 0,
             blocks: 0,
@@ -111,14 +112,23 @@ impl IndexTableWriter {
     /// Takes in the next positions of the entity, ascending, none below the first that the table was created for.
     pub(crate) fn add_positions(&mut self, positions: impl Iterator<Item = u64>) -> Result<(), DiskError> {
         for position in positions {
-            if self.postings.len() == ENTRY_POSTINGS_MAX {
-                self.close_entry()?;
-            }
-            self.first = self.first.min(position);
-            self.last = self.last.max(position);
-            self.postings.push(position);
-            self.posting_count += 1;
+            self.add_list(Postings { count: 1, first: position, last: position, steps: &[] })?;
         }
+        Ok(())
+    }
+
+    /// The same for positions that are encoded: they stay so. Short lists become one entry.
+    pub(crate) fn add_list(&mut self, list: Postings<'_>) -> Result<(), DiskError> {
+        if list.count > ENTRY_POSTINGS_MAX {
+            return self.add_positions(list.positions());
+        }
+        if self.postings.count() + list.count > ENTRY_POSTINGS_MAX {
+            self.close_entry()?;
+        }
+        self.first = self.first.min(list.first);
+        self.last = self.last.max(list.last);
+        self.postings.append(list);
+        self.posting_count += list.count;
         Ok(())
     }
 
@@ -132,14 +142,14 @@ impl IndexTableWriter {
             return Ok(());
         }
         if self.block.is_empty() {
-            let first = Sequence(self.postings[0]);
+            let first = Sequence(self.postings.get().first);
             let entry =
                 LeafEntry { key: self.key.clone().into(), first, at: BlockAt { offset: 0, bytes: 0 } };
             self.leaf_bytes += entry.key.len() + 16;
             self.leaf.push(entry);
             self.block.begin(self.base);
         }
-        self.block.add(&self.key, &self.postings);
+        self.block.add(&self.key, self.postings.get());
         self.postings.clear();
         if self.block.bytes() >= BLOCK_BYTES_TARGET {
             self.close_block()?;

@@ -22,6 +22,7 @@ mod index_table;
 mod index_writer;
 mod leaf;
 mod posting_block;
+mod posting_list;
 mod postings;
 mod table_file;
 
@@ -37,6 +38,7 @@ pub(crate) use self::index_scan::IndexScan;
 pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta};
 pub(crate) use self::index_writer::IndexTableWriter;
 pub(crate) use self::leaf::BlockEntry;
+pub(crate) use self::posting_list::{PostingList, Postings as EncodedPostings};
 pub(crate) use self::postings::Postings;
 pub(crate) use self::table_file::{FileWriter, TABLES, TableFile, install, new_path, open_file};
 

@@ -2,7 +2,8 @@
 
 use matchtape_schemas::Sequence;
 
-use crate::codec::{Fields, Short, put_varint};
+use super::posting_list::Postings;
+use crate::codec::{Fields, Short, put_varint, varint_bytes};
 use crate::entity::ENTITY_KEY_BYTES_MAX;
 
 /// Every so many entries of a block, the whole key is written and its place noted, so that a search skips.
@@ -87,18 +88,21 @@ impl PostingBlock {
         Ok(Some((count, postings, place + fields.at())))
     }
 
-    /// Reads the entry at `place` into `key`, which has to be the key of the entry before, and `postings`; returns the place
-    /// of the next one. `None` at the end.
+    /// Reads the entry at `place`: makes `key`, which has to be the key of the entry before, its key; returns its postings
+    /// and the place of the next entry. `None` at the end.
     pub(super) fn read_entry(
         &self,
         place: usize,
         key: &mut Vec<u8>,
-        postings: &mut Vec<u64>,
-    ) -> Result<Option<usize>, Impossible> {
+    ) -> Result<Option<(Postings<'_>, usize)>, Impossible> {
         let Some((count, encoded, next)) = self.entry(place, key)? else { return Ok(None) };
-        postings.clear();
-        self.decode_postings(count, encoded, postings).map_err(|short| (place + short.at, "posting"))?;
-        Ok(Some(next))
+        let postings = Postings::check(self.base, count, encoded.rest());
+        Ok(Some((postings.map_err(|short| (place + short.at, "posting"))?, next)))
+    }
+
+    /// Bytes of the payload.
+    pub(super) fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
+        &self.raw[range]
     }
 
     /// The place of the first entry.
@@ -188,7 +192,6 @@ pub(super) struct BlockWriter {
     restarts: Vec<u32>,
     entries: usize,
     last_key: Vec<u8>,
-    encoded: Vec<u8>,
 }
 
 impl BlockWriter {
@@ -205,26 +208,21 @@ impl BlockWriter {
         self.raw.extend_from_slice(&base.0.to_le_bytes());
     }
 
-    pub(super) fn add(&mut self, key: &[u8], postings: &[u64]) {
+    pub(super) fn add(&mut self, key: &[u8], postings: Postings<'_>) {
         let shared = if self.entries.is_multiple_of(RESTART_INTERVAL) {
             self.restarts.push(self.raw.len() as u32);
             0
         } else {
             self.last_key.iter().zip(key).take_while(|(left, right)| left == right).count()
         };
-        self.encoded.clear();
-        let mut before = self.base;
-        for position in postings {
-            debug_assert!(*position > before || before == self.base, "positions come in order");
-            put_varint(&mut self.encoded, position - before);
-            before = *position;
-        }
+        let first = postings.first - self.base;
         put_varint(&mut self.raw, shared as u64);
         put_varint(&mut self.raw, (key.len() - shared) as u64);
-        put_varint(&mut self.raw, postings.len() as u64);
-        put_varint(&mut self.raw, self.encoded.len() as u64);
+        put_varint(&mut self.raw, postings.count);
+        put_varint(&mut self.raw, (varint_bytes(first) + postings.steps.len()) as u64);
         self.raw.extend_from_slice(&key[shared..]);
-        self.raw.extend_from_slice(&self.encoded);
+        put_varint(&mut self.raw, first);
+        self.raw.extend_from_slice(postings.steps);
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
         self.entries += 1;
@@ -248,6 +246,7 @@ impl BlockWriter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::posting_list::PostingList;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -273,7 +272,9 @@ mod tests {
             let mut writer = BlockWriter::default();
             writer.begin(Sequence(100));
             for (key, positions) in &lists {
-                writer.add(key, &positions.iter().copied().collect::<Vec<_>>());
+                let mut list = PostingList::default();
+                positions.iter().for_each(|position| list.push(*position));
+                writer.add(key, list.get());
             }
             let block = PostingBlock::decode(writer.finish().to_vec()).unwrap();
             let mut all: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
