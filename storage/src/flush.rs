@@ -249,7 +249,7 @@ impl State {
         edits.push(Edit::AddEvents(meta));
         paths.push(path);
 
-        while memtable.index_more() > 0 {}
+        while memtable.index_more() {}
         let runs = memtable.index();
         let postings = Run::merge(&runs.runs);
         let covers = (memtable.first_sequence(), memtable.last_sequence());

@@ -5,7 +5,7 @@
 //! far they are behind is in [`Pressure`], which the pipeline looks at.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use matchtape_schemas::{AcceptedTime, Sequence};
@@ -48,7 +48,6 @@ pub(crate) struct Ingest {
     active: Mutex<Active>,
     memtable_bytes: usize,
     limit_bytes: usize,
-    unindexed_bytes: AtomicUsize,
     index_bell: Bell,
     stopping: AtomicBool,
     /// Known mistakes, for negative controls.
@@ -73,17 +72,6 @@ impl Ingest {
     ) -> Self {
         let view = shared.view();
         let memtable = Arc::clone(&view.memtables[view.memtables.len() - 1]);
-        let unindexed = view
-            .memtables
-            .iter()
-            .flat_map(|memtable| {
-                let through = memtable.index().through;
-                memtable
-                    .chunks()
-                    .filter(move |chunk| chunk.first_sequence() > through)
-                    .map(|chunk| chunk.bytes().len())
-            })
-            .sum();
         let compactor = Compactor::new(options.compaction, options.compression);
         Self {
             flusher,
@@ -95,7 +83,6 @@ impl Ingest {
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
             memtable_bytes: options.memtable_bytes,
             limit_bytes: options.limit_bytes(),
-            unindexed_bytes: AtomicUsize::new(unindexed),
             index_bell: Bell::default(),
             stopping: AtomicBool::new(false),
             mistakes: options.mistakes(),
@@ -105,22 +92,23 @@ impl Ingest {
 
     /// Takes in the next frames of the tape.
     pub(crate) fn take(&self, chunk: Chunk) {
-        let (bytes, events) = (chunk.bytes().len(), chunk.event_count());
+        let events = chunk.event_count();
         let mut active = self.active.lock();
-        if active.ends_group
+        let full = active.ends_group
             && !active.memtable.is_empty()
             && (active.memtable.memory_bytes() >= self.memtable_bytes
-                || !active.memtable.has_places_for(&chunk))
-        {
+                || !active.memtable.has_places_for(&chunk));
+        if full {
             self.seal(&mut active);
         }
         active.ends_group = chunk.last_header().ends_group();
         active.unannounced_events += events;
-        // Counted before it is there to be indexed, so that the count never falls below zero.
-        let unindexed = self.unindexed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         active.memtable.push(Arc::new(chunk));
-        // By bytes too: a few large events may fill what the pipeline waits for.
-        let announce = active.unannounced_events >= INDEX_AFTER_EVENTS || unindexed >= self.limit_bytes / 16;
+        // By bytes too: a few large events may fill what the pipeline waits for. And what was sealed may be waited for by the
+        // flush, which would have to index the rest itself.
+        let announce = full
+            || active.unannounced_events >= INDEX_AFTER_EVENTS
+            || active.memtable.unindexed_bytes() >= self.limit_bytes / 16;
         if announce {
             active.unannounced_events = 0;
         }
@@ -157,8 +145,9 @@ impl Ingest {
     pub(crate) fn pressure(&self) -> Pressure {
         let view = self.shared.view();
         let unflushed: usize = view.memtables.iter().map(|memtable| memtable.memory_bytes()).sum();
+        let unindexed: usize = view.memtables.iter().map(|memtable| memtable.unindexed_bytes()).sum();
         Pressure {
-            unindexed_bytes: self.unindexed_bytes.load(Ordering::Relaxed) as u64,
+            unindexed_bytes: unindexed as u64,
             unflushed_bytes: unflushed as u64,
             limit_bytes: self.limit_bytes as u64,
             level0_tables: view.level0_tables() as u64,
@@ -178,13 +167,7 @@ impl Ingest {
     /// Brings every index up to what was appended.
     pub(crate) fn index_all(&self) {
         for memtable in &self.shared.view().memtables {
-            loop {
-                let taken = memtable.index_more();
-                if taken == 0 {
-                    break;
-                }
-                self.unindexed_bytes.fetch_sub(taken, Ordering::Relaxed);
-            }
+            while memtable.index_more() {}
         }
     }
 

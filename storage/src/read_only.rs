@@ -151,7 +151,7 @@ impl ReadOnlyStore {
                 }
                 *head = chunk.head();
                 memtable.push(Arc::new(chunk));
-                while memtable.index_more() > 0 {}
+                while memtable.index_more() {}
             }
             let Some(found) = frame else { break };
             let header = *found.frame.header();

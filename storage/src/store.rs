@@ -54,6 +54,8 @@ pub struct EventStore {
     head: Head,
     at_head: Snapshot,
     pins: Pins,
+    /// Held while tables move to the cold tier and objects are removed there.
+    pushing: Mutex<()>,
     mistakes: StoreMistakes,
     workers: Vec<JoinHandle<()>>,
     /// Given back last: when no thread of this store can write any more.
@@ -102,6 +104,7 @@ impl EventStore {
             head,
             at_head,
             pins,
+            pushing: Mutex::new(()),
             mistakes: options.mistakes(),
             workers,
             _lock: lock,
@@ -308,14 +311,15 @@ impl EventStore {
 
     /// Moves event tables to the cold tier: each is uploaded, read back and compared, then the manifest says so, and then
     /// its local file goes with its last reader. Objects of tables that retention has dropped are removed. It runs only
-    /// when called, and while it does, retention leaves alone what is being uploaded. `progress` may stop it; what was moved stays
-    /// moved.
+    /// when called, and while it does, retention leaves alone what is being uploaded; another call waits until it is done.
+    /// `progress` may stop it; what was moved stays moved.
     pub fn push_cold(
         &self,
         policy: &ColdPolicy,
         progress: &mut dyn FnMut(ColdProgress) -> ControlFlow<()>,
     ) -> Result<ColdReport, ColdPushError> {
         let (shared, flusher) = (&*self.ingest.shared, &self.ingest.flusher);
+        let _alone = self.pushing.lock();
         let mut report = cold::push(shared, flusher, &self.pins, policy, progress)?;
         if !report.stopped {
             cold::collect(shared, flusher, progress, &mut report)?;
@@ -452,5 +456,39 @@ impl Drop for EventStore {
         // First the log, whose last commits still come in; then the threads that work on them.
         drop(self.log.take());
         self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_schemas::Epoch;
+
+    use super::*;
+    use crate::backup::begin_epoch;
+    use crate::chunk::ChunkBuilder;
+    use crate::disk::AlignedBytes;
+    use crate::disk::sim::SimDisk;
+
+    #[test]
+    fn what_the_flush_itself_indexes_is_not_behind_any_more() {
+        let options = StoreOptions { memtable_bytes: 1, workers: Workers::Caller, ..StoreOptions::default() };
+        let (store, _) = EventStore::open(Arc::new(SimDisk::new(1)), options, Vec::new()).unwrap();
+        let mut head = store.head();
+        let mut memory = AlignedBytes::zeroed(1 << 12);
+        let mut last_bytes = 0;
+        for epoch in 1..=3 {
+            let frame = begin_epoch(head, Epoch(epoch), &mut memory);
+            (head, last_bytes) = (frame.header().head(), frame.bytes().len() as u64);
+            let mut chunk = ChunkBuilder::new();
+            chunk.add(&frame);
+            store.ingest.take(chunk.take().unwrap());
+        }
+        assert_eq!(store.pressure().unindexed_bytes, 3 * last_bytes);
+        store.visible().raise(head.last_sequence);
+        // As when they were sealed only while the flush was under way.
+        store.ingest.flusher.flush_sealed(&store.ingest.shared, head.last_sequence).unwrap();
+        assert_eq!((store.ingest.flusher.flushes(), store.pressure().unindexed_bytes), (2, last_bytes));
+        store.ingest.index_all();
+        assert_eq!(store.pressure().unindexed_bytes, 0);
     }
 }

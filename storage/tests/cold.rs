@@ -17,7 +17,7 @@ use matchtape_storage::archive::{
 use matchtape_storage::sim::{PowerLoss, Random, SimDisk};
 use matchtape_storage::{
     Disk, EventStore, PinKind, Query, ReadError, ReadOnlyOptions, ReadOnlyStore, RetentionPolicy,
-    StoreOptions, TableError,
+    SalvageOptions, StoreOptions, TableError, salvage,
 };
 use model::*;
 use parking_lot::Mutex;
@@ -298,7 +298,8 @@ fn judge(disk: &SimDisk, cold: &FakeCold, events: &[Placed], at_least: Sequence)
                 // Whatever is there is there for a reason, and the local copies are gone.
                 let named = driven.store.inspect().event_tables;
                 let keys: Vec<String> = named.iter().filter_map(|table| table.cold.clone()).collect();
-                assert_eq!(cold.keys().iter().filter(|key| keys.contains(key)).count(), keys.len());
+                let there: Vec<String> = cold.keys();
+                assert!(there.iter().all(|key| keys.contains(key)) && there.len() == keys.len(), "{there:?}");
                 assert_eq!(local_tables(disk).len(), named.len() - keys.len());
             }
             check_reader(&driven.store.reader(), &driven.events, &mut Random::new(7), 3);
@@ -580,4 +581,83 @@ fn a_backup_brings_the_cold_tables_home() {
     let error = driven.store.copy_to(&target, None, &mut |_| {}).expect_err("the objects cannot be had");
     assert!(error.to_string().contains("out of order"), "{error}");
     assert!(ReadOnlyStore::open(target, ReadOnlyOptions::default()).is_err(), "half a copy is no store");
+}
+
+#[test]
+fn objects_of_two_stores_of_one_tape_in_one_place_are_told_apart() {
+    let disk = SimDisk::new(1);
+    let cold = FakeCold::new(&disk);
+    let mut driven = flushed(&disk, &cold, 6);
+    let target = SimDisk::new(2);
+    let copy: Arc<dyn Disk> = Arc::new(target.clone());
+    driven.store.copy_to(&copy, None, &mut |_| {}).expect("copied");
+    let mut copied = open(&target, &cold, driven.events.clone());
+    push(&driven.store).expect("pushed");
+    push(&copied.store).expect("pushed");
+    // What one of them drops, the other one still has.
+    driven.store.retain(&older_than(20), now(&driven)).expect("retained");
+    assert!(!push(&driven.store).expect("pushed").removed.is_empty());
+    copied.check(40);
+    assert!(copied.store.verify(&mut |_| {}).expect("verified").is_sound());
+    driven.check(20);
+}
+
+#[test]
+fn two_pushes_at_once_take_turns_and_lose_no_object() {
+    let disk = SimDisk::new(1);
+    let cold = FakeCold::new(&disk);
+    let mut driven = flushed(&disk, &cold, 12);
+    let store = &driven.store;
+    let busy = Mutex::new(None::<u32>);
+    let one = |number: u32| {
+        let report = store.push_cold(&ColdPolicy::default(), &mut |progress| {
+            let other = busy.lock().replace(number).filter(|other| *other != number);
+            assert_eq!(other, None, "{progress:?} while another push was under way");
+            // So that the other one has its chance.
+            std::thread::yield_now();
+            ControlFlow::Continue(())
+        });
+        *busy.lock() = None;
+        report.expect("pushed").moved.len()
+    };
+    let moved = std::thread::scope(|scope| {
+        let other = scope.spawn(|| one(2));
+        one(1) + other.join().expect("no panic")
+    });
+    assert_eq!((moved, cold.keys().len()), (11, 11));
+    driven.check(40);
+    assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+}
+
+#[test]
+fn salvage_lets_no_object_be_removed_that_holds_events_the_store_gives_up() {
+    let disk = SimDisk::new(1);
+    let cold = FakeCold::new(&disk);
+    let mut driven = flushed(&disk, &cold, 20);
+    let policy = ColdPolicy { keep_newest: 10, ..ColdPolicy::default() };
+    driven.store.push_cold(&policy, &mut go_on).expect("pushed");
+    driven.append(4, true);
+    driven.store.flush().expect("flushed");
+    driven.store.release_log(driven.store.flushed_through()).expect("released");
+    let keys = cold.keys();
+    let behind = local_tables(&disk)[0].clone();
+    let Driven { store, writer, events, .. } = driven;
+    writer.close().expect("closed");
+    drop(store);
+    disk.kill();
+    disk.flip_bit(&PathBuf::from("tables").join(&behind), 200, 1);
+
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let options = SalvageOptions { apply: true, ..SalvageOptions::default() };
+    let report = salvage(&shared, &options, &mut |_| {}).expect("salvaged");
+    assert_eq!((report.objects_aside.len(), &report.objects_aside), (10, &keys));
+    let told = Path::new(report.directory.as_ref().expect("made")).join("cold.objects");
+    let told = String::from_utf8(disk.content(&told).expect("written")).expect("text");
+    assert!(keys.iter().all(|key| told.lines().any(|line| line.starts_with(&format!("{key} | tables/")))));
+    assert!(!report.files_aside.iter().any(|file| *file == keys[0]), "{report:?}");
+
+    let (driven, _) = Driven::open_with(shared, self::options(&cold), events, 3, Vec::new()).expect("opened");
+    assert!(driven.store.reader().first_kept() > Sequence::FIRST);
+    push(&driven.store).expect("pushed");
+    assert!(keys.iter().all(|key| cold.keys().contains(key)), "objects are gone: {:?}", cold.keys());
 }

@@ -47,6 +47,8 @@ pub(crate) struct MemTable {
     before: Head,
     chunks: AppendList<Arc<Chunk>>,
     bytes: AtomicUsize,
+    /// Bytes of the frames that no index covers yet. Here, so that it goes with the memtable, whoever indexed it.
+    unindexed_bytes: AtomicUsize,
     last: AtomicU64,
     index: RwLock<Arc<MemIndex>>,
     /// How many chunks the indexing thread has taken.
@@ -61,6 +63,7 @@ impl MemTable {
             before,
             chunks: AppendList::new(),
             bytes: AtomicUsize::new(0),
+            unindexed_bytes: AtomicUsize::new(0),
             last: AtomicU64::new(through.0),
             index: RwLock::new(Arc::new(MemIndex { runs: Vec::new(), through })),
             indexed_chunks: Mutex::new(0),
@@ -76,6 +79,8 @@ impl MemTable {
     pub(crate) fn push(&self, chunk: Arc<Chunk>) {
         debug_assert_eq!(chunk.first_sequence().0, self.last.load(Ordering::Relaxed) + 1);
         let (bytes, last) = (chunk.memory_bytes(), chunk.last_sequence());
+        // Counted before it is there to be indexed, so that the count never falls below zero.
+        self.unindexed_bytes.fetch_add(chunk.bytes().len(), Ordering::Relaxed);
         self.chunks.push(chunk);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // Release: pairs with Acquire in `last_sequence`; whoever sees the position finds the chunk.
@@ -104,6 +109,11 @@ impl MemTable {
     /// Real memory: commits and index entries.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the frames that no index covers yet.
+    pub(crate) fn unindexed_bytes(&self) -> usize {
+        self.unindexed_bytes.load(Ordering::Relaxed)
     }
 
     /// Where the tape stands after its last event.
@@ -136,9 +146,8 @@ impl MemTable {
         Arc::clone(&self.index.read())
     }
 
-    /// Indexes what was appended since the last call, at most one run; returns the bytes of the frames it took, zero when
-    /// nothing was left.
-    pub(crate) fn index_more(&self) -> usize {
+    /// Indexes what was appended since the last call, at most one run; `false` when nothing was left.
+    pub(crate) fn index_more(&self) -> bool {
         let mut taken = self.indexed_chunks.lock();
         let (start, mut end, mut events) = (*taken, *taken, 0);
         while let Some(chunk) = self.chunks.get(end)
@@ -148,7 +157,9 @@ impl MemTable {
             end += 1;
         }
         let chunks = || (start..end).filter_map(|number| self.chunks.get(number));
-        let Some(run) = Run::build(self.first_sequence(), chunks().map(|chunk| &**chunk)) else { return 0 };
+        let Some(run) = Run::build(self.first_sequence(), chunks().map(|chunk| &**chunk)) else {
+            return false;
+        };
         let before = self.index();
         let mut index = MemIndex { runs: before.runs.clone(), through: run.last() };
         index.runs.push(Arc::new(run));
@@ -159,7 +170,9 @@ impl MemTable {
         *taken = end;
         self.bytes.fetch_add(new_bytes, Ordering::Relaxed);
         self.bytes.fetch_sub(old_bytes, Ordering::Relaxed);
-        chunks().map(|chunk| chunk.bytes().len()).sum()
+        let taken: usize = chunks().map(|chunk| chunk.bytes().len()).sum();
+        self.unindexed_bytes.fetch_sub(taken, Ordering::Relaxed);
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! Saying what would be done, and doing it.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use matchtape_schemas::{Head, Sequence};
 use super::gather::{Found, LooseHeader};
 use super::line_up::{Item, Plan, indexes};
 use super::{SalvageError, SalvageProgress, SalvageReport, Span};
+use crate::archive::cold::ColdObject;
 use crate::backup::begin_epoch;
 use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskLock};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
@@ -22,6 +24,8 @@ use crate::sstable::{EventTableMeta, TABLES};
 
 /// Damaged files go to a directory of this name and a number.
 const SALVAGE: &str = "salvage-";
+/// In there: which objects of the cold tier the store no longer knows.
+const OBJECTS: &str = "cold.objects";
 /// Bytes copied at once.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -54,6 +58,16 @@ fn aside(found: &Found, plan: &Plan) -> BTreeSet<PathBuf> {
         files.extend(found.log_files.iter().cloned());
     }
     files
+}
+
+/// Objects of the cold tier whose tables are not in the store any more. The store must not know them: it removes objects that
+/// it knows and has no table of, and these hold events that are nowhere else.
+fn objects_aside<'a>(found: &'a Found, plan: &Plan) -> Vec<(&'a EventTableMeta, &'a ColdObject)> {
+    let kept = |meta: &EventTableMeta| {
+        plan.main.items.iter().any(|item| matches!(item, Item::Table(table) if table.number == meta.number))
+    };
+    let gone = found.contents.event_tables.iter().filter(|meta| !kept(meta));
+    gone.filter_map(|meta| Some((meta, found.contents.cold.get(&meta.number)?))).collect()
 }
 
 /// Frames that are readable but not in the store, in order.
@@ -114,7 +128,14 @@ pub(super) fn report(
             found.last_known.max(plan.end)
         ));
     }
-    report.files_aside = aside(found, plan).iter().map(|path| path.display().to_string()).collect();
+    let mut files = aside(found, plan);
+    let objects = objects_aside(found, plan);
+    // What has become an object has no file here.
+    files.retain(|path| {
+        !objects.iter().any(|(meta, _)| meta.file().path() == **path) || exists(&**disk, path)
+    });
+    report.files_aside = files.iter().map(|path| path.display().to_string()).collect();
+    report.objects_aside = objects.iter().map(|(_, object)| object.key.clone()).collect();
     report.directory = Some(free_directory(&**disk)?);
     Ok(report)
 }
@@ -147,6 +168,8 @@ pub(super) fn act(
     contents.log_begun = plan.log_kept && !found.log_files.is_empty();
     contents.holds.clone_from(&found.contents.holds);
     contents.cold.clone_from(&found.contents.cold);
+    let objects = objects_aside(&found, &plan);
+    objects.iter().for_each(|(meta, _)| contents.apply(Edit::RemovedCold(meta.number)));
     let end = plan.main.end().last_sequence;
     contents.released = found.contents.released.iter().filter(|facts| facts.last <= end).copied().collect();
     say(Path::new("new tables"));
@@ -166,6 +189,7 @@ pub(super) fn act(
 
     // What is damaged gets its second name before the switch and loses its first one after it: it is never without.
     write_frames_aside(&**disk, &directory, &frames_aside(&found, &plan), &mut report)?;
+    write_objects_aside(&**disk, &directory, &objects, &mut report)?;
     let files = aside(&found, &plan);
     for path in files.iter().filter(|path| exists(&**disk, path)) {
         say(path);
@@ -298,6 +322,32 @@ fn write_frames_aside(
         file.sync_all()?;
         report.files_aside.push(path.display().to_string());
     }
+    Ok(())
+}
+
+/// What has to be known of objects to get at their events: one line each.
+fn write_objects_aside(
+    disk: &dyn Disk,
+    directory: &Path,
+    objects: &[(&EventTableMeta, &ColdObject)],
+    report: &mut SalvageReport,
+) -> Result<(), DiskError> {
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let mut text =
+        String::from("# object of the cold tier | table | first sequence | last | bytes | BLAKE3\n");
+    for (meta, object) in objects {
+        let (table, hash) = (meta.file().path(), blake3::Hash::from(object.hash));
+        let (first, last) = (meta.first(), meta.last());
+        writeln!(text, "{} | {} | {first} | {last} | {} | {hash}", object.key, table.display(), object.bytes)
+            .expect("a string takes everything");
+    }
+    let path = directory.join(OBJECTS);
+    let file = disk.open(&path, Access::CreateNew, Caching::Buffered)?;
+    file.write_at(text.as_bytes(), 0)?;
+    file.sync_all()?;
+    report.files_aside.push(path.display().to_string());
     Ok(())
 }
 

@@ -79,6 +79,9 @@ pub struct SalvageReport {
     pub indexes_rebuilt: u64,
     /// Files put aside, relative to the data directory.
     pub files_aside: Vec<String>,
+    /// Objects of the cold tier that hold events in `aside`: the store does not know them any more, nothing removes them, and
+    /// the file `cold.objects` in `directory` says what each is.
+    pub objects_aside: Vec<String>,
     /// Whether the log stays what it is. Otherwise a new one begins when the store is opened.
     pub log_kept: bool,
     /// Whether the manifest was made from the files, because it was missing or damaged.

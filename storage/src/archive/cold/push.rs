@@ -126,7 +126,8 @@ pub(crate) fn choose(contents: &Contents, policy: &ColdPolicy) -> Vec<EventTable
         .collect()
 }
 
-/// Moves what the policy chooses, one table after the other.
+/// Moves what the policy chooses, one table after the other. The caller sees to it that nobody else pushes or collects: what is
+/// being uploaded looks like an object without a table.
 pub(crate) fn push(
     shared: &Shared,
     flusher: &Flusher,
@@ -156,8 +157,8 @@ pub(crate) fn push(
             report.stopped = true;
             return Ok(report);
         }
-        let object = upload(shared, &meta)?;
-        // Whoever stops here has an object that nobody names; the next push replaces it by the same.
+        // Whoever stops or fails behind this leaves an object that is known and has no table: it is removed like any other.
+        let (object, announced) = upload(shared, flusher, &meta)?;
         if step(ColdStep::ReadingBack).is_break() {
             report.stopped = true;
             return Ok(report);
@@ -167,11 +168,13 @@ pub(crate) fn push(
         flusher.change_files(shared, |contents| {
             let stands = contents.event_tables.contains(&meta) && !contents.cold.contains_key(&meta.number);
             moved = stands;
-            stands.then(|| Edit::MovedCold(object.clone())).into_iter().collect()
+            if !stands {
+                return Vec::new();
+            }
+            vec![Edit::RemovedCold(announced), Edit::MovedCold(object.clone())]
         })?;
         if !moved {
-            // Dropped or replaced meanwhile: the object was never part of the store.
-            patiently(&*shared.cold, || shared.cold.delete(&object.key))?;
+            // Dropped or replaced meanwhile: the object is removed as one without a table.
             continue;
         }
         // With this last reader of it, the local file goes.
@@ -214,10 +217,15 @@ impl Read for Source<'_> {
     }
 }
 
-fn upload(shared: &Shared, meta: &EventTableMeta) -> Result<ColdObject, ColdPushError> {
+/// Announces the object in the manifest, under a file number that no table has, so that it is removed if nothing comes of it;
+/// then uploads it. Returns it and that number.
+fn upload(
+    shared: &Shared,
+    flusher: &Flusher,
+    meta: &EventTableMeta,
+) -> Result<(ColdObject, u64), ColdPushError> {
     let path = meta.file().path();
     let file = shared.disk.open(&path, Access::Read, Caching::Buffered)?;
-    // The key has the hash in it: tables of two replicas may have equal numbers.
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BACK_BYTES.min(meta.bytes as usize)];
     let mut at = 0;
@@ -228,20 +236,27 @@ fn upload(shared: &Shared, meta: &EventTableMeta) -> Result<ColdObject, ColdPush
         at += wanted as u64;
     }
     let hash = *hasher.finalize().as_bytes();
-    let key = key(shared.tape, meta.number, &hash);
+    let mut nonce = [0; 8];
+    shared.disk.random(&mut nonce)?;
+    let key = key(shared.tape, meta.number, &hash, &nonce);
     let object = ColdObject { number: meta.number, bytes: meta.bytes, hash, key };
     debug_assert!(object.is_possible());
+    let announced = flusher.take_files(1).start;
+    flusher.change_files(shared, |_| {
+        vec![Edit::MovedCold(ColdObject { number: announced, ..object.clone() })]
+    })?;
     patiently(&*shared.cold, || {
         let mut source = Source { file: &*file, at: 0 };
         shared.cold.put(&object.key, &mut source, object.bytes)
     })?;
-    Ok(object)
+    Ok((object, announced))
 }
 
-/// `TAPE/NUMBER-HASH.events`
-fn key(tape: TapeId, number: u64, hash: &[u8; 32]) -> String {
-    let short: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{:016x}/{number:016}-{short}.events", tape.0)
+/// `TAPE/NUMBER-HASH-NONCE.events`. A restored copy of a store has the same tape, numbers and bytes, and may be given the same
+/// place; an object must be only one store's, for the one that drops its table removes it. So a random part is in the key.
+fn key(tape: TapeId, number: u64, hash: &[u8; 32], nonce: &[u8; 8]) -> String {
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    format!("{:016x}/{number:016}-{}-{}.events", tape.0, hex(&hash[..8]), hex(nonce))
 }
 
 /// The object is what was uploaded: its length as the store states it, and its bytes as it gives them.
@@ -281,8 +296,10 @@ pub(crate) fn collect(
 ) -> Result<(), ColdPushError> {
     let now = flusher.with_contents(Contents::clone);
     let named = |number: u64| now.event_tables.iter().any(|table| table.number == number);
+    let needed = |key: &str| now.cold.values().any(|object| named(object.number) && object.key == key);
     for object in now.cold.values().filter(|object| !named(object.number)) {
-        if shared.is_cold_read(object.number) {
+        // Two entries of one key are nothing that is written; but nothing that is named may ever be removed.
+        if needed(&object.key) || shared.is_cold_read(object.number) {
             continue;
         }
         let name = object.key.clone();

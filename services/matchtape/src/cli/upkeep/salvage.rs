@@ -117,6 +117,16 @@ fn describe(report: &SalvageReport) -> String {
             let _ = writeln!(text, "          {file}");
         }
     }
+    if !report.objects_aside.is_empty() {
+        let _ = writeln!(
+            text,
+            "aside     {} objects of the cold tier, which stay where they are:",
+            report.objects_aside.len()
+        );
+        for key in &report.objects_aside {
+            let _ = writeln!(text, "          {key}");
+        }
+    }
     for warning in &report.warnings {
         let _ = writeln!(text, "warning   {warning}");
     }
