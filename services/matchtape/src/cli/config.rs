@@ -15,6 +15,7 @@ use matchtape_storage::wal::{SyncPolicy, WriteBackend};
 use serde::{Deserialize, Serialize};
 
 use super::error::CliError;
+use super::retention::{RetentionSection, SnapshotSection};
 use super::serve::NodeArgs;
 
 /// Show or check the configuration of a node.
@@ -61,6 +62,8 @@ pub(super) struct Config {
     pub ingress: IngressSection,
     pub gateway: GatewaySection,
     pub cold: ColdSection,
+    pub snapshot: SnapshotSection,
+    pub retention: RetentionSection,
 }
 
 /// Where old event tables go, so that the local disk need not hold them.
@@ -367,6 +370,10 @@ impl Config {
         };
         range("ingress.producers_max", self.ingress.producers_max, 256, "1 to 256")?;
         range("ingress.queue_samples", self.ingress.queue_samples, 4096, "1 to 4096")?;
+        if self.retention.interval_seconds == 0 {
+            let (key, value, reason) = ("retention.interval_seconds", "0".into(), "1 or more");
+            return Err(ConfigError::Value { key, value, reason });
+        }
         if self.gateway.enabled && !self.gateway.listen.ip().is_loopback() {
             let (value, reason) =
                 (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
@@ -467,6 +474,31 @@ mod tests {
     }
 
     #[test]
+    fn everything_is_kept_unless_a_rule_says_otherwise() {
+        use matchtape_storage::RetentionPolicy;
+
+        let config = load("").unwrap();
+        assert_eq!(config.retention.policy(), RetentionPolicy::default());
+        assert_eq!(config.snapshot.interval_minutes, 30);
+        let text = "[retention]\nkeep_hours = 2\nkeep_trading_days = 3\nkeep_bytes = 4\nkeep_log_mib = 5\n\
+                    abandoned_sections = [\"old\"]\n";
+        let expected = RetentionPolicy {
+            age: Some(Duration::from_secs(7200)),
+            trading_days: Some(3),
+            bytes: Some(4),
+            log_bytes: 5 << 20,
+            abandoned_sections: vec!["old".into()],
+            ..RetentionPolicy::default()
+        };
+        assert_eq!(load(text).unwrap().retention.policy(), expected);
+        let shown = toml::to_string_pretty(&config).unwrap();
+        for key in ["[retention]", "keep_hours = 0", "keep_trading_days = 0", "keep_bytes = 0", "[snapshot]"]
+        {
+            assert!(shown.contains(key), "{key} in {shown}");
+        }
+    }
+
+    #[test]
     fn unknown_keys_and_impossible_values_are_refused_by_name() {
         for (text, named) in [
             ("[node]\nnmae = \"a\"\n", "nmae"),
@@ -477,6 +509,9 @@ mod tests {
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
             ("[node]\nlog_core = 100000\n", "node.log_core"),
             ("[ingress]\nproducers_max = 0\n", "ingress.producers_max"),
+            ("[retention]\nkeep_days = 3\n", "keep_days"),
+            ("[retention]\ninterval_seconds = 0\n", "retention.interval_seconds"),
+            ("[snapshot]\ninterval = 3\n", "interval"),
         ] {
             let error = load(text).expect_err(text).to_string();
             assert!(error.contains(named), "{text:?} gives {error:?}");

@@ -13,6 +13,7 @@ mod inspect;
 mod interrupt;
 mod position;
 mod query;
+mod retention;
 mod serve;
 mod state;
 mod store;

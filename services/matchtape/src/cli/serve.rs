@@ -26,6 +26,7 @@ use super::cold;
 use super::config::{ColdSection, Config, ConfigError};
 use super::error::CliError;
 use super::ingress::NodeIngress;
+use super::retention;
 use super::store::open_error;
 
 /// How often watermarks before `visible` are passed on.
@@ -148,19 +149,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     let config = args.node.load()?;
     let running = Running::start(&config, projections(), Publishing::Offered)?;
     running.announce();
-    let outcome = std::thread::scope(|scope| {
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        if !config.cold.place.is_empty() {
-            let (store, settings) = (running.node.store(), &config.cold);
-            std::thread::Builder::new()
-                .name("cold-push".into())
-                .spawn_scoped(scope, move || move_to_cold(store, settings, &stopped))?;
-        }
-        let outcome = running.runtime.block_on(interrupted());
-        drop(stop);
-        outcome
-    });
-    outcome?;
+    running.tended(&config, |running| running.runtime.block_on(interrupted()))?;
     eprintln!("stopping: what was accepted is made durable");
     running.stop()
 }
@@ -197,11 +186,13 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
         report
     })?;
     running.announce();
-    running.runtime.block_on(async {
-        tokio::select! {
-            result = interrupted() => result,
-            _ = ended => Ok(()),
-        }
+    running.tended(&config, |running| {
+        running.runtime.block_on(async {
+            tokio::select! {
+                result = interrupted() => result,
+                _ = ended => Ok(()),
+            }
+        })
     })?;
     stop.store(true, Ordering::Relaxed);
     let report = match exchange.join() {
@@ -330,6 +321,31 @@ impl Running {
         }
         // A pipe that nobody reads any more is no reason to stop.
         let _ = std::io::stdout().flush();
+    }
+
+    /// Does `work` while threads beside it tend the store: they keep as much as they are told and move what is old. They
+    /// end with it, after the step they are in.
+    fn tended<T>(
+        &self,
+        config: &Config,
+        work: impl FnOnce(&Self) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let store = self.node.store();
+        std::thread::scope(|scope| {
+            let (stop_keeping, stopped) = mpsc::channel();
+            std::thread::Builder::new()
+                .name("retention".into())
+                .spawn_scoped(scope, move || retention::keep(store, config, &stopped))?;
+            let (stop_moving, stopped) = mpsc::channel();
+            if !config.cold.place.is_empty() {
+                std::thread::Builder::new()
+                    .name("cold-push".into())
+                    .spawn_scoped(scope, move || move_to_cold(store, &config.cold, &stopped))?;
+            }
+            let outcome = work(self);
+            drop((stop_keeping, stop_moving));
+            outcome
+        })
     }
 
     fn stop(self) -> Result<(), CliError> {

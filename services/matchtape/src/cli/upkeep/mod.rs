@@ -56,7 +56,7 @@ fn show_copying(bar: &ProgressBar, step: CopyProgress) {
 }
 
 /// Now, as accepted times count.
-fn now() -> AcceptedTime {
+pub(super) fn now() -> AcceptedTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     AcceptedTime(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -1,0 +1,240 @@
+//! What a running node does for its disk by itself: snapshots of a quiet tape, and dropping what nobody keeps.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use matchtape_schemas::AcceptedTime;
+use matchtape_storage::{EventStore, RetentionChoice, RetentionPolicy};
+use serde::{Deserialize, Serialize};
+
+use super::config::Config;
+use super::upkeep::now;
+
+const HOUR: u64 = 60 * 60;
+
+/// What of the tape stays. A rule that is 0 drops nothing; each other one is a reason to drop, unless a consumer, a legal
+/// hold, an upload or a backup still needs it. `matchtape retain` shows what would go.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RetentionSection {
+    /// Drop what was accepted longer ago than this. 0: however old.
+    pub keep_hours: u64,
+    /// Keep so many closed trading days and the running one. 0: all.
+    pub keep_trading_days: u32,
+    /// Drop the oldest events until tables and snapshots take at most this. 0: whatever they take.
+    pub keep_bytes: u64,
+    /// Sealed segments of the log that stay, though tables have their events.
+    pub keep_log_mib: u64,
+    /// Sections of snapshots that nobody will ask for again.
+    pub abandoned_sections: Vec<String>,
+    /// So often the node looks.
+    pub interval_seconds: u64,
+}
+
+impl Default for RetentionSection {
+    fn default() -> Self {
+        let policy = RetentionPolicy::default();
+        Self {
+            keep_hours: 0,
+            keep_trading_days: 0,
+            keep_bytes: 0,
+            keep_log_mib: policy.log_bytes >> 20,
+            abandoned_sections: policy.abandoned_sections,
+            interval_seconds: 60,
+        }
+    }
+}
+
+impl RetentionSection {
+    /// As the store wants it.
+    pub(super) fn policy(&self) -> RetentionPolicy {
+        RetentionPolicy {
+            age: (self.keep_hours > 0).then(|| Duration::from_secs(self.keep_hours.saturating_mul(HOUR))),
+            trading_days: (self.keep_trading_days > 0).then_some(self.keep_trading_days),
+            bytes: (self.keep_bytes > 0).then_some(self.keep_bytes),
+            log_bytes: self.keep_log_mib.saturating_mul(1 << 20),
+            abandoned_sections: self.abandoned_sections.clone(),
+            ..RetentionPolicy::default()
+        }
+    }
+}
+
+/// Snapshots beside those that every full memtable leaves.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SnapshotSection {
+    /// Events wait in memory for so long at most, before they go to tables and into a snapshot. 0: until it is full.
+    pub interval_minutes: u64,
+}
+
+impl Default for SnapshotSection {
+    fn default() -> Self {
+        Self { interval_minutes: 30 }
+    }
+}
+
+/// What is done at each look, and what was said before.
+struct Keeper {
+    policy: RetentionPolicy,
+    snapshot_after: Option<Duration>,
+    /// Advisories that still hold are told once.
+    said: BTreeSet<String>,
+}
+
+impl Keeper {
+    fn new(config: &Config) -> Self {
+        let minutes = config.snapshot.interval_minutes;
+        let snapshot_after = (minutes > 0).then(|| Duration::from_secs(minutes.saturating_mul(60)));
+        Self { policy: config.retention.policy(), snapshot_after, said: BTreeSet::new() }
+    }
+
+    /// One look. What fails is told and tried again at the next; nothing is lost by waiting.
+    fn look(&mut self, store: &EventStore, now: AcceptedTime) {
+        if let Some(after) = self.snapshot_after {
+            match store.snapshot_if_due(after, now) {
+                Ok(Some(through)) => {
+                    tracing::info!("a snapshot of the quiet tape, through sequence {through}")
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!("a snapshot of the quiet tape: {error}"),
+            }
+        }
+        match store.retain(&self.policy, now) {
+            Ok(choice) => self.tell(&choice),
+            Err(error) => tracing::error!("{error}; what is kept is whole"),
+        }
+    }
+
+    fn tell(&mut self, choice: &RetentionChoice) {
+        for file in &choice.dropped {
+            tracing::info!("dropped {} ({} bytes)", file.file, file.bytes);
+        }
+        if choice.first_kept > choice.first_kept_before {
+            let (from, before) = (choice.first_kept, choice.first_kept_before);
+            tracing::info!("the tape begins at sequence {from} now (before: {before})");
+        }
+        let advisories: BTreeSet<String> = choice.advisories.iter().map(ToString::to_string).collect();
+        for advisory in advisories.difference(&self.said) {
+            tracing::warn!("{advisory}");
+        }
+        self.said = advisories;
+    }
+}
+
+/// Looks at intervals until the other end of `stopped` goes. The first look comes an interval after the start: whoever was
+/// reading old events before a restart has had the chance to pin them again.
+pub(super) fn keep(store: &EventStore, config: &Config, stopped: &mpsc::Receiver<()>) {
+    let interval = Duration::from_secs(config.retention.interval_seconds.max(1));
+    let mut keeper = Keeper::new(config);
+    while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+        keeper.look(store, now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_market::projections;
+    use matchtape_node::{Node, NodeOptions};
+    use matchtape_schemas::event::OrderAccepted;
+    use matchtape_schemas::{
+        Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Sequence, Stage,
+    };
+    use matchtape_storage::PinKind;
+
+    use super::*;
+
+    fn node(folder: &tempfile::TempDir) -> Node {
+        let mut options = NodeOptions::default();
+        options.store.compaction.small_event_table_bytes = 0;
+        Node::open(folder.path(), options, projections()).unwrap()
+    }
+
+    fn publish(node: &Node, count: u64) -> Sequence {
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let from = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+        let mut last = Sequence::ZERO;
+        for number in from..from + count {
+            let body = OrderAccepted { order_id: OrderId(number), ..Default::default() };
+            let event = Event::new(InstrumentId(1), ProducerSequence(number), EventTime(5), body);
+            last = publisher.publish(&event).unwrap().sequence();
+        }
+        node.wait(last, Stage::Visible).unwrap();
+        last
+    }
+
+    fn tables(node: &Node, count: usize) {
+        for _ in 0..count {
+            publish(node, 100);
+            node.store().flush().unwrap();
+        }
+    }
+
+    fn first_kept(node: &Node) -> u64 {
+        node.store().inspect().event_tables[0].first_sequence
+    }
+
+    #[test]
+    fn without_a_rule_nothing_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&folder);
+        tables(&node, 5);
+        Keeper::new(&Config::default()).look(node.store(), now());
+        assert_eq!((first_kept(&node), node.store().inspect().event_tables.len()), (1, 5));
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn what_a_rule_drops_goes_as_far_as_nothing_is_pinned() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&folder);
+        tables(&node, 5);
+        let mut config = Config::default();
+        config.retention.keep_bytes = 1;
+        let pin = node.store().pin(PinKind::Consumer, "risk", Sequence(250)).unwrap();
+        Keeper::new(&config).look(node.store(), now());
+        let kept = first_kept(&node);
+        assert!(kept > 1 && kept <= 250, "{kept}");
+        drop(pin);
+        Keeper::new(&config).look(node.store(), now());
+        assert!(first_kept(&node) > 250);
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn a_quiet_tape_has_its_snapshot_when_it_is_due_and_none_where_that_is_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&folder);
+        let last = publish(&node, 10);
+        let later = |minutes: i64| AcceptedTime(now().0 + minutes * 60_000_000_000);
+        let mut config = Config::default();
+        config.snapshot.interval_minutes = 0;
+        Keeper::new(&config).look(node.store(), later(1_000_000));
+        config.snapshot.interval_minutes = 30;
+        Keeper::new(&config).look(node.store(), later(20));
+        assert_eq!(node.store().flushed_through(), Sequence::ZERO);
+        Keeper::new(&config).look(node.store(), later(31));
+        assert_eq!(node.store().flushed_through(), last);
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn it_ends_at_once_in_the_middle_of_a_long_pause() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&folder);
+        let mut config = Config::default();
+        config.retention.interval_seconds = 86_400;
+        let (stop, stopped) = mpsc::channel();
+        let (done, ended) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let (store, config) = (node.store(), &config);
+            scope.spawn(move || {
+                keep(store, config, &stopped);
+                done.send(()).unwrap();
+            });
+            drop(stop);
+            ended.recv_timeout(Duration::from_secs(30)).expect("it ends long before its day is over");
+        });
+        node.close().unwrap();
+    }
+}
