@@ -1,5 +1,6 @@
 //! The `matchtape` binary as a library, so that its parts can be tested and fuzzed.
 
+pub mod bench_disk;
 pub mod cli;
 pub mod consumers;
 pub mod import;

@@ -89,6 +89,12 @@ impl DiskError {
         self.source.kind() == io::ErrorKind::AlreadyExists
     }
 
+    /// Whether it is what a file system without `O_DIRECT` answers when a file is opened past the page cache.
+    pub fn is_direct_unsupported(&self) -> bool {
+        // EINVAL
+        self.source.raw_os_error() == Some(22)
+    }
+
     /// Whether it was to make something durable: trying again would say nothing about the bytes that were lost.
     pub fn is_sync(&self) -> bool {
         matches!(self.operation, Operation::SyncData | Operation::SyncAll | Operation::SyncDirectory)

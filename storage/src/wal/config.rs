@@ -20,6 +20,18 @@ pub enum WriteBackend {
     Direct,
 }
 
+impl WriteBackend {
+    /// How it opens the segment that it writes. Where that is not [`Caching::DirectSync`], `sync_data` makes a commit
+    /// durable.
+    pub fn caching(self, sync: SyncPolicy) -> Caching {
+        match (self, sync) {
+            (Self::Buffered, _) => Caching::Buffered,
+            (Self::Direct, SyncPolicy::EveryBatch) => Caching::DirectSync,
+            (Self::Direct, SyncPolicy::Interval(_) | SyncPolicy::None) => Caching::Direct,
+        }
+    }
+}
+
 /// When commits are made durable, named for what is lost when the power goes. A crash of the process alone loses
 /// nothing that was written, under any of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,11 +130,7 @@ impl WalConfig {
 
     /// How the open segment is opened for writing.
     pub(super) fn caching(&self) -> Caching {
-        match (self.backend, self.sync) {
-            (WriteBackend::Buffered, _) => Caching::Buffered,
-            (WriteBackend::Direct, SyncPolicy::EveryBatch) => Caching::DirectSync,
-            (WriteBackend::Direct, SyncPolicy::Interval(_) | SyncPolicy::None) => Caching::Direct,
-        }
+        self.backend.caching(self.sync)
     }
 
     /// From this offset on, the segment should end.

@@ -608,7 +608,7 @@ pub(super) fn open_past_cache(
 ) -> Result<Arc<dyn DiskFile>, DiskError> {
     match disk.open(path, Access::Read, Caching::Direct) {
         Ok(file) => Ok(file),
-        Err(error) if is_direct_unsupported(&error) => {
+        Err(error) if error.is_direct_unsupported() => {
             let file = disk.open(path, Access::Read, Caching::Buffered)?;
             file.drop_cache(0, file.len_bytes()?)?;
             Ok(file)
@@ -619,8 +619,3 @@ pub(super) fn open_past_cache(
 
 const _: () =
     assert!(WINDOW_BYTES.is_multiple_of(BLOCK_BYTES) && COMMIT_BYTES_MAX.is_multiple_of(WINDOW_BYTES));
-
-/// Whether the file system (tmpfs, some FUSE ones) has no direct path: it says `EINVAL`.
-pub(super) fn is_direct_unsupported(error: &DiskError) -> bool {
-    error.source.raw_os_error() == Some(22)
-}

@@ -17,7 +17,6 @@ use parking_lot::{Condvar, Mutex};
 use super::config::{Mistakes, Preparation, WalConfig};
 use super::error::WalError;
 use super::release::{Pool, is_linked_elsewhere};
-use super::scan::is_direct_unsupported;
 use super::segment::{SegmentNumber, SpareMark};
 use super::space::{Lacking, SpaceProblem};
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
@@ -126,7 +125,7 @@ impl Maker {
     /// Written past the page cache where that exists: zeros would push out what readers need.
     fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
         match self.disk.open(path, Access::ReadWrite, Caching::Direct) {
-            Err(error) if is_direct_unsupported(&error) => {
+            Err(error) if error.is_direct_unsupported() => {
                 self.disk.open(path, Access::ReadWrite, Caching::Buffered)
             }
             direct => direct,

@@ -1,5 +1,6 @@
 //! The command line: one subcommand per file, and how errors and interruptions end the process.
 
+mod bench_disk;
 mod cold;
 mod compact;
 mod config;
@@ -70,6 +71,7 @@ enum Command {
     Hold(upkeep::hold::HoldArgs),
     Salvage(upkeep::salvage::SalvageArgs),
     Dump(upkeep::dump::DumpArgs),
+    BenchDisk(bench_disk::BenchDiskArgs),
     Config(config::ConfigArgs),
 }
 
@@ -123,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => upkeep::dump::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Cold(args) => cold::run(&args),
+        Command::BenchDisk(args) => bench_disk::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
