@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use matchtape_schemas::Sequence;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskError};
 use crate::file_header::FileKind;
@@ -130,8 +130,8 @@ impl Flusher {
     /// Flushes every sealed memtable that is wholly visible and at or below `durable`, oldest first.
     pub(crate) fn flush_sealed(&self, shared: &Shared, durable: Sequence) -> Result<(), FlushError> {
         let mut state = self.state.lock();
-        self.check()?;
         loop {
+            self.check()?;
             let visible = shared.visible.get();
             let view = shared.view();
             let [oldest, _, ..] = view.memtables.as_slice() else { return Ok(()) };
@@ -144,6 +144,8 @@ impl Flusher {
             self.written[0].fetch_add(raw, Ordering::Relaxed);
             self.written[1].fetch_add(bytes, Ordering::Relaxed);
             self.flushes.fetch_add(1, Ordering::Relaxed);
+            // A merge that waits to be installed comes in between: at full load there is always a next memtable.
+            MutexGuard::bump(&mut state);
         }
     }
 

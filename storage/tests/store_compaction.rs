@@ -144,6 +144,43 @@ fn a_disk_that_is_full_fails_one_merge_and_a_later_one_succeeds() {
 }
 
 #[test]
+fn a_sync_that_fails_in_a_merge_ends_flushing_too_and_the_next_opening_has_everything() {
+    let options = small_options();
+    let mut syncs = 0;
+    for at in 0.. {
+        let disk = SimDisk::new(3);
+        let mut driven = several_tables(&disk, &options);
+        let before = disk.operations();
+        disk.fail_at(before + at, Fault::Eio);
+        let outcome = driven.store.compact(&mut |_| true);
+        if disk.operations() <= before + at {
+            break;
+        }
+        let Err(error) = outcome else { continue };
+        if error.to_string().contains("cannot sync") {
+            syncs += 1;
+            let health = driven.store.health().expect_err("nothing may be written any more").to_string();
+            assert!(error.to_string().contains(&health), "{error}: {health}");
+            assert!(driven.store.compaction_health().is_err());
+            driven.append(1, true);
+            let written = tables(&disk);
+            driven.store.flush().expect_err("flushing has ended");
+            driven.store.compact(&mut |_| true).expect_err("compaction has ended");
+            assert_eq!(tables(&disk), written, "nothing more is written");
+        }
+        check_reader(&driven.store.reader(), &driven.events, &mut Random::new(1), 5);
+        let events = driven.events.clone();
+        drop(driven);
+        disk.kill();
+        let mut driven =
+            Driven::open(Arc::new(disk.clone()), options.clone(), events, 1).expect("recovered").0;
+        driven.check(5);
+        assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
+    }
+    assert!(syncs >= 3, "tables, their directory, the manifest: {syncs}");
+}
+
+#[test]
 fn a_damaged_table_ends_compaction_and_nothing_else() {
     let disk = SimDisk::new(3);
     let driven = several_tables(&disk, &small_options());

@@ -123,6 +123,7 @@ fn main() {
             let totals = node.store().compaction_totals();
             let last = node.watermarks().accepted;
             node.wait(last, Stage::Durable).expect("a disk that syncs");
+            node.store().compaction_health().expect("compaction goes on");
             report.row("offered", rate, "events/s");
             report.row("taken", number as f64 / seconds, "events/s");
             report.row("calls refused because the ring was full", refused as f64, "calls");

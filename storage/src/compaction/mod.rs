@@ -72,7 +72,8 @@ impl CompactError {
     /// Whether it would only fail again: damaged bytes, or a device that lost what it was to make durable.
     fn is_final(&self) -> bool {
         match self {
-            Self::Table(TableError::Disk(error)) => error.is_sync(),
+            // A failed sync has become a failure of flushing by now.
+            Self::Table(TableError::Disk(_)) => false,
             Self::Table(TableError::Damage(_) | TableError::Version(_)) => true,
             Self::Flush(_) | Self::Panicked { .. } | Self::Ended(_) => true,
         }
@@ -192,9 +193,14 @@ impl Compactor {
         let done =
             caught(|| work.run_one()).unwrap_or_else(|message| Err(CompactError::Panicked { message }));
         done.map_err(|error| {
-            if !error.is_final() {
-                return error;
-            }
+            let error = match error {
+                // What else that device lost nobody knows: nothing is written any more, by a flush or by a merge (crash rule 1).
+                CompactError::Table(TableError::Disk(error)) if error.is_sync() => {
+                    CompactError::Flush(flusher.fail(error.into()))
+                }
+                error if error.is_final() => error,
+                error => return error,
+            };
             let failure = Arc::new(error);
             CompactError::Ended(Arc::clone(self.failure.get_or_init(|| failure)))
         })
