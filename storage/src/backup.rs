@@ -32,14 +32,14 @@ use matchtape_schemas::{
 use serde::Serialize;
 
 use crate::archive::cold;
-use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, LockError};
+use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, LockError, Operation};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
 use crate::open::{OpenError, take_lock};
 use crate::options::ReadOnlyOptions;
 use crate::read::{ReadError, Reader};
 use crate::read_only::ReadOnlyStore;
 use crate::rebuild::{self, TableBuilder};
-use crate::sstable::{TABLES, TableError, TableFile, new_path};
+use crate::sstable::{EventTableMeta, TABLES, TableError, TableFile, new_path};
 use crate::verify::{Finding, VerifyProgress, VerifyReport};
 
 /// So often a copy begins again when the writer of its source has removed a file meanwhile.
@@ -348,6 +348,11 @@ impl<'a> Copy<'a> {
             to.write_at(&buffer[..read], at).map_err(CopyError::Target)?;
             at += read as u64;
         }
+        if at != bytes {
+            let what = format!("{at} bytes, where the manifest states {bytes}");
+            let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, what);
+            return Err(CopyError::Source(DiskError::new(Operation::Read, from.path(), source).at(at)));
+        }
         to.sync_all().map_err(CopyError::Target)?;
         self.target.rename(&temporary, path).map_err(CopyError::Target)?;
         self.report.copied += 1;
@@ -514,7 +519,7 @@ struct Plan {
     /// Where the tape stands behind the whole tables.
     whole: Head,
     /// Event tables whose index table reaches beyond the point.
-    reindex: Vec<crate::sstable::EventTableMeta>,
+    reindex: Vec<EventTableMeta>,
 }
 
 impl Plan {
@@ -527,14 +532,17 @@ impl Plan {
         let begin = source.event_tables.first().map_or(Head::empty(source.tape), |table| table.footer.before);
         let end = contents.event_tables.last().map_or(begin, |table| table.footer.after);
         let whole = end.last_sequence;
-        contents.released.retain(|segment| segment.last <= whole);
         contents.snapshots.retain(|snapshot| snapshot.sequence() <= whole);
         contents.released.retain(|facts| facts.last <= whole);
-        // An index table that reaches beyond the point goes, and with it all that overlap what must be indexed anew.
+        // An index table that reaches beyond the point goes, and with it all that overlap what must be indexed anew: whole
+        // event tables are, so what holds a part of one goes too.
         let mut from = whole.next();
         loop {
             let reaching = source.index_tables.iter().filter(|index| index.footer.last >= from);
             let first = reaching.map(|index| index.footer.first).min().unwrap_or(from);
+            let table =
+                contents.event_tables.iter().find(|table| (table.first()..=table.last()).contains(&first));
+            let first = table.map_or(first, EventTableMeta::first);
             if first >= from {
                 break;
             }
@@ -553,5 +561,30 @@ impl Plan {
         let indexes = contents.index_tables.iter().map(|table| (table.file(), table.bytes));
         let snapshots = contents.snapshots.iter().map(|meta| (meta.file(), meta.bytes));
         events.chain(indexes).chain(snapshots).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::{TAPE, events, index};
+
+    /// Index tables that stay, and event tables that are indexed anew, when two of three event tables are taken.
+    fn planned(indexes: &[Edit]) -> (Vec<u64>, Vec<u64>) {
+        let mut contents = Contents::empty(TAPE);
+        let tables = [events(1, 0, 10), events(2, 10, 20), events(3, 20, 30)];
+        tables.into_iter().chain(indexes.iter().cloned()).for_each(|edit| contents.apply(edit));
+        let plan = Plan::of(&contents, Sequence(20));
+        let kept = plan.contents.index_tables.iter().map(|table| table.number).collect();
+        (kept, plan.reindex.iter().map(|table| table.number).collect())
+    }
+
+    #[test]
+    fn whatever_index_tables_go_every_event_that_is_taken_stays_indexed() {
+        assert_eq!(planned(&[index(4, 1, 10), index(5, 11, 30)]), (vec![4], vec![2]));
+        assert_eq!(planned(&[index(4, 1, 20), index(5, 21, 30)]), (vec![4], vec![]));
+        // Ends inside event tables: one thing leads to another.
+        assert_eq!(planned(&[index(4, 1, 10), index(5, 11, 15), index(6, 16, 30)]), (vec![4], vec![2]));
+        assert_eq!(planned(&[index(4, 1, 5), index(5, 6, 15), index(6, 16, 30)]), (vec![], vec![1, 2]));
     }
 }

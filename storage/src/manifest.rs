@@ -608,20 +608,20 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::disk::sim::SimDisk;
     use crate::sstable::block::BlockAt;
     use matchtape_schemas::{EventTime, Head, InstrumentId, KindMask};
     use proptest::prelude::*;
 
-    const TAPE: TapeId = TapeId(77);
+    pub(crate) const TAPE: TapeId = TapeId(77);
 
     fn head(last: u64) -> Head {
         Head { last_sequence: Sequence(last), checksum: last * 3, ..Head::empty(TAPE) }
     }
 
-    fn events(number: u64, before: u64, after: u64) -> Edit {
+    pub(crate) fn events(number: u64, before: u64, after: u64) -> Edit {
         let footer = EventFooter {
             before: head(before),
             after: head(after),
@@ -639,7 +639,7 @@ mod tests {
         Edit::AddEvents(EventTableMeta { number, bytes: 1000, footer })
     }
 
-    fn index(number: u64, first: u64, last: u64) -> Edit {
+    pub(crate) fn index(number: u64, first: u64, last: u64) -> Edit {
         let footer = IndexFooter {
             tape: TAPE,
             first: Sequence(first),

@@ -210,6 +210,8 @@ pub(crate) fn open(
     let next_file =
         if options.mistakes().file_numbers_restart { 1 } else { above_all_files(&*disk, &contents)? };
     let contents = Contents { next_file, ..contents };
+    // What was never whole is nothing, whatever the manifest says: its space may be what the rest lacks.
+    remove_temporaries(&*disk, &mut report)?;
     // Written anew: whatever an earlier process left in the page cache is durable from here on, or not there.
     let manifest = Manifest::write(&*disk, contents, generation + 1)?;
     let contents = manifest.contents().clone();
@@ -307,7 +309,20 @@ fn load_or_create(
     Ok((Contents::empty(tape), 0))
 }
 
-/// Removes what an interrupted flush left behind.
+/// Removes files that were being written: under such a name nothing is ever read.
+fn remove_temporaries(disk: &dyn Disk, report: &mut RecoveryReport) -> Result<(), DiskError> {
+    let directory = Path::new(TABLES);
+    for entry in disk.list(directory)? {
+        let table = TableFile::from_name(&entry.name).filter(|_| entry.kind == EntryKind::File);
+        if table.is_some_and(|table| entry.name != table.name()) {
+            disk.remove(&directory.join(&entry.name))?;
+            report.removed.push(entry.name);
+        }
+    }
+    Ok(())
+}
+
+/// Removes whole files that an interrupted flush or merge left behind.
 fn remove_orphans(
     disk: &dyn Disk,
     contents: &Contents,
@@ -321,7 +336,7 @@ fn remove_orphans(
             continue;
         };
         // What has moved to the cold tier is there whole and durable: that comes before the manifest says so.
-        if entry.name != table.name() || !contents.names_locally(table.number) {
+        if !contents.names_locally(table.number) {
             disk.remove(&directory.join(&entry.name))?;
             report.removed.push(entry.name);
         }

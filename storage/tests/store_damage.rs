@@ -414,3 +414,28 @@ proptest! {
         survive_damage(&with_snapshot(healthy, &payloads), events);
     }
 }
+
+#[test]
+fn a_full_disk_is_given_the_space_of_unfinished_files_before_anything_is_written() {
+    let disk = SimDisk::new(5);
+    let mut driven = Driven::new(&disk, 3);
+    driven.append(4, true);
+    driven.store.flush().expect("flushed");
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let unfinished = Path::new("tables/0000000000000099.index.new");
+    let file = disk.open(unfinished, Access::CreateNew, Caching::Buffered).expect("created");
+    file.write_at(&[7; 1 << 20], 0).expect("written");
+    let names = ["tables", "wal"].into_iter().flat_map(|directory| {
+        let entries = disk.list(Path::new(directory)).expect("listed").into_iter();
+        entries.map(move |entry| Path::new(directory).join(entry.name))
+    });
+    let files = names.chain(["manifest".into(), "lock".into()]);
+    let used: usize = files.filter_map(|path| disk.content(&path)).map(|content| content.len()).sum();
+    disk.set_capacity(used as u64);
+    let (mut driven, report) =
+        Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("there is room now");
+    assert_eq!(report.removed, ["0000000000000099.index.new"]);
+    driven.check(5);
+}

@@ -75,7 +75,9 @@ impl CompactError {
             // A failed sync has become a failure of flushing by now.
             Self::Table(TableError::Disk(_)) => false,
             Self::Table(TableError::Damage(_) | TableError::Version(_)) => true,
-            Self::Flush(_) | Self::Panicked { .. } | Self::Ended(_) => true,
+            // The manifest found no room, and is as it was.
+            Self::Flush(error) => !error.may_pass(),
+            Self::Panicked { .. } | Self::Ended(_) => true,
         }
     }
 }
@@ -329,8 +331,10 @@ impl Work<'_> {
             let gone = inputs.iter().map(|number| Edit::Remove(*number));
             gone.chain(added).collect()
         });
-        // After a failed edit nobody knows what the manifest names: the next opening removes what it does not.
-        if replaced || changed.is_err() {
+        // After a failed edit nobody knows what the manifest names: the next opening removes what it does not. But one that
+        // found no room was not made.
+        let named = changed.as_ref().map_or_else(|error| !error.may_pass(), |()| replaced);
+        if named {
             leftovers.files.clear();
         }
         Ok(changed?)

@@ -31,8 +31,11 @@ impl DiskFile for ColdFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
         match patiently(&*self.store, || self.store.get_range(&self.object.key, offset, buffer)) {
             Ok(read) => Ok(read),
-            // The manifest names it: bytes that are not there are damage, as those of a file that is too short.
-            Err(ColdError::Missing { .. }) => Ok(0),
+            // As a local file that is gone: whoever reads another process's store asks again, by a newer manifest.
+            Err(error @ ColdError::Missing { .. }) => {
+                let source = std::io::Error::new(std::io::ErrorKind::NotFound, error);
+                Err(DiskError::new(Operation::Read, &self.path, source).at(offset))
+            }
             Err(error) => {
                 Err(DiskError::new(Operation::Read, &self.path, std::io::Error::other(error)).at(offset))
             }
