@@ -28,7 +28,8 @@ pub struct StoreOptions {
     /// Who indexes and flushes.
     pub workers: Workers,
     /// After a flush the log lets go of the sealed segments that tables cover, but for the last so many: a second copy to
-    /// salvage from. `usize::MAX`: only [`EventStore::release_log`](crate::EventStore::release_log) lets go of any.
+    /// salvage from. What stays is the less of this and what [`RetentionPolicy::log_bytes`](crate::RetentionPolicy::log_bytes)
+    /// asks for; to keep more, raise both. `usize::MAX`: only [`EventStore::release_log`](crate::EventStore::release_log) lets go of any.
     pub sealed_segments_kept: usize,
     /// Where event tables are that are no longer on the local disk. `None`: there is no such place; tables that are there
     /// cannot be read, and an answer that needs one says so.

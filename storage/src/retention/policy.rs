@@ -17,7 +17,9 @@ pub struct RetentionPolicy {
     pub bytes: Option<u64>,
     /// How much a pin may hold back before it is broken.
     pub pin_limits: PinLimits,
-    /// So many bytes of sealed log segments stay, though tables have their events: a second copy to salvage from.
+    /// So many bytes of sealed log segments stay, though tables have their events: a second copy to salvage from. The store lets
+    /// go of segments after each flush too, by [`StoreOptions::sealed_segments_kept`](crate::StoreOptions::sealed_segments_kept),
+    /// whatever this says: to keep more than that many, raise it too.
     pub log_bytes: u64,
     /// Snapshots are thinned, to one per this many bytes of frames: what a state as of any moment has to replay at most.
     pub snapshot_gap_bytes: u64,
