@@ -247,6 +247,7 @@ async fn of_a_body_that_is_refused_nothing_is_on_the_tape() {
         (query, &large, 413, "body_too_large"),
         ("producer=78", &good, 400, "bad_events"),
         ("producer=0", &good, 400, "bad_request"),
+        ("producer=4294967295", &good, 400, "bad_request"),
         ("producer=4294967296", &good, 400, "bad_request"),
         ("", &good, 400, "bad_request"),
         ("producer=77&wait=forever", &good, 400, "bad_request"),

@@ -242,16 +242,29 @@ impl Node {
             head: found.last_sequence,
             store: Arc::downgrade(&store),
         })?;
-        let live = match (bus, lane) {
-            (Some((bus, name)), Some(lane)) => {
-                Some(LiveBus::start(name, bus, lane, reader.clone(), Arc::clone(&intake))?)
-            }
-            _ => None,
-        };
         let parts =
             (Arc::clone(&intake), ring_reader, Framer::new(head), Arc::clone(&store), options.wait, commits);
+        // From here on it is a node, though not a whole one: if something does not start, dropping it ends what has.
+        let mut node = Self {
+            intake: Arc::clone(&intake),
+            store: Some(store),
+            reader: reader.clone(),
+            pipeline: None,
+            live: None,
+            ingress: None,
+            idle_clock: None,
+            consumers,
+            bus_name: bus_name.clone(),
+            latency,
+            recovery,
+            tape,
+            epoch: head.epoch,
+        };
+        if let (Some((bus, name)), Some(lane)) = (bus, lane) {
+            node.live = Some(LiveBus::start(name, bus, lane, reader, Arc::clone(&intake))?);
+        }
         let core = options.pipeline_core;
-        let pipeline = match (&options.bus, &bus_name) {
+        match (&options.bus, &bus_name) {
             (Some(bus), Some(name)) if bus.speculative => {
                 let (name, config, intake) = (name.clone(), bus.config.clone(), Arc::clone(&intake));
                 let (opened, open) = std::sync::mpsc::sync_channel(1);
@@ -267,41 +280,27 @@ impl Node {
                         }
                     }
                 })?;
+                node.pipeline = Some(thread);
                 match open.recv() {
                     Ok(result) => result?,
                     Err(_) => unreachable!("the pipeline thread reports before it runs"),
                 }
-                thread
             }
-            _ => std::thread::Builder::new().name("pipeline".into()).spawn(move || {
-                bind("pipeline", core);
-                run(parts, NoSpeculation);
-            })?,
-        };
+            _ => {
+                let thread = std::thread::Builder::new().name("pipeline".into()).spawn(move || {
+                    bind("pipeline", core);
+                    run(parts, NoSpeculation);
+                })?;
+                node.pipeline = Some(thread);
+            }
+        }
         // Last: from here on others publish.
-        let ingress = match (&options.ingress, &bus_name) {
-            (Some(ingress), Some(name)) => {
-                Some(Ingress::start(name, ingress, head.epoch, Arc::clone(&intake))?)
-            }
-            _ => None,
-        };
-        let idle_clock =
+        if let (Some(ingress), Some(name)) = (&options.ingress, &bus_name) {
+            node.ingress = Some(Ingress::start(name, ingress, head.epoch, Arc::clone(&intake))?);
+        }
+        node.idle_clock =
             options.time_advanced_after.map(|after| IdleClock::start(Arc::clone(&intake), after));
-        Ok(Self {
-            intake,
-            store: Some(store),
-            reader,
-            pipeline: Some(pipeline),
-            live,
-            ingress,
-            idle_clock,
-            consumers,
-            bus_name,
-            latency,
-            recovery,
-            tape,
-            epoch: head.epoch,
-        })
+        Ok(node)
     }
 
     /// What recovery found, replayed and cut.

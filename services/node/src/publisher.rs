@@ -243,6 +243,16 @@ impl Publishers {
         Publisher::attach(&self.intake, producer).ok_or(NodeError::ProducerInUse(producer))
     }
 
+    /// A producer's last event, without becoming its publisher; `None`: it has none. While a handle of it lives, only that
+    /// handle knows.
+    pub fn last(&self, producer: ProducerId) -> Result<Option<ProducerMark>, NodeError> {
+        let producers = self.intake.producers.lock();
+        if producer == ProducerId::SEQUENCER || producers.live.contains(&producer) {
+            return Err(NodeError::ProducerInUse(producer));
+        }
+        Ok(producers.marks.get(producer))
+    }
+
     /// The most events a group may have.
     pub fn group_events_max(&self) -> usize {
         self.intake.ring.capacity()

@@ -510,6 +510,25 @@ fn what_the_sequencer_alone_may_say_ends_the_handle_and_leaves_others_alone() {
 }
 
 #[test]
+fn a_node_whose_way_in_does_not_open_lets_go_of_all_it_had_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let namespace = format!("i{}half", std::process::id());
+    let place = Place::new("half");
+    for speculative in [false, true] {
+        let mut options = options(folder.path(), &namespace);
+        options.bus = place.options().bus;
+        options.bus.as_mut().unwrap().speculative = speculative;
+        options.ingress.as_mut().unwrap().config.producers_max = 0;
+        let error = Node::open(folder.path(), options, Vec::new()).err().unwrap();
+        assert!(error.to_string().contains("producers_max"), "{error}");
+        // The store and the system tape are free, and so are the names on the bus.
+        let whole = NodeOptions { bus: place.options().bus, ..small() };
+        let node = Node::open(folder.path(), whole, Vec::new()).unwrap();
+        node.close().unwrap();
+    }
+}
+
+#[test]
 fn without_a_node_connecting_says_what_is_missing() {
     let place = Place::new("nobody");
     let options = RemoteOptions { connect_wait: Duration::from_millis(20), ..RemoteOptions::default() };

@@ -44,6 +44,13 @@ pub(crate) async fn publish(
         )
     })?;
     let producer = read_producer(&producer)?;
+    if producer == super::state::PRODUCER {
+        return Err(ApiError::bad_request(
+            format!("the gateway itself publishes as producer {producer}"),
+            "producer",
+            "publish as another one",
+        ));
+    }
     let wait = read_stage(&mut params)?;
     params.finish()?;
     check_head(request.headers(), shared.limits.publish_bytes_max)?;

@@ -14,6 +14,7 @@ use matchtape_market::KeyedState;
 use matchtape_schemas::event::{STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, StateDeleted, StateError, StateSet};
 use matchtape_schemas::{Body, Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence};
 use matchtape_storage::{Query as TapeQuery, Reader};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Gateway;
 use super::answer::{json, row_json, rows};
@@ -25,8 +26,9 @@ use crate::ingress::{Ingress, Receipt};
 use crate::log::on_blocking_thread;
 use crate::metrics::Metrics;
 
-/// Who sets values where a request names no producer.
-const PRODUCER: ProducerId = ProducerId(u32::MAX);
+/// Who sets values where a request names no producer. Its numbers are nobody's to choose: one that is far ahead would leave
+/// none for the rest.
+pub(super) const PRODUCER: ProducerId = ProducerId(u32::MAX);
 /// Numbers tried for an event whose number nobody chose, while others publish as the same producer.
 const TRIES_MAX: usize = 64;
 /// Keys of a page unless the request says otherwise.
@@ -188,9 +190,7 @@ pub(crate) async fn put(
             "keep large things elsewhere, and their address here",
         )
     })?;
-    let answer = write.publish(&shared, ingress, body.into()).await;
-    drop(permit);
-    answer
+    write.publish(&shared, ingress, body.into(), permit).await
 }
 
 /// `DELETE /v1/state/KEY?producer=&producer_sequence=&event_time=&wait=visible`
@@ -201,8 +201,9 @@ pub(crate) async fn delete(
 ) -> Result<Response, ApiError> {
     let (ingress, key) = (ingress(&shared)?, read_key(&key)?);
     let write = Write::read(query)?;
+    let permit = shared.publishes.clone().acquire_owned().await.expect("the semaphore is never closed");
     let body = StateDeleted::new(&key).expect("the key's length was checked");
-    write.publish(&shared, ingress, body.into()).await
+    write.publish(&shared, ingress, body.into(), permit).await
 }
 
 /// Who changes a key, and when.
@@ -232,13 +233,19 @@ impl Write {
         };
         let wait = read_stage(&mut params)?;
         params.finish()?;
-        if number == Some(ProducerSequence(0)) {
-            return Err(ApiError::bad_request(
-                "producer sequences begin at 1",
-                "producer_sequence",
-                "give a later one",
-            ));
-        }
+        let wrong = |what, what_to_do| Err(ApiError::bad_request(what, "producer_sequence", what_to_do));
+        match number {
+            Some(ProducerSequence(0)) => wrong("producer sequences begin at 1", "give a later one"),
+            // No other could follow it.
+            Some(ProducerSequence(u64::MAX)) => {
+                wrong("that is the last number there is", "give the one after the producer's last")
+            }
+            Some(_) if producer == PRODUCER => wrong(
+                "the gateway numbers its own events",
+                "name a producer of your own, or leave the number away",
+            ),
+            _ => Ok(()),
+        }?;
         Ok(Self { producer, number, event_time, wait })
     }
 
@@ -247,11 +254,15 @@ impl Write {
         shared: &Arc<Shared>,
         ingress: Arc<dyn Ingress>,
         body: Body,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Response, ApiError> {
         let Self { producer, number, event_time, wait } = self;
         let receipt = on_blocking_thread(move || {
             let event = |number| Event::new(InstrumentId(0), number, event_time, body.clone());
-            publish_one(&*ingress, producer, number, event)
+            let outcome = publish_one(&*ingress, producer, number, event);
+            // Kept by the thread, not by the request, which may be given up while the ring is full.
+            drop(permit);
+            outcome
         })
         .await?;
         Metrics::add(&shared.metrics.events_published, receipt.published);

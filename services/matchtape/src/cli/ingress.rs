@@ -6,23 +6,43 @@ use std::sync::Arc;
 use matchtape_gateway::{Ingress, IngressError, ProducerPosition, Receipt};
 use matchtape_node::{PublishError, Published, Publisher, Publishers};
 use matchtape_schemas::{Event, ProducerId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-/// Producers that may publish at the same moment; beyond it those that do not publish just then give way.
+/// Producers that may publish at the same moment.
 const PRODUCERS_MAX: usize = 256;
 
-/// Publishes through the node's own publishers.
+/// Publishes through the node's own publishers, each held for as long as a request needs it: between requests the
+/// producer is free to come in by another way.
 pub(super) struct NodeIngress {
     publishers: Publishers,
-    open: Mutex<Open>,
+    /// Those of the requests at work. Each is behind a lock of its own, which makes the requests of one producer wait for
+    /// each other and for nobody else.
+    open: Mutex<HashMap<ProducerId, Arc<Mutex<Publisher>>>>,
 }
 
-/// The publishers that are open. Each is behind a lock of its own, which makes the requests of one producer wait for each
-/// other and for nobody else.
-#[derive(Default)]
-struct Open {
-    by_producer: HashMap<ProducerId, (Arc<Mutex<Publisher>>, u64)>,
-    uses: u64,
+/// A request's share of a publisher, which goes with the last of them.
+struct Share<'a> {
+    ingress: &'a NodeIngress,
+    producer: ProducerId,
+    /// Taken when dropped.
+    publisher: Option<Arc<Mutex<Publisher>>>,
+}
+
+impl Share<'_> {
+    fn lock(&self) -> MutexGuard<'_, Publisher> {
+        self.publisher.as_ref().expect("there until dropped").lock()
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        // Shares come and go under this lock only, and so does the publisher: a producer that is not in the map is free.
+        let mut open = self.ingress.open.lock();
+        drop(self.publisher.take());
+        if open.get(&self.producer).is_some_and(|publisher| Arc::strong_count(publisher) == 1) {
+            open.remove(&self.producer);
+        }
+    }
 }
 
 impl NodeIngress {
@@ -30,27 +50,22 @@ impl NodeIngress {
         Self { publishers, open: Mutex::default() }
     }
 
-    fn publisher(&self, producer: ProducerId) -> Result<Arc<Mutex<Publisher>>, IngressError> {
+    fn publisher(&self, producer: ProducerId) -> Result<Share<'_>, IngressError> {
         let mut open = self.open.lock();
-        open.uses += 1;
-        let now = open.uses;
-        if let Some((publisher, used)) = open.by_producer.get_mut(&producer) {
-            *used = now;
-            return Ok(Arc::clone(publisher));
-        }
-        if open.by_producer.len() == PRODUCERS_MAX {
-            // Only this map hands clones out, under this lock: one that nobody else holds stays so.
-            let idle =
-                open.by_producer.iter().filter(|(_, (publisher, _))| Arc::strong_count(publisher) == 1);
-            let oldest = idle.min_by_key(|(_, (_, used))| *used).map(|(producer, _)| *producer);
-            let oldest = oldest.ok_or(IngressError::TooManyProducers(PRODUCERS_MAX))?;
-            open.by_producer.remove(&oldest);
-        }
-        let publisher =
-            self.publishers.publisher(producer).map_err(|_| IngressError::ProducerInUse(producer))?;
-        let publisher = Arc::new(Mutex::new(publisher));
-        open.by_producer.insert(producer, (Arc::clone(&publisher), now));
-        Ok(publisher)
+        let publisher = match open.get(&producer) {
+            Some(publisher) => Arc::clone(publisher),
+            None if open.len() == PRODUCERS_MAX => {
+                return Err(IngressError::TooManyProducers(PRODUCERS_MAX));
+            }
+            None => {
+                let publisher = self.publishers.publisher(producer);
+                let publisher = publisher.map_err(|_| IngressError::ProducerInUse(producer))?;
+                let publisher = Arc::new(Mutex::new(publisher));
+                open.insert(producer, Arc::clone(&publisher));
+                publisher
+            }
+        };
+        Ok(Share { ingress: self, producer, publisher: Some(publisher) })
     }
 }
 
@@ -78,8 +93,15 @@ impl Ingress for NodeIngress {
     }
 
     fn last(&self, producer: ProducerId) -> Result<Option<ProducerPosition>, IngressError> {
-        let publisher = self.publisher(producer)?;
-        let last = publisher.lock().last();
+        let open = self.open.lock();
+        let last = if open.contains_key(&producer) {
+            drop(open);
+            // A request publishes as it: its end is awaited. Should it have ended meanwhile, this is a share of its own.
+            self.publisher(producer)?.lock().last()
+        } else {
+            // Nobody is made the producer's publisher for being asked; under the map's lock, so that no request becomes it.
+            self.publishers.last(producer).map_err(|_| IngressError::ProducerInUse(producer))?
+        };
         Ok(last.map(|mark| ProducerPosition {
             producer_sequence: mark.producer_sequence,
             sequence: mark.sequence,
@@ -133,7 +155,37 @@ mod tests {
     }
 
     #[test]
-    fn more_producers_than_are_kept_open_take_turns_and_none_loses_its_place() {
+    fn a_producer_is_free_for_others_as_soon_as_no_request_is_at_work_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&folder);
+        let ingress = NodeIngress::new(node.publishers());
+        for number in 1..=2 {
+            ingress.last(ProducerId(7)).unwrap();
+            ingress.publish(ProducerId(7), &[vec![order(number)]]).unwrap();
+            let last = ingress.last(ProducerId(7)).unwrap().unwrap();
+            assert_eq!(last.producer_sequence, ProducerSequence(number));
+            let engine = node.publisher(ProducerId(7)).expect("asking and publishing have let go of it");
+            assert_eq!(engine.last().unwrap().producer_sequence, ProducerSequence(number));
+            assert_eq!(ingress.last(ProducerId(7)), Err(IngressError::ProducerInUse(ProducerId(7))));
+        }
+        // Many at once for one producer wait for each other, and none is told that it is in use.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for number in 1..=500 {
+                        ingress.publish(ProducerId(8), &[vec![order(number)]]).unwrap();
+                        ingress.last(ProducerId(8)).unwrap().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(ingress.open.lock().is_empty());
+        drop(node.publisher(ProducerId(8)).unwrap());
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn many_producers_come_in_turn_and_none_loses_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let node = node(&folder);
         let ingress = NodeIngress::new(node.publishers());
@@ -144,7 +196,7 @@ mod tests {
                 assert_eq!((receipt.published, receipt.already), (1, 0), "{producer}");
             }
         }
-        assert_eq!(ingress.open.lock().by_producer.len(), PRODUCERS_MAX);
+        assert!(ingress.open.lock().is_empty());
         for producer in 1..=producers {
             let again = ingress.publish(ProducerId(producer), &[vec![order(1)], vec![order(2)]]).unwrap();
             assert_eq!((again.published, again.already, again.first), (0, 2, None), "{producer}");
