@@ -30,8 +30,9 @@ use crate::state::{LOST_MAX, PARKED_MAX, PENDING_MAX, Parked, PendingState, Stat
 
 /// Advisories kept for whoever asks later.
 const ADVISORIES_KEPT: usize = 64;
-/// Positions that may be delivered beyond what is recorded, at least.
-const RESERVE_MIN: u64 = 4096;
+/// Positions that may be delivered beyond what is recorded, at least. The model's tapes are short: they come to the end of
+/// it often.
+const RESERVE_MIN: u64 = if cfg!(test) { 16 } else { 4096 };
 /// And at most.
 const RESERVE_MAX: u64 = 1 << 20;
 
@@ -170,6 +171,11 @@ struct Pending {
 impl Pending {
     fn is_with(&self, id: MemberId) -> bool {
         matches!(self.place, Place::Out { member, .. } if member == id)
+    }
+
+    /// It was taken back from what is parked, and not delivered since.
+    fn is_unparked(&self) -> bool {
+        self.deliveries > 0 && self.deliveries == self.forgiven
     }
 }
 
@@ -489,8 +495,7 @@ impl Machine {
     /// before it are delivered.
     ///
     /// # Panics
-    /// Unless [`want`](Self::want) asks for events, and this one lies at or after that position and within what is
-    /// reserved.
+    /// Unless this position [`may be taken`](Self::may_take) and was not come to before.
     #[inline]
     pub fn take(
         &mut self,
@@ -554,6 +559,14 @@ impl Machine {
         (room, self.reserved_through)
     }
 
+    /// Whether the event at this position may be taken, once those before it are passed: [`want`](Self::want) asks for
+    /// events, and it lies within what is reserved. To be asked for every position: `want` knows only where the machine
+    /// is, and events that do not pass the filter do not move it.
+    #[inline]
+    pub fn may_take(&self, sequence: Sequence) -> bool {
+        sequence <= self.reserved_through && matches!(self.want(), Want::Events(_))
+    }
+
     /// Everything through this position was looked at; nothing more of it passes the filter.
     pub fn pass(&mut self, through: Sequence) {
         if through >= self.next {
@@ -580,20 +593,21 @@ impl Machine {
 
     // --- acknowledging ---
 
-    /// The event was dealt with; under [`AckPolicy::All`] everything up to it was. Whoever says so: a member that was
-    /// given up may still have done it.
+    /// The event was dealt with; under [`AckPolicy::All`] everything up to it was, except what was unparked and has not
+    /// been delivered since: nobody can mean that. Whoever says so: a member that was given up may still have done it.
     pub fn ack(&mut self, sequence: Sequence) -> Result<Acked, AckError> {
         let delivered = self.was_delivered(sequence)?;
         let mut settled = 0;
         if self.definition.ack == AckPolicy::All {
-            while let Some((first, _)) = self.pending.first_key_value() {
-                // Under this policy nothing is held before its first delivery, so everything here was delivered.
-                if *first > sequence {
-                    break;
-                }
-                let first = *first;
-                self.settle(first);
-                settled += 1;
+            // Under this policy nothing is held before its first delivery, so everything here was delivered, if only
+            // before it was unparked.
+            let meant =
+                |(other, pending): &(&Sequence, &Pending)| **other == sequence || !pending.is_unparked();
+            let through = self.pending.range(..=sequence).filter(meant);
+            let through: Vec<Sequence> = through.map(|(sequence, _)| *sequence).collect();
+            settled = through.len() as u32;
+            for one in through {
+                self.settle(one);
             }
         } else if delivered {
             self.settle(sequence);

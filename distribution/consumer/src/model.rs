@@ -11,6 +11,8 @@ use crate::{AckPolicy, Advisory, Definition, DeliverPolicy};
 
 /// Instruments of the tape; of the last one nothing passes the filter.
 const INSTRUMENTS: u64 = 5;
+/// Events of a frame.
+const FRAME: u64 = 11;
 
 struct Random(u64);
 
@@ -256,21 +258,36 @@ impl Run {
                     if next.get() as usize > self.rows.len() {
                         return;
                     }
-                    let row = self.rows[next.get() as usize - 1];
-                    if !passes(&row) {
-                        self.machine.pass(next);
-                        continue;
-                    }
-                    match self.machine.take(member, next, row.instrument, self.now) {
-                        Some(delivered) => {
-                            self.judge(delivered, member);
-                            count += 1;
-                        }
-                        None => self.row(next).at = At::Waiting { due: Duration::ZERO },
-                    }
+                    count += self.frame(next, member, wanted - count);
                 }
             }
         }
+    }
+
+    /// What a node does with a whole frame: only what passes the filter, or an end, moves the machine. Returns how many
+    /// events were delivered.
+    fn frame(&mut self, next: Sequence, member: MemberId, wanted: usize) -> usize {
+        let last = (next.get().next_multiple_of(FRAME)).min(self.rows.len() as u64);
+        let mut count = 0;
+        for sequence in (next.get()..=last).map(Sequence) {
+            if count >= wanted || !self.machine.may_take(sequence) {
+                self.machine.pass(sequence.previous());
+                return count;
+            }
+            let row = self.rows[sequence.get() as usize - 1];
+            if !passes(&row) {
+                continue;
+            }
+            match self.machine.take(member, sequence, row.instrument, self.now) {
+                Some(delivered) => {
+                    self.judge(delivered, member);
+                    count += 1;
+                }
+                None => self.row(sequence).at = At::Waiting { due: Duration::ZERO },
+            }
+        }
+        self.machine.pass(Sequence(last));
+        count
     }
 
     /// Whether this delivery may be, and is described as it is.
@@ -397,8 +414,10 @@ impl Run {
         let all = self.ack_policy() == AckPolicy::All;
         let from = if all { 0 } else { sequence as usize - 1 };
         let mut count = 0;
-        for row in &mut self.rows[from..sequence as usize] {
-            if matches!(row.at, At::Out { .. } | At::Waiting { .. }) {
+        for (row, number) in self.rows[from..sequence as usize].iter_mut().zip(from as u64 + 1..) {
+            // What was unparked and not delivered since is meant by nobody who does not name it.
+            let unparked = row.deliveries > 0 && row.deliveries == row.forgiven && number != sequence;
+            if matches!(row.at, At::Out { .. } | At::Waiting { .. }) && !unparked {
                 row.at = At::Settled;
                 count += 1;
             }

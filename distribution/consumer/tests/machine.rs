@@ -222,3 +222,23 @@ fn nothing_beyond_what_is_recorded_is_delivered() {
     });
     assert!(beyond.is_err());
 }
+
+#[test]
+fn what_was_unparked_is_delivered_again_whatever_is_acknowledged_behind_it() {
+    let all = Definition { ack: AckPolicy::All, max_deliver: Some(1), ..Definition::default() };
+    let mut machine = machine(all);
+    let member = machine.attach(&"m".parse().unwrap(), false, START).unwrap();
+    for sequence in 1..=5 {
+        assert!(take(&mut machine, member, sequence, 1, START));
+    }
+    machine.nak(Sequence(5), START, START).unwrap();
+    assert_eq!(machine.info().parked, 1);
+    for sequence in 6..=10 {
+        assert!(take(&mut machine, member, sequence, 1, START));
+    }
+    assert_eq!(machine.unpark(Some(Sequence(5)), START), 1);
+    assert_eq!(machine.ack(Sequence(10)).unwrap().settled, 9);
+    assert_eq!(machine.floor(), Sequence(4));
+    assert_eq!(waiting_for(&mut machine, member, START), [(5, 2)]);
+    assert_eq!(machine.ack(Sequence(10)).unwrap().settled, 1, "now it was delivered");
+}

@@ -603,3 +603,34 @@ fn records_that_later_ones_replaced_do_not_pile_up() {
 fn drain_now(handle: &ConsumerHandle) {
     while let Attempt::Items(_) = handle.attempt(100).unwrap() {}
 }
+
+#[test]
+fn a_filtered_consumer_goes_on_where_its_reservation_ends_inside_a_frame() {
+    let place = Place::new();
+    // Nothing moves the reservation but the consumer's asking for it.
+    let node = place.open_with(never_by_itself);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    // Sequence n + 1 is order n; what a new consumer has reserved ends with 4096, in the middle of the group.
+    let of = |number: u64, instrument: u32| Event { instrument: InstrumentId(instrument), ..order(number) };
+    for number in 1..=4079 {
+        put(&mut publisher, &of(number, 1));
+    }
+    publisher.wait_for_room(40).unwrap();
+    let group: Vec<Event> =
+        (4080..4120).map(|number| of(number, if number == 4081 || number == 4109 { 2 } else { 1 })).collect();
+    let last = publisher.publish_group(&group).unwrap().sequence();
+    node.wait(last, Stage::Visible).unwrap();
+    for ack in [AckPolicy::None, AckPolicy::Explicit] {
+        let name = name(ack.name());
+        let filter = ConsumerFilter { kinds: KindMask::ALL, instruments: vec![InstrumentId(2)] };
+        node.consumers().add(&name, Definition { ack, filter, ..Definition::default() }).unwrap();
+        let handle = node.consumers().attach(&name, &member("m")).unwrap();
+        let mut came = Vec::new();
+        while came.len() < 2 {
+            let items = handle.fetch(100, LONG).unwrap();
+            assert!(!items.is_empty(), "{came:?}");
+            came.extend(items.iter().map(|item| item.delivery().unwrap().sequence().get()));
+        }
+        assert_eq!(came, [4082, 4110]);
+    }
+}

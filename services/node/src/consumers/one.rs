@@ -324,7 +324,7 @@ impl Fetching {
         }
         let mut sequence = next;
         while sequence <= last {
-            if self.items.len() >= self.max || !matches!(machine.want(), Want::Events(_)) {
+            if self.items.len() >= self.max || !machine.may_take(sequence) {
                 machine.pass(sequence.previous());
                 return Ok(true);
             }
