@@ -1,7 +1,7 @@
 //! The way in for producers in other processes: one thread that takes what they send to the ring, and tells them how far
 //! it has come.
 //!
-//! A full ring stops it from receiving, so that the producers' queues fill and their windows refuse: the same
+//! A full ring or a full disk stops it from receiving, so that the producers' queues fill and their windows refuse: the same
 //! back-pressure as inside the process. It never writes to the log or the bus.
 
 use std::future::Future as _;
@@ -143,7 +143,13 @@ impl Counter {
                 ports.forget_gone();
                 forget = now + FORGET_INTERVAL;
             }
-            if let Some((publisher, events)) = ports.blocked() {
+            if ports.blocked().is_some() && self.intake.lacks_space() {
+                // Tried again at the beat, or when the node ends: no watermark gets that far.
+                let _ = self.intake.stages.wait(Sequence::MAX, Stage::Accepted, Some(beat));
+                if ended.is_some() {
+                    ports.wait(&self.bell, Duration::ZERO, beat)?;
+                }
+            } else if let Some((publisher, events)) = ports.blocked() {
                 // Whatever ends it (room, the beat, the node's end), everything is looked at again.
                 let waited = publisher.wait_for_room_until(events, Some(beat));
                 if waited.is_err() && ended.is_some() {
@@ -218,11 +224,11 @@ impl Door for NodeDoor {
                 let mark = publisher.last().expect("it has just published, or had before");
                 Ok(Mark { producer_sequence: mark.producer_sequence, sequence: mark.sequence })
             }
-            Err(PublishError::WouldBlock) => Err(Unpublished::WouldBlock),
+            // A full disk, like a full ring, ends: what was taken in stays queued, and windows fill meanwhile.
+            Err(PublishError::WouldBlock | PublishError::NoSpace) => Err(Unpublished::WouldBlock),
             Err(
                 error @ (PublishError::GroupSize { .. }
                 | PublishError::GroupBytes { .. }
-                | PublishError::NoSpace
                 | PublishError::GroupOrder { .. }
                 | PublishError::EventTimeAhead { .. }),
             ) => {

@@ -190,7 +190,13 @@ impl Intake {
     /// Nothing more is taken while the disk is full: what was accepted before needs the rest.
     #[inline]
     fn check_space(&self) -> Result<(), PublishError> {
-        if self.space.is_set() { Err(PublishError::NoSpace) } else { Ok(()) }
+        if self.lacks_space() { Err(PublishError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Whether the disk is full.
+    #[inline]
+    pub(crate) fn lacks_space(&self) -> bool {
+        self.space.is_set()
     }
 
     /// Puts one of the sequencer's own events on the tape.

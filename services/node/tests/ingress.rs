@@ -546,3 +546,41 @@ fn without_a_node_connecting_says_what_is_missing() {
     let error = Node::open_on(place.disk(), options, Vec::new()).err().unwrap();
     assert!(error.to_string().contains("ingress"), "{error}");
 }
+
+#[test]
+fn a_producer_outside_waits_while_the_disk_is_full_and_goes_on_when_there_is_room() {
+    let place = Place::new("full");
+    let sim = matchtape_storage::sim::SimDisk::new(1);
+    let node = Node::open_on(Arc::new(sim.clone()), place.options(), Vec::new()).unwrap();
+    let mut publisher = place.connect(node.tape()).unwrap();
+    let taken = publisher.publish(&order(1)).unwrap();
+    publisher.wait(taken.last(), Stage::Durable).unwrap();
+    sim.set_capacity(400 << 10);
+    let mut number = 1;
+    while node.store().space_problem().reason().is_none() {
+        match publisher.publish(&order(number + 1)) {
+            Ok(_) => number += 1,
+            // The window fills when the node takes nothing more.
+            Err(RemotePublishError::WouldBlock) => {
+                publisher.poll().unwrap();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // More than one that the node has to say no to, whatever was under way when the disk became full.
+    for _ in 0..100 {
+        match publisher.publish(&order(number + 1)) {
+            Ok(_) => number += 1,
+            Err(RemotePublishError::WouldBlock) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let last = ProducerSequence(number);
+    let waited = publisher.wait_for(last, Stage::Durable, Duration::from_millis(500));
+    assert_eq!(waited, Err(RemoteWaitError::TimedOut), "not refused, and not taken");
+    sim.set_capacity(1 << 40);
+    publisher.wait(last, Stage::Visible).unwrap();
+    assert_eq!(check_tape(&node, PRODUCER).len() as u64, number, "each is on the tape once");
+    drop(publisher);
+    node.close().unwrap();
+}

@@ -1,7 +1,8 @@
 //! The thread that records what consumers have come to, and does what time alone does to them.
 //!
 //! One round at a time: everything that has changed goes to the store in one write, which is durable when it returns. Rounds
-//! come at most every `record_interval`, or at once when somebody waits for one.
+//! come at most every `record_interval`, or at once when somebody waits for one. A full disk does not end the recording: the
+//! round is written again until there is room, and no other begins meanwhile.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +15,10 @@ use matchtape_consumer::{Change, ConsumerStore, StoreFailure};
 use parking_lot::{Condvar, Mutex};
 
 use super::error::ConsumerError;
+use crate::publisher::PublishError;
+
+/// So often at most a round that found the disk full is written again.
+const FULL_DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the recorder's thread is asked.
 #[derive(Default)]
@@ -133,6 +138,8 @@ impl Recorder {
     /// The thread. Returns the store when it was stopped.
     pub(super) fn run<S: ConsumerStore>(&self, mut store: S, round: &mut dyn Round, interval: Duration) -> S {
         let mut next_round = Duration::ZERO;
+        // What the last round found no room for.
+        let mut unwritten: Vec<Vec<Change>> = Vec::new();
         loop {
             // First none: what a machine says while others are looked at lowers it again, and is not overwritten.
             self.alarm.store(u64::MAX, Ordering::SeqCst);
@@ -150,20 +157,39 @@ impl Recorder {
                 }
                 let stop = asked.stop.is_some();
                 let due = self.dirty.load(Ordering::SeqCst) && round.now() >= next_round;
-                if asked.failed.is_some() || !(stop || due || asked.urgent > asked.begun) {
+                let wanted = unwritten.is_empty() && asked.urgent > asked.begun;
+                if asked.failed.is_some() || !(stop || due || wanted) {
                     self.sleep(&mut asked, round.now(), next_round);
                     continue;
                 }
-                asked.begun += 1;
-                (std::mem::take(&mut asked.extra), stop)
+                // The same round again, as it was: what came since is the next one's.
+                let again = !unwritten.is_empty() && !stop;
+                if !again {
+                    asked.begun += 1;
+                }
+                ((!again).then(|| std::mem::take(&mut asked.extra)), stop)
             };
-            self.dirty.store(false, Ordering::SeqCst);
+            // After the same round again there is another one, for what has changed since.
+            self.dirty.store(extra.is_none(), Ordering::SeqCst);
             next_round = round.now() + interval;
-            let mut groups = extra;
-            groups.extend(round.collect(stop));
+            let mut groups = std::mem::take(&mut unwritten);
+            if let Some(extra) = extra {
+                groups.extend(extra);
+                groups.extend(round.collect(stop));
+            }
             let written = if groups.is_empty() { Ok(()) } else { store.write(&groups) };
             if written.is_ok() {
                 round.recorded();
+            }
+            // Who stops does not wait for room.
+            if !stop && written.as_ref().is_err_and(is_full_disk) {
+                tracing::warn!(
+                    "the disk is full: what consumers have come to is recorded when there is room"
+                );
+                unwritten = groups;
+                next_round = round.now() + interval.max(FULL_DISK_INTERVAL);
+                self.dirty.store(true, Ordering::SeqCst);
+                continue;
             }
             let mut asked = self.asked.lock();
             match written {
@@ -194,6 +220,11 @@ impl Recorder {
         let left = until.saturating_sub(now).max(Duration::from_micros(100));
         self.bell.wait_for(asked, left.min(Duration::from_secs(3600)));
     }
+}
+
+/// Groups written before the failure are written again with the others: the last value of a key counts.
+fn is_full_disk(failure: &StoreFailure) -> bool {
+    matches!(failure.0.downcast_ref(), Some(PublishError::NoSpace))
 }
 
 impl Asked {
@@ -231,5 +262,120 @@ impl Future for Recorded {
             Ok(round) => self.recorder.poll(*round, Some(context.waker())),
             Err(error) => Poll::Ready(Err(error.clone())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_consumer::Kept;
+
+    use super::*;
+
+    /// Finds the disk full so many times, then writes.
+    struct Disk {
+        full: usize,
+        tried: Vec<Vec<Vec<Change>>>,
+        failure: PublishError,
+    }
+
+    impl ConsumerStore for Disk {
+        fn load(&mut self) -> Result<Vec<Kept>, StoreFailure> {
+            Ok(Vec::new())
+        }
+
+        fn write(&mut self, groups: &[Vec<Change>]) -> Result<(), StoreFailure> {
+            self.tried.push(groups.to_vec());
+            if self.tried.len() <= self.full {
+                return Err(StoreFailure(Box::new(self.failure.clone())));
+            }
+            Ok(())
+        }
+    }
+
+    /// Nothing of its own to record; an hour passes whenever somebody looks.
+    #[derive(Default)]
+    struct Hours {
+        now: std::cell::Cell<u64>,
+        recorded: usize,
+        ended: bool,
+    }
+
+    impl Round for Hours {
+        fn now(&self) -> Duration {
+            self.now.set(self.now.get() + 1);
+            Duration::from_secs(3600 * self.now.get())
+        }
+
+        fn tick(&mut self) -> Option<Duration> {
+            None
+        }
+
+        fn collect(&mut self, _: bool) -> Vec<Vec<Change>> {
+            Vec::new()
+        }
+
+        fn recorded(&mut self) {
+            self.recorded += 1;
+        }
+
+        fn ended(&mut self) {
+            self.ended = true;
+        }
+    }
+
+    fn change(key: &[u8]) -> Vec<Change> {
+        vec![Change::Delete { key: key.to_vec() }]
+    }
+
+    /// Runs until the first round is decided, then stops.
+    fn run(full: usize, failure: PublishError) -> (Disk, Hours, Poll<Result<(), ConsumerError>>) {
+        let recorder = Arc::new(Recorder::new());
+        let round = recorder.ask(Some(change(b"one"))).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let mut hours = Hours::default();
+                let disk = Disk { full, tried: Vec::new(), failure };
+                (recorder.run(disk, &mut hours, Duration::from_secs(1)), hours)
+            });
+            let waited = loop {
+                match recorder.poll(round, None) {
+                    Poll::Pending => std::thread::yield_now(),
+                    decided => break decided,
+                }
+            };
+            recorder.stop(Stop::InOrder);
+            let (disk, hours) = thread.join().unwrap();
+            (disk, hours, waited)
+        })
+    }
+
+    #[test]
+    fn a_round_that_finds_the_disk_full_is_written_again_until_there_is_room() {
+        let (disk, hours, waited) = run(3, PublishError::NoSpace);
+        assert!(matches!(waited, Poll::Ready(Ok(()))), "{waited:?}");
+        assert!(hours.recorded >= 1 && hours.ended);
+        assert_eq!(disk.tried, vec![vec![change(b"one")]; 4], "the same each time");
+    }
+
+    #[test]
+    fn any_other_failure_ends_the_recording() {
+        let (disk, hours, waited) = run(3, PublishError::Poisoned);
+        assert!(matches!(waited, Poll::Ready(Err(ConsumerError::Recording(_)))), "{waited:?}");
+        assert_eq!((disk.tried.len(), hours.recorded, hours.ended), (1, 0, true));
+    }
+
+    #[test]
+    fn who_stops_while_the_disk_is_full_does_not_wait_for_room() {
+        let recorder = Recorder::new();
+        let round = recorder.ask(Some(change(b"one"))).unwrap();
+        recorder.stop(Stop::InOrder);
+        let mut hours = Hours::default();
+        let disk = Disk { full: usize::MAX, tried: Vec::new(), failure: PublishError::NoSpace };
+        recorder.run(disk, &mut hours, Duration::ZERO);
+        assert!(
+            matches!(recorder.poll(round, None), Poll::Ready(Err(_))),
+            "it was not recorded, and says so"
+        );
+        assert!(hours.ended);
     }
 }
