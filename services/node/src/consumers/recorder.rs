@@ -286,7 +286,7 @@ mod tests {
         fn write(&mut self, groups: &[Vec<Change>]) -> Result<(), StoreFailure> {
             self.tried.push(groups.to_vec());
             if self.tried.len() <= self.full {
-                return Err(StoreFailure(Box::new(self.failure.clone())));
+                return Err(StoreFailure(Box::new(self.failure)));
             }
             Ok(())
         }
