@@ -63,7 +63,11 @@ impl Tape {
     fn open_in(folder: tempfile::TempDir, keeps_market: bool) -> Self {
         let projections: Vec<Box<dyn Projection>> =
             if keeps_market { matchtape_market::projections() } else { Vec::new() };
-        let node = Node::open(&folder.path().join("data"), NodeOptions::default(), projections).unwrap();
+        let mut options = NodeOptions::default();
+        // Retention cuts between tables: merged meanwhile, small as they are, they would leave it nowhere to cut.
+        options.store.compaction.small_event_table_bytes = 0;
+        options.store.compaction.level0_tables = 1000;
+        let node = Node::open(&folder.path().join("data"), options, projections).unwrap();
         let publisher = node.publisher(ProducerId(1)).unwrap();
         let number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
         Self {
