@@ -92,17 +92,33 @@ export class Timeline {
     this.show({ at: `${endOfMs(moment)}ns`, ms: moment });
   }
 
-  /** One event of this instrument back or forward. */
+  /**
+   * One group of this instrument back or forward. A book stands at group ends only, so a step goes from end to end: to an
+   * event inside a group it would come back to where it began.
+   */
   async step(direction) {
-    const from = this.isLive ? undefined : this.sequence + direction;
-    const range = direction < 0 ? { to: from, order: "desc" } : { from, order: "asc" };
+    const [at, order] = direction < 0 ? ["to", "desc"] : ["from", "asc"];
+    const near = this.isLive ? undefined : this.sequence + (direction > 0 ? 1 : 0);
     try {
-      const answer = await ask("events", { instrument: this.instrument, kind: "orders,trades", limit: 1, ...range });
-      const event = answer.events[0];
-      if (event) this.show({ at: String(event.sequence), ms: toMs(event.event_time) });
+      const own = { instrument: this.instrument, kind: "orders,trades", limit: 1, order, [at]: near };
+      const event = (await ask("events", own)).events[0];
+      if (!event) return;
+      const end = await this.groupEnd(direction < 0 ? event.sequence - 1 : event.sequence, at, order);
+      if (end) this.show({ at: String(end.sequence), ms: toMs((direction < 0 ? end : event).event_time) });
     } catch (error) {
       this.handlers.failed(error);
     }
+  }
+
+  /** The nearest end of a group, of any instrument, at or before (`to`) or after (`from`) a sequence. */
+  async groupEnd(sequence, at, order) {
+    for (let near = sequence; near > 0;) {
+      const { events } = await ask("events", { [at]: near, order, limit: 64 });
+      const end = events.find((event) => event.flags?.includes("last_of_group"));
+      if (end || events.length === 0) return end;
+      near = events.at(-1).sequence + (order === "asc" ? 1 : -1);
+    }
+    return undefined;
   }
 
   /** Asks for one moment at a time; while an answer is under way only the newest wish is kept. */

@@ -120,10 +120,20 @@ async function desktop() {
   check(then[0] === await text(page, "#bids") && then[1] === await text(page, "#trades") && then[2] === await text(page, "#last"), "the past does not move");
   await page.waitForFunction(() => document.querySelector("#fact-volume").textContent !== "–");
   await picture(page, "desktop-dark-past");
-  await page.locator("#back").click();
-  await page.waitForFunction((before) => Number(document.querySelector("#as-of small").textContent.split("sequence ")[1]?.replaceAll("\u2009", "")) < before, sequence);
-  await page.locator("#forward").click();
-  await page.waitForFunction((before) => Number(document.querySelector("#as-of small").textContent.split("sequence ")[1]?.replaceAll("\u2009", "")) >= before, sequence);
+  // Step by step, each to another end of a group, also where a match has many events.
+  const stands = async () => number((await text(page, "#as-of small")).split("sequence ")[1]);
+  const step = async (button, sign) => {
+    const from = await stands();
+    await page.locator(button).click();
+    await page.waitForFunction(({ from, sign }) =>
+      sign * (Number(document.querySelector("#as-of small").textContent.split("sequence ")[1]?.replaceAll("\u2009", "")) - from) > 0, { from, sign });
+    return stands();
+  };
+  let back = sequence;
+  for (let count = 0; count < 12; count += 1) back = await step("#back", -1);
+  check(back < sequence, "steps back");
+  for (let count = 0; count < 12; count += 1) back = await step("#forward", 1);
+  check(back >= sequence, "as many steps forward are where it began, or after it");
 
   // By keyboard alone: the slider, the chart, and back to now.
   const moment = await text(page, "#as-of");
