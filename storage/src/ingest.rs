@@ -22,7 +22,17 @@ use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::segment_facts::SegmentFacts;
 use crate::visible::{Bell, VisibleGate};
-use crate::wal::{CommitObserver, Committed, Lacking, Releaser, SpaceProblem, WalError, Writer};
+use crate::wal::{CommitObserver, Committed, Lacking, Releaser, SegmentInfo, SpaceProblem, WalError, Writer};
+
+/// How many of the last sealed segments have at most so many bytes together.
+fn newest_that_fit(sealed: &[SegmentInfo], kept_bytes: u64) -> usize {
+    let bytes = |segment: &SegmentInfo| segment.sealed.map_or(0, |sealed| sealed.file_bytes);
+    let sums = sealed.iter().rev().scan(0_u64, |sum, segment| {
+        *sum = sum.saturating_add(bytes(segment));
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= kept_bytes).count()
+}
 
 /// The indexing thread sleeps until so many events wait for it: a reader filters that many in a few microseconds, and at
 /// low rates nobody pays for waking it.
@@ -43,7 +53,7 @@ pub(crate) struct Ingest {
     pub space: SpaceProblem,
     /// How far the log is durable: tables must not overtake it.
     durable: VisibleGate,
-    sealed_segments_kept: usize,
+    log_kept_bytes: u64,
     pub compactor: Compactor,
     active: Mutex<Active>,
     memtable_bytes: usize,
@@ -78,7 +88,7 @@ impl Ingest {
             releaser: writer.releaser(),
             space: writer.space_problem(),
             durable: VisibleGate::new(writer.durable_group_end()),
-            sealed_segments_kept: options.sealed_segments_kept,
+            log_kept_bytes: options.log_kept_bytes,
             compactor,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
             memtable_bytes: options.memtable_bytes,
@@ -189,7 +199,7 @@ impl Ingest {
     /// Flushes, and lets go of the part of the log that tables cover by now.
     pub(crate) fn flush_and_release(&self) -> Result<Sequence, FlushError> {
         let done = self.flush().and_then(|flushed| {
-            self.release_log(flushed, self.sealed_segments_kept)?;
+            self.release_log(flushed, self.log_kept_bytes)?;
             Ok(flushed)
         });
         let lacking = done.as_ref().err().filter(|error| error.may_pass());
@@ -197,9 +207,10 @@ impl Ingest {
         done
     }
 
-    /// Lets go of the sealed segments that are wholly at or below `through` and in tables, but for the last `keep`. First
-    /// their facts are durable. Returns the first event that the log still holds.
-    pub(crate) fn release_log(&self, through: Sequence, keep: usize) -> Result<Sequence, FlushError> {
+    /// Lets go of the sealed segments that are wholly at or below `through` and in tables, but for the newest, as many as
+    /// fit in `kept_bytes`. First their facts are durable. Returns the first event that the log still holds.
+    pub(crate) fn release_log(&self, through: Sequence, kept_bytes: u64) -> Result<Sequence, FlushError> {
+        let keep = newest_that_fit(&self.releaser.releasable(Sequence::MAX, 0), kept_bytes);
         let through = through.min(crate::flush::flushed_through(&self.shared));
         let facts: Vec<SegmentFacts> =
             self.releaser.releasable(through, keep).iter().filter_map(SegmentFacts::of).collect();

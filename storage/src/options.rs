@@ -6,6 +6,7 @@ use matchtape_schemas::{Head, Sequence, TapeId};
 
 use crate::archive::ColdStore;
 use crate::compaction::choose::Shape;
+use crate::limits::SEGMENT_BYTES_DEFAULT;
 use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 
 /// The store's configuration. The default is meant for production.
@@ -27,10 +28,9 @@ pub struct StoreOptions {
     pub visible_at_open: VisibleAtOpen,
     /// Who indexes and flushes.
     pub workers: Workers,
-    /// After a flush the log lets go of the sealed segments that tables cover, but for the last so many: a second copy to
-    /// salvage from. What stays is the less of this and what [`RetentionPolicy::log_bytes`](crate::RetentionPolicy::log_bytes)
-    /// asks for; to keep more, raise both. `usize::MAX`: only [`EventStore::release_log`](crate::EventStore::release_log) lets go of any.
-    pub sealed_segments_kept: usize,
+    /// After a flush the log lets go of the sealed segments that tables cover, but for the newest, as many as fit in so many
+    /// bytes: a second copy to salvage from. `u64::MAX`: only [`EventStore::release_log`](crate::EventStore::release_log) lets go of any.
+    pub log_kept_bytes: u64,
     /// Where event tables are that are no longer on the local disk. `None`: there is no such place; tables that are there
     /// cannot be read, and an answer that needs one says so.
     pub cold: Option<Arc<dyn ColdStore>>,
@@ -69,7 +69,7 @@ impl Default for StoreOptions {
             compaction: CompactionOptions::default(),
             visible_at_open: VisibleAtOpen::default(),
             workers: Workers::default(),
-            sealed_segments_kept: 2,
+            log_kept_bytes: 2 * SEGMENT_BYTES_DEFAULT,
             cold: None,
             wal: WalOptions::default(),
             #[cfg(any(test, feature = "mistakes"))]

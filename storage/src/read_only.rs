@@ -25,7 +25,7 @@ use crate::retention::{self, RetentionChoice, RetentionPolicy};
 use crate::sstable::{BlockCache, TableError};
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
-use crate::wal::{self, Segments, WalConfig, WalError, WalFollower};
+use crate::wal::{self, WalConfig, WalError, WalFollower};
 
 /// So often the manifest is read again when files it named are gone. Each time, the writer has changed it meanwhile.
 const ATTEMPTS_MAX: usize = 10;
@@ -196,17 +196,15 @@ impl ReadOnlyStore {
     }
 
     /// What retention would drop now, and why not more, as far as can be seen from here: pins that live in the writing
-    /// process and segments of the log are not known.
+    /// process are not known.
     pub fn plan_retention(
         &self,
         policy: &RetentionPolicy,
         now: AcceptedTime,
     ) -> Result<RetentionChoice, OpenError> {
         let contents = load(&*self.shared.disk, &self.options)?;
-        let segments = Segments::default();
         let reader = self.reader();
-        let scope =
-            retention::Scope { reader: &reader, shared: &self.shared, segments: &segments, policy, now };
+        let scope = retention::Scope { reader: &reader, shared: &self.shared, policy, now };
         retention::plan(&scope, &contents, &[]).map_err(OpenError::Read)
     }
 

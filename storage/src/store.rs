@@ -205,7 +205,7 @@ impl EventStore {
 
     /// Lets go of the sealed segments of the log whose every event is at or below `through` and in tables; what is known of
     /// them stays in the manifest. Their files serve new segments, or are removed. Returns the first event that the log still
-    /// holds. The store does this by itself after a flush, see [`StoreOptions::sealed_segments_kept`].
+    /// holds. The store does this by itself after a flush, see [`StoreOptions::log_kept_bytes`].
     pub fn release_log(&self, through: Sequence) -> Result<Sequence, FlushError> {
         self.ingest.release_log(through, 0)
     }
@@ -348,11 +348,10 @@ impl EventStore {
         policy: &'a RetentionPolicy,
         now: AcceptedTime,
     ) -> retention::Scope<'a> {
-        let (shared, segments) = (&*self.ingest.shared, &self.segments);
-        retention::Scope { reader, shared, segments, policy, now }
+        retention::Scope { reader, shared: &self.ingest.shared, policy, now }
     }
 
-    /// Drops the old events, indexes and snapshots that nothing needs any more, and releases the log that tables cover.
+    /// Drops the old events, indexes and snapshots that nothing needs any more.
     /// It runs only when called: after everyone who needs old events has had the chance to pin them.
     pub fn retain(
         &self,
@@ -362,9 +361,7 @@ impl EventStore {
         let reader = self.reader();
         let scope = self.scope(&reader, policy, now);
         let early = self.mistakes.files_go_before_the_manifest;
-        let choice = retention::retain(&scope, &self.ingest.flusher, &self.pins, early)?;
-        self.release_log(Sequence(choice.log_through))?;
-        Ok(choice)
+        retention::retain(&scope, &self.ingest.flusher, &self.pins, early)
     }
 
     /// Copies what is visible now into the empty directory `target`, while this store goes on, and reads the copy back. With

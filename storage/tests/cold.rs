@@ -213,7 +213,7 @@ fn local_tables(disk: &SimDisk) -> Vec<String> {
 
 fn older_than(events: u64) -> RetentionPolicy {
     let age = Some(Duration::from_nanos(events));
-    RetentionPolicy { age, log_bytes: 0, snapshot_gap_bytes: 0, ..RetentionPolicy::default() }
+    RetentionPolicy { age, snapshot_gap_bytes: 0, ..RetentionPolicy::default() }
 }
 
 fn now(driven: &Driven) -> AcceptedTime {

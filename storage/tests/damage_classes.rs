@@ -95,7 +95,7 @@ const TABLE: &[(File, Class, Noticed)] = &[
 ];
 
 fn options() -> StoreOptions {
-    StoreOptions { sealed_segments_kept: 100, ..small_options() }
+    StoreOptions { log_kept_bytes: u64::MAX, ..small_options() }
 }
 
 fn store(seed: u64, tape: TapeId) -> (SimDisk, Vec<Placed>) {

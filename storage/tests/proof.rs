@@ -14,7 +14,7 @@ use model::{Driven, small_options};
 
 /// A store of several segments, most of them let go of, and what is known of them.
 fn store() -> (Driven, Vec<SegmentFacts>) {
-    let mut options = StoreOptions { sealed_segments_kept: 1, ..small_options() };
+    let mut options = StoreOptions { log_kept_bytes: 2 * limits::SEGMENT_BYTES_MIN, ..small_options() };
     options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
     let (mut driven, _) =
         Driven::open(Arc::new(SimDisk::new(1)), options, Vec::new(), 1).expect("a store is created");

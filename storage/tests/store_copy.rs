@@ -182,7 +182,6 @@ fn a_writer_that_moves_on_meanwhile_is_followed() {
                 let policy = RetentionPolicy {
                     age: Some(Duration::from_nanos(40)),
                     snapshot_gap_bytes: 0,
-                    log_bytes: 0,
                     ..RetentionPolicy::default()
                 };
                 let now = AcceptedTime(driven.events.len() as i64);

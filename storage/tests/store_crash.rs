@@ -29,7 +29,6 @@ struct Run {
 pub fn small_retention() -> RetentionPolicy {
     RetentionPolicy {
         age: Some(Duration::from_nanos(50)),
-        log_bytes: 0,
         snapshot_gap_bytes: 4 << 10,
         ..RetentionPolicy::default()
     }
@@ -201,7 +200,7 @@ fn a_crash_at_any_moment_loses_nothing_acknowledged_and_every_answer_stays_right
 
 /// Segments of a few commits, let go of as soon as tables have them.
 fn releasing_options() -> StoreOptions {
-    let mut options = StoreOptions { sealed_segments_kept: 0, ..small_options() };
+    let mut options = StoreOptions { log_kept_bytes: 0, ..small_options() };
     options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
     options
 }

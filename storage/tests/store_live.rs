@@ -288,7 +288,7 @@ fn a_read_only_store_of_a_crashed_one_shows_a_prefix() {
 #[test]
 fn a_read_only_store_goes_on_when_the_log_it_followed_was_let_go_of_and_its_files_used_again() {
     let disk = matchtape_storage::sim::SimDisk::new(3);
-    let mut options = StoreOptions { sealed_segments_kept: 0, ..model::small_options() };
+    let mut options = StoreOptions { log_kept_bytes: 0, ..model::small_options() };
     options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
     let (mut driven, _) = Driven::open(Arc::new(disk.clone()), options, Vec::new(), 1).expect("opened");
     driven.append(2, true);
@@ -309,4 +309,34 @@ fn a_read_only_store_goes_on_when_the_log_it_followed_was_let_go_of_and_its_file
     for store in [follow, late] {
         check_reader(&store.reader(), &driven.events, &mut random, 20);
     }
+}
+
+#[test]
+fn the_log_keeps_the_newest_sealed_segments_that_fit_and_no_more() {
+    let sealed_bytes = |driven: &Driven| {
+        let sealed = driven.store.segments().list();
+        sealed.iter().filter_map(|segment| Some(segment.sealed?.file_bytes)).collect::<Vec<u64>>()
+    };
+    let log = |log_kept_bytes| {
+        let mut options = StoreOptions { log_kept_bytes, ..model::small_options() };
+        options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
+        let disk = Arc::new(matchtape_storage::sim::SimDisk::new(3));
+        let (mut driven, _) = Driven::open(disk, options, Vec::new(), 1).expect("opened");
+        while sealed_bytes(&driven).len() < 8 {
+            driven.append(3, true);
+            driven.writer.maintain().expect("maintained");
+        }
+        let all = sealed_bytes(&driven);
+        driven.store.flush().expect("flushed");
+        (all, sealed_bytes(&driven))
+    };
+    let (all, none) = log(0);
+    assert!(none.is_empty(), "{all:?} became {none:?}");
+    for newest in 1..all.len() {
+        let expected = &all[all.len() - newest..];
+        let fit: u64 = expected.iter().sum();
+        assert_eq!(log(fit), (all.clone(), expected.to_vec()));
+        assert_eq!(log(fit - 1), (all.clone(), expected[1..].to_vec()));
+    }
+    assert_eq!(log(u64::MAX), (all.clone(), all));
 }

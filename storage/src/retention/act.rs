@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use matchtape_schemas::{AcceptedTime, BodyRef, Kind, KindMask, Sequence};
 
-use super::choose::{Advisory, LogSegment, RetentionChoice, Situation, choose};
+use super::choose::{Advisory, RetentionChoice, Situation, choose};
 use super::policy::RetentionPolicy;
 use crate::disk::{Disk, DiskError};
 use crate::flush::{FlushError, Flusher};
@@ -14,7 +14,6 @@ use crate::read::view::Shared;
 use crate::read::{Query, ReadError, Reader};
 use crate::snapshot::{Snapshot, SnapshotMeta};
 use crate::sstable::TableError;
-use crate::wal::{SegmentInfo, Segments};
 
 /// Why old files could not be dropped. Whatever went before stays gone; what is kept is whole.
 #[derive(Debug, thiserror::Error)]
@@ -38,28 +37,21 @@ impl From<TableError> for RetentionError {
 pub(crate) struct Scope<'a> {
     pub reader: &'a Reader,
     pub shared: &'a Shared,
-    pub segments: &'a Segments,
     pub policy: &'a RetentionPolicy,
     pub now: AcceptedTime,
 }
 
 struct Run<'a> {
     policy: &'a RetentionPolicy,
-    log: Vec<LogSegment>,
     day_ends: Vec<Sequence>,
     now: AcceptedTime,
 }
 
 impl<'a> Run<'a> {
     fn new(scope: &Scope<'a>) -> Result<Self, ReadError> {
-        let sealed = |segment: &SegmentInfo| {
-            let sealed = segment.sealed?;
-            Some(LogSegment { last: sealed.ends.last_sequence, bytes: sealed.file_bytes })
-        };
-        let log = scope.segments.list().iter().filter_map(sealed).collect();
         let policy = scope.policy;
         let day_ends = if policy.trading_days.is_some() { day_ends(scope.reader)? } else { Vec::new() };
-        Ok(Self { policy, log, day_ends, now: scope.now })
+        Ok(Self { policy, day_ends, now: scope.now })
     }
 
     /// Chooses; or names a snapshot that the choice would rely on and that was not read back yet.
@@ -69,13 +61,8 @@ impl<'a> Run<'a> {
         pins: &[PinView],
         trust: &Trust,
     ) -> Result<RetentionChoice, SnapshotMeta> {
-        let situation = Situation {
-            contents,
-            log: &self.log,
-            day_ends: &self.day_ends,
-            unusable: &trust.unusable,
-            now: self.now,
-        };
+        let situation =
+            Situation { contents, day_ends: &self.day_ends, unusable: &trust.unusable, now: self.now };
         let pins: Vec<PinView> = pins.iter().cloned().chain(holds(contents)).collect();
         let mut choice = choose(&situation, self.policy, &pins);
         let before = Sequence(choice.first_kept).previous();
@@ -195,7 +182,7 @@ pub(crate) fn plan(
     }
 }
 
-/// Decides and acts: the manifest, then readers, then the files. The caller releases the log.
+/// Decides and acts: the manifest, then readers, then the files.
 pub(crate) fn retain(
     scope: &Scope<'_>,
     flusher: &Flusher,

@@ -14,19 +14,10 @@ use crate::sstable::TableFile;
 /// A store that can be recovered even if its newest snapshot is damaged has this many.
 const SNAPSHOTS_MIN: usize = 2;
 
-/// A sealed segment of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogSegment {
-    pub last: Sequence,
-    pub bytes: u64,
-}
-
 /// Everything the decision depends on besides policy and pins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation<'a> {
     pub contents: &'a Contents,
-    /// Oldest first.
-    pub log: &'a [LogSegment],
     /// The last event of each closed trading day, oldest first.
     pub day_ends: &'a [Sequence],
     /// File numbers of snapshots that do not read back.
@@ -165,8 +156,6 @@ pub struct RetentionChoice {
     pub dropped_bytes: u64,
     /// Bytes of tables and snapshots that stay.
     pub kept_bytes: u64,
-    /// Sealed segments that end at or before this event leave the log; zero for none.
-    pub log_through: u64,
     /// Why not more.
     pub restraints: Vec<Restraint>,
     /// What to know.
@@ -220,7 +209,6 @@ pub(crate) fn choose(
         dropped_bytes,
         kept_bytes: bytes_from(contents, 0) - dropped_bytes,
         dropped,
-        log_through: log_through(situation, policy).0,
         restraints,
         advisories,
     }
@@ -374,24 +362,6 @@ fn frame_bytes_between(contents: &Contents, from: Sequence, through: Sequence) -
     between.map(|table| table.footer.raw_bytes).sum()
 }
 
-/// How far the log may go: tables have its events, opening the store would not need them even if the newest snapshot were
-/// damaged, and enough of it stays as a second copy.
-fn log_through(situation: &Situation<'_>, policy: &RetentionPolicy) -> Sequence {
-    let newest_but_one = usable(situation).rev().nth(SNAPSHOTS_MIN - 1);
-    let Some(snapshot) = newest_but_one else { return Sequence::ZERO };
-    let covered = situation.contents.flushed_through().min(snapshot.sequence());
-    let mut left: u64 = situation.log.iter().map(|segment| segment.bytes).sum();
-    let mut through = Sequence::ZERO;
-    for segment in situation.log {
-        left = left.saturating_sub(segment.bytes);
-        if segment.last > covered || left < policy.log_bytes {
-            break;
-        }
-        through = segment.last;
-    }
-    through
-}
-
 #[cfg(test)]
 mod tests {
     use matchtape_schemas::{EventTime, Head, InstrumentId, KindMask, TapeId};
@@ -483,7 +453,7 @@ mod tests {
         fn policies()(
             age in prop::option::of(0..700_u64), trading_days in prop::option::of(0..8_u32),
             bytes in prop::option::of(0..20_000_u64), limit_bytes in prop::option::of(0..20_000_u64),
-            limit_age in prop::option::of(0..700_u64), log_bytes in 0..2_000_u64, gap in 0..20_000_u64, gap_age in 0..700_u64,
+            limit_age in prop::option::of(0..700_u64), gap in 0..20_000_u64, gap_age in 0..700_u64,
         ) -> RetentionPolicy {
             let limit = PinLimit { bytes: limit_bytes, age: limit_age.map(Duration::from_nanos) };
             RetentionPolicy {
@@ -491,7 +461,6 @@ mod tests {
                 trading_days,
                 bytes,
                 pin_limits: PinLimits { standby: limit, consumer: limit, archive: limit, backup: limit, legal_hold: limit },
-                log_bytes,
                 snapshot_gap_bytes: gap,
                 snapshot_gap_age: Duration::from_nanos(gap_age),
                 abandoned_sections: Vec::new(),
@@ -513,10 +482,9 @@ mod tests {
             let contents = contents(&tables, index_every);
             let last = contents.flushed_through().0;
             let ends: Vec<Sequence> = contents.event_tables.iter().map(EventTableMeta::last).collect();
-            let log: Vec<LogSegment> = ends.iter().map(|last| LogSegment { last: *last, bytes: 100 }).collect();
             let now = AcceptedTime(last as i64);
             let situation =
-                Situation { contents: &contents, log: &log, day_ends: &ends, unusable: &unusable, now };
+                Situation { contents: &contents, day_ends: &ends, unusable: &unusable, now };
             let choice = choose(&situation, &policy, &pins);
             let mut after = contents.clone();
             for file in &choice.dropped {
@@ -581,11 +549,6 @@ mod tests {
                 prop_assert!(was_there || age <= policy.snapshot_gap_age.as_nanos(), "{:?}", pair);
             }
 
-            // The log keeps its reserve, and what no table has.
-            let left: u64 = log.iter().filter(|segment| segment.last.0 > choice.log_through).map(|segment| segment.bytes).sum();
-            prop_assert!(choice.log_through == 0 || left >= policy.log_bytes);
-            prop_assert!(choice.log_through == 0 || good(&contents).iter().filter(|at| at.0 >= choice.log_through).count() >= 2);
-
             if choice.first_kept < choice.first_wanted {
                 prop_assert!(!choice.restraints.is_empty());
             }
@@ -597,7 +560,6 @@ mod tests {
         let contents = contents(&[(10, true); 8], 1);
         let situation = Situation {
             contents: &contents,
-            log: &[],
             day_ends: &[Sequence(10), Sequence(20)],
             unusable: &[],
             now: AcceptedTime(i64::MAX),

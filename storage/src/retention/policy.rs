@@ -6,7 +6,8 @@ use crate::limits::SEGMENT_BYTES_DEFAULT;
 use crate::pins::PinKind;
 
 /// How long events are kept. Each rule that is set is a reason to drop: what one of them drops goes, unless something
-/// still needs it. Without a rule nothing of the tape goes; snapshots are thinned and the log released all the same.
+/// still needs it. Without a rule nothing of the tape goes; snapshots are thinned all the same.
+/// Of the log, [`StoreOptions::log_kept_bytes`](crate::StoreOptions::log_kept_bytes) decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetentionPolicy {
     /// Drop what was accepted longer ago than this.
@@ -17,10 +18,6 @@ pub struct RetentionPolicy {
     pub bytes: Option<u64>,
     /// How much a pin may hold back before it is broken.
     pub pin_limits: PinLimits,
-    /// So many bytes of sealed log segments stay, though tables have their events: a second copy to salvage from. The store lets
-    /// go of segments after each flush too, by [`StoreOptions::sealed_segments_kept`](crate::StoreOptions::sealed_segments_kept),
-    /// whatever this says: to keep more than that many, raise it too.
-    pub log_bytes: u64,
     /// Snapshots are thinned, to one per this many bytes of frames: what a state as of any moment has to replay at most.
     pub snapshot_gap_bytes: u64,
     /// But they stay this far apart in accepted time at most: what is dropped ends at a snapshot, so old events of a quiet
@@ -38,7 +35,6 @@ impl Default for RetentionPolicy {
             trading_days: None,
             bytes: None,
             pin_limits: PinLimits::default(),
-            log_bytes: 4 * SEGMENT_BYTES_DEFAULT,
             snapshot_gap_bytes: SEGMENT_BYTES_DEFAULT,
             snapshot_gap_age: Duration::from_secs(6 * 60 * 60),
             abandoned_sections: Vec::new(),

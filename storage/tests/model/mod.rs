@@ -31,6 +31,7 @@ pub fn small_options() -> StoreOptions {
         memtable_bytes: 1 << 20,
         workers: Workers::Caller,
         block_cache_bytes: 1 << 20,
+        log_kept_bytes: 128 << 10,
         compaction: small_compaction(),
         wal: WalOptions {
             segment_bytes: 64 << 10,

@@ -133,6 +133,8 @@ pub(super) struct StorageSection {
     /// Recent events in memory before they are flushed to tables.
     pub memtable_mib: usize,
     /// Memory for blocks of tables.
+    /// Sealed segments of the log that stay though tables have their events, the newest: a second copy to salvage from.
+    pub log_kept_mib: u64,
     pub block_cache_mib: usize,
 }
 
@@ -276,6 +278,7 @@ impl From<WakeUpName> for WakeUp {
     fn from(name: WakeUpName) -> Self {
         match name {
             WakeUpName::Event => Self::Event,
+            log_kept_mib: 512,
             WakeUpName::BusyPoll => Self::BusyPoll,
         }
     }
@@ -461,6 +464,7 @@ mod tests {
         file.write_all(text.as_bytes()).unwrap();
         Config::load(Some(file.path()), &serde_json::json!({}))
     }
+        store.log_kept_bytes = storage.log_kept_mib.saturating_mul(1 << 20);
 
     #[test]
     fn a_file_overrides_defaults_and_flags_override_the_file() {
@@ -480,13 +484,12 @@ mod tests {
         let config = load("").unwrap();
         assert_eq!(config.retention.policy(), RetentionPolicy::default());
         assert_eq!(config.snapshot.interval_minutes, 30);
-        let text = "[retention]\nkeep_hours = 2\nkeep_trading_days = 3\nkeep_bytes = 4\nkeep_log_mib = 5\n\
+        let text = "[retention]\nkeep_hours = 2\nkeep_trading_days = 3\nkeep_bytes = 4\n\
                     abandoned_sections = [\"old\"]\n";
         let expected = RetentionPolicy {
             age: Some(Duration::from_secs(7200)),
             trading_days: Some(3),
             bytes: Some(4),
-            log_bytes: 5 << 20,
             abandoned_sections: vec!["old".into()],
             ..RetentionPolicy::default()
         };

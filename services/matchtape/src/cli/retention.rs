@@ -24,8 +24,6 @@ pub(super) struct RetentionSection {
     pub keep_trading_days: u32,
     /// Drop the oldest events until tables and snapshots take at most this. 0: whatever they take.
     pub keep_bytes: u64,
-    /// Sealed segments of the log that stay, though tables have their events.
-    pub keep_log_mib: u64,
     /// Sections of snapshots that nobody will ask for again.
     pub abandoned_sections: Vec<String>,
     /// So often the node looks.
@@ -39,7 +37,6 @@ impl Default for RetentionSection {
             keep_hours: 0,
             keep_trading_days: 0,
             keep_bytes: 0,
-            keep_log_mib: policy.log_bytes >> 20,
             abandoned_sections: policy.abandoned_sections,
             interval_seconds: 60,
         }
@@ -53,7 +50,6 @@ impl RetentionSection {
             age: (self.keep_hours > 0).then(|| Duration::from_secs(self.keep_hours.saturating_mul(HOUR))),
             trading_days: (self.keep_trading_days > 0).then_some(self.keep_trading_days),
             bytes: (self.keep_bytes > 0).then_some(self.keep_bytes),
-            log_bytes: self.keep_log_mib.saturating_mul(1 << 20),
             abandoned_sections: self.abandoned_sections.clone(),
             ..RetentionPolicy::default()
         }

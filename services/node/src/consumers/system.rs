@@ -115,9 +115,9 @@ fn options(name: &str, options: &ConsumersOptions) -> NodeOptions {
         usize::try_from(options.system_log_bytes).unwrap_or(usize::MAX).max(4 << 20);
     system.store.immutable_memtables_max = 2;
     system.store.block_cache_bytes = 256 << 10;
-    system.store.sealed_segments_kept = 1;
     system.store.wal.segment_bytes =
         (options.system_log_bytes / 4).next_multiple_of(4096).clamp(1 << 20, 64 << 20);
+    system.store.log_kept_bytes = system.store.wal.segment_bytes;
     system.store.wal.commit_bytes = 256 << 10;
     system
 }
@@ -205,12 +205,7 @@ impl SystemTape {
         let store = self.node().store();
         store.flush().map_err(|error| StoreFailure(Box::new(error)))?;
         // The snapshot has every value; the newest tables stay as a second way to them.
-        let policy = RetentionPolicy {
-            bytes: Some(0),
-            log_bytes: 0,
-            snapshot_gap_bytes: 0,
-            ..RetentionPolicy::default()
-        };
+        let policy = RetentionPolicy { bytes: Some(0), snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
         store.retain(&policy, wall_clock()).map_err(|error| StoreFailure(Box::new(error)))?;
         Ok(())
     }

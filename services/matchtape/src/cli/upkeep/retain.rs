@@ -17,7 +17,8 @@ use super::{now, open_for_change, print};
 ///
 /// Each rule is a reason to drop: what one of them drops goes, unless a legal hold, a snapshot or (in a running node) a
 /// standby, a consumer or an upload still needs it. Without --apply nothing is changed, and it works beside a running node; pins of that
-/// node are not seen then. A running node drops old files itself, as `[retention]` in its configuration says.
+/// node are not seen then. A running node drops old files itself, as `[retention]` in its configuration says. How much of the log
+/// stays beside the tables is `storage.log_kept_mib`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   matchtape retain --data tape/ --age 30d                         (what would go)
@@ -36,9 +37,6 @@ pub(in super::super) struct RetainArgs {
     /// Drop the oldest until tables and snapshots take at most this much (500GiB, 20000000)
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_bytes: Option<u64>,
-    /// Sealed log segments to keep beside the tables that have their events
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    log_bytes: Option<u64>,
     /// A section of snapshots that nobody will ask for again; repeat for more
     #[arg(long, value_name = "NAME")]
     abandon_section: Vec<String>,
@@ -74,10 +72,6 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
         abandoned_sections: args.abandon_section.clone(),
         ..RetentionPolicy::default()
     };
-    let policy = match args.log_bytes {
-        Some(log_bytes) => RetentionPolicy { log_bytes, ..policy },
-        None => policy,
-    };
     let choice = if args.apply {
         open_for_change(&args.data)?.retain(&policy, now()).map_err(|error| {
             CliError::with_advice(
@@ -97,9 +91,6 @@ fn describe(choice: &RetentionChoice, applied: bool) -> String {
     let goes = if applied { "dropped" } else { "would go" };
     for file in &choice.dropped {
         let _ = writeln!(text, "{goes:9} {} ({} bytes)", file.file, file.bytes);
-    }
-    if choice.log_through > 0 {
-        let _ = writeln!(text, "{goes:9} sealed segments of the log through sequence {}", choice.log_through);
     }
     let _ = writeln!(
         text,
