@@ -61,7 +61,10 @@ pub use options::{
 };
 pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView};
 pub use pressure::{Pressure, PressureReason};
-pub use proof::{Proof, ProofError, ProveError, SegmentPart, check as check_proof, prove};
+pub use proof::{
+    PROOF_BYTES_MAX, Proof, ProofError, ProofFileError, ProveError, ProveProgress, SegmentPart,
+    check as check_proof, prove,
+};
 pub use read::{
     Direction, FrameCursor, PageCursor, PageToken, PageTokenError, Query, QueryCursor, ReadError, Reader,
 };

@@ -22,6 +22,7 @@ use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionPolicy};
+use crate::segment_facts::SegmentFacts;
 use crate::sstable::{BlockCache, TableError};
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
@@ -220,6 +221,19 @@ impl ReadOnlyStore {
             level0_tables_max: u64::MAX,
         };
         inspect::inspect(&self.shared, &[], pressure, inspect::Written::default())
+    }
+
+    /// What is known of every sealed segment there ever was since the store was made, oldest first, also of those that the log
+    /// does not hold any more. One that is sealed while this is called may be missing.
+    pub fn segment_facts(&self) -> Result<Vec<SegmentFacts>, OpenError> {
+        let disk = &*self.shared.disk;
+        // The log first: what is released between the two is in the manifest then.
+        let sealed = wal::sealed(disk, &self.wal_config(self.head()))?;
+        let mut facts = load(disk, &self.options)?.released;
+        let known = facts.last().map_or(Sequence::ZERO, |facts| facts.last);
+        let sealed = sealed.iter().filter_map(SegmentFacts::of);
+        facts.extend(sealed.filter(|facts| facts.last > known));
+        Ok(facts)
     }
 
     /// Reads all tables and snapshots and checks them; the log was checked as far as it was read.

@@ -2,22 +2,30 @@
 
 mod model;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use matchtape_schemas::{Frame, Sequence};
 use matchtape_storage::sim::{Random, SimDisk};
 use matchtape_storage::wal::{SegmentNumber, SegmentRoot};
 use matchtape_storage::{
-    AlignedBytes, Proof, ProofError, ProveError, SegmentFacts, StoreOptions, check_proof, limits, prove,
+    AlignedBytes, Disk, Proof, ProofError, ProveError, ReadOnlyOptions, ReadOnlyStore, Reader, SegmentFacts,
+    StoreOptions, limits,
 };
 use model::{Driven, small_options};
 
 /// A store of several segments, most of them let go of, and what is known of them.
 fn store() -> (Driven, Vec<SegmentFacts>) {
+    let (driven, _, facts) = store_on_disk();
+    (driven, facts)
+}
+
+fn store_on_disk() -> (Driven, SimDisk, Vec<SegmentFacts>) {
     let mut options = StoreOptions { log_kept_bytes: 2 * limits::SEGMENT_BYTES_MIN, ..small_options() };
     options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
+    let disk = SimDisk::new(1);
     let (mut driven, _) =
-        Driven::open(Arc::new(SimDisk::new(1)), options, Vec::new(), 1).expect("a store is created");
+        Driven::open(Arc::new(disk.clone()), options, Vec::new(), 1).expect("a store is created");
     while driven.store.segment_facts().len() < 6 {
         driven.append(3, true);
         driven.writer.maintain().expect("maintained");
@@ -25,7 +33,38 @@ fn store() -> (Driven, Vec<SegmentFacts>) {
     driven.store.flush().expect("flushed");
     let facts = driven.store.segment_facts();
     assert!(driven.store.segments().list().len() < 4 && facts.len() >= 6);
-    (driven, facts)
+    (driven, disk, facts)
+}
+
+fn prove(
+    reader: &Reader,
+    facts: &[SegmentFacts],
+    first: Sequence,
+    last: Sequence,
+) -> Result<(Vec<u8>, Proof), ProveError> {
+    let mut frames = Vec::new();
+    let (mut done, mut total) = (0, 0);
+    let proof = matchtape_storage::prove(reader, facts, (first, last), &mut frames, &mut |step| {
+        assert!(step.bytes > done && step.bytes <= step.bytes_total);
+        (done, total) = (step.bytes, step.bytes_total);
+    })?;
+    assert_eq!(done, total, "progress ends with all of it");
+    Ok((frames, proof))
+}
+
+/// Checks the proof as it comes back from its file.
+fn check_proof(
+    proof: &Proof,
+    mut frames: &[u8],
+    roots: impl Fn(SegmentNumber) -> Option<SegmentRoot>,
+) -> Result<(Sequence, Sequence), ProofError> {
+    let proof = &Proof::decode(Path::new("x.proof"), &proof.encode()).expect("it is a proof");
+    let mut events = 0;
+    matchtape_storage::check_proof(proof, &mut frames, roots, &mut |frame| {
+        events += u64::from(frame.header().count);
+    })?;
+    assert_eq!(events, proof.last.0 + 1 - proof.first.0);
+    Ok((proof.first, proof.last))
 }
 
 fn roots(facts: &[SegmentFacts]) -> impl Fn(SegmentNumber) -> Option<SegmentRoot> {
@@ -128,7 +167,9 @@ fn a_bent_proof_is_an_error_and_never_a_panic() {
             1 => u64::MAX - random.below(3),
             _ => random.below(3),
         };
-        match random.below(7) {
+        match random.below(9) {
+            7 => part.segment = SegmentNumber(number),
+            8 => bent.first = Sequence(number),
             0 => part.offset = number,
             1 => part.bytes = number,
             2 => part.stream_bytes = number,
@@ -138,7 +179,11 @@ fn a_bent_proof_is_an_error_and_never_a_panic() {
             _ => part.nodes.push([1; 32]),
         }
         if bent != proof {
-            assert!(check_proof(&bent, &frames, roots(&facts)).is_err(), "{:?}", bent.parts[index]);
+            let bytes = bent.encode();
+            // What the file cannot hold it does not bring back.
+            let Ok(bent) = Proof::decode(Path::new("x.proof"), &bytes) else { continue };
+            let judged = matchtape_storage::check_proof(&bent, &mut &frames[..], roots(&facts), &mut |_| {});
+            assert!(judged.is_err(), "{:?}", bent.parts[index]);
         }
     }
 }
@@ -149,4 +194,29 @@ fn what_is_not_sealed_cannot_be_proven_and_the_error_says_from_where_on() {
     let open = facts.last().expect("some").last.next();
     let error = prove(&driven.store.reader(), &facts, Sequence(1), open).expect_err("not sealed");
     assert!(matches!(error, ProveError::NotSealed(at) if at == open), "{error}");
+}
+
+#[test]
+fn the_facts_of_segments_are_the_same_for_who_only_reads_beside_the_writer_and_for_a_closed_store() {
+    let (_driven, disk, facts) = store_on_disk();
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let reading = ReadOnlyStore::open(Arc::clone(&disk), ReadOnlyOptions::default()).expect("opened");
+    assert_eq!(reading.segment_facts().expect("read"), facts);
+    let (frames, proof) = prove(&reading.reader(), &facts, facts[0].first, facts[0].last).expect("proven");
+    check_proof(&proof, &frames, roots(&facts)).expect("checked");
+    assert!(!frames.is_empty() && proof.parts.len() == 1);
+}
+
+#[test]
+fn a_footer_that_is_damaged_is_told_and_not_passed_over() {
+    let (driven, disk, _) = store_on_disk();
+    let sealed = driven.store.segments().list();
+    let oldest = sealed.iter().find(|segment| segment.sealed.is_some()).expect("one is kept");
+    let path = oldest.number.path(Path::new("wal"));
+    let footer = disk.content(&path).expect("there").len() - 4096;
+    disk.flip_bit(&path, footer as u64 + 152, 1);
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let reading = ReadOnlyStore::open(disk, ReadOnlyOptions::default()).expect("the tables are whole");
+    let error = reading.segment_facts().expect_err("damaged").to_string();
+    assert!(error.contains("wal/") && error.contains("footer"), "{error}");
 }

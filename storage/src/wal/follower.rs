@@ -20,8 +20,9 @@ use super::config::WalConfig;
 use super::error::{Damage, WalError};
 use super::frames::{WalFrame, WalFrames, gone, is_still};
 use super::recovery::{check_dense, life};
-use super::scan::{First, bears_id, find_proof, read_header};
+use super::scan::{First, Stop, bears_id, find_proof, read_footer, read_header};
 use super::segment::{ClusterId, FOOTER_MAGIC, Footer, SEGMENT_START, SegmentHeader, SegmentNumber};
+use super::segments::{Sealed, SegmentInfo};
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskFile, EntryKind};
 
 /// The identity of a log, as its oldest segment states it.
@@ -73,6 +74,58 @@ pub(super) fn first_kept(disk: &dyn Disk, config: &WalConfig) -> Result<Option<S
         }
     }
     Ok(None)
+}
+
+/// The sealed segments of a log that another process may be writing, by their headers and footers. One that is sealed, or
+/// released, meanwhile may be missing.
+pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<Vec<SegmentInfo>, WalError> {
+    let numbers = match segment_numbers(disk, &config.directory) {
+        Err(WalError::Disk(error)) if error.is_missing() => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let mut segments = Vec::new();
+    // One whose footer is not there: the open one, unless a later one was begun.
+    let mut unsealed: Option<(Arc<dyn DiskFile>, SegmentHeader)> = None;
+    for number in numbers {
+        let file = match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
+            Err(error) if error.is_missing() => continue,
+            opened => opened?,
+        };
+        let First::Header(header) = read_header(&file, number, config)? else { continue };
+        if let Some((file, header)) = unsealed.take() {
+            // Sealed since the look at it, then; or recycled.
+            match sealed_info(&file, &header)? {
+                Ok(info) => segments.push(info),
+                Err(damage) if is_still(&file, &header)? => {
+                    return Err(WalError::Corrupt {
+                        damage,
+                        because: "a later segment was begun".to_owned(),
+                    });
+                }
+                Err(_) => {}
+            }
+        }
+        match sealed_info(&file, &header)? {
+            Ok(info) => segments.push(info),
+            Err(_) => unsealed = Some((file, header)),
+        }
+    }
+    Ok(segments)
+}
+
+fn sealed_info(
+    file: &Arc<dyn DiskFile>,
+    header: &SegmentHeader,
+) -> Result<Result<SegmentInfo, Damage>, WalError> {
+    let file_bytes = file.len_bytes()?;
+    Ok(match read_footer(file, header)? {
+        Ok(Footer { head: ends, totals, root, .. }) => {
+            let sealed = Some(Sealed { ends, totals, root, file_bytes });
+            Ok(SegmentInfo { number: header.number, id: header.id, begins: header.head, sealed })
+        }
+        Err(Stop::Damage(damage)) => Err(damage),
+        Err(Stop::Error(error)) => return Err(error),
+    })
 }
 
 /// Follows a log from a sequence on.

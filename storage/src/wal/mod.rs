@@ -37,6 +37,7 @@ pub use block::COMMIT_HEADER_BYTES;
 pub use buffer::{BufferPool, CommitBuffer, Refusal};
 pub use config::{Mistakes, Preparation, SyncPolicy, WalConfig, WriteBackend};
 pub use error::{Damage, WalError};
+pub(crate) use follower::sealed;
 pub use follower::{WalFollower, WalIdentity, identify};
 pub use frames::{FramePlace, WalFrame, WalFrames};
 pub use group_commit::{AppendError, CommitObserver, GroupCommit, GroupCommitOptions, WhenFull};

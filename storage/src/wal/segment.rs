@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use matchtape_schemas::{AcceptedTime, Epoch, EventTime, Head, KindMask, Sequence, TapeId};
 
@@ -91,6 +92,25 @@ pub struct SegmentRoot(pub [u8; 32]);
 impl SegmentRoot {
     /// What the first segment of a log names as the root before it.
     pub const NONE: Self = Self([0; 32]);
+}
+
+/// From 64 hexadecimal digits, as it is displayed.
+impl FromStr for SegmentRoot {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut root = [0; 32];
+        let digits = text.as_bytes();
+        let wrong = || format!("{text:?} is not a root: 64 hexadecimal digits");
+        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(wrong());
+        }
+        for (byte, pair) in root.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).expect("digits");
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(root))
+    }
 }
 
 impl fmt::Display for SegmentRoot {

@@ -13,6 +13,7 @@ mod ingress;
 mod inspect;
 mod interrupt;
 mod position;
+mod proof;
 mod query;
 mod retention;
 mod serve;
@@ -63,6 +64,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Compact(compact::CompactArgs),
     Export(export::ExportArgs),
+    Proof(proof::ProofArgs),
     Cold(cold::ColdArgs),
     Backup(upkeep::backup::BackupArgs),
     Restore(upkeep::restore::RestoreArgs),
@@ -124,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Salvage(args) => upkeep::salvage::run(&args),
         Command::Dump(args) => upkeep::dump::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Proof(args) => proof::run(&args),
         Command::Cold(args) => cold::run(&args),
         Command::BenchDisk(args) => bench_disk::run(&args),
     };
