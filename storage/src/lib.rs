@@ -14,6 +14,7 @@ mod fold;
 mod guard;
 mod ingest;
 mod inspect;
+mod intake;
 pub mod limits;
 mod manifest;
 mod memtable;
@@ -53,6 +54,7 @@ pub use inspect::{
     Amplification, EventTableView, HoldView, IndexTableView, Inspection, MemoryView, SegmentView,
     SnapshotView,
 };
+pub use intake::{Intake, IntakeGauge};
 pub use manifest::LegalHold;
 pub use open::{OpenError, RecoveryReport};
 pub use options::{

@@ -30,6 +30,18 @@ pub enum PressureReason {
     Compaction,
 }
 
+impl PressureReason {
+    /// As it is serialised.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Memtables => "memtables",
+            Self::Indexing => "indexing",
+            Self::Compaction => "compaction",
+        }
+    }
+}
+
 impl fmt::Display for PressureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

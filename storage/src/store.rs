@@ -20,6 +20,7 @@ use crate::flush::FlushError;
 use crate::guard::caught;
 use crate::ingest::{Ingest, StoreFirst};
 use crate::inspect::{self, Inspection};
+use crate::intake::IntakeGauge;
 use crate::manifest::{Contents, Edit, LegalHold};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
 use crate::options::{StoreMistakes, StoreOptions, Workers};
@@ -188,6 +189,11 @@ impl EventStore {
     /// How far indexing and flushing are behind.
     pub fn pressure(&self) -> Pressure {
         self.ingest.pressure()
+    }
+
+    /// Tells how fast events are taken, and why not faster, beside the store's owner.
+    pub fn intake_gauge(&self) -> IntakeGauge {
+        IntakeGauge::new(Arc::clone(&self.ingest))
     }
 
     /// The failure that ended indexing or flushing, if one did: nothing more should be appended, for memory would only

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::serve::ListenerExt;
 use matchtape_node::consumers::Consumers;
 use matchtape_schemas::Watermarks;
-use matchtape_storage::Reader;
+use matchtape_storage::{IntakeGauge, Reader};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +33,8 @@ pub struct TapeHandle {
     pub ingress: Option<Arc<dyn Ingress>>,
     /// Its durable consumers; without them, none are offered.
     pub consumers: Option<Consumers>,
+    /// How fast it takes events, for `/v1/health` and the page; without it, nothing is said of that.
+    pub intake: Option<IntakeGauge>,
 }
 
 /// A gateway that did not start.
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     /// One permit per request that brings events.
     pub(crate) publishes: Arc<Semaphore>,
     pub(crate) consumers: Option<Consumers>,
+    pub(crate) intake: Option<IntakeGauge>,
     /// One permit per request that waits for a consumer's events.
     pub(crate) consumer_waits: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
@@ -108,6 +111,7 @@ impl Gateway {
             log: LogPool::new(limits.log_reads_max),
             ingress: tape.ingress,
             consumers: tape.consumers,
+            intake: tape.intake,
             consumer_waits: Arc::new(Semaphore::new(limits.connections_max)),
             publishes: Arc::new(Semaphore::new(limits.publishes_max)),
             connections: Arc::new(Semaphore::new(limits.connections_max)),

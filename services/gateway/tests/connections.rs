@@ -40,7 +40,7 @@ async fn an_address_that_others_can_reach_is_refused() {
     open_to_all.listen = "0.0.0.0:0".parse().unwrap();
     let started = Gateway::start(
         open_to_all,
-        TapeHandle { reader: tape.node.reader(), tail, ingress: None, consumers: None },
+        TapeHandle { reader: tape.node.reader(), tail, ingress: None, consumers: None, intake: None },
     )
     .await;
     assert!(matches!(started, Err(StartError::Config(_))));

@@ -88,7 +88,8 @@ impl Served {
             });
         }
         let ingress: Arc<dyn Ingress> = Arc::new(OneProducer(Mutex::new(node.publisher(PRODUCER).unwrap())));
-        let tape = TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None };
+        let tape =
+            TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None, intake: None };
         let gateway = Gateway::start(config(limits), tape).await.unwrap();
         Self { node, gateway, _folder: folder, sender }
     }

@@ -38,7 +38,8 @@ async fn start(
     limits: Limits,
 ) -> (GatewayHandle, watch::Sender<Watermarks>) {
     let (sender, tail) = watch::channel(node.watermarks());
-    let tape = TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None };
+    let tape =
+        TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None, intake: None };
     (Gateway::start(config(limits), tape).await.unwrap(), sender)
 }
 

@@ -5,9 +5,11 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use matchtape_schemas::Stage;
+use matchtape_storage::Intake;
 
 use super::Gateway;
 use super::answer::json;
+use crate::encode::Json;
 
 /// `/v1/watermarks`
 pub(crate) async fn watermarks(State(shared): Gateway) -> Response {
@@ -41,6 +43,21 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
         }
         object.number("visible", visible.get()).number("feed", head.position.get()).number("behind", behind);
         object.number("uptime_ms", shared.started.elapsed().as_millis() as u64);
+        if let Some(intake) = &shared.intake {
+            let Intake { slowed_permille, reason, what, pressure } = intake.look();
+            let mut inner = Json::object(object.key("intake"));
+            inner.number("slowed_permille", slowed_permille.into()).word("reason", reason);
+            if !what.is_empty() {
+                inner.text("what", &what);
+            }
+            inner.number("unindexed_bytes", pressure.unindexed_bytes);
+            inner
+                .number("unflushed_bytes", pressure.unflushed_bytes)
+                .number("limit_bytes", pressure.limit_bytes);
+            inner.number("level0_tables", pressure.level0_tables);
+            inner.number("level0_tables_max", pressure.level0_tables_max);
+            inner.close();
+        }
     });
     *response.status_mut() = status;
     response
@@ -67,5 +84,12 @@ pub(crate) async fn metrics(State(shared): Gateway) -> Response {
          # HELP matchtape_gateway_connections WebSocket connections open now.\n\
          # TYPE matchtape_gateway_connections gauge\nmatchtape_gateway_connections {open}\n"
     ));
+    if let Some(intake) = &shared.intake {
+        let share = f64::from(intake.look().slowed_permille) / 1000.0;
+        out.push_str(&format!(
+            "# HELP matchtape_intake_slowed_ratio How much of the time no events are taken, 0 to 1.\n\
+             # TYPE matchtape_intake_slowed_ratio gauge\nmatchtape_intake_slowed_ratio {share}\n"
+        ));
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out).into_response()
 }

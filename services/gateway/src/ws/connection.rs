@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::SinkExt;
 use matchtape_schemas::Sequence;
-use matchtape_storage::ReadError;
+use matchtape_storage::{IntakeGauge, ReadError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
@@ -472,7 +472,8 @@ impl Connection {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
         let watermarks = *self.shared.tail.borrow();
         let position = self.head.borrow().position;
-        self.send(message::heartbeat(now, &watermarks, position)).await
+        let intake = self.shared.intake.as_ref().map(IntakeGauge::look);
+        self.send(message::heartbeat(now, &watermarks, position, intake.as_ref())).await
     }
 
     /// Sends what a subscription has taken, and then counts it as delivered.

@@ -2,6 +2,7 @@
 
 use axum::extract::ws::Utf8Bytes;
 use matchtape_schemas::{Sequence, Stage, TapeId, Watermarks};
+use matchtape_storage::Intake;
 
 use super::close::CloseReason;
 use crate::config::Limits;
@@ -119,7 +120,12 @@ pub(crate) fn hello(tape: TapeId, limits: &Limits) -> Utf8Bytes {
     })
 }
 
-pub(crate) fn heartbeat(now_ns: i64, watermarks: &Watermarks, position: Sequence) -> Utf8Bytes {
+pub(crate) fn heartbeat(
+    now_ns: i64,
+    watermarks: &Watermarks,
+    position: Sequence,
+    intake: Option<&Intake>,
+) -> Utf8Bytes {
     object(|message| {
         message.word("type", "heartbeat").id("time", now_ns);
         let marks = message.key("watermarks");
@@ -129,6 +135,11 @@ pub(crate) fn heartbeat(now_ns: i64, watermarks: &Watermarks, position: Sequence
         }
         inner.close();
         message.number("feed", position.get());
+        if let Some(Intake { slowed_permille: slowed @ 1.., reason, what, .. }) = intake {
+            let mut inner = Json::object(message.key("intake"));
+            inner.number("slowed_permille", (*slowed).into()).word("reason", reason).text("what", what);
+            inner.close();
+        }
     })
 }
 

@@ -117,7 +117,7 @@ impl Tape {
             }
         });
         let consumers = Some(self.node.consumers());
-        let tape = TapeHandle { reader: self.node.reader(), tail, ingress: None, consumers };
+        let tape = TapeHandle { reader: self.node.reader(), tail, ingress: None, consumers, intake: None };
         (Gateway::start(config(limits), tape).await.unwrap(), follow)
     }
 

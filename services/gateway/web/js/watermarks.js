@@ -22,11 +22,14 @@ export class Watermarks {
       return item;
     });
     byId("stages").replaceChildren(...this.items);
+    this.intake = byId("intake");
   }
 
   /** Takes a heartbeat. */
   take(message) {
     const now = performance.now();
+    const { slowed_permille: slowed, what } = message.intake ?? {};
+    setText(this.intake, slowed ? `${slowed < 1000 ? `Intake slowed ${Math.round(slowed / 10)} %` : "No events are taken"}: ${what}` : "");
     this.samples.push({ now, marks: message.watermarks });
     while (this.samples.length > 2 && this.samples[0].now < now - WINDOW_MS) this.samples.shift();
     const first = this.samples[0];

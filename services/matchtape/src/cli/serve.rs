@@ -298,7 +298,8 @@ impl Running {
                 Publishing::NotOffered => None,
             };
             let consumers = Some(node.consumers());
-            let tape = TapeHandle { reader: node.reader(), tail, ingress, consumers };
+            let intake = Some(node.store().intake_gauge());
+            let tape = TapeHandle { reader: node.reader(), tail, ingress, consumers, intake };
             let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
             gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(|error| {
                 CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")
