@@ -279,11 +279,13 @@ impl<'a> Copy<'a> {
 
         self.made_from = Some(plan.contents.next_file);
         (self.progress)(CopyProgress::Copying { file: "new tables".to_owned(), bytes: done, bytes_total });
-        let (edits, next_file) =
-            rebuild::index_tables(self.target, &plan.reindex, plan.contents.next_file, |_| {})
-                .map_err(of_target)?;
-        self.report.indexes_rebuilt = edits.len() as u64;
-        edits.into_iter().for_each(|edit| plan.contents.apply(edit));
+        let mut next_file = plan.contents.next_file;
+        for meta in &plan.reindex {
+            let made = rebuild::index_table(self.target, meta, None, next_file).map_err(of_target)?;
+            plan.contents.apply(Edit::AddIndex(made));
+            next_file += 1;
+        }
+        self.report.indexes_rebuilt = plan.reindex.len() as u64;
         let target = Arc::clone(self.target);
         let builder = TableBuilder::new(&*target, whole, next_file);
         let goes_on = point != Point::End && through < source.head.last_sequence;

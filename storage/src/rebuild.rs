@@ -11,8 +11,8 @@ use crate::manifest::Edit;
 use crate::memtable::{PLACES_MAX, Run};
 use crate::options::Compression;
 use crate::sstable::{
-    BlockCache, EventTable, EventTableMeta, EventTableWriter, IndexTableMeta, IndexTableWriter, TABLES,
-    TableError, install,
+    BlockCache, ColdTable, EventTable, EventTableMeta, EventTableWriter, IndexTableMeta, IndexTableWriter,
+    TABLES, TableError, install,
 };
 
 /// A table made here is closed at the first group end behind so many bytes of frames, as a memtable is by default.
@@ -143,13 +143,14 @@ impl IndexBuilder {
     }
 }
 
-/// Gives every frame of an event table, in order, checked.
+/// Gives every frame of an event table, in order, checked. `cold`: where it is, if it has left the disk.
 pub(crate) fn for_each_frame<E: From<TableError>>(
     disk: &Arc<dyn Disk>,
     meta: &EventTableMeta,
+    cold: Option<ColdTable>,
     mut visit: impl FnMut(&Frame<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let table = EventTable::new(*meta, None, Arc::clone(disk), Arc::new(BlockCache::new(0)));
+    let table = EventTable::new(*meta, cold, Arc::clone(disk), Arc::new(BlockCache::new(0)));
     let mut buffer = Vec::new();
     for leaf in table.top()? {
         for entry in table.leaf(leaf)?.entries() {
@@ -162,25 +163,19 @@ pub(crate) fn for_each_frame<E: From<TableError>>(
     Ok(())
 }
 
-/// Writes an index table for each of these event tables, in files from number `next_file` on.
-pub(crate) fn index_tables(
+/// Writes an index table for an event table.
+pub(crate) fn index_table(
     disk: &Arc<dyn Disk>,
-    tables: &[EventTableMeta],
-    mut next_file: u64,
-    mut progress: impl FnMut(&EventTableMeta),
-) -> Result<(Vec<Edit>, u64), TableError> {
-    let mut edits = Vec::new();
-    for meta in tables {
-        progress(meta);
-        let mut index = IndexBuilder::new(meta.first());
-        for_each_frame::<TableError>(disk, meta, |frame| {
-            index.add(frame);
-            Ok(())
-        })?;
-        let (meta, path) = index.finish(&**disk, next_file, meta.footer.after.tape)?;
-        install(&**disk, Path::new(TABLES), &[path])?;
-        edits.push(Edit::AddIndex(meta));
-        next_file += 1;
-    }
-    Ok((edits, next_file))
+    meta: &EventTableMeta,
+    cold: Option<ColdTable>,
+    number: u64,
+) -> Result<IndexTableMeta, TableError> {
+    let mut index = IndexBuilder::new(meta.first());
+    for_each_frame::<TableError>(disk, meta, cold, |frame| {
+        index.add(frame);
+        Ok(())
+    })?;
+    let (made, path) = index.finish(&**disk, number, meta.footer.after.tape)?;
+    install(&**disk, Path::new(TABLES), &[path])?;
+    Ok(made)
 }

@@ -686,3 +686,47 @@ fn a_copy_of_a_store_whose_writer_removes_an_object_meanwhile_begins_again() {
     assert!(removed > 0 && report.attempts == 2 && report.verified.is_sound(), "{report:?}");
     driven.check(10);
 }
+
+#[test]
+fn an_index_lost_over_tables_of_the_cold_tier_is_made_anew_from_there_or_nothing_is_changed() {
+    let disk = SimDisk::new(1);
+    let cold = FakeCold::new(&disk);
+    let mut driven = flushed(&disk, &cold, 8);
+    push(&driven.store).expect("pushed");
+    driven.append(4, true);
+    let Driven { store, writer, events, .. } = driven;
+    let objects = cold.keys().len() as u64;
+    writer.close().expect("closed");
+    drop(store);
+    disk.kill();
+    let indexes = disk.list(Path::new("tables")).expect("listed");
+    let indexes: Vec<_> = indexes.into_iter().filter(|entry| entry.name.ends_with(".index")).collect();
+    disk.flip_bit(&PathBuf::from("tables").join(&indexes[0].name), 100, 1);
+
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let blind = SalvageOptions { apply: true, ..SalvageOptions::default() };
+    let before = disk.content(Path::new("manifest"));
+    let error = salvage(&shared, &blind, &mut |_| {}).expect_err("the events are elsewhere").to_string();
+    assert!(error.contains("cold tier") && cold.keys().iter().any(|key| error.contains(key)), "{error}");
+    assert_eq!(disk.content(Path::new("manifest")), before, "nothing was changed");
+    let planned = salvage(&shared, &SalvageOptions::default(), &mut |_| {}).expect("planned");
+    assert!(
+        planned.warnings.iter().any(|warning| warning.contains("it cannot be done from here")),
+        "{planned:?}"
+    );
+
+    let seeing = SalvageOptions { cold: Some(Arc::new(cold.clone())), ..blind };
+    cold.misbehave(0, Mischief::Refuse);
+    let error = salvage(&shared, &seeing, &mut |_| {}).expect_err("the tier does not answer").to_string();
+    assert!(error.contains("cannot be made anew"), "{error}");
+    assert_eq!(disk.content(Path::new("manifest")), before, "nothing was changed");
+    cold.behave();
+    let report = salvage(&shared, &seeing, &mut |_| {}).expect("salvaged");
+    assert!(report.lost.is_empty() && report.objects_aside.is_empty() && report.log_kept, "{report:?}");
+    assert!(report.indexes_rebuilt >= 1 && report.verified.expect("read back").is_sound());
+    assert_eq!(cold.keys().len() as u64, objects);
+
+    let mut driven = open(&disk, &cold, events);
+    driven.check(60);
+    assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+}

@@ -11,6 +11,7 @@ use matchtape_schemas::{Head, Sequence};
 use super::gather::{Found, LooseHeader};
 use super::line_up::{Item, Plan, indexes};
 use super::{SalvageError, SalvageProgress, SalvageReport, Span};
+use crate::archive::ColdStore;
 use crate::archive::cold::ColdObject;
 use crate::backup::begin_epoch;
 use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskLock};
@@ -20,7 +21,7 @@ use crate::options::ReadOnlyOptions;
 use crate::read_only::ReadOnlyStore;
 use crate::rebuild::{self, TableBuilder};
 use crate::snapshot::SnapshotMeta;
-use crate::sstable::{EventTableMeta, TABLES};
+use crate::sstable::{ColdTable, EventTableMeta, TABLES};
 
 /// Damaged files go to a directory of this name and a number.
 const SALVAGE: &str = "salvage-";
@@ -82,6 +83,7 @@ pub(super) fn report(
     disk: &Arc<dyn Disk>,
     found: &Found,
     plan: &Plan,
+    cold: Option<&Arc<dyn ColdStore>>,
 ) -> Result<SalvageReport, SalvageError> {
     let mut report = SalvageReport {
         tape: format!("{:016x}", found.tape.0),
@@ -111,7 +113,13 @@ pub(super) fn report(
             Item::Frame(_) => None,
         })
         .collect();
-    report.indexes_rebuilt = indexes(&found.contents.index_tables, &found.indexes, &tables).1.len() as u64;
+    let dirty = indexes(&found.contents.index_tables, &found.indexes, &tables).1;
+    report.indexes_rebuilt = dirty.len() as u64;
+    if cold.is_none()
+        && let Some(needed) = dirty.iter().find_map(|meta| cold_needed(found, meta))
+    {
+        report.warnings.push(format!("it cannot be done from here: {needed}"));
+    }
     if report.is_sound() {
         return Ok(report);
     }
@@ -151,6 +159,7 @@ pub(super) fn act(
     found: Found,
     plan: Plan,
     mut report: SalvageReport,
+    cold: Option<&Arc<dyn ColdStore>>,
     lock: Box<dyn DiskLock>,
     progress: &mut dyn FnMut(SalvageProgress),
 ) -> Result<SalvageReport, SalvageError> {
@@ -177,7 +186,7 @@ pub(super) fn act(
     report.tables_rebuilt = tables.iter().filter(|table| table.number >= found.next_file).count() as u64;
     let (kept, dirty) = indexes(&found.contents.index_tables, &found.indexes, &tables);
     kept.into_iter().for_each(|index| contents.apply(Edit::AddIndex(index)));
-    let (edits, number) = rebuild::index_tables(disk, &dirty, next_file, |table| say(&table.file().path()))?;
+    let (edits, number) = make_indexes(disk, &found, &dirty, cold, next_file, &mut say)?;
     edits.into_iter().for_each(|edit| contents.apply(edit));
     report.indexes_rebuilt = dirty.len() as u64;
     tables.into_iter().for_each(|table| contents.apply(Edit::AddEvents(table)));
@@ -209,7 +218,8 @@ pub(super) fn act(
     drop(lock);
 
     let wrong = |error: OpenError| SalvageError::ReadBack(Box::new(error));
-    let options = ReadOnlyOptions { cluster: found.cluster, ..ReadOnlyOptions::default() };
+    let options =
+        ReadOnlyOptions { cluster: found.cluster, cold: cold.cloned(), ..ReadOnlyOptions::default() };
     let store = ReadOnlyStore::open(Arc::clone(disk), options).map_err(wrong)?;
     let verified = store.verify(&mut |step| {
         progress(SalvageProgress {
@@ -224,6 +234,46 @@ pub(super) fn act(
     }
     report.applied = true;
     Ok(report)
+}
+
+/// The object that an index over this table has to be made from.
+fn cold_needed(found: &Found, meta: &EventTableMeta) -> Option<SalvageError> {
+    let object = found.contents.cold.get(&meta.number)?;
+    let (key, first, last) = (object.key.clone(), meta.first().0, meta.last().0);
+    Some(SalvageError::ColdNeeded { key, first, last })
+}
+
+/// An index table for each of these event tables, wherever their events are.
+fn make_indexes(
+    disk: &Arc<dyn Disk>,
+    found: &Found,
+    tables: &[EventTableMeta],
+    cold: Option<&Arc<dyn ColdStore>>,
+    mut next_file: u64,
+    say: &mut dyn FnMut(&Path),
+) -> Result<(Vec<Edit>, u64), SalvageError> {
+    let mut edits = Vec::new();
+    for meta in tables {
+        say(&meta.file().path());
+        let object = found.contents.cold.get(&meta.number);
+        let from = match (object, cold) {
+            (None, _) => None,
+            (Some(object), Some(store)) => {
+                Some(ColdTable { store: Arc::clone(store), object: object.clone() })
+            }
+            (Some(_), None) => return Err(cold_needed(found, meta).expect("it is an object")),
+        };
+        let made = rebuild::index_table(disk, meta, from, next_file);
+        edits.push(Edit::AddIndex(made.map_err(|error| match object {
+            Some(_) => {
+                let (first, last, source) = (meta.first().0, meta.last().0, Box::new(error));
+                SalvageError::Cold { first, last, source }
+            }
+            None => error.into(),
+        })?));
+        next_file += 1;
+    }
+    Ok((edits, next_file))
 }
 
 fn ensure_directory(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {

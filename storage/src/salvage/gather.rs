@@ -420,7 +420,7 @@ fn read_tables(
 fn check_events(disk: &Arc<dyn Disk>, meta: &EventTableMeta) -> Result<(), Wrong> {
     let mut head = meta.footer.before;
     let mut broken = None;
-    crate::rebuild::for_each_frame::<TableError>(disk, meta, |frame| {
+    crate::rebuild::for_each_frame::<TableError>(disk, meta, None, |frame| {
         if let Err(error) = frame.header().check_follows(&head) {
             broken.get_or_insert(error);
         }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use matchtape_schemas::TapeId;
 use serde::Serialize;
 
+use crate::archive::ColdStore;
 use crate::disk::{Disk, DiskError, LockError};
 use crate::file_header::VersionError;
 use crate::open::{OpenError, take_lock};
@@ -33,12 +34,15 @@ use crate::verify::{Finding, VerifyReport};
 use crate::wal::{ClusterId, WalError};
 
 /// What to do.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SalvageOptions {
     /// Do it; otherwise only say what would be done.
     pub apply: bool,
     /// The deployment, as in [`WalOptions`](crate::WalOptions).
     pub cluster: ClusterId,
+    /// Where event tables are that have left the local disk. Only those are read from there whose index has to be made anew, and,
+    /// when reading back, all. `None`: an index over them cannot be made, and salvage says so and changes nothing.
+    pub cold: Option<Arc<dyn ColdStore>>,
 }
 
 /// Events from one to another, both included.
@@ -132,6 +136,28 @@ pub enum SalvageError {
     /// What was made does not read back.
     #[error("what was made does not read back: {0}")]
     ReadBack(Box<OpenError>),
+    /// An index has to be made from events that only the cold tier has.
+    #[error(
+        "the index over sequences {first} to {last} is lost; their events are in the cold tier ({key}), which is not at hand"
+    )]
+    ColdNeeded {
+        /// The object.
+        key: String,
+        /// Its first event.
+        first: u64,
+        /// Its last event.
+        last: u64,
+    },
+    /// The cold tier does not give what an index has to be made from.
+    #[error("the index over sequences {first} to {last} is lost and cannot be made anew: {source}")]
+    Cold {
+        /// The object's first event.
+        first: u64,
+        /// Its last event.
+        last: u64,
+        /// Why.
+        source: Box<TableError>,
+    },
 }
 
 impl From<WalError> for SalvageError {
@@ -175,9 +201,9 @@ pub fn salvage(
     if plan.log_kept && !found.log_continues(disk, plan.main.end())? {
         plan = line_up::line_up(&found);
     }
-    let report = act::report(disk, &found, &plan)?;
+    let report = act::report(disk, &found, &plan, options.cold.as_ref())?;
     if !options.apply || report.is_sound() {
         return Ok(report);
     }
-    act::act(disk, found, plan, report, lock, progress)
+    act::act(disk, found, plan, report, options.cold.as_ref(), lock, progress)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use matchtape_storage::{Disk, RealDisk, SalvageError, SalvageOptions, SalvageReport, Span, salvage};
 
+use super::super::cold;
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
 use super::{print, progress_bar};
@@ -15,7 +16,8 @@ use super::{print, progress_bar};
 ///
 /// What is kept is the newest stretch of the tape without a hole that a node can go on from; what is behind or before the hole
 /// cannot be part of the store. Events are taken from every table and from the log, whichever still has them. Damaged files are not
-/// thrown away: they go to `salvage-N` in the data directory, under their old names. No node may run on the directory.
+/// thrown away: they go to `salvage-N` in the data directory, under their old names. No node may run on the directory. Tables
+/// that have moved to a cold tier stay there; they are read where an index over them has to be made anew, and at the end.
 #[derive(Args, Debug)]
 #[command(after_help = "Exit codes: 0 sound, or done; 1 damaged and nothing was done.
 
@@ -40,7 +42,8 @@ pub(in super::super) struct SalvageArgs {
 pub(in super::super) fn run(args: &SalvageArgs) -> Result<(), CliError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&args.data).map_err(CliError::failed)?);
     let bar = progress_bar();
-    let options = SalvageOptions { apply: args.apply, ..SalvageOptions::default() };
+    let cold = cold::of(&args.data)?;
+    let options = SalvageOptions { apply: args.apply, cold, ..SalvageOptions::default() };
     let salvaged = salvage(&disk, &options, &mut |step| {
         bar.set_length(step.bytes_total);
         bar.set_position(step.bytes);
@@ -68,6 +71,10 @@ fn failed(args: &SalvageArgs, error: &SalvageError) -> CliError {
         SalvageError::ReadBack(_) => "keep a copy of the directory before trying anything else",
     };
     CliError::with_advice(format_args!("{}: {error}", args.data.display()), advice)
+        SalvageError::ColdNeeded { .. } => {
+            "nothing was changed; MATCHTAPE_COLD__PLACE names the cold tier, and a build with `--features cold` reads it"
+        }
+        SalvageError::Cold { .. } => "nothing was changed; run it again when the cold tier answers",
 }
 
 fn spans(spans: &[Span]) -> String {
