@@ -417,7 +417,9 @@ impl<'a> Copy<'a> {
 fn of_target(error: TableError) -> CopyError {
     match error {
         TableError::Disk(error) => CopyError::Target(error),
-        error @ (TableError::Damage(_) | TableError::Version(_)) => CopyError::Read(error.into()),
+        error @ (TableError::Damage(_) | TableError::Version(_) | TableError::Feature(_)) => {
+            CopyError::Read(error.into())
+        }
     }
 }
 

@@ -11,8 +11,10 @@ use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
 use crate::manifest;
 use crate::snapshot::SnapshotFooter;
-use crate::sstable::block::{self, BLOCK_HEADER_BYTES, BLOCK_RAW_BYTES_MAX, BlockAt, BlockKind, FileId};
-use crate::sstable::{EventFooter, IndexFooter};
+use crate::sstable::block::{
+    self, BLOCK_HEADER_BYTES, BLOCK_RAW_BYTES_MAX, BlockAt, BlockKind, FileId, Stored,
+};
+use crate::sstable::{EventFooter, IndexFooter, TableError};
 use crate::wal;
 
 /// Of bytes that are shown as they are, at most so many per structure.
@@ -210,8 +212,11 @@ fn block_at(
     };
     block::load(file, BlockAt { offset: at, bytes: bytes as u32 }, buffer)
         .map_err(|error| error.to_string())?;
-    let (raw, length) = block::read_payload_aligned(file.path(), id, at, kind, buffer)
-        .map_err(|damage| format!("expected {}, found {}", damage.expected, damage.found))?;
+    let (raw, length) =
+        block::read_payload_aligned(file.path(), id, at, kind, buffer).map_err(|error| match error {
+            TableError::Damage(damage) => format!("expected {}, found {}", damage.expected, damage.found),
+            other => other.to_string(),
+        })?;
     Ok((kind, stated, raw, length))
 }
 
@@ -227,7 +232,10 @@ fn dump_blocks(file: &dyn DiskFile, kind: FileKind, out: &mut Out<'_>) -> Result
                 let fields = vec![
                     ("stored", stated.stored.to_string()),
                     ("raw", stated.raw.to_string()),
-                    ("compression", if stated.compression == 1 { "lz4" } else { "none" }.to_owned()),
+                    (
+                        "compression",
+                        Stored::from_byte(stated.compression).map_or("", Stored::name).to_owned(),
+                    ),
                     ("checksum", format!("{:08x}", stated.checksum)),
                 ];
                 let item = DumpItem { offset: at, bytes, what: block.name(), fields, ..DumpItem::default() };

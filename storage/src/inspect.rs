@@ -5,6 +5,8 @@ use serde::Serialize;
 
 use crate::pressure::Pressure;
 use crate::read::view::Shared;
+use crate::sstable::EventTable;
+use crate::sstable::block::Stored;
 use crate::wal::SegmentInfo;
 
 /// A store at one moment.
@@ -76,6 +78,8 @@ pub struct EventTableView {
     pub bytes: u64,
     /// Bytes of its frames, uncompressed.
     pub raw_bytes: u64,
+    /// How its blocks are compressed: `none`, `lz4`, `zstd`. Of one in the cold tier it is not asked.
+    pub compression: Option<&'static str>,
     /// The least event time, ns.
     pub min_event_time: i64,
     /// The greatest event time, ns.
@@ -202,6 +206,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn compression(table: &EventTable) -> Option<&'static str> {
+    // What is damaged is for `verify` to say.
+    table.cold.is_none().then(|| table.stored_as().ok().flatten().map(Stored::name)).flatten()
+}
+
 pub(crate) fn inspect(
     shared: &Shared,
     segments: &[SegmentInfo],
@@ -222,6 +231,7 @@ pub(crate) fn inspect(
                 blocks: footer.blocks,
                 bytes: table.meta.bytes,
                 raw_bytes: footer.raw_bytes,
+                compression: compression(table),
                 min_event_time: footer.min_time.0,
                 max_event_time: footer.max_time.0,
                 first_accepted_time: footer.first_accepted.0,

@@ -78,7 +78,7 @@ pub use retention::{
 pub use salvage::{SalvageError, SalvageOptions, SalvageProgress, SalvageReport, Span, salvage};
 pub use segment_facts::SegmentFacts;
 pub use snapshot::{Section, Snapshot};
-pub use sstable::TableError;
+pub use sstable::{FeatureError, TableError};
 pub use store::{EventStore, HoldError};
 pub use verify::{Finding, VerifyProgress, VerifyReport};
 pub use visible::VisibleGate;

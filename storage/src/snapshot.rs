@@ -234,7 +234,7 @@ impl Reading<'_> {
     fn payload(&self, at: BlockAt, kind: BlockKind) -> Result<Vec<u8>, TableError> {
         let mut buffer = Vec::new();
         block::load(&*self.file, at, &mut buffer)?;
-        Ok(block::read_payload(self.file.path(), self.id, at.offset, kind, &buffer)?)
+        block::read_payload(self.file.path(), self.id, at.offset, kind, &buffer)
     }
 
     fn snapshot(&self) -> Result<Snapshot, TableError> {

@@ -10,7 +10,7 @@ use matchtape_schemas::{AcceptedTime, Head, Projection, Sequence, TapeId};
 use parking_lot::Mutex;
 
 use crate::archive::cold;
-use crate::archive::{ColdPolicy, ColdProgress, ColdPushError, ColdReport};
+use crate::archive::{ColdPolicy, ColdProgress, ColdPushError, ColdReport, ColdStep};
 use crate::backup::{Copy, CopyError, CopyProgress, CopyReport, Link, Point, Source};
 use crate::chunk::Chunk;
 use crate::compaction::choose::Shape;
@@ -23,7 +23,7 @@ use crate::inspect::{self, Inspection};
 use crate::intake::IntakeGauge;
 use crate::manifest::{Contents, Edit, LegalHold};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
-use crate::options::{StoreMistakes, StoreOptions, Workers};
+use crate::options::{Compression, StoreMistakes, StoreOptions, Workers};
 use crate::pins::{Pin, PinError, PinKind, PinView, Pins};
 use crate::pressure::Pressure;
 use crate::read::{ReadError, Reader};
@@ -254,6 +254,42 @@ impl EventStore {
         }
     }
 
+    /// Writes the event tables on the local disk anew that are not compressed in this way, one after the other. `go_on` as for
+    /// [`EventStore::compact`].
+    pub fn recompress(
+        &self,
+        compression: Compression,
+        go_on: &mut dyn FnMut(CompactProgress) -> bool,
+    ) -> Result<CompactionTotals, CompactError> {
+        let before = self.compaction_totals();
+        let (shared, flusher) = (&self.ingest.shared, &self.ingest.flusher);
+        let view = shared.view();
+        let mut progress = CompactProgress {
+            bytes_written: 0,
+            level0_tables: view.level0_tables() as u64,
+            index_tables: view.index_tables.len() as u64,
+            event_tables: view.event_tables.len() as u64,
+        };
+        for table in &view.event_tables {
+            let outcome = self.ingest.compactor.rewrite(
+                shared,
+                flusher,
+                table.meta.number,
+                compression,
+                &mut |written| {
+                    progress.bytes_written += written;
+                    go_on(progress)
+                },
+            )?;
+            if outcome == Outcome::Stopped {
+                break;
+            }
+        }
+        drop(view);
+        shared.sweep();
+        Ok(self.compaction_totals() - before)
+    }
+
     /// What compaction has done since the store was opened.
     pub fn compaction_totals(&self) -> CompactionTotals {
         self.ingest.compactor.totals()
@@ -326,11 +362,45 @@ impl EventStore {
     ) -> Result<ColdReport, ColdPushError> {
         let (shared, flusher) = (&*self.ingest.shared, &self.ingest.flusher);
         let _alone = self.pushing.lock();
+        if let Some(compression) = policy.compression
+            && !self.compress_before_push(policy, compression, progress)?
+        {
+            return Ok(ColdReport { stopped: true, ..ColdReport::default() });
+        }
         let mut report = cold::push(shared, flusher, &self.pins, policy, progress)?;
         if !report.stopped {
             cold::collect(shared, flusher, progress, &mut report)?;
         }
         Ok(report)
+    }
+
+    /// `false`: the caller said stop.
+    fn compress_before_push(
+        &self,
+        policy: &ColdPolicy,
+        compression: Compression,
+        progress: &mut dyn FnMut(ColdProgress) -> ControlFlow<()>,
+    ) -> Result<bool, ColdPushError> {
+        let (shared, flusher) = (&*self.ingest.shared, &self.ingest.flusher);
+        let chosen = flusher.with_contents(|contents| cold::choose(contents, policy));
+        let bytes_total = chosen.iter().map(|table| table.bytes).sum();
+        let mut bytes = 0;
+        for meta in chosen {
+            let step = ColdProgress {
+                name: meta.file().path().display().to_string(),
+                step: ColdStep::Compressing,
+                bytes,
+                bytes_total,
+            };
+            let mut go_on = |_| progress(step.clone()).is_continue();
+            let outcome =
+                self.ingest.compactor.rewrite(shared, flusher, meta.number, compression, &mut go_on)?;
+            if outcome == Outcome::Stopped {
+                return Ok(false);
+            }
+            bytes += meta.bytes;
+        }
+        Ok(true)
     }
 
     /// The legal holds, by name.

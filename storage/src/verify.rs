@@ -207,6 +207,7 @@ impl VerifyReport {
                 self.findings.push(Finding { file: file.to_owned(), offset: Some(offset), what });
             }
             TableError::Version(version) => self.find(file, version.to_string()),
+            TableError::Feature(feature) => self.find(file, feature.to_string()),
             TableError::Disk(error) if error.is_missing() => self.find(file, error.to_string()),
             TableError::Disk(error) => self.find(file, error.to_string()),
         }

@@ -16,8 +16,8 @@ use matchtape_storage::archive::{
 };
 use matchtape_storage::sim::{PowerLoss, Random, SimDisk};
 use matchtape_storage::{
-    Disk, EventStore, PinKind, Point, Query, ReadError, ReadOnlyOptions, ReadOnlyStore, RetentionPolicy,
-    SalvageOptions, StoreOptions, TableError, salvage,
+    Compression, Disk, EventStore, PinKind, Point, Query, ReadError, ReadOnlyOptions, ReadOnlyStore,
+    RetentionPolicy, SalvageOptions, StoreOptions, TableError, salvage,
 };
 use model::*;
 use parking_lot::Mutex;
@@ -254,7 +254,8 @@ fn a_policy_keeps_what_is_young_and_the_newest_local() {
     let cold = FakeCold::new(&disk);
     let driven = flushed(&disk, &cold, 6);
     let tables = driven.store.inspect().event_tables;
-    let policy = ColdPolicy { accepted_through: AcceptedTime(tables[1].last_accepted_time), keep_newest: 1 };
+    let policy =
+        ColdPolicy { accepted_through: AcceptedTime(tables[1].last_accepted_time), ..ColdPolicy::default() };
     let report = driven.store.push_cold(&policy, &mut go_on).expect("pushed");
     assert_eq!(report.moved.iter().map(|moved| moved.last_sequence).max(), Some(tables[1].last_sequence));
     let policy = ColdPolicy { keep_newest: 3, ..ColdPolicy::default() };
@@ -729,4 +730,41 @@ fn an_index_lost_over_tables_of_the_cold_tier_is_made_anew_from_there_or_nothing
     let mut driven = open(&disk, &cold, events);
     driven.check(60);
     assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+}
+
+#[test]
+fn tables_are_compressed_otherwise_on_their_way_and_a_stop_in_between_loses_nothing() {
+    let disk = SimDisk::new(1);
+    let cold = FakeCold::new(&disk);
+    let options = StoreOptions { compression: Compression::None, ..options(&cold) };
+    let mut driven = Driven::open(Arc::new(disk.clone()), options, Vec::new(), 3).expect("opened").0;
+    for _ in 0..6 {
+        driven.append(3, true);
+        driven.store.flush().expect("flushed");
+    }
+    #[cfg(feature = "zstd")]
+    let smaller = Compression::Zstd;
+    #[cfg(not(feature = "zstd"))]
+    let smaller = Compression::Lz4;
+    let policy = ColdPolicy { compression: Some(smaller), ..ColdPolicy::default() };
+    let before: u64 = driven.store.inspect().event_tables.iter().map(|table| table.bytes).sum();
+    let mut steps = 0;
+    let stopped = driven.store.push_cold(&policy, &mut |progress| {
+        steps += u32::from(progress.step == ColdStep::Compressing);
+        if steps > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let stopped = stopped.expect("stopped in order");
+    assert!(stopped.stopped && stopped.moved.is_empty() && cold.keys().is_empty(), "{stopped:?}");
+    driven.check(10);
+    let report = driven.store.push_cold(&policy, &mut go_on).expect("pushed");
+    assert_eq!((report.moved.len(), cold.keys().len()), (5, 5));
+    let tables = driven.store.inspect().event_tables;
+    assert!(tables.iter().map(|table| table.bytes).sum::<u64>() < before);
+    assert_eq!(tables[5].compression, Some("none"), "what stays local stays as it is");
+    driven.check(60);
+    assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    open(&disk, &cold, events).check(60);
 }

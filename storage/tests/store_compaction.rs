@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, Random, SimDisk};
 use matchtape_storage::{
-    CompactError, CompactionOptions, Disk, PressureReason, Query, ReadOnlyOptions, ReadOnlyStore, Reader,
-    RealDisk, StoreMistakes, StoreOptions, Workers,
+    CompactError, CompactionOptions, Compression, Disk, PressureReason, Query, ReadOnlyOptions,
+    ReadOnlyStore, Reader, RealDisk, StoreMistakes, StoreOptions, Workers,
 };
 use model::*;
 
@@ -321,4 +321,51 @@ fn amplification_is_what_its_definition_says() {
     let asked = driven.store.inspect().memory;
     assert!(asked.table_index_bytes > 0 && asked.block_cache_bytes > 0);
     assert!(asked.block_cache_bytes <= asked.block_cache_bytes_max);
+}
+
+/// Event tables written in each way, compressed anew in each other one.
+#[test]
+fn event_tables_are_compressed_anew_as_they_are_told_while_a_reader_goes_on_and_every_answer_stays() {
+    let all = [
+        Compression::None,
+        Compression::Lz4,
+        #[cfg(feature = "zstd")]
+        Compression::Zstd,
+    ];
+    let word = |compression| match compression {
+        Compression::None => "none",
+        Compression::Lz4 => "lz4",
+        #[cfg(feature = "zstd")]
+        Compression::Zstd => "zstd",
+    };
+    for from in all {
+        for to in all {
+            let disk = SimDisk::new(3);
+            let mut driven = several_tables(&disk, &StoreOptions { compression: from, ..small_options() });
+            let bytes = |driven: &Driven| {
+                let tables = driven.store.inspect().event_tables;
+                let words: Vec<_> = tables.iter().map(|table| table.compression).collect();
+                (words, tables.iter().map(|table| table.bytes).sum::<u64>())
+            };
+            let (words, before) = bytes(&driven);
+            assert!(words.len() > 1 && words.iter().all(|found| *found == Some(word(from))), "{words:?}");
+            let mut frames = driven.store.reader().frames(Sequence::FIRST).expect("kept");
+            let first = frames.next_frame().expect("read").expect("a frame").bytes().to_vec();
+            let done = driven.store.recompress(to, &mut |_| true).expect("written anew");
+            assert_eq!(done.event_merges, if from == to { 0 } else { words.len() as u64 });
+            let (words, after) = bytes(&driven);
+            assert!(words.iter().all(|found| *found == Some(word(to))), "{words:?}");
+            if from == Compression::None && from != to {
+                assert!(after < before, "{before} became {after}");
+            }
+            let again = driven.store.recompress(to, &mut |_| true).expect("nothing to do");
+            assert_eq!(again.event_merges, 0);
+            // The reader under way, and one that begins now.
+            assert!(frames.next_frame().expect("still readable").is_some());
+            let mut anew = driven.store.reader().frames(Sequence::FIRST).expect("kept");
+            assert_eq!(anew.next_frame().expect("read").expect("a frame").bytes(), first);
+            driven.check(40);
+            assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+        }
+    }
 }

@@ -19,7 +19,12 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
     let mut levels = 0;
     for seed in 0..seeds() {
         let disk = SimDisk::new(seed);
-        let compression = if seed % 3 == 2 { Compression::None } else { Compression::Lz4 };
+        let compression = match seed % 3 {
+            #[cfg(feature = "zstd")]
+            1 => Compression::Zstd,
+            2 => Compression::None,
+            _ => Compression::Lz4,
+        };
         let options = matchtape_storage::StoreOptions { compression, ..small_options() };
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let (mut driven, _) = Driven::open(shared, options.clone(), Vec::new(), seed).expect("created");

@@ -35,6 +35,7 @@ use crate::guard::caught;
 use crate::manifest::Edit;
 use crate::options::{CompactionOptions, Compression};
 use crate::read::view::{Shared, View};
+use crate::sstable::block::Stored;
 use crate::sstable::{
     EventTable, EventTableMeta, IndexTableMeta, TABLES, TableError, TableFile, install, new_path,
 };
@@ -74,7 +75,7 @@ impl CompactError {
         match self {
             // A failed sync has become a failure of flushing by now.
             Self::Table(TableError::Disk(_)) => false,
-            Self::Table(TableError::Damage(_) | TableError::Version(_)) => true,
+            Self::Table(TableError::Damage(_) | TableError::Version(_) | TableError::Feature(_)) => true,
             // The manifest found no room, and is as it was.
             Self::Flush(error) => !error.may_pass(),
             Self::Panicked { .. } | Self::Ended(_) => true,
@@ -89,7 +90,7 @@ pub struct CompactionTotals {
     pub merges: u64,
     /// Index tables that went down a level as they were.
     pub moves: u64,
-    /// Merges of small event tables.
+    /// Merges of small event tables, and event tables that were compressed anew.
     pub event_merges: u64,
     /// Bytes of the tables that were read.
     pub bytes_read: u64,
@@ -187,13 +188,42 @@ impl Compactor {
         shape: &Shape,
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Outcome, CompactError> {
+        self.guarded(flusher, || Work { compactor: self, shared, flusher, shape, go_on }.run_one())
+    }
+
+    /// Writes the local event table of this number anew, if it is not compressed in this way.
+    pub(crate) fn rewrite(
+        &self,
+        shared: &Shared,
+        flusher: &Flusher,
+        number: u64,
+        compression: Compression,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Outcome, CompactError> {
+        let shape = &self.options.shape();
+        self.guarded(flusher, || {
+            // Held to the end: what is written anew stays readable.
+            let view = shared.view();
+            let table = view.event_tables.iter().find(|table| table.meta.number == number);
+            let Some(table) = table.filter(|table| table.cold.is_none()) else { return Ok(Outcome::Nothing) };
+            if table.stored_as()? == Some(Stored::of(compression)) {
+                return Ok(Outcome::Nothing);
+            }
+            let mut work = Work { compactor: self, shared, flusher, shape, go_on };
+            work.merge_events(std::slice::from_ref(table), compression)
+        })
+    }
+
+    fn guarded(
+        &self,
+        flusher: &Flusher,
+        work: impl FnOnce() -> Result<Outcome, CompactError>,
+    ) -> Result<Outcome, CompactError> {
         let _busy = self.busy.lock();
         if let Some(failure) = self.failure.get() {
             return Err(CompactError::Ended(Arc::clone(failure)));
         }
-        let work = Work { compactor: self, shared, flusher, shape, go_on };
-        let done =
-            caught(|| work.run_one()).unwrap_or_else(|message| Err(CompactError::Panicked { message }));
+        let done = caught(work).unwrap_or_else(|message| Err(CompactError::Panicked { message }));
         done.map_err(|error| {
             let error = match error {
                 // What else that device lost nobody knows: nothing is written any more, by a flush or by a merge (crash rule 1).
@@ -225,7 +255,7 @@ impl Work<'_> {
         if let Some(range) =
             events::choose(&view.event_tables, self.compactor.options.small_event_table_bytes)
         {
-            return self.merge_events(&view.event_tables[range]);
+            return self.merge_events(&view.event_tables[range], self.compactor.compression);
         }
         let choice = choose(&Levels::new(view.index_tables.iter().map(|table| &table.meta)), self.shape);
         match choice {
@@ -283,12 +313,16 @@ impl Work<'_> {
         Ok(Outcome::Done)
     }
 
-    fn merge_events(&mut self, tables: &[Arc<EventTable>]) -> Result<Outcome, CompactError> {
+    fn merge_events(
+        &mut self,
+        tables: &[Arc<EventTable>],
+        compression: Compression,
+    ) -> Result<Outcome, CompactError> {
         let metas: Vec<EventTableMeta> = tables.iter().map(|table| table.meta).collect();
         let number = self.flusher.take_files(1).start;
         let files = vec![TableFile { kind: FileKind::Events, number }];
         let mut leftovers = Leftovers { shared: self.shared, files };
-        let mut running = EventMerge::new(&self.shared.disk, &metas, number, self.compactor.compression)?;
+        let mut running = EventMerge::new(&self.shared.disk, &metas, number, compression)?;
         let mut reported = 0;
         while running.step(self.compactor.options.slice_bytes.max(1))? {
             let written = running.bytes();

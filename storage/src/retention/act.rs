@@ -133,6 +133,7 @@ fn damage_of(error: TableError) -> Result<String, TableError> {
     match error {
         TableError::Damage(damage) => Ok(damage.to_string()),
         TableError::Version(version) => Ok(version.to_string()),
+        TableError::Feature(feature) => Ok(feature.to_string()),
         TableError::Disk(error) if error.is_missing() => Ok(error.to_string()),
         TableError::Disk(error) => Err(error.into()),
     }

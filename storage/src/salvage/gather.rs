@@ -83,6 +83,7 @@ impl From<TableError> for Wrong {
                 what: format!("{}: expected {}, found {}", damage.part, damage.expected, damage.found),
             }),
             TableError::Version(version) => Self::Stop(version.into()),
+            TableError::Feature(feature) => Self::Stop(feature.into()),
             // A file or a sector that cannot be read is damage too.
             TableError::Disk(error) => Self::Damage(Finding {
                 file: error.path.display().to_string(),
@@ -298,7 +299,7 @@ fn read_footer(
     block::load(&*open, at, &mut buffer)?;
     let id = FileId { tape, number: file.number };
     let payload =
-        block::read_payload(&path, id, at.offset, BlockKind::Footer, &buffer).map_err(TableError::from)?;
+        block::read_payload(&path, id, at.offset, BlockKind::Footer, &buffer).map_err(Wrong::from)?;
     Ok((length, payload))
 }
 
@@ -372,7 +373,7 @@ fn read_tables(
     }
     found.tables.sort_by_key(EventTableMeta::first);
     for file in damaged {
-        scan_damaged(&**disk, file, found);
+        scan_damaged(&**disk, file, found)?;
     }
 
     let cache = Arc::new(BlockCache::new(0));
@@ -444,10 +445,10 @@ fn check_events(disk: &Arc<dyn Disk>, meta: &EventTableMeta) -> Result<(), Wrong
 }
 
 /// Every frame of every block that checks, wherever it begins: the index of the table may be what is damaged.
-fn scan_damaged(disk: &dyn Disk, file: TableFile, found: &mut Found) {
+fn scan_damaged(disk: &dyn Disk, file: TableFile, found: &mut Found) -> Result<(), SalvageError> {
     let path = file.path();
-    let Ok(open) = disk.open(&path, Access::Read, Caching::Buffered) else { return };
-    let Ok(length) = open.len_bytes() else { return };
+    let Ok(open) = disk.open(&path, Access::Read, Caching::Buffered) else { return Ok(()) };
+    let Ok(length) = open.len_bytes() else { return Ok(()) };
     let id = FileId { tape: found.tape, number: file.number };
     let mut window = Window { file: &*open, start: 0, bytes: Vec::new() };
     let mut buffer = Vec::new();
@@ -467,10 +468,13 @@ fn scan_damaged(disk: &dyn Disk, file: TableFile, found: &mut Found) {
                 take_frames(&raw, raw_bytes, found);
                 at += u64::from(bytes);
             }
+            // Its checksum is right: another build reads it.
+            Err(TableError::Feature(feature)) => return Err(feature.into()),
             Err(_) if is_another_kind(&path, id, at, &buffer) => at += u64::from(bytes),
             Err(_) => at += 1,
         }
     }
+    Ok(())
 }
 
 fn is_another_kind(path: &Path, id: FileId, at: u64, block: &[u8]) -> bool {

@@ -29,7 +29,7 @@ use crate::archive::ColdStore;
 use crate::disk::{Disk, DiskError, LockError};
 use crate::file_header::VersionError;
 use crate::open::{OpenError, take_lock};
-use crate::sstable::TableError;
+use crate::sstable::{FeatureError, TableError};
 use crate::verify::{Finding, VerifyReport};
 use crate::wal::{ClusterId, WalError};
 
@@ -121,6 +121,9 @@ pub enum SalvageError {
     /// A file is a newer release's: it is not damaged, and only that release can judge the rest.
     #[error(transparent)]
     Version(#[from] VersionError),
+    /// A table is another build's: it is not damaged, and only that build can judge it.
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
     /// The log is a newer release's.
     #[error(transparent)]
     Log(Box<WalError>),
@@ -133,9 +136,6 @@ pub enum SalvageError {
         /// Those found.
         tapes: Vec<TapeId>,
     },
-    /// What was made does not read back.
-    #[error("what was made does not read back: {0}")]
-    ReadBack(Box<OpenError>),
     /// An index has to be made from events that only the cold tier has.
     #[error(
         "the index over sequences {first} to {last} is lost; their events are in the cold tier ({key}), which is not at hand"
@@ -158,6 +158,9 @@ pub enum SalvageError {
         /// Why.
         source: Box<TableError>,
     },
+    /// What was made does not read back.
+    #[error("what was made does not read back: {0}")]
+    ReadBack(Box<OpenError>),
 }
 
 impl From<WalError> for SalvageError {
@@ -171,6 +174,7 @@ impl From<TableError> for SalvageError {
         match error {
             TableError::Disk(error) => Self::Disk(error),
             TableError::Version(version) => Self::Version(version),
+            TableError::Feature(feature) => Self::Feature(feature),
             TableError::Damage(damage) => {
                 Self::ReadBack(Box::new(OpenError::Table(TableError::Damage(damage))))
             }

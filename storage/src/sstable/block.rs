@@ -5,7 +5,7 @@
 //! | 0 | 4 | stored bytes: of the payload as it lies in the file |
 //! | 4 | 4 | raw bytes: of the payload when decompressed |
 //! | 8 | 1 | what it holds: [`BlockKind`] |
-//! | 9 | 1 | compression: 0 none, 1 LZ4 (block format) |
+//! | 9 | 1 | compression: 0 none, 1 LZ4 (block format), 2 Zstandard (a frame; in builds with the feature `zstd`) |
 //! | 10 | 2 | zero |
 //! | 12 | 4 | CRC-32 over tape (8), file number (8), offset in the file (8), bytes 0..12 and the payload |
 //! | 16 | | payload |
@@ -18,7 +18,8 @@ use std::path::Path;
 use matchtape_schemas::TapeId;
 
 use crate::disk::{AlignedBytes, DiskFile};
-use crate::sstable::TableError;
+use crate::options::Compression;
+use crate::sstable::{FeatureError, TableError};
 use crate::wal::Damage;
 
 /// The header before every payload.
@@ -87,10 +88,12 @@ fn checksum(file: FileId, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Makes blocks; keeps the compressor's table between them.
+/// Makes blocks; keeps the compressors' tables between them.
 #[derive(Default)]
 pub(crate) struct BlockMaker {
     table: lz4_flex::block::CompressTable,
+    #[cfg(feature = "zstd")]
+    zstd: Option<zstd::bulk::Compressor<'static>>,
 }
 
 impl std::fmt::Debug for BlockMaker {
@@ -104,6 +107,9 @@ impl std::fmt::Debug for BlockMaker {
 pub(crate) enum Compress {
     /// LZ4, if it saves at least an eighth.
     Lz4,
+    /// Zstandard at this level, likewise.
+    #[cfg(feature = "zstd")]
+    Zstd(i32),
     /// Random or tiny bytes.
     Never,
 }
@@ -122,24 +128,17 @@ impl BlockMaker {
         assert!(raw.len() <= BLOCK_RAW_BYTES_MAX, "blocks are bounded");
         let start = out.len();
         out.resize(start + BLOCK_HEADER_BYTES, 0);
-        let mut compression = 0;
-        if compress == Compress::Lz4 {
-            let room = lz4_flex::block::get_maximum_output_size(raw.len());
-            out.resize(start + BLOCK_HEADER_BYTES + room, 0);
-            let stored = lz4_flex::block::compress_into_with_table(
-                raw,
-                &mut out[start + BLOCK_HEADER_BYTES..],
-                &mut self.table,
-            )
-            .expect("the output has the maximum size");
-            if stored <= raw.len() - raw.len() / 8 {
-                compression = 1;
-                out.truncate(start + BLOCK_HEADER_BYTES + stored);
-            } else {
-                out.truncate(start + BLOCK_HEADER_BYTES);
-            }
-        }
-        if compression == 0 {
+        let (mut stored_as, stored) = match compress {
+            Compress::Never => (Stored::Raw, usize::MAX),
+            Compress::Lz4 => (Stored::Lz4, self.lz4(out, raw)),
+            #[cfg(feature = "zstd")]
+            Compress::Zstd(level) => (Stored::Zstd, self.zstd(out, raw, level)),
+        };
+        if stored <= raw.len() - raw.len() / 8 {
+            out.truncate(start + BLOCK_HEADER_BYTES + stored);
+        } else {
+            stored_as = Stored::Raw;
+            out.truncate(start + BLOCK_HEADER_BYTES);
             out.extend_from_slice(raw);
         }
         let stored = out.len() - start - BLOCK_HEADER_BYTES;
@@ -147,17 +146,72 @@ impl BlockMaker {
         header[0..4].copy_from_slice(&(stored as u32).to_le_bytes());
         header[4..8].copy_from_slice(&(raw.len() as u32).to_le_bytes());
         header[8] = kind as u8;
-        header[9] = compression;
+        header[9] = stored_as as u8;
         let sum = checksum(file, offset, header, payload);
         header[12..16].copy_from_slice(&sum.to_le_bytes());
         BlockAt { offset, bytes: (BLOCK_HEADER_BYTES + stored) as u32 }
+    }
+
+    /// Appends the compressed payload and returns its bytes; behind them `out` may have more.
+    fn lz4(&mut self, out: &mut Vec<u8>, raw: &[u8]) -> usize {
+        let start = out.len();
+        out.resize(start + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+        lz4_flex::block::compress_into_with_table(raw, &mut out[start..], &mut self.table)
+            .expect("the output has the maximum size")
+    }
+
+    #[cfg(feature = "zstd")]
+    fn zstd(&mut self, out: &mut Vec<u8>, raw: &[u8], level: i32) -> usize {
+        let compressor = self.zstd.get_or_insert_with(|| {
+            let mut compressor = zstd::bulk::Compressor::new(level).expect("memory for a compressor");
+            // The block has its own length and checksum.
+            compressor.include_contentsize(false).expect("a setting that exists");
+            compressor.include_checksum(false).expect("a setting that exists");
+            compressor
+        });
+        let start = out.len();
+        out.resize(start + zstd::zstd_safe::compress_bound(raw.len()), 0);
+        compressor.compress_to_buffer(raw, &mut out[start..]).expect("the output has the maximum size")
+    }
+}
+
+/// How a payload lies in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stored {
+    Raw = 0,
+    Lz4 = 1,
+    Zstd = 2,
+}
+
+impl Stored {
+    /// How blocks lie that this makes smaller.
+    pub(crate) const fn of(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::Raw,
+            Compression::Lz4 => Self::Lz4,
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => Self::Zstd,
+        }
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Raw, Self::Lz4, Self::Zstd].into_iter().find(|stored| *stored as u8 == byte)
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
     }
 }
 
 /// A block's header that is plausible, and its payload that checks.
 struct Opened<'a> {
     raw_bytes: usize,
-    compressed: bool,
+    stored: Stored,
     payload: &'a [u8],
 }
 
@@ -191,31 +245,62 @@ fn open<'a>(
     if stated != found {
         return Err(damage(format!("checksum {stated:08x}"), format!("{found:08x}")));
     }
-    if header[8] != kind as u8 || header[9] > 1 || header[10..12] != [0, 0] {
+    let stored_as = Stored::from_byte(header[9]);
+    let (Some(stored_as), true) = (stored_as, header[8] == kind as u8 && header[10..12] == [0, 0]) else {
         return Err(damage(format!("kind {}", kind as u8), format!("{:02x?}", &header[8..12])));
-    }
-    if raw > BLOCK_RAW_BYTES_MAX || (header[9] == 0 && raw != stored) {
+    };
+    if raw > BLOCK_RAW_BYTES_MAX || (stored_as == Stored::Raw && raw != stored) {
         return Err(damage("a possible length".to_owned(), raw.to_string()));
     }
-    Ok(Opened { raw_bytes: raw, compressed: header[9] == 1, payload })
+    Ok(Opened { raw_bytes: raw, stored: stored_as, payload })
 }
 
 impl Opened<'_> {
-    fn write_raw(&self, out: &mut [u8]) -> Result<(), String> {
-        if !self.compressed {
-            out.copy_from_slice(self.payload);
-            return Ok(());
-        }
-        match lz4_flex::block::decompress_into(self.payload, out) {
-            Ok(written) if written == out.len() => Ok(()),
-            Ok(written) => Err(format!("{written} decompressed bytes of {}", out.len())),
-            Err(error) => Err(error.to_string()),
-        }
+    fn write_raw(&self, path: &Path, offset: u64, kind: BlockKind, out: &mut [u8]) -> Result<(), TableError> {
+        let written = match self.stored {
+            Stored::Raw => {
+                out.copy_from_slice(self.payload);
+                return Ok(());
+            }
+            Stored::Lz4 => {
+                lz4_flex::block::decompress_into(self.payload, out).map_err(|error| error.to_string())
+            }
+            Stored::Zstd => match unzstd(self.payload, out) {
+                Some(written) => written,
+                None => {
+                    let (file, feature) = (path.to_path_buf(), "zstd");
+                    return Err(FeatureError { file, offset, feature }.into());
+                }
+            },
+        };
+        let found = match written {
+            Ok(written) if written == out.len() => return Ok(()),
+            Ok(written) => format!("{written} decompressed bytes of {}", out.len()),
+            Err(what) => what,
+        };
+        let (file, expected) = (path.to_path_buf(), format!("{} bytes of {}", out.len(), self.stored.name()));
+        Err(Damage { file, offset, part: kind.name(), expected, found }.into())
     }
 }
 
-fn refuse(path: &Path, offset: u64, kind: BlockKind, found: String) -> Damage {
-    Damage { file: path.to_path_buf(), offset, part: kind.name(), expected: "LZ4".to_owned(), found }
+/// The bytes decompressed, or why they are not; `None` in a build that cannot.
+#[cfg(feature = "zstd")]
+fn unzstd(payload: &[u8], out: &mut [u8]) -> Option<Result<usize, String>> {
+    use std::cell::RefCell;
+
+    thread_local! {
+        // Some 150 KB, which a block each would be dear.
+        static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> =
+            RefCell::new(zstd::bulk::Decompressor::new().expect("memory for a decompressor"));
+    }
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        Some(decompressor.decompress_to_buffer(payload, out).map_err(|error| error.to_string()))
+    })
+}
+
+#[cfg(not(feature = "zstd"))]
+fn unzstd(_: &[u8], _: &mut [u8]) -> Option<Result<usize, String>> {
+    None
 }
 
 /// The raw payload of a block that was read from `offset`.
@@ -225,10 +310,10 @@ pub(crate) fn read_payload(
     offset: u64,
     kind: BlockKind,
     block: &[u8],
-) -> Result<Vec<u8>, Damage> {
+) -> Result<Vec<u8>, TableError> {
     let opened = open(path, file, offset, kind, block)?;
     let mut raw = vec![0; opened.raw_bytes];
-    opened.write_raw(&mut raw).map_err(|found| refuse(path, offset, kind, found))?;
+    opened.write_raw(path, offset, kind, &mut raw)?;
     Ok(raw)
 }
 
@@ -239,10 +324,10 @@ pub(crate) fn read_payload_aligned(
     offset: u64,
     kind: BlockKind,
     block: &[u8],
-) -> Result<(AlignedBytes, usize), Damage> {
+) -> Result<(AlignedBytes, usize), TableError> {
     let opened = open(path, file, offset, kind, block)?;
     let mut raw = AlignedBytes::zeroed(opened.raw_bytes.max(1));
-    opened.write_raw(&mut raw[..opened.raw_bytes]).map_err(|found| refuse(path, offset, kind, found))?;
+    opened.write_raw(path, offset, kind, &mut raw[..opened.raw_bytes])?;
     Ok((raw, opened.raw_bytes))
 }
 
@@ -324,7 +409,14 @@ mod tests {
         out
     }
 
-    fn read(file: FileId, offset: u64, kind: BlockKind, bytes: &[u8]) -> Result<Vec<u8>, Damage> {
+    const ALL: &[Compress] = &[
+        Compress::Lz4,
+        #[cfg(feature = "zstd")]
+        Compress::Zstd(3),
+        Compress::Never,
+    ];
+
+    fn read(file: FileId, offset: u64, kind: BlockKind, bytes: &[u8]) -> Result<Vec<u8>, TableError> {
         read_payload(Path::new("tables/x"), file, offset, kind, bytes)
     }
 
@@ -332,7 +424,7 @@ mod tests {
         #[test]
         fn a_payload_comes_back_compressed_or_not(raw: Vec<u8>, repeats in 1usize..50) {
             let raw = raw.repeat(repeats);
-            for compress in [Compress::Lz4, Compress::Never] {
+            for compress in ALL.iter().copied() {
                 let bytes = block(&raw, compress);
                 prop_assert_eq!(&read(FILE, 4096, BlockKind::Postings, &bytes).unwrap(), &raw);
                 let (aligned, length) =
@@ -349,7 +441,7 @@ mod tests {
 
     #[test]
     fn every_single_flipped_bit_and_every_other_place_is_noticed() {
-        for compress in [Compress::Lz4, Compress::Never] {
+        for compress in ALL.iter().copied() {
             let mut bytes = block(&b"some postings ".repeat(20), compress);
             for bit in 0..bytes.len() * 8 {
                 bytes[bit / 8] ^= 1 << (bit % 8);
@@ -364,6 +456,38 @@ mod tests {
             assert!(read(FileId { tape: TapeId(8), ..FILE }, 4096, BlockKind::Postings, &bytes).is_err());
             assert!(read(FILE, 4096, BlockKind::Leaf, &bytes).is_err(), "another kind");
             assert!(read(FILE, 4096, BlockKind::Postings, &bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+    /// A block whose payload says it is Zstandard and is anything.
+    fn zstd_block(payload: &[u8], raw_bytes: u32) -> Vec<u8> {
+        let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&raw_bytes.to_le_bytes());
+        bytes.extend_from_slice(&[BlockKind::Postings as u8, Stored::Zstd as u8, 0, 0]);
+        let sum = checksum(FILE, 4096, &bytes, payload);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    #[cfg(not(feature = "zstd"))]
+    #[test]
+    fn a_build_without_zstd_names_the_feature_and_does_not_call_the_block_damaged() {
+        let error = read(FILE, 4096, BlockKind::Postings, &zstd_block(b"anything", 100)).expect_err("cannot");
+        assert!(matches!(error, TableError::Feature(_)), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "tables/x at byte 4096 is compressed with zstd, which this build does not have: build it with --features zstd"
+        );
+    }
+
+    #[cfg(feature = "zstd")]
+    proptest! {
+        #[test]
+        fn any_payload_that_claims_to_be_zstd_is_refused_or_has_its_length(payload: Vec<u8>, raw_bytes in 0u32..100_000) {
+            match read(FILE, 4096, BlockKind::Postings, &zstd_block(&payload, raw_bytes)) {
+                Ok(raw) => prop_assert_eq!(raw.len(), raw_bytes as usize),
+                Err(error) => prop_assert!(matches!(error, TableError::Damage(_)), "{}", error),
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::{AcceptedTime, EventTime, Head, InstrumentId, KindMask, Sequence};
 
-use super::block::{self, BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId};
+use super::block::{self, BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId, Stored};
 use super::cache::{BlockCache, Cached};
 use super::leaf::{BlockEntry, EventLeaf};
 use super::table_file::{TableFile, check_header, open_file};
@@ -14,8 +14,8 @@ use crate::archive::ColdStore;
 use crate::archive::cold::{self, ColdObject};
 use crate::chunk::Chunk;
 use crate::codec::{Fields, HEAD_BYTES, Short, put_head};
-use crate::disk::{Disk, DiskFile};
-use crate::file_header::FileKind;
+use crate::disk::{Access, Caching, Disk, DiskFile};
+use crate::file_header::{FILE_HEADER_BYTES, FileKind};
 use crate::obsolete::FileLife;
 use crate::wal::Damage;
 
@@ -229,6 +229,15 @@ impl EventTable {
         }))
     }
 
+    /// How the first block of a local table lies in its file: how the table was to be compressed, unless that saved nothing. The
+    /// table stays closed if it is.
+    pub(crate) fn stored_as(&self) -> Result<Option<Stored>, TableError> {
+        let mut header = [0; BLOCK_HEADER_BYTES];
+        let file = self.disk.open(&self.meta.file().path(), Access::Read, Caching::Buffered)?;
+        file.read_exact_at(&mut header, FILE_HEADER_BYTES as u64)?;
+        Ok(Stored::from_byte(header[9]))
+    }
+
     /// One entry per leaf.
     pub(crate) fn top(&self) -> Result<&[BlockEntry], TableError> {
         Ok(self.opened()?.top.entries())
@@ -314,5 +323,5 @@ pub(super) fn load_payload(
     buffer: &mut Vec<u8>,
 ) -> Result<Vec<u8>, TableError> {
     block::load(file, at, buffer)?;
-    Ok(block::read_payload(path, id, at.offset, kind, buffer)?)
+    block::read_payload(path, id, at.offset, kind, buffer)
 }

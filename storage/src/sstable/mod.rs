@@ -26,6 +26,8 @@ mod posting_list;
 mod postings;
 mod table_file;
 
+use std::path::PathBuf;
+
 use crate::disk::DiskError;
 use crate::file_header::{HeaderError, VersionError};
 use crate::wal::Damage;
@@ -51,6 +53,21 @@ pub(crate) enum Caller {
     Scan,
 }
 
+/// A part of a file that was compressed in a way that this build was made without. It is not damaged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} at byte {offset} is compressed with {feature}, which this build does not have: build it with --features {feature}",
+    file.display()
+)]
+pub struct FeatureError {
+    /// The file, relative to the data directory.
+    pub file: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// The cargo feature that can read it.
+    pub feature: &'static str,
+}
+
 /// Why a table cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -63,6 +80,9 @@ pub enum TableError {
     /// The file is a newer release's.
     #[error(transparent)]
     Version(#[from] VersionError),
+    /// The file is another build's.
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
 }
 
 impl From<Damage> for TableError {

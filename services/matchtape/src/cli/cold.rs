@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use matchtape_storage::archive::ColdStore;
 
+use super::config::CompressionName;
 use super::error::CliError;
 use super::inspect::ReportFormat;
 
@@ -37,7 +38,7 @@ enum What {
 /// has moved what it says; run again, it goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
-    matchtape cold push --data tape/ --to /mnt/archive/tape --older-than 720h\n  \
+    matchtape cold push --data tape/ --to /mnt/archive/tape --older-than 720h --compression zstd\n  \
     matchtape cold push --data tape/ --to s3://bucket/tape       (a build with `--features cold-s3`; credentials from AWS_... variables)")]
 struct PushArgs {
     /// The tape's directory
@@ -52,6 +53,9 @@ struct PushArgs {
     /// So many of the newest tables stay local in any case; at least one does
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     keep_newest: usize,
+    /// First write them anew, compressed like this, if they are not [default: they move as they are]
+    #[arg(long, value_enum)]
+    compression: Option<CompressionName>,
     /// How the report is written [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
@@ -184,11 +188,13 @@ fn push(args: &PushArgs) -> Result<(), CliError> {
         Some(age) => accepted_before(age),
     };
     let bar = progress_bar();
-    let policy = ColdPolicy { accepted_through, keep_newest: args.keep_newest };
+    let compression = args.compression.map(CompressionName::wanted).transpose()?;
+    let policy = ColdPolicy { accepted_through, keep_newest: args.keep_newest, compression };
     let outcome = store.push_cold(&policy, &mut |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
         let step = match progress.step {
+            ColdStep::Compressing => "compressing",
             ColdStep::Checking => "checking",
             ColdStep::Uploading => "uploading",
             ColdStep::ReadingBack => "reading back",

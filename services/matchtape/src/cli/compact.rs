@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use matchtape_node::{Node, NodeOptions};
+use matchtape_storage::CompactProgress;
 use serde::Serialize;
 
+use super::config::CompressionName;
 use super::error::CliError;
 use super::import::node_error;
 use super::inspect::ReportFormat;
@@ -20,12 +22,15 @@ use super::{interrupt, store};
 /// what it has merged so far.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  matchtape compact --data tape/\n  matchtape compact --data tape/ --format json"
+    after_help = "Examples:\n  matchtape compact --data tape/\n  matchtape compact --data tape/ --compression zstd"
 )]
 pub(super) struct CompactArgs {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Also write event tables anew that are not compressed like this [default: they stay as they are]
+    #[arg(long, value_enum)]
+    compression: Option<CompressionName>,
     /// How it is written [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
@@ -55,6 +60,7 @@ impl Tables {
 pub(super) fn run(args: &CompactArgs) -> Result<(), CliError> {
     // A directory without a store is not made into one.
     drop(store::open(&args.data)?);
+    let compression = args.compression.map(CompressionName::wanted).transpose()?;
     let stop = interrupt::flag()?;
     let options = NodeOptions { name: "compact".to_owned(), ..NodeOptions::default() };
     let node = Node::open(&args.data, options, matchtape_market::projections())
@@ -66,18 +72,24 @@ pub(super) fn run(args: &CompactArgs) -> Result<(), CliError> {
         ProgressBar::hidden()
     };
     let before = Tables::of(&node);
-    let compacted = node.store().compact(&mut |progress| {
+    let mut go_on = |progress: CompactProgress| {
         bar.set_position(progress.bytes_written);
         bar.set_message(format!(
             "{} index tables, {} as flushed; {} event tables",
             progress.index_tables, progress.level0_tables, progress.event_tables
         ));
         !stop.load(Ordering::Relaxed)
+    };
+    let totals = node.store().compaction_totals();
+    let compacted = node.store().compact(&mut go_on).and_then(|_| match compression {
+        Some(compression) => node.store().recompress(compression, &mut go_on).map(|_| ()),
+        None => Ok(()),
     });
+    let done = node.store().compaction_totals() - totals;
     bar.finish_and_clear();
     let after = Tables::of(&node);
     let closed = node.close().map_err(|error| node_error(&args.data, &error));
-    let done = compacted.map_err(|error| {
+    compacted.map_err(|error| {
         CliError::with_advice(
             format_args!("{}: {error}", args.data.display()),
             "what was merged before stays merged, nothing else was changed; `matchtape verify` says what is damaged",

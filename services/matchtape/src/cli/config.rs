@@ -11,6 +11,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use matchtape_bus::{BusConfig, IngressConfig, WakeUp, check_core};
 use matchtape_node::{BusOptions, IngressOptions, NodeOptions, PipelineWait, VisibleAt};
+use matchtape_storage::Compression;
 use matchtape_storage::wal::{SyncPolicy, WriteBackend};
 use serde::{Deserialize, Serialize};
 
@@ -77,11 +78,13 @@ pub(super) struct ColdSection {
     pub after_hours: u64,
     /// So often the node looks.
     pub interval_minutes: u64,
+    /// A table is first written anew like this: `lz4`, `zstd` or `none`. Absent: it moves as it is.
+    pub compression: Option<CompressionName>,
 }
 
 impl Default for ColdSection {
     fn default() -> Self {
-        Self { place: String::new(), after_hours: 24, interval_minutes: 10 }
+        Self { place: String::new(), after_hours: 24, interval_minutes: 10, compression: None }
     }
 }
 
@@ -130,12 +133,50 @@ pub(super) struct StorageSection {
     pub write_backend: BackendName,
     /// Size of a log segment.
     pub segment_mib: u64,
+    /// Sealed segments of the log that stay though tables have their events, the newest: a second copy to salvage from.
+    pub log_kept_mib: u64,
     /// Recent events in memory before they are flushed to tables.
     pub memtable_mib: usize,
     /// Memory for blocks of tables.
-    /// Sealed segments of the log that stay though tables have their events, the newest: a second copy to salvage from.
-    pub log_kept_mib: u64,
     pub block_cache_mib: usize,
+    /// How event tables are compressed: `lz4`, `none`, or `zstd` (fewer bytes, slower; a build with `--features zstd`).
+    pub compression: CompressionName,
+}
+
+/// How event tables are compressed.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CompressionName {
+    /// Fast both ways
+    Lz4,
+    /// Fewer bytes, slower; a build with `--features zstd`
+    Zstd,
+    /// As they are
+    None,
+}
+
+impl CompressionName {
+    /// As the store wants it; `None`: this build cannot.
+    pub(super) fn compression(self) -> Option<Compression> {
+        match self {
+            Self::Lz4 => Some(Compression::Lz4),
+            #[cfg(feature = "zstd")]
+            Self::Zstd => Some(Compression::Zstd),
+            #[cfg(not(feature = "zstd"))]
+            Self::Zstd => None,
+            Self::None => Some(Compression::None),
+        }
+    }
+
+    /// The same as a flag.
+    pub(super) fn wanted(self) -> Result<Compression, CliError> {
+        self.compression().ok_or_else(|| {
+            CliError::with_advice(
+                "this binary was built without zstd",
+                "cargo build --release --features zstd",
+            )
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,8 +278,10 @@ impl Default for StorageSection {
             sync_interval_ms: 50,
             write_backend: BackendName::Buffered,
             segment_mib: 256,
+            log_kept_mib: 512,
             memtable_mib: 128,
             block_cache_mib: 64,
+            compression: CompressionName::Lz4,
         }
     }
 }
@@ -278,7 +321,6 @@ impl From<WakeUpName> for WakeUp {
     fn from(name: WakeUpName) -> Self {
         match name {
             WakeUpName::Event => Self::Event,
-            log_kept_mib: 512,
             WakeUpName::BusyPoll => Self::BusyPoll,
         }
     }
@@ -353,6 +395,17 @@ impl Config {
             let (value, reason) = (self.storage.memtable_mib.to_string(), "1 to 65536 MiB");
             return Err(ConfigError::Value { key: "storage.memtable_mib", value, reason });
         }
+        let names = [
+            ("storage.compression", Some(self.storage.compression)),
+            ("cold.compression", self.cold.compression),
+        ];
+        for (key, name) in names {
+            if name.is_some_and(|name| name.compression().is_none()) {
+                let (value, reason) =
+                    ("zstd".to_owned(), "this build has no zstd: build it with --features zstd");
+                return Err(ConfigError::Value { key, value, reason });
+            }
+        }
         let cores = [
             ("node.pipeline_core", self.node.pipeline_core),
             ("node.log_core", self.node.log_core),
@@ -411,6 +464,8 @@ impl Config {
         store.memtable_bytes = storage.memtable_mib << 20;
         store.block_cache_bytes = storage.block_cache_mib << 20;
         store.wal.segment_bytes = storage.segment_mib << 20;
+        store.compression = storage.compression.compression().unwrap_or_default();
+        store.log_kept_bytes = storage.log_kept_mib.saturating_mul(1 << 20);
         store.wal.sync = match storage.sync {
             SyncName::EveryBatch => SyncPolicy::EveryBatch,
             SyncName::Interval => SyncPolicy::Interval(Duration::from_millis(storage.sync_interval_ms)),
@@ -464,7 +519,6 @@ mod tests {
         file.write_all(text.as_bytes()).unwrap();
         Config::load(Some(file.path()), &serde_json::json!({}))
     }
-        store.log_kept_bytes = storage.log_kept_mib.saturating_mul(1 << 20);
 
     #[test]
     fn a_file_overrides_defaults_and_flags_override_the_file() {
@@ -475,6 +529,23 @@ mod tests {
         file.write_all(b"[node]\nname = \"a\"\n").unwrap();
         let flags = serde_json::json!({"node": {"name": "b"}});
         assert_eq!(Config::load(Some(file.path()), &flags).unwrap().node.name, "b");
+    }
+
+    #[test]
+    fn compression_is_chosen_by_name_and_a_build_without_zstd_says_so() {
+        let chosen = |text: &str| load(text).map(|config| config.node_options().store.compression);
+        assert_eq!(chosen("").unwrap(), Compression::Lz4);
+        assert_eq!(chosen("[storage]\ncompression = \"none\"\n").unwrap(), Compression::None);
+        assert!(chosen("[storage]\ncompression = \"brotli\"\n").is_err());
+        for (section, key) in [("storage", "storage.compression"), ("cold", "cold.compression")] {
+            let found = load(&format!("[{section}]\ncompression = \"zstd\"\n"));
+            if cfg!(feature = "zstd") {
+                found.unwrap();
+            } else {
+                let said = found.unwrap_err().to_string();
+                assert!(said.contains(key) && said.contains("--features zstd"), "{said}");
+            }
+        }
     }
 
     #[test]

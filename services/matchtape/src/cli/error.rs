@@ -73,6 +73,9 @@ impl From<matchtape_storage::ReadError> for CliError {
     fn from(error: matchtape_storage::ReadError) -> Self {
         let advice = "`matchtape verify` with the same --data tells what else is wrong";
         match &error {
+            matchtape_storage::ReadError::Table(matchtape_storage::TableError::Feature(_)) => {
+                Self::failed(&error)
+            }
             matchtape_storage::ReadError::Table(_) => Self::with_advice(&error, advice),
             matchtape_storage::ReadError::BelowRetention { .. } | matchtape_storage::ReadError::Query(_) => {
                 Self::failed(&error)

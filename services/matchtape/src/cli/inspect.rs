@@ -105,12 +105,13 @@ fn text(out: &mut impl Write, inspection: &Inspection, segments: &[(String, u64)
         let ratio = table.raw_bytes as f64 / table.bytes.max(1) as f64;
         writeln!(
             out,
-            "event table     {}: sequences {} to {}, {} frames, {} bytes ({ratio:.1} : 1), event times {} to {}",
+            "event table     {}: sequences {} to {}, {} frames, {} bytes ({}{ratio:.1} : 1), event times {} to {}",
             table.file,
             table.first_sequence,
             table.last_sequence,
             table.frames,
             table.bytes,
+            table.compression.map(|name| format!("{name}, ")).unwrap_or_default(),
             rfc3339(table.min_event_time),
             rfc3339(table.max_event_time),
         )?;

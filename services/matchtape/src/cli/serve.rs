@@ -23,7 +23,7 @@ use matchtape_storage::archive::ColdPolicy;
 use tokio::sync::watch;
 
 use super::cold;
-use super::config::{ColdSection, Config, ConfigError};
+use super::config::{ColdSection, CompressionName, Config, ConfigError};
 use super::error::CliError;
 use super::ingress::NodeIngress;
 use super::retention;
@@ -213,7 +213,9 @@ fn move_to_cold(store: &EventStore, settings: &ColdSection, stopped: &mpsc::Rece
     let interval = Duration::from_secs(settings.interval_minutes.max(1).saturating_mul(60));
     let age = Duration::from_secs(settings.after_hours.saturating_mul(3600));
     loop {
-        let policy = ColdPolicy { accepted_through: cold::accepted_before(age), ..ColdPolicy::default() };
+        let compression = settings.compression.and_then(CompressionName::compression);
+        let accepted_through = cold::accepted_before(age);
+        let policy = ColdPolicy { accepted_through, compression, ..ColdPolicy::default() };
         let outcome = store.push_cold(&policy, &mut |_| match stopped.try_recv() {
             Err(mpsc::TryRecvError::Disconnected) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),

@@ -28,6 +28,9 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
         OpenError::Table(matchtape_storage::TableError::Version(_)) => {
             "use the release that has written the directory; nothing was changed"
         }
+        OpenError::Table(matchtape_storage::TableError::Feature(_)) => {
+            "nothing was changed; this build lacks what the directory was written with"
+        }
         OpenError::Table(_)
         | OpenError::Wal(_)
         | OpenError::ManifestMissing { .. }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) use self::file::open as open_object;
 pub use self::push::{ColdMove, ColdPolicy, ColdProgress, ColdPushError, ColdReport, ColdStep};
-pub(crate) use self::push::{collect, push};
+pub(crate) use self::push::{choose, collect, push};
 
 /// The longest key of an object, in bytes.
 pub const COLD_KEY_BYTES_MAX: usize = 255;

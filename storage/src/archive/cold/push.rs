@@ -7,9 +7,11 @@ use matchtape_schemas::{AcceptedTime, TapeId};
 use serde::Serialize;
 
 use super::{ColdError, ColdObject, ColdStore, patiently};
+use crate::compaction::CompactError;
 use crate::disk::{Access, Caching, DiskError, DiskFile};
 use crate::flush::{FlushError, Flusher};
 use crate::manifest::{Contents, Edit};
+use crate::options::Compression;
 use crate::pins::{PinKind, Pins};
 use crate::read::view::Shared;
 use crate::sstable::{EventTable, EventTableMeta, TableError};
@@ -26,17 +28,21 @@ pub struct ColdPolicy {
     pub accepted_through: AcceptedTime,
     /// So many of the newest stay local in any case; at least one does.
     pub keep_newest: usize,
+    /// They are first written anew like this, if they are not. `None`: they move as they are.
+    pub compression: Option<Compression>,
 }
 
 impl Default for ColdPolicy {
     fn default() -> Self {
-        Self { accepted_through: AcceptedTime(i64::MAX), keep_newest: 1 }
+        Self { accepted_through: AcceptedTime(i64::MAX), keep_newest: 1, compression: None }
     }
 }
 
 /// What is being done to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColdStep {
+    /// It is written anew, compressed otherwise.
+    Compressing,
     /// Its blocks are checked where they are.
     Checking,
     /// It is being uploaded.
@@ -95,6 +101,9 @@ pub enum ColdPushError {
     /// The local disk refused.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// It could not be compressed as it was to be.
+    #[error(transparent)]
+    Compact(Box<CompactError>),
     /// The local table is damaged: it is not moved, for the damage would be all that is left.
     #[error("not moved: {0}")]
     Table(#[from] TableError),
@@ -113,6 +122,12 @@ pub enum ColdPushError {
     /// The manifest could not be changed.
     #[error(transparent)]
     Manifest(#[from] FlushError),
+}
+
+impl From<CompactError> for ColdPushError {
+    fn from(error: CompactError) -> Self {
+        Self::Compact(Box::new(error))
+    }
 }
 
 /// The tables that are to move, oldest first.

@@ -67,6 +67,7 @@ fn failed(args: &SalvageArgs, error: &SalvageError) -> CliError {
         SalvageError::Disk(_) => "run it again when the disk answers; nothing is lost by that",
         SalvageError::Version(_) | SalvageError::Log(_) => "use the release that has written the directory",
         SalvageError::Nothing => "--data names the directory that `matchtape import` or a node writes to",
+        SalvageError::Feature(_) => "nothing was changed; a table that cannot be read here may be whole",
         SalvageError::Tapes { .. } => "move the files of the other tape away, and run it again",
         SalvageError::ReadBack(_) => "keep a copy of the directory before trying anything else",
     };
