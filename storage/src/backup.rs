@@ -34,7 +34,7 @@ use serde::Serialize;
 use crate::archive::cold;
 use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, LockError, Operation};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
-use crate::open::{OpenError, take_lock};
+use crate::open::{LOCK, OpenError, take_lock};
 use crate::options::ReadOnlyOptions;
 use crate::read::{ReadError, Reader};
 use crate::read_only::ReadOnlyStore;
@@ -229,17 +229,31 @@ pub(crate) struct Copy<'a> {
     _lock: Box<dyn crate::disk::DiskLock>,
 }
 
+/// Nothing is there but what a copy leaves that was refused before it copied anything: a lock that nobody holds, and the
+/// directory of tables with nothing in it.
+fn check_empty(target: &dyn Disk) -> Result<(), CopyError> {
+    let list = |path: &Path| target.list(path).map_err(CopyError::Target);
+    for entry in list(Path::new(""))? {
+        let harmless = entry.name == LOCK || entry.name == TABLES && list(Path::new(TABLES))?.is_empty();
+        if !harmless {
+            return Err(CopyError::NotEmpty { found: entry.name });
+        }
+    }
+    Ok(())
+}
+
 impl<'a> Copy<'a> {
     pub(crate) fn begin(
         target: &'a Arc<dyn Disk>,
         link: Option<Link<'a>>,
         progress: &'a mut dyn FnMut(CopyProgress),
     ) -> Result<Self, CopyError> {
-        if let Some(entry) = target.list(Path::new("")).map_err(CopyError::Target)?.first() {
-            return Err(CopyError::NotEmpty { found: entry.name.clone() });
-        }
+        check_empty(&**target)?;
         let lock = take_lock(&**target)?;
-        target.create_directory(Path::new(TABLES)).map_err(CopyError::Target)?;
+        match target.create_directory(Path::new(TABLES)) {
+            Err(error) if !error.is_existing() => return Err(CopyError::Target(error)),
+            Ok(()) | Err(_) => {}
+        }
         let head = Head::empty(TapeId(0));
         Ok(Self { target, link, progress, report: CopyReport::default(), made_from: None, head, _lock: lock })
     }

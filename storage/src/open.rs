@@ -30,7 +30,7 @@ use crate::visible::VisibleGate;
 use crate::wal::{self, OpenedWal, WalConfig, WalError, WalReader, WalReport};
 
 /// The lock file.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// The log's directory, as [`WalConfig`] names it.
 pub(crate) const WAL: &str = "wal";
 

@@ -203,6 +203,11 @@ fn what_cannot_be_copied_is_refused_with_the_reason() {
     let nothing = copy(&disk, Point::Time(AcceptedTime(0))).expect_err("too early");
     assert!(matches!(nothing, CopyError::Nothing { .. }), "{nothing}");
 
+    // What was refused before anything was copied is in nobody's way.
+    let again: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    read_only(&disk).copy_to(Point::Sequence(last.next()), &again, None, &mut |_| {}).expect_err("too far");
+    read_only(&disk).copy_to(Point::End, &again, None, &mut |_| {}).expect("copied");
+
     let target = SimDisk::new(1);
     target.create_directory(Path::new("wal")).expect("created");
     let to: Arc<dyn Disk> = Arc::new(target);

@@ -337,3 +337,59 @@ fn random_retention_between_random_work_never_costs_an_answer() {
         assert!(verified.is_sound(), "seed {seed}: {:?}", verified.findings);
     }
 }
+
+/// A deletion is a tombstone: it hides what was set before. Once retention has dropped what it hides, nothing of the key is left
+/// in any index, and merging has taken the space back.
+#[test]
+fn a_deleted_keys_tombstone_goes_with_what_it_hid_when_tables_are_merged() {
+    use matchtape_schemas::event::{StateDeleted, StateSet};
+
+    let disk = SimDisk::new(1);
+    let options = matchtape_storage::StoreOptions {
+        compaction: matchtape_storage::CompactionOptions { small_event_table_bytes: 0, ..small_compaction() },
+        ..small_options()
+    };
+    let (mut driven, _) = Driven::open(Arc::new(disk.clone()), options, Vec::new(), 3).expect("created");
+    let mut number = 0;
+    // A table of its own.
+    let mut say = |driven: &mut Driven, bodies: Vec<Body>| {
+        let event = |body| {
+            number += 1;
+            Event::new(InstrumentId(0), ProducerSequence(number), EventTime(number as i64), body)
+        };
+        driven.append_group(bodies.into_iter().map(event).collect());
+        driven.store.flush().expect("flushed");
+    };
+    let key = |number: u64| format!("key-{number:04}").into_bytes();
+    let set = |number: u64| Body::from(StateSet::new(&key(number), b"some value").expect("short"));
+    let delete = |number: u64| Body::from(StateDeleted::new(&key(number)).expect("short"));
+    say(&mut driven, (0..300).map(set).collect());
+    say(&mut driven, (1..300).map(delete).collect());
+    let deleted_through = driven.head.last_sequence;
+    for number in 0..40 {
+        say(&mut driven, vec![set(1000 + number)]);
+    }
+    let entities = |driven: &Driven| -> u64 {
+        driven.store.compact(&mut |_| true).expect("compacted");
+        driven.store.inspect().index_tables.iter().map(|table| table.entities).sum()
+    };
+    assert!(entities(&driven) >= 340, "every key that there ever was");
+    let events_of = |driven: &Driven, key: Vec<u8>| {
+        let query = matchtape_storage::Query { state_key: Some(key), ..Default::default() };
+        let found = driven.store.reader().query(&query).expect("possible");
+        found.map(|event| event.expect("read").sequence()).collect::<Vec<_>>()
+    };
+    assert_eq!(events_of(&driven, key(7)).len(), 2, "set and deleted");
+
+    let policy = RetentionPolicy { bytes: Some(1), snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
+    driven.store.retain(&policy, now(&driven)).expect("dropped");
+    assert!(driven.store.reader().first_kept() > deleted_through);
+    assert_eq!(events_of(&driven, key(7)), []);
+    // Whatever is merged from now on leaves them out; here all of it comes by.
+    for number in 0..40 {
+        say(&mut driven, vec![set(1000 + number)]);
+    }
+    let left = entities(&driven);
+    assert!(left < 60, "{left} entities for 40 keys that are kept");
+    assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
+}

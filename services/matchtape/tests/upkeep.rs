@@ -202,3 +202,80 @@ fn every_command_shows_examples() {
         assert!(help.contains("Examples:") && help.contains(&format!("matchtape {command}")), "{help}");
     }
 }
+
+#[test]
+fn what_opening_found_is_told_as_one_object_where_it_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    five_days(&tape).close().unwrap();
+    let node = open(&tape);
+    publish_day(&node, 20_260_106, 50);
+    node.close().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+        .args(["serve", "--no-bus", "--data", text(&tape), "--listen", "127.0.0.1:0", "--report", "json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = std::io::BufReader::new(child.stderr.take().unwrap());
+    let report = std::io::BufRead::lines(said)
+        .map_while(Result::ok)
+        .find_map(|line| serde_json::from_str::<Value>(&line).ok())
+        .expect("a line of JSON");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(report["created"], false, "{report}");
+    assert!(report["last_sequence"].as_u64() >= report["flushed_through"].as_u64(), "{report}");
+    assert!(report["event_tables"].as_u64() >= Some(6) && report["wal"].is_object(), "{report}");
+}
+
+#[test]
+fn a_refused_restore_leaves_its_target_usable_and_a_directory_without_a_manifest_is_still_shown() {
+    let folder = TempDir::new().unwrap();
+    let (tape, again) = (folder.path().join("tape"), folder.path().join("again"));
+    five_days(&tape).close().unwrap();
+    let restore = |point: &str| {
+        let args = ["restore", "--from", text(&tape), "--data", text(&again), "--to-sequence", point];
+        matchtape(&args).status.code()
+    };
+    assert_eq!(restore("0"), Some(1), "nothing ends there");
+    assert_eq!(restore("999999"), Some(1), "beyond the end");
+    assert_eq!(restore("300"), Some(0));
+
+    std::fs::rename(again.join("manifest"), again.join("gone")).unwrap();
+    let shown = matchtape(&["dump", "--data", text(&again)]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.lines().any(|line| line.contains("\"what\":\"footer\"")), "{shown}");
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let said = refused(&["dump", "--data", text(&empty)]);
+    assert!(said.contains("nothing of a store") && said.contains("--data names"), "{said}");
+    let said = refused(&["salvage", "--data", text(&folder.path().join("none"))]);
+    assert!(said.contains("--data names"), "{said}");
+    let said = refused(&["hold", "add", "--data", text(&tape), "--name", ""]);
+    assert!(said.contains("1 to 64 bytes") && said.contains("--name is"), "{said}");
+}
+
+#[test]
+fn event_tables_are_compressed_anew_when_asked_and_a_build_that_cannot_says_how() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    five_days(&tape).close().unwrap();
+    let words = || -> Vec<String> {
+        let tables = report(&["inspect", "--data", text(&tape)])["event_tables"].as_array().unwrap().clone();
+        tables.iter().map(|table| table["compression"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(words().iter().all(|word| word == "lz4"));
+    report(&["compact", "--data", text(&tape), "--compression", "none"]);
+    assert!(words().iter().all(|word| word == "none"), "{:?}", words());
+    let zstd = ["compact", "--data", text(&tape), "--compression", "zstd"];
+    if cfg!(feature = "zstd") {
+        report(&zstd);
+        assert!(words().iter().all(|word| word == "zstd"));
+    } else {
+        let said = refused(&zstd);
+        assert!(said.contains("--features zstd"), "{said}");
+        assert!(words().iter().all(|word| word == "none"), "nothing was changed");
+    }
+    assert!(matchtape(&["verify", "--data", text(&tape)]).status.success());
+}

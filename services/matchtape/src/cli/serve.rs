@@ -26,6 +26,7 @@ use super::cold;
 use super::config::{ColdSection, CompressionName, Config, ConfigError};
 use super::error::CliError;
 use super::ingress::NodeIngress;
+use super::inspect::ReportFormat;
 use super::retention;
 use super::store::open_error;
 
@@ -46,6 +47,9 @@ Settings come from built-in defaults, then the file, then MATCHTAPE_SECTION__KEY
 pub(super) struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
+    /// How the report of what opening found and did is written to the standard error; json: one object on one line
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    report: ReportFormat,
 }
 
 /// Run a node with a small exchange trading on it, to look at.
@@ -147,7 +151,7 @@ fn start_logging() {
 pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     start_logging();
     let config = args.node.load()?;
-    let running = Running::start(&config, projections(), Publishing::Offered)?;
+    let running = Running::start(&config, projections(), Publishing::Offered, args.report)?;
     running.announce();
     running.tended(&config, |running| running.runtime.block_on(interrupted()))?;
     eprintln!("stopping: what was accepted is made durable");
@@ -167,7 +171,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
     kept.push(Box::new(EngineProjection::new(options.engine)));
     // The exchange rebuilds itself from its tape, so nobody else may write there.
     config.ingress.enabled = false;
-    let running = Running::start(&config, kept, Publishing::NotOffered)?;
+    let running = Running::start(&config, kept, Publishing::NotOffered, ReportFormat::Text)?;
     let publisher = running.node.publisher(DEMO_PRODUCER).map_err(CliError::failed)?;
     let mut demo = Demo::open(publisher, &running.node.reader(), options).map_err(|error| {
         CliError::with_advice(
@@ -278,6 +282,7 @@ impl Running {
         config: &Config,
         projections: Vec<Box<dyn Projection>>,
         publishing: Publishing,
+        report: ReportFormat,
     ) -> Result<Self, CliError> {
         let mut options = config.node_options();
         options.store.cold = match config.cold.place.as_str() {
@@ -289,7 +294,12 @@ impl Running {
         };
         let node = Node::open(&config.node.data, options, projections)
             .map_err(|error| node_error(&config.node.data, &error))?;
-        eprintln!("{}", node.recovery());
+        match report {
+            ReportFormat::Text => eprintln!("{}", node.recovery()),
+            ReportFormat::Json => {
+                eprintln!("{}", serde_json::to_string(node.recovery()).expect("plain data is JSON"));
+            }
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (mut gateway, mut follow) = (None, None);
         if config.gateway.enabled {

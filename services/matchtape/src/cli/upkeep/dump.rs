@@ -58,12 +58,13 @@ pub(in super::super) fn run(args: &DumpArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Manifest, tables and log, in this order.
+/// Manifest, tables and log, in this order, as far as they are there: the directory may be damaged.
 fn files_of(data: &Path) -> Result<Vec<PathBuf>, CliError> {
     let failed =
         |path: &Path, error: &std::io::Error| CliError::failed(format_args!("{}: {error}", path.display()));
+    std::fs::read_dir(data).map_err(|error| failed(data, &error))?;
     let mut files = vec![data.join("manifest")];
-    std::fs::metadata(&files[0]).map_err(|error| failed(&files[0], &error))?;
+    files.retain(|manifest| manifest.exists());
     for name in ["tables", "wal"] {
         let directory = data.join(name);
         let entries = match std::fs::read_dir(&directory) {
@@ -77,6 +78,12 @@ fn files_of(data: &Path) -> Result<Vec<PathBuf>, CliError> {
         }
         found.sort();
         files.extend(found);
+    }
+    if files.is_empty() {
+        return Err(CliError::with_advice(
+            format_args!("{}: there is nothing of a store here", data.display()),
+            "--data names the directory that `matchtape import` or a node writes to",
+        ));
     }
     Ok(files)
 }
@@ -100,7 +107,7 @@ fn dump_file(
         written.is_ok()
     });
     written?;
-    dumped.map_err(|error| CliError::failed(format_args!("{}: {error}", file.display())))
+    dumped.map_err(|error| CliError::failed(format_args!("in {}: {error}", directory.display())))
 }
 
 fn write_item(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use matchtape_client::time::rfc3339;
 use matchtape_schemas::Sequence;
-use matchtape_storage::{HoldError, HoldView};
+use matchtape_storage::{HoldError, HoldView, PinError};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
@@ -91,7 +91,8 @@ pub(in super::super) fn run(args: &HoldArgs) -> Result<(), CliError> {
 
 fn failed(data: &Path, error: &HoldError) -> CliError {
     let advice = match error {
-        HoldError::Pin(_) => "`matchtape inspect` shows the first event kept",
+        HoldError::Pin(PinError::BelowRetention { .. }) => "`matchtape inspect` shows the first event kept",
+        HoldError::Pin(_) => "--name is what `matchtape hold list` shows it by",
         HoldError::Flush(_) => "check the space left on the device, and run it again",
     };
     CliError::with_advice(format_args!("{}: {error}", data.display()), advice)

@@ -40,7 +40,9 @@ pub(in super::super) struct SalvageArgs {
 }
 
 pub(in super::super) fn run(args: &SalvageArgs) -> Result<(), CliError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&args.data).map_err(CliError::failed)?);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&args.data).map_err(|error| {
+        CliError::with_advice(error, "--data names the directory that `matchtape import` or a node writes to")
+    })?);
     let bar = progress_bar();
     let cold = cold::of(&args.data)?;
     let options = SalvageOptions { apply: args.apply, cold, ..SalvageOptions::default() };
@@ -65,17 +67,17 @@ fn failed(args: &SalvageArgs, error: &SalvageError) -> CliError {
     let advice = match error {
         SalvageError::Lock(_) => "stop the process that has the directory first",
         SalvageError::Disk(_) => "run it again when the disk answers; nothing is lost by that",
+        SalvageError::Feature(_) => "nothing was changed; a table that cannot be read here may be whole",
         SalvageError::Version(_) | SalvageError::Log(_) => "use the release that has written the directory",
         SalvageError::Nothing => "--data names the directory that `matchtape import` or a node writes to",
-        SalvageError::Feature(_) => "nothing was changed; a table that cannot be read here may be whole",
         SalvageError::Tapes { .. } => "move the files of the other tape away, and run it again",
-        SalvageError::ReadBack(_) => "keep a copy of the directory before trying anything else",
-    };
-    CliError::with_advice(format_args!("{}: {error}", args.data.display()), advice)
         SalvageError::ColdNeeded { .. } => {
             "nothing was changed; MATCHTAPE_COLD__PLACE names the cold tier, and a build with `--features cold` reads it"
         }
         SalvageError::Cold { .. } => "nothing was changed; run it again when the cold tier answers",
+        SalvageError::ReadBack(_) => "keep a copy of the directory before trying anything else",
+    };
+    CliError::with_advice(format_args!("{}: {error}", args.data.display()), advice)
 }
 
 fn spans(spans: &[Span]) -> String {
