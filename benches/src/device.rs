@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use matchtape_storage::AlignedBytes;
 
 use crate::nanoseconds;
 
@@ -43,6 +44,45 @@ pub fn sync_latency(folder: &Path, bytes: usize, duration: Duration) -> Histogra
 pub fn sync_throughput(folder: &Path, bytes: usize, duration: Duration) -> f64 {
     let histogram = sync_latency(folder, bytes, duration);
     histogram.len() as f64 * bytes as f64 / duration.as_secs_f64()
+}
+
+/// Reads 4096 bytes at a time at random places of a file of `file_bytes`, past the page cache, one after the other.
+///
+/// # Panics
+/// When the folder cannot be written, or its file system knows no O_DIRECT.
+pub fn read_latency(folder: &Path, file_bytes: u64, duration: Duration) -> Histogram<u64> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let path = folder.join("device");
+    let file = std::fs::File::create_new(&path).expect("a new file");
+    // No two blocks alike, so that nobody below can answer from a pattern.
+    let mut piece = vec![0u8; 1 << 20];
+    for at in 0..file_bytes.div_ceil(piece.len() as u64) {
+        for (word, bytes) in piece.chunks_exact_mut(8).enumerate() {
+            let number = (at << 20 | word as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+        file.write_all_at(&piece, at * piece.len() as u64).expect("room on the disk");
+    }
+    file.sync_all().expect("a disk that syncs");
+    let mut options = std::fs::OpenOptions::new();
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let file =
+        options.read(true).custom_flags(direct).open(&path).expect("a file system that knows O_DIRECT");
+    let mut memory = AlignedBytes::zeroed(2 * 4096);
+    let from = memory.as_ptr().align_offset(4096);
+    let (mut histogram, mut random) = (nanoseconds(), 1u64);
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = (random >> 20) % (file_bytes / 4096) * 4096;
+        let begun = Instant::now();
+        file.read_exact_at(&mut memory[from..from + 4096], at).expect("a disk that reads");
+        histogram.saturating_record(begun.elapsed().as_nanos() as u64);
+    }
+    drop(file);
+    std::fs::remove_file(&path).expect("our own file");
+    histogram
 }
 
 /// Bytes per second that one core copies in memory, in pieces of 64 KiB.

@@ -4,6 +4,7 @@
 //! measured under. Latency under load is measured open-loop: from when an operation was due, not from when it began.
 
 pub mod device;
+pub mod flow;
 pub mod frames;
 pub mod node;
 pub mod tape;

@@ -95,12 +95,12 @@ impl StoreOptions {
 /// How blocks of events are stored. It may differ from table to table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// LZ4: about a quarter of the bytes. Writing takes most of a flush's time, and a replay decompresses
-    /// 1.5 to 2 GB/s per core.
+    /// LZ4: real order flow 3.3 to 3.6 : 1. Per core it is written at 1.0 GB/s, which is most of a flush's time, and decompressed
+    /// at 2.7 to 3.0 GB/s, which is two thirds of a replay's.
     #[default]
     Lz4,
-    /// Zstandard, for what is written once and seldom read: fewer bytes than LZ4, and slower both ways. A build without the feature
-    /// reads no such table, and says so.
+    /// Zstandard, for what is written once and seldom read: real order flow 5.6 to 6.2 : 1, written at 0.55 GB/s, decompressed at
+    /// 1.4 to 1.8 GB/s. A build without the feature reads no such table, and says so.
     #[cfg(feature = "zstd")]
     Zstd,
     /// As they are: a replay runs at the speed of the checks, if the disk keeps up.

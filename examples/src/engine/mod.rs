@@ -61,7 +61,8 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    const DEFAULT: Self =
+    /// What [`Default`] gives.
+    pub const DEFAULT: Self =
         Self { producer: ProducerId(1), self_trade: SelfTrade::CancelResting, resting_orders_max: 20_000 };
 
     /// No group has more events: an order comes in, trades with every order there is (three events each), and what is
