@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn put(ring: &Ring, events: &[Event]) {
-        let mut claim = ring.claim(events.len()).unwrap();
+        let mut claim = ring.claim(events.len(), 0).unwrap();
         for event in events {
             claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId(1), out));
         }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::bell::Bell;
 use crate::node::NodeError;
 use crate::producers::{ProducerMark, ProducerMarks};
-use crate::ring::{Claim, ClaimError, Ring};
+use crate::ring::{Claim, ClaimError, Ring, large_bytes};
 use crate::stages::{Stages, WaitError};
 
 /// What became of a publish.
@@ -55,7 +55,8 @@ pub const GROUP_BYTES_MAX: usize = 64 << 20;
 /// Why nothing was published. Nothing has been claimed in any of these cases.
 #[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishError {
-    /// The ring is full: the pipeline is behind. Try again, or wait with [`Publisher::wait_for_room`].
+    /// The ring is full, of events or of what large ones take (as much as the largest group): the pipeline is behind. Try
+    /// again, or wait with [`Publisher::wait_for_room`].
     #[error("the ring is full; try again later")]
     WouldBlock,
     /// An empty group, or one with more events than the ring has slots.
@@ -162,7 +163,7 @@ impl Intake {
 
     fn refusal(&self, why: ClaimError) -> PublishError {
         match why {
-            ClaimError::Full => PublishError::WouldBlock,
+            ClaimError::Slots | ClaimError::LargeBytes => PublishError::WouldBlock,
             ClaimError::Closed => match self.stages.ended() {
                 Some(WaitError::Fenced) => PublishError::Fenced,
                 Some(WaitError::Poisoned) => PublishError::Poisoned,
@@ -179,7 +180,8 @@ impl Intake {
         if event.event_time == EventTime::MIN {
             event.event_time = first;
         }
-        let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
+        let mut claim =
+            self.ring.claim(1, large_bytes(event.encoded_len())).map_err(|why| self.refusal(why))?;
         claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
         // Whatever comes of the claim that follows: the slot just filled must be read to be free again.
         self.bell.ring();
@@ -203,7 +205,8 @@ impl Intake {
     pub(crate) fn publish_control(&self, event: &Event) -> Result<Sequence, PublishError> {
         self.check_space()?;
         self.ensure_epoch_started(event.event_time)?;
-        let mut claim = self.ring.claim(1).map_err(|why| self.refusal(why))?;
+        let mut claim =
+            self.ring.claim(1, large_bytes(event.encoded_len())).map_err(|why| self.refusal(why))?;
         let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
         self.bell.ring();
         Ok(sequence)
@@ -273,6 +276,8 @@ pub struct Publisher {
     /// Event times up to here need no look at the clock.
     horizon: EventTime,
     epoch_started: bool,
+    /// The last claim was refused for want of memory for large events, not of slots.
+    lacked_large_bytes: bool,
 }
 
 impl Publisher {
@@ -289,6 +294,7 @@ impl Publisher {
             last: producers.marks.get(producer),
             horizon: EventTime::MIN,
             epoch_started: false,
+            lacked_large_bytes: false,
         })
     }
 
@@ -331,7 +337,11 @@ impl Publisher {
         {
             return Ok(Published::Already { sequence: mark.sequence });
         }
-        let bytes = events.iter().map(Event::encoded_len).sum();
+        let (mut bytes, mut large) = (0, 0);
+        for length in events.iter().map(Event::encoded_len) {
+            bytes += length;
+            large += large_bytes(length);
+        }
         if bytes > GROUP_BYTES_MAX {
             return Err(PublishError::GroupBytes { bytes });
         }
@@ -346,7 +356,7 @@ impl Publisher {
             self.check_time(event.event_time)?;
         }
         let producer = self.producer;
-        let mut claim = self.claim(events.len(), events[0].event_time)?;
+        let mut claim = self.claim(events.len(), large, events[0].event_time)?;
         let first = claim.next_sequence();
         let mut sequence = first;
         for (index, event) in events.iter().enumerate() {
@@ -404,7 +414,9 @@ impl Publisher {
             return Err(PublishError::GroupBytes { bytes: group.len() });
         }
         let mut after = self.last.map(|mark| mark.producer_sequence);
+        let mut large = 0;
         for event in checked_events(group) {
+            large += large_bytes(event.len());
             let found = ProducerSequence(word(event, 16));
             if let Some(after) = after
                 && found <= after
@@ -414,7 +426,7 @@ impl Publisher {
             after = Some(found);
             self.check_time(EventTime(word(event, 24) as i64))?;
         }
-        let mut claim = self.claim(events, EventTime(word(group, 24) as i64))?;
+        let mut claim = self.claim(events, large, EventTime(word(group, 24) as i64))?;
         let first = claim.next_sequence();
         let mut sequence = first;
         for (index, event) in checked_events(group).enumerate() {
@@ -431,7 +443,8 @@ impl Publisher {
         Ok(Published::New { first, last: sequence })
     }
 
-    /// Blocks until `slots` could be claimed (or waiting has ended). Another producer may take them first.
+    /// Blocks until `slots` could be claimed (or waiting has ended), and the bytes that a large event was refused for. Another
+    /// producer may take them first.
     pub fn wait_for_room(&self, slots: usize) -> Result<(), WaitError> {
         self.wait_for_room_until(slots, None)
     }
@@ -443,7 +456,10 @@ impl Publisher {
         deadline: Option<Instant>,
     ) -> Result<(), WaitError> {
         let ring = &self.intake.ring;
-        let needed = (ring.accepted().get() + slots as u64).saturating_sub(ring.capacity() as u64);
+        let accepted = ring.accepted().get();
+        // Which events take the bytes nobody knows; once all that is in the ring has left it, none does.
+        let stays = if self.lacked_large_bytes { 0 } else { ring.capacity().saturating_sub(slots) };
+        let needed = accepted.saturating_sub(stays as u64);
         // The stages' `Accepted` cell is what has left the ring.
         self.intake.stages.wait(Sequence(needed), Stage::Accepted, deadline)
     }
@@ -467,7 +483,7 @@ impl Publisher {
         #[cfg(any(test, feature = "mistakes"))]
         let outside = (self.intake.mistakes.sequence_outside_the_claim && self.epoch_started)
             .then(|| self.intake.ring.accepted().next());
-        let mut claim = self.claim(1, header.event_time)?;
+        let mut claim = self.claim(1, large_bytes(length), header.event_time)?;
         let sequence = claim.fill(length, |out| {
             header.encode(out);
             payload(&mut out[EVENT_HEADER_BYTES..]);
@@ -481,7 +497,7 @@ impl Publisher {
     }
 
     #[inline]
-    fn claim(&mut self, slots: usize, first: EventTime) -> Result<Claim<'_>, PublishError> {
+    fn claim(&mut self, slots: usize, large: usize, first: EventTime) -> Result<Claim<'_>, PublishError> {
         if slots > self.intake.ring.capacity() {
             return Err(PublishError::GroupSize { events: slots, limit: self.intake.ring.capacity() });
         }
@@ -490,7 +506,9 @@ impl Publisher {
             self.intake.ensure_epoch_started(first)?;
             self.epoch_started = true;
         }
-        self.intake.ring.claim(slots).map_err(|why| self.intake.refusal(why))
+        let claimed = self.intake.ring.claim(slots, large);
+        self.lacked_large_bytes = matches!(claimed, Err(ClaimError::LargeBytes));
+        claimed.map_err(|why| self.intake.refusal(why))
     }
 
     #[inline]
@@ -578,5 +596,51 @@ impl<P> Deref for Loan<'_, P> {
 impl<P> DerefMut for Loan<'_, P> {
     fn deref_mut(&mut self) -> &mut P {
         &mut self.payload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use matchtape_schemas::event::{StateSet, TimeAdvanced};
+
+    use super::*;
+    use crate::ring::RingReader;
+
+    #[test]
+    fn large_events_that_take_all_their_memory_are_would_block_until_the_pipeline_has_taken_them() {
+        let ring = Arc::new(Ring::new(1 << 16, Sequence::ZERO));
+        let stages = Arc::new(Stages::new(Sequence::ZERO));
+        let start = Event::new(InstrumentId(0), ProducerSequence(0), EventTime(1), TimeAdvanced::default());
+        let intake = Intake::new(
+            Arc::clone(&ring),
+            Arc::clone(&stages),
+            0,
+            SpaceProblem::default(),
+            start,
+            ProducerMarks::default(),
+        );
+        let mut publisher = Publisher::attach(&Arc::new(intake), ProducerId(1)).unwrap();
+        let set = StateSet::new(b"key", &vec![7; 48 * 1024 - 3]).unwrap();
+        let large = |number| Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), set.clone());
+        let small = |number| {
+            Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), TimeAdvanced::default())
+        };
+        let taken = (1..).take_while(|number| publisher.publish(&large(*number)).is_ok()).count() as u64;
+        assert_eq!(publisher.publish(&large(taken + 1)), Err(PublishError::WouldBlock));
+        assert!((1300..1400).contains(&taken), "64 MiB of 48 KiB each, not the {taken} that have a slot");
+        // Slots there are; it waits for the memory.
+        let soon = || Some(Instant::now() + Duration::from_millis(5));
+        assert_eq!(publisher.wait_for_room_until(1, soon()), Err(WaitError::TimedOut));
+        // A refused event was not published: its number is free, and what fits a slot goes in.
+        assert_eq!(publisher.publish(&small(taken + 1)).unwrap().sequence(), ring.accepted());
+        assert_eq!(publisher.wait_for_room_until(1, soon()), Ok(()));
+        assert_eq!(publisher.publish(&large(taken + 2)), Err(PublishError::WouldBlock));
+        // The pipeline takes everything, as `Pipeline::append` does.
+        RingReader::new(Arc::clone(&ring)).release(taken as usize + 2);
+        stages.raise(Stage::Accepted, ring.accepted());
+        assert_eq!(publisher.wait_for_room_until(1, soon()), Ok(()));
+        publisher.publish(&large(taken + 2)).unwrap();
     }
 }

@@ -8,20 +8,27 @@
 //!
 //! Each slot has a stamp (after Vyukov's bounded queue): `position` = free for the producer that claims that position,
 //! `position + 1` = filled, `position + capacity` = free for the next round. Producers never wait: a ring without room
-//! refuses. Never allocates for events of up to [`SLOT_EVENT_BYTES`]; larger ones (reference data) are boxed.
+//! refuses. Never allocates for events of up to [`SLOT_EVENT_BYTES`]; larger ones (reference data) are boxed, and of those
+//! the ring holds [`LARGE_BYTES_MAX`] at most: they could be 300 times what its slots take.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 use matchtape_schemas::Sequence;
 use matchtape_schemas::event::{ALIGNMENT, EVENT_HEADER_BYTES};
+use matchtape_schemas::limits::EVENT_BYTES_MAX;
+
+use crate::publisher::GROUP_BYTES_MAX;
 
 /// Events up to this size lie in the slot itself: every kind an exchange has many of.
 pub const SLOT_EVENT_BYTES: usize = 160;
+/// What larger events in the ring take together. Room for the largest group, so that an empty ring refuses none.
+pub(crate) const LARGE_BYTES_MAX: usize = GROUP_BYTES_MAX;
 /// Set in the tail once no position may be claimed any more.
 const CLOSED: u64 = 1 << 63;
 
+const _: () = assert!(EVENT_BYTES_MAX <= LARGE_BYTES_MAX, "an empty ring takes every event");
 const _: () = assert!(size_of::<Slot>() == 192, "a slot is three cache lines");
 const _: () =
     assert!(EVENT_HEADER_BYTES + 112 <= SLOT_EVENT_BYTES, "every order and trade event fits its slot");
@@ -48,18 +55,29 @@ pub(crate) struct Ring {
     mask: u64,
     base: Sequence,
     tail: CachePadded<AtomicU64>,
+    /// Bytes of events larger than a slot, from before they are claimed until they are released. Touched by those alone.
+    large_bytes: CachePadded<AtomicUsize>,
 }
 
 // SAFETY: a slot's event is written only by the producer that claimed its position (the compare-and-swap on `tail` gives
-// each position to one claim) before it stamps the slot filled, and read only by the one `RingReader` afterwards, until
-// that stamps it free. The stamps' Release/Acquire pairs order those accesses.
+// each position to one claim) before it stamps the slot filled, and read and emptied only by the one `RingReader`
+// afterwards, until that stamps it free. The stamps' Release/Acquire pairs order those accesses.
 unsafe impl Sync for Ring {}
 
 /// Why nothing was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimError {
-    Full,
+    /// No such number of slots is free.
+    Slots,
+    /// Events larger than a slot take all the memory they may.
+    LargeBytes,
     Closed,
+}
+
+/// What an event of `length` bytes takes beside its slot.
+#[inline]
+pub(crate) fn large_bytes(length: usize) -> usize {
+    if length <= SLOT_EVENT_BYTES { 0 } else { length.next_multiple_of(ALIGNMENT) }
 }
 
 /// Consecutive positions that are this producer's to fill, all of them.
@@ -84,6 +102,7 @@ impl Ring {
             slots,
             base: head.next(),
             tail: CachePadded::new(AtomicU64::new(0)),
+            large_bytes: CachePadded::new(AtomicUsize::new(0)),
         }
     }
 
@@ -105,9 +124,25 @@ impl Ring {
         self.sequence(self.tail.load(Ordering::Acquire) & !CLOSED).previous()
     }
 
-    /// Takes the next `count` positions, or none.
+    /// Takes the next `count` positions, or none, for events with `large` [`large_bytes`] together.
     #[inline]
-    pub(crate) fn claim(&self, count: usize) -> Result<Claim<'_>, ClaimError> {
+    pub(crate) fn claim(&self, count: usize, large: usize) -> Result<Claim<'_>, ClaimError> {
+        if large == 0 {
+            return self.claim_slots(count);
+        }
+        debug_assert!(large <= LARGE_BYTES_MAX, "no larger group is let in");
+        // Relaxed, here and where it is given back: a count of memory, nothing is read on the strength of it.
+        if self.large_bytes.fetch_add(large, Ordering::Relaxed) + large > LARGE_BYTES_MAX {
+            self.large_bytes.fetch_sub(large, Ordering::Relaxed);
+            return Err(ClaimError::LargeBytes);
+        }
+        self.claim_slots(count).inspect_err(|_| {
+            self.large_bytes.fetch_sub(large, Ordering::Relaxed);
+        })
+    }
+
+    #[inline]
+    fn claim_slots(&self, count: usize) -> Result<Claim<'_>, ClaimError> {
         debug_assert!(count > 0 && count <= self.capacity());
         let count = count as u64;
         let mut tail = self.tail.load(Ordering::Relaxed);
@@ -128,7 +163,7 @@ impl Ring {
             } else {
                 let now = self.tail.load(Ordering::Relaxed);
                 if now == tail {
-                    return Err(ClaimError::Full);
+                    return Err(ClaimError::Slots);
                 }
                 tail = now;
             }
@@ -167,7 +202,6 @@ impl Claim<'_> {
         // SAFETY: this position was given to this claim alone (see `impl Sync`), and is not stamped filled yet.
         let event = unsafe { &mut *slot.event.get() };
         if length <= SLOT_EVENT_BYTES {
-            event.boxed = None;
             fill(&mut event.bytes[..length]);
         } else {
             let mut chunks = vec![Chunk([0; ALIGNMENT]); length.div_ceil(ALIGNMENT)].into_boxed_slice();
@@ -231,11 +265,22 @@ impl RingReader {
         Some(&bytes[..length])
     }
 
-    /// Frees the next `count` positions, all of them filled.
+    /// Frees the next `count` positions, all of them filled, and the memory of the large events there.
     #[inline]
     pub(crate) fn release(&mut self, count: usize) {
         for _ in 0..count {
             let slot = self.ring.slot(self.head);
+            debug_assert_eq!(
+                slot.stamp.load(Ordering::Relaxed),
+                self.head + 1,
+                "only what was read is freed"
+            );
+            // SAFETY: as in `filled`, where this slot was seen as filled; what that lent has ended with `&mut self`.
+            let event = unsafe { &mut *slot.event.get() };
+            if let Some(chunks) = &event.boxed {
+                self.ring.large_bytes.fetch_sub(chunks.len() * ALIGNMENT, Ordering::Relaxed);
+                event.boxed = None;
+            }
             // Release: pairs with the Acquire in `Ring::claim`; reading is over before the slot is free.
             slot.stamp.store(self.head + self.ring.capacity() as u64, Ordering::Release);
             self.head += 1;
@@ -270,18 +315,18 @@ mod tests {
     fn a_full_ring_refuses_and_nothing_is_claimed() {
         let ring = Arc::new(Ring::new(4, Sequence(10)));
         let mut reader = RingReader::new(Arc::clone(&ring));
-        let mut claim = ring.claim(3).unwrap();
+        let mut claim = ring.claim(3, 0).unwrap();
         assert_eq!(
             (0..3).map(|at| put(&mut claim, 48, at)).collect::<Vec<_>>(),
             [Sequence(11), Sequence(12), Sequence(13)]
         );
         drop(claim);
-        assert_eq!(ring.claim(2).err(), Some(ClaimError::Full));
+        assert_eq!(ring.claim(2, 0).err(), Some(ClaimError::Slots));
         assert_eq!(ring.accepted(), Sequence(13));
-        put(&mut ring.claim(1).unwrap(), 48, 3);
-        assert_eq!(ring.claim(1).err(), Some(ClaimError::Full));
+        put(&mut ring.claim(1, 0).unwrap(), 48, 3);
+        assert_eq!(ring.claim(1, 0).err(), Some(ClaimError::Slots));
         reader.release(2);
-        put(&mut ring.claim(1).unwrap(), 48, 4);
+        put(&mut ring.claim(1, 0).unwrap(), 48, 4);
         assert_eq!((0..4).map_while(|ahead| reader.filled(ahead).map(mark)).collect::<Vec<_>>(), [2, 3, 4]);
     }
 
@@ -289,8 +334,8 @@ mod tests {
     fn an_unfilled_slot_holds_back_the_reader_but_not_other_producers() {
         let ring = Arc::new(Ring::new(8, Sequence::ZERO));
         let reader = RingReader::new(Arc::clone(&ring));
-        let mut slow = ring.claim(1).unwrap();
-        put(&mut ring.claim(1).unwrap(), 48, 1);
+        let mut slow = ring.claim(1, 0).unwrap();
+        put(&mut ring.claim(1, 0).unwrap(), 48, 1);
         assert!(reader.filled(0).is_none());
         assert_eq!(reader.filled(1).map(mark), Some(1));
         put(&mut slow, 48, 0);
@@ -303,7 +348,7 @@ mod tests {
         let mut reader = RingReader::new(Arc::clone(&ring));
         for round in 0..5u64 {
             let length = if round % 2 == 0 { 48 * 1024 } else { 64 };
-            put(&mut ring.claim(1).unwrap(), length, round);
+            put(&mut ring.claim(1, large_bytes(length)).unwrap(), length, round);
             let event = reader.filled(0).unwrap();
             assert_eq!((event.len(), mark(event)), (length, round));
             assert!(event.as_ptr().addr().is_multiple_of(ALIGNMENT));
@@ -312,13 +357,43 @@ mod tests {
     }
 
     #[test]
+    fn large_events_are_bounded_by_their_bytes_and_leave_nothing_behind() {
+        let ring = Arc::new(Ring::new(4096, Sequence::ZERO));
+        let mut reader = RingReader::new(Arc::clone(&ring));
+        let length = 48 * 1024;
+        for _ in 0..2 {
+            let mut taken = 0;
+            loop {
+                match ring.claim(1, large_bytes(length)) {
+                    Ok(mut claim) => put(&mut claim, length, taken),
+                    Err(why) => break assert_eq!(why, ClaimError::LargeBytes),
+                };
+                taken += 1;
+            }
+            assert_eq!(taken as usize, LARGE_BYTES_MAX / length, "and no more than the bound");
+            // What fits its slot still goes in, and a refused group takes neither slots nor bytes.
+            put(&mut ring.claim(1, 0).unwrap(), 64, taken);
+            reader.release(1);
+            put(&mut ring.claim(1, large_bytes(length)).unwrap(), length, taken);
+            assert_eq!(ring.claim(2, large_bytes(length) * 2).err(), Some(ClaimError::LargeBytes));
+            reader.release(taken as usize + 1);
+            assert_eq!(ring.large_bytes.load(Ordering::Relaxed), 0);
+        }
+        // A claim that fails for want of slots gives its bytes back.
+        let small = Ring::new(2, Sequence::ZERO);
+        put(&mut small.claim(1, 0).unwrap(), 64, 0);
+        assert_eq!(small.claim(2, large_bytes(length)).err(), Some(ClaimError::Slots));
+        assert_eq!(small.large_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn a_closed_ring_still_gives_what_was_claimed() {
         let ring = Arc::new(Ring::new(4, Sequence::ZERO));
         let reader = RingReader::new(Arc::clone(&ring));
-        put(&mut ring.claim(1).unwrap(), 48, 7);
+        put(&mut ring.claim(1, 0).unwrap(), 48, 7);
         ring.close();
         assert_eq!(ring.claimed(), 1);
-        assert_eq!(ring.claim(1).err(), Some(ClaimError::Closed));
+        assert_eq!(ring.claim(1, 0).err(), Some(ClaimError::Closed));
         assert_eq!(ring.accepted(), Sequence(1));
         assert_eq!(reader.filled(0).map(mark), Some(7));
     }
@@ -337,7 +412,7 @@ mod tests {
                     for group in 0..GROUPS {
                         let count = group % 5 + 1;
                         let mut claim = loop {
-                            match ring.claim(count as usize) {
+                            match ring.claim(count as usize, 0) {
                                 Ok(claim) => break claim,
                                 Err(_) => std::thread::yield_now(),
                             }
