@@ -333,6 +333,10 @@ pub(crate) struct StoreFirst<O> {
 }
 
 impl<O: CommitObserver> CommitObserver for StoreFirst<O> {
+    fn started(&mut self) {
+        self.next.started();
+    }
+
     fn committed(&mut self, committed: &Committed) {
         self.ingest.take(Chunk::of_commit(Arc::clone(&committed.commit)));
         self.ingest.made_durable(committed.durable);

@@ -67,10 +67,10 @@ pub fn bind_to_core(core: usize) -> Result<(), BusError> {
     })
 }
 
-/// Whether this process may run on a core.
+/// Whether this process may run on a core: its main thread, whatever the calling thread is bound to.
 pub fn check_core(core: usize) -> Result<(), BusError> {
     let refused = |reason: String| Err(BusError::BadConfig { field: "core", reason });
-    let allowed = match rustix::thread::sched_getaffinity(None) {
+    let allowed = match rustix::thread::sched_getaffinity(Some(rustix::process::getpid())) {
         Ok(allowed) => allowed,
         Err(errno) => return refused(format!("{core} cannot be checked: {errno}")),
     };
@@ -95,6 +95,16 @@ mod tests {
         assert!(matches!(error, BusError::RetractOnLive));
         let error = on_own_thread("port", Some(1 << 20), || Ok(()), |()| ()).expect_err("no such core");
         assert!(error.to_string().contains("none of those this process may use: 0"), "{error}");
+    }
+
+    #[test]
+    fn a_bound_thread_may_start_one_on_another_core() {
+        let cores = rustix::thread::sched_getaffinity(None).expect("affinity");
+        let of_process = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core));
+        let (first, last) = (of_process.clone().min().expect("a core"), of_process.max().expect("a core"));
+        let nested = move |()| on_own_thread("inner", Some(last), || Ok(()), |()| ()).map(PortThread::join);
+        let outer = on_own_thread("outer", Some(first), || Ok(()), nested).expect("thread");
+        outer.join().expect("body").expect("not refused").expect("inner body");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use matchtape_bus::{BusConfig, BusService, WakeUp};
-use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions, StoreHistory};
+use matchtape_node::{BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, StoreHistory};
 use matchtape_schemas::event::Event;
 use matchtape_schemas::{EventFlags, Kind, ProducerId, Sequence, Stage};
 use matchtape_storage::{Disk, ReadOnlyOptions, ReadOnlyStore, RealDisk};
@@ -269,6 +269,45 @@ fn an_idle_live_tape_says_that_time_has_passed() {
     // Far enough that the window of 100 ms which the last event is in is closed.
     let said = event.event().event_time().get();
     assert!(said - now.event_time.get() >= 100_000_000, "{said} after {}", now.event_time);
+    node.close().unwrap();
+}
+
+/// The cores that a thread of this process called `name` may run on, for each of that name.
+fn cores_of(name: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let called = tasks.filter(|task| {
+        // A thread of another test may end meanwhile.
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)
+    });
+    let status = called.filter_map(|task| std::fs::read_to_string(task.join("status")).ok());
+    let allowed = status.map(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    });
+    allowed.collect()
+}
+
+#[test]
+fn each_thread_of_a_node_runs_on_the_core_it_is_given() {
+    let place = Place::new();
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let core = (0..rustix::thread::CpuSet::MAX_CPU).rfind(|core| allowed.is_set(*core)).unwrap();
+    let options = NodeOptions {
+        bus: Some(BusOptions { core: Some(core), ..place.bus() }),
+        ingress: Some(IngressOptions { core: Some(core), ..IngressOptions::default() }),
+        pipeline_core: Some(core),
+        log_core: Some(core),
+        ..small()
+    };
+    let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let last = put(&mut publisher, &order(1)).sequence();
+    node.wait(last, Stage::Durable).unwrap();
+    for thread in ["pipeline", "wal-commit", "bus-live", "ingress"] {
+        let cores = cores_of(thread);
+        assert!(cores.contains(&core.to_string()), "{thread}: {cores:?}");
+    }
+    drop(publisher);
     node.close().unwrap();
 }
 
