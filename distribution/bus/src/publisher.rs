@@ -19,7 +19,7 @@ use crate::config::{BusConfig, LOANED_SAMPLES, SHARED_MEMORY_DIR, shared_memory_
 use crate::error::{BadSample, BusError};
 use crate::header::{FORMAT_VERSION, SampleHeader, SampleKind};
 use crate::name::{BusName, BusService};
-use crate::service::{self, Opened, SampleFactory, Shared};
+use crate::service::{self, Opened, Own, SampleFactory};
 
 /// Publishes the frames of one tape on one service, in order.
 ///
@@ -28,16 +28,22 @@ use crate::service::{self, Opened, SampleFactory, Shared};
 pub struct BusPublisher {
     // Dropped first to last: the samples before the wake-ups that belong to them, ports before the node whose tags let
     // others clean up after a crash.
-    publisher: Publisher<Shared, [Block], SampleHeader>,
-    notifier: Option<Notifier<Shared>>,
+    publisher: Publisher<Own, [Block], SampleHeader>,
+    notifier: Option<Notifier<Own>>,
     service: BusService,
     frame_bytes_max: usize,
     /// What all headers share; `first_sequence` is the next to be published.
     header: SampleHeader,
     counters: PublisherCounters,
     broken_connections: Arc<AtomicU64>,
-    _node: Node<Shared>,
+    _node: Node<Own>,
 }
+
+// SAFETY: what keeps iceoryx2's ports on one thread is the count of the `Rc` around their state; the state itself has to be
+// `Send` (a bound of `Service::ArcThreadSafetyPolicy`). All clones of these are inside this value and move with it: the
+// publisher's and the notifier's own, and that of a loaned sample, which never outlives the call that loans it
+// (`send_sample`). Every call takes `&mut self`, but for those that only read `header` and `counters`; it is not `Sync`.
+unsafe impl Send for BusPublisher {}
 
 /// What a publisher has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +120,14 @@ impl BusPublisher {
     /// A subscriber whose buffer is full loses its oldest frame and will find the gap. After [`BusError::Send`] the
     /// frame counts as published: some may have it, the others find the gap.
     pub fn publish(&mut self, frame: &[u8], watermarks: &Watermarks) -> Result<usize, BusError> {
+        let sent = self.publish_quietly(frame, watermarks);
+        self.wake_subscribers();
+        sent
+    }
+
+    /// The same, but wakes nobody: who polls has it, who sleeps has not, until [`wake_subscribers`](Self::wake_subscribers)
+    /// or the next call of another kind.
+    pub fn publish_quietly(&mut self, frame: &[u8], watermarks: &Watermarks) -> Result<usize, BusError> {
         if frame.len() > self.frame_bytes_max {
             return Err(BusError::FrameTooLarge { bytes: frame.len(), limit: self.frame_bytes_max });
         }
@@ -147,6 +161,14 @@ impl BusPublisher {
         self.send(header, frame)
     }
 
+    /// Wakes the subscribers that sleep: a system call for each of them, none where nobody does.
+    pub fn wake_subscribers(&mut self) {
+        if let Some(notifier) = &self.notifier {
+            // The only errors left are about deadlines and event ids, and this service has neither.
+            let _ = notifier.notify();
+        }
+    }
+
     /// Tells every subscriber how far the tape is, and connects those that have come since the last sample. Call it
     /// once per [`BusConfig::heartbeat_interval`] when nothing else was sent.
     pub fn heartbeat(&mut self, watermarks: &Watermarks) -> Result<usize, BusError> {
@@ -158,7 +180,9 @@ impl BusPublisher {
         header.kind = SampleKind::Heartbeat.number();
         header.set_watermarks(watermarks);
         self.counters.heartbeats += 1;
-        self.send(header, &[])
+        let sent = self.send(header, &[]);
+        self.wake_subscribers();
+        sent
     }
 
     /// Takes back the events `first..=last` of `epoch`, which were accepted but will never be visible. The next frame
@@ -184,7 +208,9 @@ impl BusPublisher {
         header.count = count;
         header.set_watermarks(watermarks);
         self.counters.retractions += 1;
-        self.send(header, &[])
+        let sent = self.send(header, &[]);
+        self.wake_subscribers();
+        sent
     }
 
     /// The sequence the next frame must begin with.
@@ -200,14 +226,9 @@ impl BusPublisher {
         PublisherCounters { broken_connections, ..self.counters }
     }
 
+    /// Whoever is to be woken for it is woken after this: it must find the sample.
     fn send(&mut self, header: SampleHeader, payload: &[u8]) -> Result<usize, BusError> {
-        let sent = self.send_sample(header, payload);
-        // After the sample: a woken subscriber must find it.
-        if let Some(notifier) = &self.notifier {
-            // The only errors left are about deadlines and event ids, and this service has neither.
-            let _ = notifier.notify();
-        }
-        sent.map_err(|error| {
+        self.send_sample(header, payload).map_err(|error| {
             self.counters.send_failures += 1;
             BusError::Send(error)
         })
@@ -232,9 +253,9 @@ fn create_publisher(
     name: &BusName,
     service: BusService,
     config: &BusConfig,
-    samples: &SampleFactory<Shared>,
+    samples: &SampleFactory<Own>,
     broken_connections: &Arc<AtomicU64>,
-) -> Result<Publisher<Shared, [Block], SampleHeader>, BusError> {
+) -> Result<Publisher<Own, [Block], SampleHeader>, BusError> {
     let broken = Arc::clone(broken_connections);
     samples
         .publisher_builder()
@@ -276,7 +297,7 @@ pub(crate) fn incarnation() -> u64 {
 
 /// A tape has one publisher. Dead ones awaiting cleanup do not count.
 fn refuse_second(
-    samples: &SampleFactory<Shared>,
+    samples: &SampleFactory<Own>,
     name: &BusName,
     service: BusService,
     own: Option<UniquePublisherId>,
@@ -289,7 +310,7 @@ fn refuse_second(
         CallbackProgression::Continue
     });
     for node_id in others {
-        let state = Node::<Shared>::state_of(&name.iceoryx_config()?, node_id).map_err(|error| {
+        let state = Node::<Own>::state_of(&name.iceoryx_config()?, node_id).map_err(|error| {
             BusError::Internal { doing: "looking at another publisher", cause: error.to_string() }
         })?;
         let process = match state {
@@ -312,7 +333,7 @@ fn refuse_second(
 /// page, some microseconds per chunk in the first round.)
 fn reserve_memory(
     name: &BusName,
-    opened: &Opened<Shared>,
+    opened: &Opened<Own>,
     publisher: UniquePublisherId,
     config: &BusConfig,
 ) -> Result<(), BusError> {

@@ -10,7 +10,6 @@ use iceoryx2::node::{Node, NodeBuilder};
 use iceoryx2::port::listener::{Listener, ListenerWaitError};
 use iceoryx2::prelude::{
     AttributeVerifier, MessagingPattern, SemanticString, Service, ServiceName, SignalHandlingMode, ipc,
-    ipc_threadsafe,
 };
 use iceoryx2::service::attribute::{AttributeKey, AttributeValue};
 use iceoryx2::service::builder::event::{EventCreateError, EventOpenError, EventOpenOrCreateError};
@@ -33,9 +32,8 @@ pub(crate) const INGRESS_FORMAT_KEY: &[u8] = b"matchtape.ingress.format";
 /// There is one reason to wake up, so one event id.
 const EVENT_ID_MAX: usize = 0;
 
-/// The publisher's kind of service: what it consists of may be moved between threads and used by one at a time.
-pub(crate) type Shared = ipc_threadsafe::Service;
-/// The subscribers' kind: for one thread, without locks. Both kinds meet in the same shared memory.
+/// The kind of service that all ports are of: for one thread at a time, without locks. (`ipc_threadsafe::Service` takes a
+/// mutex in every call of a port.)
 pub(crate) type Own = ipc::Service;
 
 pub(crate) type SampleFactory<S> = publish_subscribe::PortFactory<S, [Block], SampleHeader>;
@@ -53,7 +51,7 @@ pub(crate) fn create(
     name: &BusName,
     service: BusService,
     config: &BusConfig,
-) -> Result<Opened<Shared>, BusError> {
+) -> Result<Opened<Own>, BusError> {
     create_with_format(name, service, config, FORMAT_VERSION)
 }
 
@@ -62,9 +60,9 @@ fn create_with_format(
     service: BusService,
     config: &BusConfig,
     format: u32,
-) -> Result<Opened<Shared>, BusError> {
+) -> Result<Opened<Own>, BusError> {
     let errors = Errors { name, service: service.as_str(), slots: config.node_slots(), format };
-    let node = node::<Shared>(name, service.as_str())?;
+    let node = node::<Own>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     // Wake-ups first: whoever finds the samples finds them too.
     let wake = match config.wake_up {

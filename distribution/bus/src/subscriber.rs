@@ -519,14 +519,14 @@ mod tests {
     use crate::config::BusConfig;
     use crate::header::FORMAT_VERSION;
     use crate::name::TestName;
-    use crate::service::Shared;
+    use crate::service::Own;
 
     const TAPE: TapeId = TapeId(9);
 
     /// A publisher that sends whatever it is told to, true or not.
     struct Liar {
-        publisher: Publisher<Shared, [Block], SampleHeader>,
-        _opened: Opened<Shared>,
+        publisher: Publisher<Own, [Block], SampleHeader>,
+        _opened: Opened<Own>,
     }
 
     impl Liar {

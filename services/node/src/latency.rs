@@ -29,15 +29,16 @@ impl StageLatency {
 
     pub(crate) fn record(&self, stage: Stage, accepted: AcceptedTime, now: AcceptedTime) {
         let histogram = match stage {
-            Stage::Durable => {
-                // Release: pairs with the Acquire in `durable_at`.
-                self.durable_at_ns.store(now.get(), Ordering::Release);
-                &self.durable
-            }
+            Stage::Durable => &self.durable,
             Stage::Visible => &self.visible,
             Stage::Accepted | Stage::Written | Stage::Replicated => return,
         };
         histogram.lock().saturating_record(now.get().saturating_sub(accepted.get()).max(1) as u64);
+    }
+
+    pub(crate) fn set_durable_at(&self, now: AcceptedTime) {
+        // Release: pairs with the Acquire in `durable_at`.
+        self.durable_at_ns.store(now.get(), Ordering::Release);
     }
 
     /// From being framed to the stage, in nanoseconds; `durable` and `visible` are recorded.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use matchtape_bus::bind_to_core;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
-use matchtape_schemas::{Sequence, Stage, Watermarks};
+use matchtape_schemas::{Sequence, Stage};
 use matchtape_storage::wal::{AppendError, CommitBuffer, CommitObserver, Committed, WalError};
 use matchtape_storage::{EventStore, VisibleGate};
 
@@ -53,6 +53,8 @@ pub enum VisibleAt {
     Written,
 }
 
+/// How often the pipeline looks for an event before it looks at the clock: some microseconds.
+const LOOKS: u32 = 64;
 /// How long the pipeline leaves a full memtable alone before it looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_micros(500);
 /// No pause is longer: what was behind may have caught up.
@@ -74,25 +76,38 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `commit` is what made it so, if it was one.
-    fn show(&self, sequence: Sequence, commit: Option<&CommitBuffer>) {
-        if sequence <= self.stages.get(Stage::Visible) {
-            return;
+    /// The stages have come this far; `durable` and `visible` are ends of groups. `commit` is what made it so, if it was one.
+    ///
+    /// Wakes nobody: that is [`wake`](Self::wake), a system call for each who sleeps, and a subscriber that polls would
+    /// have to wait for all of them.
+    fn reached(
+        &self,
+        written: Sequence,
+        durable: Sequence,
+        visible: Sequence,
+        commit: Option<&CommitBuffer>,
+    ) {
+        self.stages.reach(Stage::Written, written);
+        self.stages.reach(Stage::Durable, durable);
+        // A node alone is its own quorum.
+        self.stages.reach(Stage::Replicated, durable);
+        if visible > self.stages.get(Stage::Visible) {
+            // The gate first: who is told that an event is visible must be able to read it.
+            self.gate.raise(visible);
+            self.stages.reach(Stage::Visible, visible);
+            if let Some(live) = &self.live {
+                live.visible(commit, &self.intake.watermarks());
+            }
         }
-        // The gate first: who is told that an event is visible must be able to read it.
-        self.gate.raise(sequence);
-        if let Some(live) = &self.live {
-            live.visible(commit, &Watermarks { visible: sequence, ..self.intake.watermarks() });
-        }
-        self.stages.raise(Stage::Visible, sequence);
     }
 
-    /// `durable` is a group end: an event inside a group whose end is not durable would not survive a crash.
-    fn made_durable(&self, durable: Sequence, commit: Option<&CommitBuffer>) {
-        self.stages.raise(Stage::Durable, durable);
-        // A node alone is its own quorum.
-        self.stages.raise(Stage::Replicated, durable);
-        self.show(durable, commit);
+    fn wake(&self) {
+        for stage in [Stage::Written, Stage::Durable, Stage::Replicated, Stage::Visible] {
+            self.stages.wake(stage);
+        }
+        if let Some(live) = &self.live {
+            live.call_thread();
+        }
     }
 }
 
@@ -111,31 +126,37 @@ impl CommitObserver for Progress {
     }
 
     fn committed(&mut self, committed: &Committed) {
-        self.written_group_end = committed.commit.last_group_end().unwrap_or(self.written_group_end);
-        self.stages.raise(Stage::Written, committed.written);
-        if self.visible_at == VisibleAt::Written {
-            self.show(self.written_group_end, Some(&committed.commit));
+        let synced_at = wall_clock();
+        let commit = &committed.commit;
+        self.written_group_end = commit.last_group_end().unwrap_or(self.written_group_end);
+        let visible = match self.visible_at {
+            VisibleAt::Written => self.written_group_end,
+            VisibleAt::Durable => committed.durable,
+        };
+        let oldest = commit.frames().next().map(|(frame, _)| frame);
+        let of_oldest = |reached: Sequence| oldest.filter(|oldest| oldest.last_sequence() <= reached);
+        // Before anybody can have seen the events.
+        if of_oldest(committed.durable).is_some() {
+            self.latency.set_durable_at(synced_at);
         }
-        // Before anybody hears of it, so that who does finds it recorded.
-        let oldest = committed.commit.frames().next().map(|(frame, _)| frame);
-        if let Some(oldest) = oldest
-            && committed.durable >= oldest.last_sequence()
-        {
-            self.latency.record(Stage::Durable, oldest.accepted_time, wall_clock());
+        self.reached(committed.written, committed.durable, visible, Some(commit));
+        // Before anybody is woken, so that who is finds it recorded.
+        if let Some(oldest) = of_oldest(committed.durable) {
+            self.latency.record(Stage::Durable, oldest.accepted_time, synced_at);
         }
-        self.made_durable(committed.durable, Some(&committed.commit));
-        if let Some(oldest) = oldest
-            && self.stages.get(Stage::Visible) >= oldest.last_sequence()
-        {
+        if let Some(oldest) = of_oldest(self.stages.get(Stage::Visible)) {
             self.latency.record(Stage::Visible, oldest.accepted_time, wall_clock());
         }
+        self.wake();
         // Release: pairs with the Acquire in `Pipeline::wait_for_log`.
         self.commits.fetch_add(1, Ordering::Release);
         self.intake.bell.ring();
     }
 
     fn durable(&mut self, durable: Sequence) {
-        self.made_durable(durable, None);
+        let written = self.stages.get(Stage::Written);
+        self.reached(written, durable, durable, None);
+        self.wake();
     }
 
     fn failed(&mut self, error: &Arc<WalError>) {
@@ -150,8 +171,8 @@ impl CommitObserver for Progress {
 
 /// Told of every frame as soon as it is cut, on the pipeline thread.
 pub(crate) trait Speculative {
-    /// The next frame of the tape, accepted but not yet written.
-    fn accepted(&mut self, frame: &[u8]);
+    /// The next frame of the tape and its last event, accepted but not yet written.
+    fn accepted(&mut self, frame: &[u8], last: Sequence);
     /// When it wants to be called without a frame.
     fn next_beat(&self) -> Option<Instant>;
     /// It is that time.
@@ -162,7 +183,7 @@ pub(crate) trait Speculative {
 pub(crate) struct NoSpeculation;
 
 impl Speculative for NoSpeculation {
-    fn accepted(&mut self, _: &[u8]) {}
+    fn accepted(&mut self, _: &[u8], _: Sequence) {}
 
     fn next_beat(&self) -> Option<Instant> {
         None
@@ -219,11 +240,11 @@ impl<S: Speculative> Pipeline<S> {
     pub(crate) fn run(mut self) {
         let _guard = EndOnPanic(Arc::clone(&self.intake));
         let mut pause = Pause::default();
+        let mut slow = self.slow_down();
         loop {
-            // Before looking at the ring: what is claimed before the closing is still there to be framed.
-            let closed = self.intake.ring.is_closed();
             if !Framer::ready(&self.ring) {
-                if closed && self.ring.released() == self.intake.ring.claimed() {
+                // Once the ring is closed nothing more is claimed: what has been read is then all there is.
+                if self.intake.ring.is_closed() && self.ring.released() == self.intake.ring.claimed() {
                     return;
                 }
                 self.wait_for_events();
@@ -236,20 +257,28 @@ impl<S: Speculative> Pipeline<S> {
                 self.intake.ring.close();
                 return;
             }
-            // A group that was begun is always ended: before its end nothing of it can be flushed.
-            let begun = Instant::now();
-            let slow = if self.inside_group { 0 } else { self.store.pressure().slow_down().0 };
             if slow >= 1000 {
                 std::thread::park_timeout(PRESSURE_PAUSE);
+                slow = self.slow_down();
                 continue;
             }
+            let begun = Instant::now();
             if !self.append() {
                 return;
             }
+            // After a frame and not before the next: only what is appended here makes it more, and an event that comes
+            // alone need not wait for the answer.
+            slow = self.slow_down();
             if slow > 0 {
                 pause.owe(begun.elapsed(), slow);
             }
         }
+    }
+
+    /// In thousandths, as `Pressure` has it. A group that was begun is always ended: before its end nothing of it can be
+    /// flushed.
+    fn slow_down(&self) -> u32 {
+        if self.inside_group { 0 } else { self.store.pressure().slow_down().0 }
     }
 
     /// One frame; `false` when the log has ended.
@@ -261,7 +290,7 @@ impl<S: Speculative> Pipeline<S> {
         let appended = wal.append(FRAME_BYTES_MAX, |out| {
             let (frame, events) = self.framer.frame(&self.ring, out, wall_clock(), ends_segment);
             taken = events;
-            self.speculative.accepted(&out[..frame.length as usize]);
+            self.speculative.accepted(&out[..frame.length as usize], frame.last_sequence());
             frame
         });
         match appended {
@@ -296,33 +325,33 @@ impl<S: Speculative> Pipeline<S> {
         }
     }
 
+    /// Looks at the slot that is to be filled, and only now and then at anything else: whether the ring is closed stands
+    /// where publishers claim, and every look takes that line away from them.
     fn wait_for_events(&mut self) {
-        let available = || Framer::ready(&self.ring) || self.intake.ring.is_closed();
-        match self.wait {
-            PipelineWait::Spin => {
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if Framer::ready(&self.ring) {
+                    return;
+                }
                 std::hint::spin_loop();
-                if self.intake.ring.is_closed() {
-                    std::thread::yield_now();
-                }
             }
-            PipelineWait::Adaptive { spin } => {
-                let start = Instant::now();
-                while start.elapsed() < spin {
-                    if available() {
-                        return;
-                    }
-                    for _ in 0..16 {
-                        std::hint::spin_loop();
-                    }
-                }
-                if self.intake.ring.is_closed() {
-                    // Claimed before the closing, still being filled in by its producer.
-                    std::thread::yield_now();
-                } else {
-                    self.intake.bell.sleep_unless(available, self.speculative.next_beat());
-                }
+            if self.intake.ring.is_closed() {
+                // Claimed before the closing, still being filled in by its producer.
+                std::thread::yield_now();
+                return;
+            }
+            if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
+                self.speculative.beat();
+            }
+            if let PipelineWait::Adaptive { spin } = self.wait
+                && start.elapsed() >= spin
+            {
+                break;
             }
         }
+        let available = || Framer::ready(&self.ring) || self.intake.ring.is_closed();
+        self.intake.bell.sleep_unless(available, self.speculative.next_beat());
         if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
             self.speculative.beat();
         }

@@ -1,6 +1,7 @@
 //! How far the tape has come, stage by stage, and waiting for it, as a thread or as a future.
 //!
-//! Raising a watermark costs one atomic store and one load when nobody waits for it.
+//! Raising a watermark costs one atomic store and one load when nobody waits for it. Waking whoever waits costs a system
+//! call each, so it is a step of its own ([`Stages::wake`]): there may be something to do first.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -91,17 +92,28 @@ impl Stages {
         Watermarks { accepted: self.get(Stage::Accepted).max(written), written, durable, replicated, visible }
     }
 
-    /// The stage has been reached up to `sequence`; a lower value changes nothing.
+    /// The stage has been reached up to `sequence`, and who waits for that is woken; a lower value changes nothing.
     pub(crate) fn raise(&self, stage: Stage, sequence: Sequence) {
+        self.reach(stage, sequence);
+        self.wake(stage);
+    }
+
+    /// The first half of [`raise`](Self::raise): from now on whoever asks is told, but who sleeps still does.
+    pub(crate) fn reach(&self, stage: Stage, sequence: Sequence) {
+        // SeqCst, here, in `wake` and in `register`: either the waker sees the waiter or the waiter sees the watermark.
+        self.cells[index(stage)].reached.fetch_max(sequence.get(), Ordering::SeqCst);
+    }
+
+    /// The second half: wakes whoever waits for what has been reached.
+    pub(crate) fn wake(&self, stage: Stage) {
         let cell = &self.cells[index(stage)];
-        // SeqCst, here and in `register`: either the raiser sees the waiter or the waiter sees the watermark.
-        cell.reached.fetch_max(sequence.get(), Ordering::SeqCst);
-        if cell.lowest_awaited.load(Ordering::SeqCst) > sequence.get() {
+        let reached = cell.reached.load(Ordering::SeqCst);
+        if cell.lowest_awaited.load(Ordering::SeqCst) > reached {
             return;
         }
         let woken = {
             let mut waiters = cell.waiters.lock();
-            let later = waiters.by_sequence.split_off(&(sequence.next(), 0));
+            let later = waiters.by_sequence.split_off(&(Sequence(reached).next(), 0));
             let woken = std::mem::replace(&mut waiters.by_sequence, later);
             cell.lowest_awaited.store(lowest(&waiters), Ordering::SeqCst);
             woken
