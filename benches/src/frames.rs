@@ -115,3 +115,26 @@ pub fn bare(
         .open_or_create()?;
     Ok((service, node))
 }
+
+/// The publisher of a bare service.
+pub type BarePublisher = iceoryx2::port::publisher::Publisher<ipc::Service, [Unit], ()>;
+
+/// Sends a frame over bare iceoryx2.
+pub fn send_bare(publisher: &BarePublisher, frame: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+    assert!(frame.len().is_multiple_of(size_of::<Unit>()), "frames are a multiple of 16 bytes");
+    let mut sample = publisher.loan_slice_uninit(frame.len() / size_of::<Unit>())?;
+    let out = sample.payload_mut();
+    // SAFETY: the loan is as long as the frame, which cannot overlap it; this initialises all of it.
+    let sample = unsafe {
+        std::ptr::copy_nonoverlapping(frame.as_ptr(), out.as_mut_ptr().cast::<u8>(), frame.len());
+        sample.assume_init()
+    };
+    sample.send()?;
+    Ok(())
+}
+
+/// What arrived, as bytes.
+pub fn unit_bytes(units: &[Unit]) -> &[u8] {
+    // SAFETY: units are plain words.
+    unsafe { std::slice::from_raw_parts(units.as_ptr().cast::<u8>(), size_of_val(units)) }
+}

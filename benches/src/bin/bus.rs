@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use matchtape_benches::frames::{BareSizes, Frames, TAPE, at, bare, sum_words};
+use matchtape_benches::frames::{BareSizes, Frames, TAPE, at, bare, send_bare, sum_words, unit_bytes};
 use matchtape_benches::{Format, Report, microseconds, nanoseconds};
 use matchtape_bus::{
     BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions,
@@ -183,23 +183,12 @@ fn measure_bare(name: &BusName, events: u64, rounds: u64) -> Result<Measured, Bo
                     std::hint::spin_loop();
                     continue;
                 };
-                let units = sample.payload();
-                // SAFETY: units are plain words.
-                let bytes =
-                    unsafe { std::slice::from_raw_parts(units.as_ptr().cast::<u8>(), size_of_val(units)) };
-                reader.read(sum_words(bytes));
+                reader.read(sum_words(unit_bytes(sample.payload())));
             }
         },
     )?;
     let measured = drive(events, rounds, &shared, |frame, _| {
-        let mut sample = publisher.loan_slice_uninit(frame.len() / 16).expect("loan");
-        let out = sample.payload_mut();
-        // SAFETY: frames are a multiple of 16 bytes and as long as the loan; this initialises all of it.
-        let sample = unsafe {
-            std::ptr::copy_nonoverlapping(frame.as_ptr(), out.as_mut_ptr().cast::<u8>(), frame.len());
-            sample.assume_init()
-        };
-        sample.send().expect("send");
+        send_bare(&publisher, frame).expect("send");
     });
     thread.join().expect("reader");
     Ok(measured)

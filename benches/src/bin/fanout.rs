@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use matchtape_benches::frames::{Bare, BareSizes, Frames, TAPE, Unit, at, bare, sum_words};
+use matchtape_benches::frames::{
+    Bare, BareSizes, Frames, TAPE, Unit, at, bare, send_bare, sum_words, unit_bytes,
+};
 use matchtape_benches::{Format, Report, microseconds, nanoseconds};
 use matchtape_bus::{
     BusConfig, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp,
@@ -127,26 +129,6 @@ fn measure_bus(
     Ok(costs)
 }
 
-fn send(
-    publisher: &iceoryx2::port::publisher::Publisher<iceoryx2::prelude::ipc::Service, [Unit], ()>,
-    frame: &[u8],
-) -> Result<(), Failure> {
-    let mut sample = publisher.loan_slice_uninit(frame.len() / 16)?;
-    let out = sample.payload_mut();
-    // SAFETY: frames are a multiple of 16 bytes and as long as the loan; this initialises all of it.
-    let sample = unsafe {
-        std::ptr::copy_nonoverlapping(frame.as_ptr(), out.as_mut_ptr().cast::<u8>(), frame.len());
-        sample.assume_init()
-    };
-    sample.send()?;
-    Ok(())
-}
-
-fn bytes(units: &[Unit]) -> &[u8] {
-    // SAFETY: units are plain words.
-    unsafe { std::slice::from_raw_parts(units.as_ptr().cast::<u8>(), size_of_val(units)) }
-}
-
 fn measure_bare(name: &BusName, count: usize, reading: bool, frames: u64) -> Result<Histogram<u64>, Failure> {
     let sizes = BareSizes { subscribers: count, buffer: BUFFER, history: 0 };
     let (service, _node) = bare(name, "fanout", sizes)?;
@@ -160,12 +142,12 @@ fn measure_bare(name: &BusName, count: usize, reading: bool, frames: u64) -> Res
         let frame = source.next_frame();
         expected = expected.wrapping_add(sum_words(&frame));
         let start = Instant::now();
-        send(&publisher, &frame)?;
+        send_bare(&publisher, &frame)?;
         costs.saturating_record(start.elapsed().as_nanos() as u64);
         if reading {
             for (subscriber, sum) in subscribers.iter().zip(&mut sums) {
                 while let Some(sample) = subscriber.receive()? {
-                    *sum = sum.wrapping_add(sum_words(bytes(sample.payload())));
+                    *sum = sum.wrapping_add(sum_words(unit_bytes(sample.payload())));
                 }
             }
         }

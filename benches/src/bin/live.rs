@@ -1,20 +1,26 @@
 //! From the matching engine to a subscriber's handler, through the whole node: speculative (publish to handler) and live
-//! (durable to handler); one event at a time, and as many as come.
+//! (durable to handler), each beside one sample of bare iceoryx2 between the same cores in the same manner; then as many as
+//! come.
 //!
 //!     cargo run --release -p matchtape-benches --bin live -- --seconds 5
 //!
-//! Latency is taken by one thread that publishes and then polls for its event, so that on a machine with two cores it and
-//! the one node thread on the event's way that polls have one each; the rate with a subscriber on a thread of its own.
+//! Latency is taken by one thread that publishes and then polls for its event: a matching engine and its reader that are
+//! never both busy. It has core 0 to itself, the node's threads have the others. On a machine with two cores pipeline and
+//! log share one, where an exchange gives each its own: with events one after the other the log is always at work there,
+//! and shows in the tail; with an event when the log has done with the one before, every event finds cold caches.
 //! `bus` measures the bus alone.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use matchtape_benches::{Options, Report, nanoseconds, tape};
+use hdrhistogram::Histogram;
+use matchtape_benches::frames::{BareSizes, Frames, TAPE, bare, send_bare, sum_words, unit_bytes};
+use matchtape_benches::{Options, Report, microseconds, nanoseconds, tape};
 use matchtape_bus::{
-    BusConfig, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp, on_own_thread,
+    BusConfig, BusName, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp, on_own_thread,
 };
 use matchtape_node::{BusOptions, Node, NodeOptions, PipelineWait, PublishError, Publisher};
 use matchtape_schemas::{ProducerId, Sequence, Stage};
@@ -50,17 +56,29 @@ fn publish(publisher: &mut Publisher, number: u64) -> Sequence {
     }
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     let folder = options.folder();
     let mut report = Report::new("live", folder.path());
     report.guarantee("events of 128 bytes; live: only what is synced to the device; speculative: accepted, may be retracted");
-    report.guarantee("the subscriber checks every frame: checksum, every event, continuity");
+    report.guarantee(
+        "the subscriber checks every frame: checksum, every event, continuity; bare: every word is summed",
+    );
+    report.guarantee("one way: the handler's thread has core 0, all threads of the node have the others");
+    let (busy, rest) = (Pace::OneAfterTheOther, Pace::WhenAllRest);
+    for (pace, what) in [(busy, "one after the other"), (rest, "each when all rest")] {
+        let bare = bare_one_way(pace, false, &options, folder.path())?;
+        let ours = latency(BusService::Speculative, pace, &options, folder.path());
+        rows(&mut report, &format!("speculative: publish to handler, {what}"), &ours, ("bare", &bare));
+    }
+    let bare = bare_one_way(rest, true, &options, folder.path())?;
+    let ours = latency(BusService::Live, rest, &options, folder.path());
+    rows(&mut report, "live: durable to handler", &ours, ("bare, sent after a sync", &bare));
     for service in [BusService::Speculative, BusService::Live] {
-        latency(service, &options, &mut report, folder.path());
         rate(service, &options, &mut report, folder.path());
     }
     report.print(options.format);
+    Ok(())
 }
 
 fn node(
@@ -88,25 +106,49 @@ fn bind_to(cores: std::ops::Range<usize>) {
     rustix::thread::sched_setaffinity(None, &set).expect("the cores are there");
 }
 
-/// One event at a time, busy polling where the event passes.
-fn latency(service: BusService, options: &Options, report: &mut Report, folder: &std::path::Path) {
-    let name = format!("latency-{}", service.as_str());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    // The log's thread sends, and goes on with what comes after a commit: on the handler's core that would hold it up.
-    let apart = service == BusService::Live && cores > 1;
-    if apart {
-        bind_to(1..cores);
-        report.guarantee("live: the handler has core 0 to itself, the node's threads have the others");
+/// When the next event comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Once the one before was handled.
+    OneAfterTheOther,
+    /// Once the log is done with the one before and looks for no more.
+    WhenAllRest,
+}
+
+/// How long that takes after the event is durable: longer than the log looks for work.
+const LOG_RESTS: Duration = Duration::from_micros(100);
+
+fn spin_for(duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
     }
-    let node = match service {
-        // The pipeline sends accepted events itself.
-        BusService::Speculative => node(folder, &name, WakeUp::Event, true, PipelineWait::Spin),
-        // The live publisher follows what is visible.
-        BusService::Live => node(folder, &name, WakeUp::BusyPoll, false, PipelineWait::default()),
-    };
-    if apart {
+}
+
+/// What `start` starts has all cores but the first, where the calling thread is from then on.
+fn apart<T>(cores: usize, start: impl FnOnce() -> T) -> T {
+    if cores > 1 {
+        bind_to(1..cores);
+    }
+    let started = start();
+    if cores > 1 {
         bind_to(0..1);
     }
+    started
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// One event at a time, busy polling where the event passes.
+fn latency(service: BusService, pace: Pace, options: &Options, folder: &std::path::Path) -> Histogram<u64> {
+    let cores = cores();
+    let speculative = service == BusService::Speculative;
+    // The log's thread sends what is durable: on the same core a pipeline that never sleeps would hold it up.
+    let wait = if speculative { PipelineWait::Spin } else { PipelineWait::default() };
+    let data = tempfile::tempdir_in(folder).expect("a folder");
+    let node = apart(cores, || node(data.path(), "tape", WakeUp::BusyPoll, speculative, wait));
     let settings = SubscriberOptions {
         wake_up: WakeUp::BusyPoll,
         next: Some(Sequence::FIRST),
@@ -132,23 +174,91 @@ fn latency(service: BusService, options: &Options, report: &mut Report, folder: 
             }
             std::hint::spin_loop();
         };
-        let since = match service {
-            BusService::Speculative => begun,
-            BusService::Live => stages.durable_at().get(),
-        };
+        let since = if speculative { begun } else { stages.durable_at().get() };
         one_way.saturating_record((at_ns - since).max(1) as u64);
-    }
-    let what = match service {
-        BusService::Speculative => "speculative: publish to handler",
-        BusService::Live => "live: durable to handler",
-    };
-    report.latency(what, &one_way);
-    for row in report.rows.iter_mut().filter(|row| row.what == format!("{what} P99")) {
-        row.goal("< 1 us");
+        if pace == Pace::WhenAllRest {
+            while node.watermarks().durable < sequence {
+                std::hint::spin_loop();
+            }
+            spin_for(LOG_RESTS);
+        }
     }
     drop((publisher, subscriber));
     node.close().expect("a node that closes");
     bind_to(0..cores);
+    one_way
+}
+
+fn rows(report: &mut Report, what: &str, ours: &Histogram<u64>, bare: (&str, &Histogram<u64>)) {
+    for (quantile_name, quantile) in [("P50", 0.5), ("P99", 0.99), ("P99.9", 0.999), ("max", 1.0)] {
+        let row = report.row(format!("{what} {quantile_name}"), microseconds(ours, quantile), "us");
+        row.beside(bare.0, microseconds(bare.1, quantile));
+        row.goal(if quantile_name == "P99" { "< 1 us, <= 1.3 x" } else { "<= 1.3 x" });
+    }
+}
+
+/// One way of bare iceoryx2 between the same cores, as many bytes; `syncs`: by a thread that has just made a block durable,
+/// as the log's thread has.
+fn bare_one_way(
+    pace: Pace,
+    syncs: bool,
+    options: &Options,
+    folder: &std::path::Path,
+) -> Result<Histogram<u64>, Box<dyn std::error::Error>> {
+    let cores = cores();
+    let place = tempfile::tempdir_in(folder)?;
+    let name = BusName::with_root("bench", TAPE, place.path())?;
+    let file = std::fs::File::create(place.path().join("synced"))?;
+    let sizes = BareSizes { subscribers: 8, buffer: 64, history: 0 };
+    let (service, _node) = bare(&name, "one-way", sizes)?;
+    let subscriber = service.subscriber_builder().create()?;
+    let (asked, sent_at_ns) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicI64::new(0)));
+    let (ask, stamp) = (Arc::clone(&asked), Arc::clone(&sent_at_ns));
+    let send = move || {
+        let (service, _node) = bare(&name, "one-way", sizes).expect("the service is there");
+        let publisher =
+            service.publisher_builder().initial_max_slice_len(4096).create().expect("one publisher");
+        let (frame, block) = (Frames::new(1).next_frame(), [7; 4096]);
+        let mut sent = 0;
+        loop {
+            // Acquire: pairs with the Release below.
+            match ask.load(Ordering::Acquire) {
+                u64::MAX => return,
+                asked if asked > sent => {
+                    sent = asked;
+                    if syncs {
+                        file.write_all_at(&block, 0).expect("a disk that writes");
+                        file.sync_data().expect("a disk that syncs");
+                    }
+                    stamp.store(wall_clock_ns(), Ordering::Relaxed);
+                    send_bare(&publisher, &frame).expect("send");
+                }
+                _ => std::hint::spin_loop(),
+            }
+        }
+    };
+    let sender = apart(cores, || std::thread::spawn(send));
+    let (mut one_way, start, mut number) = (nanoseconds(), Instant::now(), 0);
+    while start.elapsed() < options.duration() {
+        number += 1;
+        asked.store(number, Ordering::Release);
+        let at_ns = loop {
+            if let Some(sample) = subscriber.receive()? {
+                std::hint::black_box(sum_words(unit_bytes(sample.payload())));
+                break wall_clock_ns();
+            }
+            std::hint::spin_loop();
+        };
+        one_way.saturating_record((at_ns - sent_at_ns.load(Ordering::Relaxed)).max(1) as u64);
+        if pace == Pace::WhenAllRest {
+            // Without a sync: as long as the log takes for one.
+            spin_for(if syncs { LOG_RESTS } else { LOG_RESTS * 3 });
+        }
+    }
+    asked.store(u64::MAX, Ordering::Release);
+    sender.join().map_err(|_| "the sender panicked")?;
+    bind_to(0..cores);
+    Ok(one_way)
 }
 
 /// As many events as one producer publishes, with a subscriber that is woken.
