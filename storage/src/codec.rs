@@ -121,12 +121,6 @@ pub(crate) fn put_head(out: &mut Vec<u8>, head: &Head) {
     out.extend_from_slice(&head.max_event_time.0.to_le_bytes());
 }
 
-/// Bytes of a LEB128 number.
-#[inline]
-pub(crate) fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
 /// Appends a LEB128 number.
 #[inline]
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {

@@ -14,7 +14,7 @@ use crate::snapshot::SnapshotFooter;
 use crate::sstable::block::{
     self, BLOCK_HEADER_BYTES, BLOCK_RAW_BYTES_MAX, BlockAt, BlockKind, FileId, Stored,
 };
-use crate::sstable::{EventFooter, IndexFooter, TableError};
+use crate::sstable::{Cursor, EventFooter, IndexFooter, PostingBlock, TableError};
 use crate::wal;
 
 /// Of bytes that are shown as they are, at most so many per structure.
@@ -303,6 +303,7 @@ fn parts(kind: FileKind, block: BlockKind, raw: &[u8], out: &mut Out<'_>) {
                     ("first", fields.varint()?.to_string()),
                     ("offset", fields.varint()?.to_string()),
                     ("bytes", fields.varint()?.to_string()),
+                    ("filter", fields.varint()?.to_string()),
                 ])
             });
         }
@@ -310,7 +311,7 @@ fn parts(kind: FileKind, block: BlockKind, raw: &[u8], out: &mut Out<'_>) {
         (FileKind::Index, BlockKind::Filter) => {
             let set: u32 = raw.iter().map(|byte| byte.count_ones()).sum();
             let fields = vec![("bits_set", set.to_string()), ("bits", (raw.len() * 8).to_string())];
-            part(0, raw, "filter page", fields, out);
+            part(0, raw, "filter", fields, out);
         }
         (FileKind::Snapshot, BlockKind::Top) => {
             entries(raw, "section", out, |fields| {
@@ -401,42 +402,30 @@ fn event_entries(raw: &[u8], out: &mut Out<'_>) {
 }
 
 fn postings(raw: &[u8], out: &mut Out<'_>) {
-    let read = || -> Result<(u64, usize), Short> {
-        let count_at = raw.len().checked_sub(4).ok_or(Short { at: 0 })?;
-        let places = Fields::new(&raw[count_at..]).u32()? as usize;
-        let end = places.checked_mul(4).and_then(|bytes| count_at.checked_sub(bytes));
-        let end = end.filter(|end| *end >= 8).ok_or(Short { at: count_at })?;
-        Ok((Fields::new(raw).u64()?, end))
+    let block = match PostingBlock::decode(raw.to_vec()) {
+        Ok(block) => block,
+        Err((at, _)) => return damaged_part(at, raw, "postings", out),
     };
-    let (base, end) = match read() {
-        Ok(found) => found,
-        Err(short) => return damaged_part(short.at, raw, "postings", out),
-    };
-    let mut key: Vec<u8> = Vec::new();
-    entries(&raw[8..end], "postings", out, |fields| {
-        let at = fields.at();
-        let (shared, rest) = (fields.varint()? as usize, fields.varint()? as usize);
-        let (count, bytes) = (fields.varint()?, fields.varint()? as usize);
-        if shared > key.len() {
-            return Err(Short { at });
+    let mut cursor = Cursor::default();
+    block.rewind(&mut cursor);
+    while !out.stopped {
+        let at = cursor.next_place();
+        match block.advance(&mut cursor) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err((at, _)) => return damaged_part(at, raw, "postings", out),
         }
-        key.truncate(shared);
-        key.extend_from_slice(fields.bytes(rest)?);
-        let mut encoded = Fields::new(fields.bytes(bytes)?);
-        let mut positions = Vec::new();
-        let mut last = base;
-        for _ in 0..count {
-            last = last.checked_add(encoded.varint()?).ok_or(Short { at })?;
-            positions.push(last);
+        let fields = vec![
+            ("key", hex(&cursor.key.to_bytes())),
+            ("count", cursor.count.to_string()),
+            ("first", cursor.first.to_string()),
+            ("last", cursor.last.to_string()),
+        ];
+        if let Err(short) = block.postings_of(&cursor).decode(|_| {}) {
+            return damaged_part(at + short.at, raw, "postings", out);
         }
-        let first = positions.first().copied().unwrap_or(base);
-        Ok(vec![
-            ("key", hex(&key)),
-            ("count", count.to_string()),
-            ("first", first.to_string()),
-            ("last", last.to_string()),
-        ])
-    });
+        part(at, &raw[at..cursor.next_place()], "postings", fields, out);
+    }
 }
 
 fn frames_in(raw: &[u8], depth: u8, out: &mut Out<'_>) {

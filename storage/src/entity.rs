@@ -47,7 +47,8 @@ impl<'a> Entity<'a> {
     }
 
     /// Makes `out` the entity's key: the index's number, then big-endian numbers, so that keys sort as numbers do and
-    /// an order or trade number alone is a prefix of the keys of all its instruments.
+    /// an order or trade number alone is a prefix of the keys of all its instruments. The instrument there is short: a byte
+    /// that says how many follow, and those without leading zeros.
     pub(crate) fn write_key(&self, out: &mut Vec<u8>) {
         out.clear();
         out.push(self.index() as u8);
@@ -55,16 +56,23 @@ impl<'a> Entity<'a> {
             Self::Instrument(instrument) => out.extend_from_slice(&instrument.0.to_be_bytes()),
             Self::Order(order, instrument) => {
                 out.extend_from_slice(&order.0.to_be_bytes());
-                out.extend_from_slice(&instrument.0.to_be_bytes());
+                put_short(out, *instrument);
             }
             Self::Account(account) => out.extend_from_slice(&account.0.to_be_bytes()),
             Self::Trade(trade, instrument) => {
                 out.extend_from_slice(&trade.0.to_be_bytes());
-                out.extend_from_slice(&instrument.0.to_be_bytes());
+                put_short(out, *instrument);
             }
             Self::State(key) => out.extend_from_slice(key),
         }
     }
+}
+
+fn put_short(out: &mut Vec<u8>, instrument: InstrumentId) {
+    let bytes = instrument.0.to_be_bytes();
+    let zeros = instrument.0.leading_zeros() as usize / 8;
+    out.push((bytes.len() - zeros) as u8);
+    out.extend_from_slice(&bytes[zeros..]);
 }
 
 /// Calls `visit` for every entity of `event`; the same one may come twice (a trade of an account with itself).
@@ -194,5 +202,28 @@ impl Selector {
         let mut found = false;
         for_each_entity(event, |entity| found |= self.selects(&entity));
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_entities_do_and_a_number_alone_is_a_prefix(
+            numbers in prop::array::uniform2(prop_oneof![0u64..3, any::<u64>()]),
+            instruments in prop::array::uniform2(prop_oneof![0u32..3, 250u32..260, 0xFFFE..0x1_0002u32, any::<u32>()]),
+        ) {
+            let entity = |at: usize| Entity::Order(OrderId(numbers[at]), InstrumentId(instruments[at]));
+            let (mut left, mut right) = (Vec::new(), Vec::new());
+            entity(0).write_key(&mut left);
+            entity(1).write_key(&mut right);
+            prop_assert_eq!(left.cmp(&right), entity(0).cmp(&entity(1)));
+            Selector::Order(OrderId(numbers[0]), None).write_prefix(&mut right);
+            prop_assert!(left.starts_with(&right));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `MTEVENTS`, `MTINDEX\0`, `MTSNAPSH`, `MTMANIFS` |
-//! | 8 | 2 | version: 1 |
+//! | 8 | 2 | version: 2 of index tables and manifests, 1 of the others |
 //! | 10 | 6 | zero |
 //! | 16 | 8 | tape |
 //! | 24 | 8 | file number, unique on the tape; of a manifest, its generation |
@@ -18,8 +18,6 @@ use crate::wal::Damage;
 
 /// Bytes before the content of every file.
 pub(crate) const FILE_HEADER_BYTES: usize = 64;
-/// The version this release writes and reads.
-pub(crate) const FILE_VERSION: u16 = 1;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +38,15 @@ impl FileKind {
         }
     }
 
+    /// The version this release writes and reads.
+    pub(crate) const fn version(self) -> u16 {
+        match self {
+            Self::Events | Self::Snapshot => 1,
+            // 1 was another layout of posting blocks, filters and index footers, which the manifest repeats; no release wrote it.
+            Self::Index | Self::Manifest => 2,
+        }
+    }
+
     /// The word for it in messages.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -51,14 +58,16 @@ impl FileKind {
     }
 }
 
-/// A file of a release that is newer than this one.
+/// A file of another release's format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} has format version {found}, this release reads {FILE_VERSION}", file.display())]
+#[error("{} has format version {found}, this release reads {expected}", file.display())]
 pub struct VersionError {
     /// The file, relative to the data directory.
     pub file: PathBuf,
     /// The version it states.
     pub found: u16,
+    /// The version that is read.
+    pub expected: u16,
 }
 
 /// Why a header is not the expected one.
@@ -71,7 +80,7 @@ pub(crate) enum HeaderError {
 pub(crate) fn encode(kind: FileKind, tape: TapeId, number: u64) -> [u8; FILE_HEADER_BYTES] {
     let mut header = [0; FILE_HEADER_BYTES];
     header[0..8].copy_from_slice(&kind.magic());
-    header[8..10].copy_from_slice(&FILE_VERSION.to_le_bytes());
+    header[8..10].copy_from_slice(&kind.version().to_le_bytes());
     header[16..24].copy_from_slice(&tape.0.to_le_bytes());
     header[24..32].copy_from_slice(&number.to_le_bytes());
     let checksum = crc32fast::hash(&header[..60]);
@@ -97,8 +106,9 @@ pub(crate) fn decode(path: &Path, kind: FileKind, header: &[u8]) -> Result<(Tape
         return Err(damage(60, format!("checksum {stated:08x}"), format!("{found:08x}")));
     }
     let version = u16::from_le_bytes([header[8], header[9]]);
-    if version != FILE_VERSION {
-        return Err(HeaderError::Version(VersionError { file: path.to_path_buf(), found: version }));
+    if version != kind.version() {
+        let file = path.to_path_buf();
+        return Err(HeaderError::Version(VersionError { file, found: version, expected: kind.version() }));
     }
     if header[10..16].iter().chain(&header[32..60]).any(|byte| *byte != 0) {
         return Err(damage(10, "zeros".to_owned(), "other bytes".to_owned()));

@@ -647,8 +647,6 @@ pub(crate) mod tests {
             entities: 4,
             postings: 5,
             blocks: 6,
-            filter_at: 7,
-            filter_pages: 8,
             top: BlockAt { offset: 9, bytes: 10 },
             min_key: b"\x01a".as_slice().into(),
             max_key: b"\x05zz".as_slice().into(),

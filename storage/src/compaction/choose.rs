@@ -14,9 +14,14 @@
 //! A choice takes the level that is furthest above its limit: level 0 by the number of its tables, the others by
 //! their bytes. Of level 0 the oldest tables go, for what stays has to be newer; of the others the table that meets the
 //! fewest bytes below itself. Every choice brings at least one table one level down, so choosing comes to an end.
+//!
+//! Orders and trades come in ascending numbers, so most of what is new is beyond everything below. A merge ends a table where the level
+//! below its own ends, and what is beyond goes down from level 1 as it is, at once: if it stayed, every merge of level 0 would
+//! write it anew.
 
 use std::ops::Range;
 
+use crate::entity::Index;
 use crate::sstable::IndexTableMeta;
 
 /// Levels, the first one as flushed.
@@ -122,6 +127,8 @@ pub(crate) struct Merge {
     /// Keys, ascending, that have tables of their own in `into` which stay: their postings must not share a table with
     /// others, and no table may reach over them.
     pub alone: Vec<Box<[u8]>>,
+    /// Keys, ascending, behind which a table ends.
+    pub ends: Vec<Box<[u8]>>,
 }
 
 impl Merge {
@@ -163,11 +170,38 @@ fn below<'a>(
     (taken, alone)
 }
 
+/// Behind which keys a level has nothing more of an index; and before every index: a table of two would lie across all that is
+/// to come between its keys.
+fn ends(level: &[&IndexTableMeta]) -> Vec<Box<[u8]>> {
+    let index = |table: &&IndexTableMeta| table.footer.max_key.first().copied();
+    let of_level = level.chunk_by(|left, right| index(left) == index(right));
+    let mut ends: Vec<Box<[u8]>> =
+        of_level.map(|tables| tables[tables.len() - 1].footer.max_key.clone()).collect();
+    ends.extend((Index::Instrument as u8..=Index::State as u8).map(|index| Box::from([index])));
+    ends.sort_unstable();
+    ends
+}
+
+/// A table of level 1 that meets nothing below and is worth a file of its own there.
+fn beyond_level2(levels: &Levels<'_>, shape: &Shape) -> Option<u64> {
+    let lone = |table: &&&IndexTableMeta| {
+        let footer = &table.footer;
+        let below = levels.0[2].partition_point(|below| below.footer.max_key < footer.min_key);
+        let free = levels.0[2].get(below).is_none_or(|below| below.footer.min_key > footer.max_key);
+        // Of an entity with several tables the oldest one goes first, in its turn.
+        free && !one_entity(table) && table.bytes >= shape.table_bytes / 2
+    };
+    levels.0[1].iter().find(lone).map(|table| table.number)
+}
+
 /// Decides what to do next.
 pub(crate) fn choose(levels: &Levels<'_>, shape: &Shape) -> Choice {
     // The last level has no limit: there is nowhere to go.
     let fullness = |level: &usize| shape.fullness(*level, &levels.0[*level]);
     let fullest = (0..LEVELS - 1).rev().max_by_key(fullness).expect("there are levels");
+    if let Some(number) = beyond_level2(levels, shape) {
+        return Choice::Move { number, into: 2 };
+    }
     if fullness(&fullest) < 1000 {
         return Choice::Nothing;
     }
@@ -191,7 +225,7 @@ fn of_level0(levels: &Levels<'_>, shape: &Shape) -> Choice {
     let mut runs: Vec<Vec<u64>> = vec![taken.iter().map(|table| table.number).collect()];
     runs.extend(tables.iter().map(|table| vec![table.number]));
     runs.retain(|run| !run.is_empty());
-    Choice::Merge(Merge { into: 1, runs, alone })
+    Choice::Merge(Merge { into: 1, runs, alone, ends: ends(&levels.0[2]) })
 }
 
 fn of_level(levels: &Levels<'_>, level: usize, shape: &Shape) -> Choice {
@@ -215,7 +249,8 @@ fn of_level(levels: &Levels<'_>, level: usize, shape: &Shape) -> Choice {
         } else {
             let mut runs = vec![taken.iter().map(|table| table.number).collect(), vec![table.number]];
             runs.retain(|run: &Vec<u64>| !run.is_empty());
-            Choice::Merge(Merge { into, runs, alone })
+            let below = levels.0.get(level + 2).map_or(&[][..], Vec::as_slice);
+            Choice::Merge(Merge { into, runs, alone, ends: ends(below) })
         };
         best = Some((cost, choice));
         if bytes == 0 {

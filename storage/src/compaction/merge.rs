@@ -3,8 +3,11 @@
 //! Each table is read once from front to back, past the cache and through a handle of its own, so a table that no reader
 //! asks stays closed and what readers use stays cached. Memory is flat: 256 KiB and a block per run, the table being
 //! written, and the positions of one entity up to the number that gives it its own table.
+//!
+//! A block whose entities no other run has is handed on as it is, with its filter: orders of a market come in ascending
+//! numbers, so most of what one table says of them no other table adds to. What is taken apart is taken apart by entries; positions
+//! stay encoded.
 
-use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +16,7 @@ use matchtape_schemas::Sequence;
 use super::choose::{Merge, Shape};
 use super::partition::Partition;
 use crate::disk::{Disk, DiskError};
-use crate::sstable::{BlockCache, IndexScan, IndexTable, IndexTableMeta, PostingList, TableError};
+use crate::sstable::{BlockCache, Fit, IndexScan, IndexTable, IndexTableMeta, Key, PostingList, TableError};
 
 /// The tables of a run, one after the other.
 #[derive(Debug)]
@@ -22,48 +25,58 @@ struct Run {
     waiting: Vec<Arc<IndexTable>>,
     scan: IndexScan,
     more: bool,
-    /// The first bytes of the key, as a number: most comparisons end here. Zeros behind a shorter key.
-    prefix: u128,
 }
 
 impl Run {
     fn new(mut tables: Vec<Arc<IndexTable>>) -> Result<Option<Self>, TableError> {
         tables.reverse();
         let Some(first) = tables.pop() else { return Ok(None) };
-        let mut run = Self { waiting: tables, scan: IndexScan::new(first), more: true, prefix: 0 };
+        let mut run = Self { waiting: tables, scan: IndexScan::new(first), more: true };
         run.advance()?;
         Ok(Some(run))
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), TableError> {
-        loop {
-            self.more = self.scan.advance()?;
-            if self.more {
-                self.prefix = prefix(self.scan.key());
-                return Ok(());
-            }
+        self.more = self.scan.advance()?;
+        if self.more { Ok(()) } else { self.next_table() }
+    }
+
+    fn advance_block(&mut self) -> Result<(), TableError> {
+        self.more = self.scan.advance_block()?;
+        if self.more { Ok(()) } else { self.next_table() }
+    }
+
+    fn next_table(&mut self) -> Result<(), TableError> {
+        while !self.more {
             self.scan.drop_cache();
             let Some(next) = self.waiting.pop() else { return Ok(()) };
             self.scan = IndexScan::new(next);
+            self.more = self.scan.advance()?;
         }
+        Ok(())
     }
-}
 
-fn prefix(key: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    let length = key.len().min(bytes.len());
-    bytes[..length].copy_from_slice(&key[..length]);
-    u128::from_be_bytes(bytes)
+    /// Whether the entities of the block, up to `last_key`, have nothing more behind it in this run.
+    fn ends_with_block(&self, last_key: &Key) -> Result<bool, TableError> {
+        if let Some(next) = self.scan.next_block_key()? {
+            return Ok(Key::of(next) > *last_key);
+        }
+        let next = self.waiting.last().map(|table| Key::of(&table.meta.footer.min_key));
+        Ok(next.is_none_or(|next| next > *last_key))
+    }
 }
 
 /// Whether run `left` is to be taken before run `right`: by key, and of one key the earlier run, for it is older. A run that has
 /// ended comes last.
+#[inline]
 fn before(runs: &[Run], left: usize, right: usize) -> bool {
     let (of_left, of_right) = (&runs[left], &runs[right]);
-    match of_right.more.cmp(&of_left.more).then(of_left.prefix.cmp(&of_right.prefix)) {
-        Ordering::Less => true,
-        Ordering::Greater => false,
-        Ordering::Equal => (of_left.scan.key(), left) < (of_right.scan.key(), right),
+    match (of_left.more, of_right.more) {
+        (true, true) => (of_left.scan.key(), left) < (of_right.scan.key(), right),
+        (true, false) => true,
+        (false, true) => false,
+        (false, false) => left < right,
     }
 }
 
@@ -73,6 +86,8 @@ pub(crate) struct IndexMerge<'a> {
     runs: Vec<Run>,
     /// The run to take from, and the next one after it, while the first stays before the second.
     least: Option<(usize, Option<usize>)>,
+    /// The key of the second, while entries of the first are taken.
+    bound: Key,
     out: Partition<'a>,
     /// Postings below are dropped: their events are gone.
     first_kept: Sequence,
@@ -80,6 +95,8 @@ pub(crate) struct IndexMerge<'a> {
     last: u64,
     /// Postings seen.
     pub postings: u64,
+    /// Of these, in blocks that were handed on as they were.
+    pub in_whole_blocks: u64,
 }
 
 impl<'a> IndexMerge<'a> {
@@ -104,8 +121,17 @@ impl<'a> IndexMerge<'a> {
         }
         let tape = tables[0].footer.tape;
         let base = tables.iter().map(|table| table.footer.first).min().expect("a merge has inputs");
-        let out = Partition::new(&**disk, tape, base, shape, merge.into, numbers, merge.alone);
-        Ok(Self { runs, least: None, out, first_kept, last: 0, postings: 0 })
+        let out = Partition::new(&**disk, tape, base, shape, &merge, numbers);
+        Ok(Self {
+            runs,
+            least: None,
+            bound: Key::default(),
+            out,
+            first_kept,
+            last: 0,
+            postings: 0,
+            in_whole_blocks: 0,
+        })
     }
 
     /// Works on about so many postings; `false` when there are no more.
@@ -123,32 +149,112 @@ impl<'a> IndexMerge<'a> {
             if !run.more {
                 return Ok(false);
             }
-            if run.scan.key() < self.out.key() {
-                return Err(run.scan.refuse("key behind the last"));
+            if run.scan.begun_block().is_some() && self.take_block(least, second)? {
+                continue;
             }
-            if run.scan.key() != self.out.key() {
-                self.out.begin(run.scan.key())?;
-                self.last = 0;
+            if !self.take_entries(least, second, end)? {
+                self.take_entry(least)?;
             }
-            let positions = run.scan.postings();
-            self.postings += positions.count;
-            if positions.first <= self.last {
-                return Err(run.scan.refuse("position behind the last"));
+        }
+        Ok(true)
+    }
+
+    /// Takes entries of run `least` as long as no other run has anything of their entities; `false` if that is so of none.
+    fn take_entries(&mut self, least: usize, second: Option<usize>, end: u64) -> Result<bool, TableError> {
+        let bound = second.map(|second| &self.runs[second]).filter(|second| second.more);
+        let bounded = bound.is_some();
+        if let Some(bound) = bound {
+            self.bound.clone_from(bound.scan.key());
+        }
+        let run = &mut self.runs[least];
+        let mut in_step = false;
+        loop {
+            let (key, positions) = (run.scan.key(), run.scan.postings());
+            let simple = run.scan.is_last_of_entity()
+                && (!bounded || *key < self.bound)
+                && *key > *self.out.key()
+                && positions.first >= self.first_kept.0;
+            if !simple || !self.out.take_entry(key, positions, run.scan.encoded(), in_step)? {
+                return Ok(in_step);
             }
             self.last = positions.last;
-            let first_kept = self.first_kept.0;
-            if positions.first >= first_kept {
-                self.out.add(positions)?;
-            } else if positions.last >= first_kept {
-                let mut kept = PostingList::default();
-                positions
-                    .positions()
-                    .filter(|position| *position >= first_kept)
-                    .for_each(|position| kept.push(position));
-                self.out.add(kept.get())?;
+            self.postings += positions.count;
+            in_step = run.scan.advance_in_block()?;
+            debug_assert!(in_step, "there is an entry behind it");
+            if self.postings >= end {
+                return Ok(true);
             }
-            run.advance()?;
         }
+    }
+
+    #[inline]
+    fn take_entry(&mut self, run: usize) -> Result<(), TableError> {
+        let run = &mut self.runs[run];
+        if *run.scan.key() < *self.out.key() {
+            return Err(run.scan.refuse("key behind the last"));
+        }
+        if *run.scan.key() != *self.out.key() {
+            self.out.begin(run.scan.key())?;
+            self.last = 0;
+        }
+        let positions = run.scan.postings();
+        self.postings += positions.count;
+        if positions.first <= self.last {
+            return Err(run.scan.refuse("position behind the last"));
+        }
+        self.last = positions.last;
+        let first_kept = self.first_kept.0;
+        if positions.first >= first_kept {
+            self.out.add(positions)?;
+        } else if positions.last >= first_kept {
+            let mut kept = PostingList::default();
+            let decoded = positions.decode(|position| {
+                if position >= first_kept {
+                    kept.push(position);
+                }
+            });
+            decoded.map_err(|_| run.scan.refuse("posting"))?;
+            self.out.add(kept.get())?;
+        }
+        run.advance()
+    }
+
+    /// Hands on the block that run `least` is at the beginning of, if no other run has anything of its entities, and they
+    /// have nothing more in this one.
+    fn take_block(&mut self, least: usize, second: Option<usize>) -> Result<bool, TableError> {
+        let first_kept = self.first_kept.0;
+        let run = &self.runs[least];
+        let Some(block) = run.scan.begun_block() else { return Ok(false) };
+        if block.least() < first_kept || *run.scan.key() <= *self.out.key() {
+            return Ok(false);
+        }
+        let last_key = run.scan.last_key()?;
+        let next = second.map(|second| &self.runs[second]).filter(|next| next.more);
+        if next.is_some_and(|next| *next.scan.key() <= last_key) || !run.ends_with_block(&last_key)? {
+            return Ok(false);
+        }
+        let fit = self.out.fit(block, run.scan.key(), &last_key)?;
+        let run = &mut self.runs[least];
+        match fit {
+            Fit::No => return Ok(false),
+            Fit::AsItIs => {
+                let filter = run.scan.filter()?;
+                let (block, first) = (run.scan.begun_block().expect("looked at"), run.scan.postings().first);
+                self.out.take_block(block, &filter, run.scan.key(), first, &last_key)?;
+                self.postings += block.postings();
+                self.in_whole_blocks += block.postings();
+                run.advance_block()?;
+            }
+            Fit::Joined => {
+                self.out.join();
+                while self.runs[least].more && *self.runs[least].scan.key() <= last_key {
+                    self.take_entry(least)?;
+                }
+                return self.out.joined().map(|()| true).map_err(TableError::from);
+            }
+        }
+        // Nothing more of its last entity may come.
+        self.last = u64::MAX;
         Ok(true)
     }
 

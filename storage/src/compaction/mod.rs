@@ -98,6 +98,8 @@ pub struct CompactionTotals {
     pub bytes_written: u64,
     /// Postings that went through merges.
     pub postings: u64,
+    /// Of these, in blocks that were handed on as they were.
+    pub postings_in_whole_blocks: u64,
 }
 
 impl std::ops::Sub for CompactionTotals {
@@ -112,6 +114,7 @@ impl std::ops::Sub for CompactionTotals {
             bytes_read: self.bytes_read - earlier.bytes_read,
             bytes_written: self.bytes_written - earlier.bytes_written,
             postings: self.postings - earlier.postings,
+            postings_in_whole_blocks: self.postings_in_whole_blocks - earlier.postings_in_whole_blocks,
         }
     }
 }
@@ -147,7 +150,7 @@ pub(crate) struct Compactor {
     compression: Compression,
     busy: Mutex<()>,
     failure: std::sync::OnceLock<Arc<CompactError>>,
-    totals: [AtomicU64; 6],
+    totals: [AtomicU64; 7],
 }
 
 impl Compactor {
@@ -167,14 +170,31 @@ impl Compactor {
     }
 
     pub(crate) fn totals(&self) -> CompactionTotals {
-        let [merges, moves, event_merges, bytes_read, bytes_written, postings] =
+        let [merges, moves, event_merges, bytes_read, bytes_written, postings, postings_in_whole_blocks] =
             self.totals.each_ref().map(|total| total.load(Ordering::Relaxed));
-        CompactionTotals { merges, moves, event_merges, bytes_read, bytes_written, postings }
+        CompactionTotals {
+            merges,
+            moves,
+            event_merges,
+            bytes_read,
+            bytes_written,
+            postings,
+            postings_in_whole_blocks,
+        }
     }
 
     fn count(&self, done: CompactionTotals) {
-        let CompactionTotals { merges, moves, event_merges, bytes_read, bytes_written, postings } = done;
-        let done = [merges, moves, event_merges, bytes_read, bytes_written, postings];
+        let CompactionTotals {
+            merges,
+            moves,
+            event_merges,
+            bytes_read,
+            bytes_written,
+            postings,
+            postings_in_whole_blocks,
+        } = done;
+        let done =
+            [merges, moves, event_merges, bytes_read, bytes_written, postings, postings_in_whole_blocks];
         for (total, done) in self.totals.iter().zip(done) {
             total.fetch_add(done, Ordering::Relaxed);
         }
@@ -283,9 +303,11 @@ impl Work<'_> {
             view.index_tables.iter().filter(taken).map(|table| table.meta.clone()).collect();
         let bytes_read: u64 = metas.iter().map(|meta| meta.bytes).sum();
         let postings: u64 = metas.iter().map(|meta| meta.footer.postings).sum();
-        // A table ends because it is full, or at either end of an entity that has its own; numbers that are not used are lost.
+        // A table ends because it is full, at either end of an entity that has its own, or where it is told to; numbers that are not
+        // used are lost.
         let own = merge.alone.len() as u64 + postings / self.shape.own_table_postings.max(1) as u64;
-        let count = 4 * (bytes_read / self.shape.table_bytes.max(1) + own) + 16;
+        let ends = merge.ends.len() as u64;
+        let count = 4 * (bytes_read / self.shape.table_bytes.max(1) + own) + ends + 16;
         let numbers = self.flusher.take_files(count);
         let files = numbers.clone().map(|number| TableFile { kind: FileKind::Index, number });
         let mut leftovers = Leftovers { shared: self.shared, files: files.collect() };
@@ -302,8 +324,13 @@ impl Work<'_> {
             }
             reported = reported.max(written);
         }
-        let done =
-            CompactionTotals { merges: 1, bytes_read, postings: running.postings, ..Default::default() };
+        let done = CompactionTotals {
+            merges: 1,
+            bytes_read,
+            postings: running.postings,
+            postings_in_whole_blocks: running.in_whole_blocks,
+            ..Default::default()
+        };
         let outputs = running.finish()?;
         let bytes_written = outputs.iter().map(|(meta, _)| meta.bytes).sum();
         let (added, paths): (Vec<_>, Vec<PathBuf>) =

@@ -1,21 +1,22 @@
 //! Where the tables of a merge end: takes in entities with their positions in order, and writes tables of bounded size.
 //!
-//! A table ends when it has the bytes it may have, and it ends around every entity that has, or is to have, tables of
-//! its own. An entity of few postings is never cut. How many it has is known only at its end, so its positions are held until they
+//! A table ends when it has the bytes it may have, where the level below ends (see `choose.rs`), and around every entity that has, or is
+//! to have, tables of its own. An entity of few postings is never cut. How many it has is known only at its end, so its positions are held until they
 //! are too many to share a table: memory is bounded by that number. They stay encoded all the way.
 
 use std::path::PathBuf;
 
 use matchtape_schemas::{Sequence, TapeId};
 
-use super::choose::Shape;
+use super::choose::{Merge, Shape};
 use crate::disk::{Disk, DiskError};
-use crate::sstable::{EncodedPostings, IndexTableMeta, IndexTableWriter, PostingList};
+use crate::sstable::{
+    ENTRY_POSTINGS_MAX, Encoded, EncodedPostings, Fit, IndexTableMeta, IndexTableWriter, Key, PostingBlock,
+    PostingList,
+};
 
 /// Positions of an entity that has its own tables are handed on in pieces of about so many.
 const PIECE_POSTINGS: u64 = 4096;
-/// Positions are held in lists of at most so many, unless they came as a longer one.
-const LIST_POSTINGS: u64 = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -29,14 +30,14 @@ pub(crate) struct Partition<'a> {
     /// Numbers of files that may be made, the next one first.
     numbers: std::ops::Range<u64>,
     /// Entities that have tables of their own already, the least one last.
-    alone: Vec<Box<[u8]>>,
+    alone: Vec<Key>,
+    /// Keys behind which a table ends, the least one last.
+    ends: Vec<Key>,
     open: Option<IndexTableWriter>,
     /// The entity being taken in.
-    key: Vec<u8>,
+    key: Key,
     /// The entity gets tables of its own.
     own: bool,
-    /// The open table has the entity's key.
-    key_begun: bool,
     /// The entity's positions that no table has yet, so many; lists behind the last one with any are empty.
     held: u64,
     lists: Vec<PostingList>,
@@ -46,29 +47,33 @@ pub(crate) struct Partition<'a> {
 }
 
 impl<'a> Partition<'a> {
-    /// Tables of `level`, of the entities whose own tables stay in `alone`.
+    /// The tables that come of `merge`.
     pub(crate) fn new(
         disk: &'a dyn Disk,
         tape: TapeId,
         base: Sequence,
         shape: Shape,
-        level: u8,
+        merge: &Merge,
         numbers: std::ops::Range<u64>,
-        mut alone: Vec<Box<[u8]>>,
     ) -> Self {
-        alone.sort_unstable_by(|left, right| right.cmp(left));
+        let falling = |keys: &[Box<[u8]>]| -> Vec<Key> {
+            let mut keys: Vec<Key> = keys.iter().map(|key| Key::of(key)).collect();
+            keys.sort_unstable_by(|left, right| right.cmp(left));
+            keys
+        };
+        let (alone, ends) = (falling(&merge.alone), falling(&merge.ends));
         Self {
             disk,
             tape,
             base,
             shape,
-            level,
+            level: merge.into,
             numbers,
             alone,
+            ends,
             open: None,
-            key: Vec::new(),
+            key: Key::default(),
             own: false,
-            key_begun: false,
             held: 0,
             lists: vec![PostingList::default()],
             filling: 0,
@@ -77,30 +82,103 @@ impl<'a> Partition<'a> {
     }
 
     /// The entity whose positions come.
-    pub(crate) fn key(&self) -> &[u8] {
+    #[inline]
+    pub(crate) fn key(&self) -> &Key {
         &self.key
     }
 
     /// Ends the entity before and begins the next.
-    pub(crate) fn begin(&mut self, key: &[u8]) -> Result<(), DiskError> {
-        self.end()?;
+    #[inline]
+    pub(crate) fn begin(&mut self, key: &Key) -> Result<(), DiskError> {
+        self.end_before(key)?;
         let mut passed = false;
-        while let Some(alone) = self.alone.pop_if(|alone| **alone <= *key) {
+        while let Some(alone) = self.alone.pop_if(|alone| *alone <= *key) {
             passed = true;
-            self.own |= *alone == *key;
+            self.own |= alone == *key;
         }
         if passed {
             self.close_table()?;
         }
-        self.key.clear();
-        self.key.extend_from_slice(key);
+        self.key.clone_from(key);
         Ok(())
+    }
+
+    /// Ends the entity before; what can be done with a block of the entities `first_key` to `last_key`, which are all behind it.
+    pub(crate) fn fit(
+        &mut self,
+        block: &PostingBlock,
+        first_key: &Key,
+        last_key: &Key,
+    ) -> Result<Fit, DiskError> {
+        self.end_before(first_key)?;
+        if self.alone.last().is_some_and(|alone| *alone <= *last_key) {
+            return Ok(Fit::No);
+        }
+        Ok(self.open.as_ref().map_or(Fit::AsItIs, |open| open.fit(block)))
+    }
+
+    /// Takes in a block that fits as it is, with its filter.
+    pub(crate) fn take_block(
+        &mut self,
+        block: &PostingBlock,
+        filter: &[u8],
+        first_key: &Key,
+        first: u64,
+        last_key: &Key,
+    ) -> Result<(), DiskError> {
+        self.writer()?.take_block(block, filter, first_key, first, last_key)?;
+        self.key.clone_from(last_key);
+        self.end()
+    }
+
+    /// The entries that follow, until [`Partition::joined`], stay in one block.
+    pub(crate) fn join(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.join();
+        }
+    }
+
+    /// See [`Partition::join`].
+    pub(crate) fn joined(&mut self) -> Result<(), DiskError> {
+        self.end()?;
+        self.open.as_mut().map_or(Ok(()), IndexTableWriter::close_block)
+    }
+
+    fn writer(&mut self) -> Result<&mut IndexTableWriter, DiskError> {
+        if self.open.is_none() {
+            let number = self.numbers.next().expect("a merge makes fewer tables than it may");
+            self.open = Some(IndexTableWriter::create(self.disk, number, self.tape, self.base)?);
+        }
+        Ok(self.open.as_mut().expect("just opened"))
+    }
+
+    /// Takes in all there is of an entity behind the one before, which is one entry; as it is in its block, if `in_step`: the entry
+    /// before it there was the last one here. `false`: it did not, the entity has tables of its own.
+    #[inline]
+    pub(crate) fn take_entry(
+        &mut self,
+        key: &Key,
+        positions: EncodedPostings<'_>,
+        encoded: Encoded<'_>,
+        in_step: bool,
+    ) -> Result<bool, DiskError> {
+        if self.alone.last().is_some_and(|alone| *alone <= *key) {
+            return Ok(false);
+        }
+        self.end_before(key)?;
+        let writer = self.writer()?;
+        match in_step {
+            true => writer.copy_entry(key, positions, encoded)?,
+            false => writer.entry(key, positions)?,
+        }
+        self.key.clone_from(key);
+        Ok(true)
     }
 
     /// Takes in the entity's next positions, all behind those before.
     pub(crate) fn add(&mut self, positions: EncodedPostings<'_>) -> Result<(), DiskError> {
         let filled = self.lists[self.filling].count();
-        if filled > 0 && filled + positions.count > LIST_POSTINGS {
+        if filled > 0 && filled + positions.count > ENTRY_POSTINGS_MAX {
             self.filling += 1;
             if self.filling == self.lists.len() {
                 self.lists.push(PostingList::default());
@@ -115,45 +193,47 @@ impl<'a> Partition<'a> {
         if self.own && self.held >= PIECE_POSTINGS { self.hand_on() } else { Ok(()) }
     }
 
+    #[inline]
     fn hand_on(&mut self) -> Result<(), DiskError> {
-        if self.held == 0 {
-            return Ok(());
-        }
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => {
-                let number = self.numbers.next().expect("a merge makes fewer tables than it may");
-                IndexTableWriter::create(self.disk, number, self.tape, self.base)?
-            }
-        };
-        if !self.key_begun {
-            open.begin_key(&self.key)?;
-            self.key_begun = true;
-        }
-        for list in &mut self.lists[..=self.filling] {
-            open.add_list(list.get())?;
+        if self.held == 0 { Ok(()) } else { self.hand_on_held() }
+    }
+
+    fn hand_on_held(&mut self) -> Result<(), DiskError> {
+        self.writer()?;
+        let Self { open: Some(open), lists, filling, key, .. } = self else { unreachable!("just opened") };
+        for list in &mut lists[..=*filling] {
+            open.entry(key, list.get())?;
             list.clear();
         }
         self.filling = 0;
         self.held = 0;
-        let full = open.bytes() >= self.shape.table_bytes;
-        self.open = Some(open);
         // Only an entity with tables of its own goes on in another one.
-        if full && self.own { self.close_table() } else { Ok(()) }
+        if self.own && open.bytes() >= self.shape.table_bytes { self.close_table() } else { Ok(()) }
     }
 
+    #[inline]
     fn end(&mut self) -> Result<(), DiskError> {
         self.hand_on()?;
         if self.own || self.open.as_ref().is_some_and(|open| open.bytes() >= self.shape.table_bytes) {
             self.close_table()?;
         }
         self.own = false;
-        self.key_begun = false;
         Ok(())
     }
 
+    /// Ends the entity before `key`, and the table, if it is to end there.
+    #[inline]
+    fn end_before(&mut self, key: &Key) -> Result<(), DiskError> {
+        self.end()?;
+        if self.ends.last().is_some_and(|end| *end < *key) { self.end_table_before(key) } else { Ok(()) }
+    }
+
+    fn end_table_before(&mut self, key: &Key) -> Result<(), DiskError> {
+        while self.ends.pop_if(|end| *end < *key).is_some() {}
+        self.close_table()
+    }
+
     fn close_table(&mut self) -> Result<(), DiskError> {
-        self.key_begun = false;
         let Some(open) = self.open.take() else { return Ok(()) };
         let (mut meta, path) = open.finish()?;
         meta.level = self.level;

@@ -13,7 +13,7 @@ use super::merge::IndexMerge;
 use crate::disk::Disk;
 use crate::disk::sim::{Random, SimDisk};
 use crate::sstable::{
-    BlockCache, IndexScan, IndexTable, IndexTableMeta, IndexTableWriter, TABLES, TableError, install,
+    BlockCache, IndexScan, IndexTable, IndexTableMeta, IndexTableWriter, Key, TABLES, TableError, install,
 };
 
 const TAPE: TapeId = TapeId(7);
@@ -27,13 +27,19 @@ struct Tables {
     disk: Arc<dyn Disk>,
     tables: Vec<IndexTableMeta>,
     next_number: u64,
+    shape: Shape,
+    in_whole_blocks: u64,
 }
 
 impl Tables {
     fn new() -> Self {
+        Self::of(SHAPE)
+    }
+
+    fn of(shape: Shape) -> Self {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
         disk.create_directory(Path::new(TABLES)).unwrap();
-        Self { disk, tables: Vec::new(), next_number: 1 }
+        Self { disk, tables: Vec::new(), next_number: 1, shape, in_whole_blocks: 0 }
     }
 
     fn flush(&mut self, postings: &Postings) {
@@ -41,8 +47,7 @@ impl Tables {
         let mut writer =
             IndexTableWriter::create(&*self.disk, self.next_number, TAPE, Sequence(*first)).unwrap();
         for (key, positions) in postings {
-            writer.begin_key(key).unwrap();
-            writer.add_positions(positions.iter().copied()).unwrap();
+            writer.add_positions(&Key::of(key), positions.iter().copied()).unwrap();
         }
         let (meta, path) = writer.finish().unwrap();
         install(&*self.disk, Path::new(TABLES), &[path]).unwrap();
@@ -51,7 +56,7 @@ impl Tables {
     }
 
     fn choose(&self) -> Choice {
-        choose(&Levels::new(self.tables.iter()), &SHAPE)
+        choose(&Levels::new(self.tables.iter()), &self.shape)
     }
 
     fn merge(&mut self, merge: Merge, first_kept: u64) -> Result<(), TableError> {
@@ -59,8 +64,10 @@ impl Tables {
         let metas: Vec<IndexTableMeta> =
             self.tables.iter().filter(|table| inputs.contains(&table.number)).cloned().collect();
         let numbers = self.next_number..self.next_number + 1000;
-        let mut running = IndexMerge::new(&self.disk, merge, &metas, Sequence(first_kept), SHAPE, numbers)?;
+        let mut running =
+            IndexMerge::new(&self.disk, merge, &metas, Sequence(first_kept), self.shape, numbers)?;
         while running.step(7)? {}
+        self.in_whole_blocks += running.in_whole_blocks;
         let outputs = running.finish()?;
         self.next_number += 1000;
         self.tables.retain(|table| !inputs.contains(&table.number));
@@ -83,10 +90,25 @@ impl Tables {
             let cache = Arc::new(BlockCache::new(0));
             let mut scan = IndexScan::new(Arc::new(IndexTable::new(meta, Arc::clone(&self.disk), cache)));
             while scan.advance().unwrap() {
-                found.entry(scan.key().to_vec()).or_default().extend(scan.postings().positions());
+                let positions = found.entry(scan.key().to_bytes()).or_default();
+                scan.postings().decode(|position| positions.push(position)).unwrap();
             }
         }
         found
+    }
+
+    /// Merges and moves until nothing is to be done.
+    fn settle(&mut self, first_kept: u64) {
+        loop {
+            match self.choose() {
+                Choice::Nothing => return,
+                Choice::Move { number, into } => {
+                    self.tables.iter_mut().find(|table| table.number == number).unwrap().level = into;
+                }
+                Choice::Merge(merge) => self.merge(merge, first_kept).unwrap(),
+            }
+            assert_eq!(Levels::new(self.tables.iter()).contradiction(), None);
+        }
     }
 
     fn at(&self, level: u8) -> impl Iterator<Item = &IndexTableMeta> {
@@ -178,6 +200,106 @@ proptest! {
     }
 }
 
+/// A shape in which tables have several blocks.
+const WIDE: Shape = Shape {
+    level0_tables: 3,
+    level1_bytes: 120_000,
+    factor: 3,
+    table_bytes: 50_000,
+    own_table_postings: 4000,
+};
+
+/// A market's flush: new orders in ascending numbers, `old` postings of earlier ones, and two entities that are in everything.
+fn market(random: &mut Random, orders: &mut u32, position: &mut u64, new: u32, old: u32) -> Postings {
+    let mut flush = Postings::new();
+    for at in 0..new + old {
+        *position += 1 + random.below(3);
+        let order = if at < new {
+            *orders += 1;
+            *orders
+        } else {
+            1 + random.below(u64::from(*orders)) as u32
+        };
+        flush.entry([&[2][..], &order.to_be_bytes()].concat()).or_default().insert(*position);
+        flush.entry(vec![1, (order % 2) as u8]).or_default().insert(*position);
+        flush.entry([&[3, 0][..], &[order as u8; 30]].concat()).or_default().insert(*position);
+    }
+    flush
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases() / 10, ..ProptestConfig::default() })]
+
+    #[test]
+    fn blocks_that_are_handed_on_whole_lose_nothing_either(
+        seed: u64, sizes in prop::collection::vec((200u32..2000, 0u32..40), 4..12), retire in 0usize..16,
+    ) {
+        let (mut store, mut random) = (Tables::of(WIDE), Random::new(seed));
+        let (mut orders, mut position, mut first_kept) = (0, 0, 0);
+        let mut expected = Postings::new();
+        for (number, (new, old)) in sizes.into_iter().enumerate() {
+            let flush = market(&mut random, &mut orders, &mut position, new, old);
+            for (key, positions) in &flush {
+                expected.entry(key.clone()).or_default().extend(positions);
+            }
+            store.flush(&flush);
+            if number == retire {
+                first_kept = position / 2;
+            }
+            store.settle(first_kept);
+        }
+        let mut found = store.read();
+        found.values_mut().for_each(|positions| positions.retain(|position| *position >= first_kept));
+        found.retain(|_, positions| !positions.is_empty());
+        expected.values_mut().for_each(|set| set.retain(|position| *position >= first_kept));
+        expected.retain(|_, set| !set.is_empty());
+        let listed = |set: BTreeSet<u64>| set.into_iter().collect::<Vec<u64>>();
+        prop_assert_eq!(found, expected.into_iter().map(|(key, set)| (key, listed(set))).collect());
+        // Every filter knows its block's entities, and every footer what is in its table.
+        for meta in &store.tables {
+            let cache = Arc::new(BlockCache::new(0));
+            let table = Arc::new(IndexTable::new(meta.clone(), Arc::clone(&store.disk), cache));
+            let (mut postings, mut keys) = (0, BTreeSet::new());
+            table.for_each_posting(|key, _| { postings += 1; keys.insert(key.to_vec()); }).unwrap();
+            prop_assert_eq!((postings, keys.len() as u64), (meta.footer.postings, meta.footer.entities));
+        }
+    }
+}
+
+#[test]
+fn what_no_other_table_adds_to_is_handed_on_in_whole_blocks() {
+    let (mut store, mut random) = (Tables::of(WIDE), Random::new(3));
+    let (mut orders, mut position) = (0, 0);
+    for _ in 0..9 {
+        let flush = market(&mut random, &mut orders, &mut position, 6000, 3);
+        store.flush(&flush);
+    }
+    store.settle(0);
+    let of_orders = u64::from(orders);
+    assert!(store.in_whole_blocks > of_orders / 2, "{} of {of_orders}", store.in_whole_blocks);
+    // Blocks do not become ever smaller.
+    for meta in &store.tables {
+        assert!(meta.footer.blocks <= 2 + meta.bytes / 4096, "{meta:?}");
+    }
+}
+
+#[test]
+fn new_numbers_go_down_at_once_and_are_not_written_again_by_every_merge() {
+    // Level 1 is never full.
+    let (mut store, mut random) = (Tables::of(Shape { level1_bytes: 1 << 30, ..WIDE }), Random::new(5));
+    let (mut orders, mut position) = (0, 0);
+    for _ in 0..12 {
+        let flush = market(&mut random, &mut orders, &mut position, 6000, 3);
+        store.flush(&flush);
+        store.settle(0);
+    }
+    let bytes = |level| store.at(level).map(|table| table.bytes).sum::<u64>();
+    let of_orders = |table: &&IndexTableMeta| table.footer.min_key[0] == 2 && table.footer.max_key[0] == 2;
+    let below: u64 = store.at(2).filter(of_orders).map(|table| table.footer.entities).sum();
+    assert!(below > u64::from(orders) / 2, "{below} of {orders} orders");
+    assert!(bytes(1) < bytes(2), "{} and {}", bytes(1), bytes(2));
+}
+
 /// `MATCHTAPE_COMPACTION_CASES` makes them more.
 fn cases() -> u32 {
     std::env::var("MATCHTAPE_COMPACTION_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150)
@@ -238,7 +360,7 @@ fn a_table_whose_entries_contradict_its_footer_is_refused() {
         |key: u8, positions: &[u64]| Postings::from([(vec![2, key], positions.iter().copied().collect())]);
     store.flush(&of(1, &[1, 2, 3]));
     store.flush(&of(2, &[5, 6, 7]));
-    let merge = Merge { into: 1, runs: vec![vec![1], vec![2]], alone: Vec::new() };
+    let merge = Merge { into: 1, runs: vec![vec![1], vec![2]], alone: Vec::new(), ends: Vec::new() };
     for wrong in [IndexTableMeta { number: 2, ..store.tables[0].clone() }, {
         let mut meta = store.tables[1].clone();
         meta.footer.last = Sequence(6);
@@ -250,7 +372,12 @@ fn a_table_whose_entries_contradict_its_footer_is_refused() {
     }
     // The newer run first: its positions are not behind.
     store.flush(&of(1, &[8]));
-    let turned = Merge { into: 1, runs: vec![vec![store.tables[2].number], vec![1]], alone: Vec::new() };
+    let turned = Merge {
+        into: 1,
+        runs: vec![vec![store.tables[2].number], vec![1]],
+        alone: Vec::new(),
+        ends: Vec::new(),
+    };
     assert!(matches!(store.merge(turned, 0), Err(TableError::Damage(_))));
     store.merge(merge, 0).unwrap();
 }

@@ -32,13 +32,14 @@ use matchtape_schemas::{Sequence, TapeId};
 
 use super::{Proof, SegmentPart};
 use crate::codec::{Fields, Short};
-use crate::file_header::{FILE_VERSION, VersionError};
+use crate::file_header::VersionError;
 use crate::wal::{Damage, SegmentNumber};
 
 /// The longest proof: of 12 000 segments.
 pub const PROOF_BYTES_MAX: u64 = 64 << 20;
 
 const MAGIC: [u8; 8] = *b"MTPROOF\0";
+const PROOF_VERSION: u16 = 1;
 const SUM_BYTES: usize = 4;
 const BESIDE_BYTES_MAX: u16 = 1023;
 /// Two at each of the 54 levels of a tree over `u64` bytes.
@@ -60,7 +61,7 @@ impl Proof {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&FILE_VERSION.to_le_bytes());
+        out.extend_from_slice(&PROOF_VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&(self.parts.len() as u32).to_le_bytes());
         for number in [self.tape.0, self.first.0, self.last.0] {
@@ -102,8 +103,9 @@ impl Proof {
         }
         let mut fields = Fields::new(&content[MAGIC.len()..]);
         let version = fields.u16().unwrap_or(0);
-        if version != FILE_VERSION {
-            return Err(VersionError { file: path.to_path_buf(), found: version }.into());
+        if version != PROOF_VERSION {
+            let file = path.to_path_buf();
+            return Err(VersionError { file, found: version, expected: PROOF_VERSION }.into());
         }
         read(&mut fields).map_err(|Short { at }| {
             damage(MAGIC.len() + at, "proof", "a possible field".to_owned(), "an impossible one".to_owned())

@@ -413,8 +413,6 @@ mod tests {
                     entities: 1,
                     postings: 1,
                     blocks: 1,
-                    filter_at: 1,
-                    filter_pages: 1,
                     top,
                     min_key: key.clone(),
                     max_key: key,

@@ -41,7 +41,7 @@ pub(crate) enum BlockKind {
     Leaf = 3,
     /// Where the leaves are.
     Top = 4,
-    /// A page of an entity filter.
+    /// Which entities a block of postings may hold.
     Filter = 5,
     /// What the table is; the last block of the file.
     Footer = 6,
@@ -56,7 +56,7 @@ impl BlockKind {
             Self::Postings => "block of postings",
             Self::Leaf => "leaf of the index",
             Self::Top => "top of the index",
-            Self::Filter => "page of the filter",
+            Self::Filter => "filter",
             Self::Footer => "footer",
             Self::Section => "section",
         }

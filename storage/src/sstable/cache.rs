@@ -27,16 +27,21 @@ pub(crate) enum Cached {
 }
 
 impl Cached {
+    /// Memory, that of its place in the cache included: filters are small.
     fn bytes(&self) -> usize {
-        match self {
+        let value = match self {
             Self::Frames(chunk) => chunk.memory_bytes(),
             Self::EventLeaf(leaf) => leaf.memory_bytes(),
             Self::Postings(block) => block.memory_bytes(),
             Self::IndexLeaf(leaf) => leaf.memory_bytes(),
-            Self::Filter(page) => page.len(),
-        }
+            Self::Filter(filter) => filter.len(),
+        };
+        value + PLACE_BYTES
     }
 }
+
+/// A slot and its entry in the map, both in containers that grow by doubling.
+const PLACE_BYTES: usize = 2 * (size_of::<Slot>() + size_of::<(Key, usize)>());
 
 /// File number and offset.
 type Key = (u64, u64);
@@ -158,20 +163,20 @@ impl Shard {
 mod tests {
     use super::*;
 
-    fn page(byte: u8) -> Cached {
-        Cached::Filter(vec![byte; 1000].into())
+    fn filter(byte: u8) -> Cached {
+        Cached::Filter(vec![byte; 1000 - PLACE_BYTES].into())
     }
 
     #[test]
     fn what_is_cached_stays_within_the_bound_and_is_what_was_inserted() {
         let cache = BlockCache::new(SHARDS * 10_000);
         for offset in 0..5000 {
-            cache.insert(offset % 3, offset, page(offset as u8));
+            cache.insert(offset % 3, offset, filter(offset as u8));
             assert!(cache.bytes() <= SHARDS * 10_000);
         }
         let kept = (0..5000).filter(|offset| match cache.get(offset % 3, *offset) {
-            Some(Cached::Filter(page)) => {
-                assert_eq!(page[0], *offset as u8);
+            Some(Cached::Filter(filter)) => {
+                assert_eq!(filter[0], *offset as u8);
                 true
             }
             _ => false,
@@ -184,7 +189,7 @@ mod tests {
     fn a_forgotten_file_leaves_nothing_behind_and_the_others_stay() {
         let cache = BlockCache::new(SHARDS * 100_000);
         for offset in 0..300 {
-            cache.insert(offset % 3, offset, page(offset as u8));
+            cache.insert(offset % 3, offset, filter(offset as u8));
         }
         cache.forget(1);
         assert!((0..300).all(|offset| cache.get(offset % 3, offset).is_some() == (offset % 3 != 1)));
@@ -194,9 +199,9 @@ mod tests {
     #[test]
     fn an_entry_that_is_used_outlives_those_that_are_not() {
         let cache = BlockCache::new(SHARDS * 10_000);
-        cache.insert(9, 9, page(1));
+        cache.insert(9, 9, filter(1));
         for offset in 0..5000 {
-            cache.insert(1, offset, page(0));
+            cache.insert(1, offset, filter(0));
             assert!(cache.get(9, 9).is_some(), "after {offset} others");
         }
     }

@@ -10,7 +10,8 @@ use super::cache::{BlockCache, Cached};
 use super::event_table::load_payload;
 use super::filter;
 use super::index_scan::IndexScan;
-use super::posting_block::{Impossible, PostingBlock, bounded};
+use super::key::bounded;
+use super::posting_block::{Impossible, PostingBlock};
 use super::table_file::{TableFile, open_file};
 use super::{Caller, TableError};
 use crate::codec::{Fields, Short, put_varint};
@@ -30,14 +31,12 @@ use crate::wal::Damage;
 /// | 24 | 8 | entities |
 /// | 32 | 8 | postings |
 /// | 40 | 8 | blocks of postings |
-/// | 48 | 8 | offset of the first page of the filter; the others follow |
-/// | 56 | 4 | pages of the filter |
-/// | 60 | 4 | bytes of the top of the index |
-/// | 64 | 8 | offset of the top of the index |
-/// | 72 | 2 | bytes of the least key |
-/// | 74 | 2 | bytes of the greatest key |
-/// | 76 | 129 | least key, then zeros |
-/// | 205 | 129 | greatest key, then zeros |
+/// | 48 | 8 | offset of the top of the index |
+/// | 56 | 4 | bytes of the top of the index |
+/// | 60 | 2 | bytes of the least key |
+/// | 62 | 2 | bytes of the greatest key |
+/// | 64 | 129 | least key, then zeros |
+/// | 193 | 129 | greatest key, then zeros |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IndexFooter {
     pub tape: TapeId,
@@ -46,15 +45,13 @@ pub(crate) struct IndexFooter {
     pub entities: u64,
     pub postings: u64,
     pub blocks: u64,
-    pub filter_at: u64,
-    pub filter_pages: u32,
     pub top: BlockAt,
     pub min_key: Box<[u8]>,
     pub max_key: Box<[u8]>,
 }
 
 impl IndexFooter {
-    pub(crate) const BYTES: usize = 76 + 2 * ENTITY_KEY_BYTES_MAX;
+    pub(crate) const BYTES: usize = 64 + 2 * ENTITY_KEY_BYTES_MAX;
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let numbers = [
@@ -64,14 +61,12 @@ impl IndexFooter {
             self.entities,
             self.postings,
             self.blocks,
-            self.filter_at,
+            self.top.offset,
         ];
         for number in numbers {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        out.extend_from_slice(&self.filter_pages.to_le_bytes());
         out.extend_from_slice(&self.top.bytes.to_le_bytes());
-        out.extend_from_slice(&self.top.offset.to_le_bytes());
         out.extend_from_slice(&(self.min_key.len() as u16).to_le_bytes());
         out.extend_from_slice(&(self.max_key.len() as u16).to_le_bytes());
         for key in [&self.min_key, &self.max_key] {
@@ -84,9 +79,7 @@ impl IndexFooter {
         let start = fields.at();
         let (tape, first, last) = (TapeId(fields.u64()?), fields.sequence()?, fields.sequence()?);
         let (entities, postings, blocks) = (fields.u64()?, fields.u64()?, fields.u64()?);
-        let (filter_at, filter_pages) = (fields.u64()?, fields.u32()?);
-        let top_bytes = fields.u32()?;
-        let top = BlockAt { offset: fields.u64()?, bytes: top_bytes };
+        let top = BlockAt { offset: fields.u64()?, bytes: fields.u32()? };
         let (min_bytes, max_bytes) = (usize::from(fields.u16()?), usize::from(fields.u16()?));
         let mut key = |bytes: usize| -> Result<Box<[u8]>, Short> {
             let at = fields.at();
@@ -101,19 +94,7 @@ impl IndexFooter {
         if first == Sequence::ZERO || last < first || last == Sequence::MAX || min_key > max_key {
             return Err(Short { at: start });
         }
-        Ok(Self {
-            tape,
-            first,
-            last,
-            entities,
-            postings,
-            blocks,
-            filter_at,
-            filter_pages,
-            top,
-            min_key,
-            max_key,
-        })
+        Ok(Self { tape, first, last, entities, postings, blocks, top, min_key, max_key })
     }
 }
 
@@ -136,13 +117,15 @@ impl IndexTableMeta {
 
 /// One entry of a leaf or of the top: where a block begins.
 ///
-/// Encoded as varints: bytes of the key, the key, first sequence, offset, bytes of the block.
+/// Encoded as varints: bytes of the key, the key, first sequence, offset, bytes of the block, bytes of the filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LeafEntry {
     pub key: Box<[u8]>,
     /// The first posting of its first entry.
     pub first: Sequence,
     pub at: BlockAt,
+    /// Bytes of the block's filter, which lies right behind the block. Zero in the top: a leaf has none.
+    pub filter_bytes: u32,
 }
 
 impl LeafEntry {
@@ -154,8 +137,15 @@ impl LeafEntry {
             put_varint(&mut raw, entry.first.0);
             put_varint(&mut raw, entry.at.offset);
             put_varint(&mut raw, u64::from(entry.at.bytes));
+            put_varint(&mut raw, u64::from(entry.filter_bytes));
         }
         raw
+    }
+
+    /// Where its block's filter is.
+    pub(super) fn filter_at(&self) -> Option<BlockAt> {
+        let offset = self.at.offset.saturating_add(u64::from(self.at.bytes));
+        (self.filter_bytes > 0).then_some(BlockAt { offset, bytes: self.filter_bytes })
     }
 
     /// Where in the order of key and position its block begins.
@@ -190,7 +180,8 @@ impl IndexLeaf {
                     offset: fields.varint()?,
                     bytes: bounded(&mut fields, u32::MAX as usize)? as u32,
                 };
-                Ok(LeafEntry { key, first, at })
+                let filter_bytes = bounded(&mut fields, u32::MAX as usize)? as u32;
+                Ok(LeafEntry { key, first, at, filter_bytes })
             };
             let entry =
                 read().map_err(|short| damage(format!("an impossible field at byte {}", short.at)))?;
@@ -377,58 +368,49 @@ impl IndexTable {
         })
     }
 
-    /// `false`: the entity with this key has no posting here.
-    pub(super) fn may_hold(&self, key: &[u8]) -> Result<bool, TableError> {
+    /// `false`: the entity with this key is not among those of this table.
+    pub(super) fn in_range(&self, key: &[u8]) -> bool {
         let footer = &self.meta.footer;
-        if *key < *footer.min_key || *key > *footer.max_key {
-            return Ok(false);
-        }
-        if footer.filter_pages == 0 {
-            return Ok(true);
-        }
+        (&*footer.min_key..=&*footer.max_key).contains(&key)
+    }
+
+    /// `false`: the entity with this key has no posting in the block.
+    pub(super) fn may_hold(&self, entry: &LeafEntry, key: &[u8]) -> Result<bool, TableError> {
+        // The index itself says so of the block's first key.
+        let Some(at) = entry.filter_at().filter(|_| *entry.key != *key) else { return Ok(true) };
         let hash = filter::hash(key);
-        let page_bytes = (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u64;
-        let number = filter::page_of(hash, footer.filter_pages);
-        let offset = footer.filter_at.saturating_add(u64::from(number) * page_bytes);
-        if let Some(Cached::Filter(page)) = self.cache.get(self.meta.number, offset) {
-            return Ok(filter::may_contain(&page, hash));
+        if let Some(Cached::Filter(filter)) = self.cache.get(self.meta.number, at.offset) {
+            return Ok(filter::may_contain(&filter, hash));
         }
-        let page = self.load_filter_page(offset)?;
-        let found = filter::may_contain(&page, hash);
-        self.cache.insert(self.meta.number, offset, Cached::Filter(page));
+        let file = &self.opened()?.file;
+        let raw = load_payload(file.path(), &**file, self.id(), at, BlockKind::Filter, &mut Vec::new())?;
+        let found = filter::may_contain(&raw, hash);
+        self.cache.insert(self.meta.number, at.offset, Cached::Filter(raw.into()));
         Ok(found)
     }
 
-    fn load_filter_page(&self, offset: u64) -> Result<Arc<[u8]>, TableError> {
-        let file = &self.opened()?.file;
-        let at = BlockAt { offset, bytes: (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u32 };
-        let page = load_payload(file.path(), &**file, self.id(), at, BlockKind::Filter, &mut Vec::new())?;
-        Ok(page.into())
-    }
-
-    /// Every posting, in order, read past the cache; and every page of the filter must know every entity. For `verify`.
+    /// Every posting, in order, read past the cache; and every block's filter must know every entity of it. For `verify`.
     pub(crate) fn for_each_posting(
         self: &Arc<Self>,
         mut visit: impl FnMut(&[u8], u64),
     ) -> Result<(), TableError> {
-        let pages = (0..self.meta.footer.filter_pages)
-            .map(|number| {
-                let page_bytes = (BLOCK_HEADER_BYTES + filter::PAGE_BYTES) as u64;
-                let start = u64::from(number) * page_bytes;
-                self.load_filter_page(self.meta.footer.filter_at.saturating_add(start))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
         let mut scan = IndexScan::new(Arc::clone(self));
+        let (mut filter, mut last) = (Vec::new(), None);
         while scan.advance()? {
-            let hash = filter::hash(scan.key());
-            let page = filter::page_of(hash, self.meta.footer.filter_pages) as usize;
-            let filtered = self.meta.footer.filter_pages > 0;
-            if filtered && !pages.get(page).is_some_and(|page| filter::may_contain(page, hash)) {
+            if scan.begun_block().is_some() {
+                filter = scan.filter()?;
+            }
+            let (key, postings) = (scan.key().to_bytes(), scan.postings());
+            if !filter::may_contain(&filter, scan.key().hash()) {
                 return Err(scan.refuse("entity: one is not in the filter"));
             }
-            for position in scan.postings().positions() {
-                visit(scan.key(), position);
+            if last.as_ref().is_some_and(|last| *last >= (key.clone(), postings.first)) {
+                return Err(scan.refuse("place in the order of keys and positions"));
             }
+            if postings.decode(|position| visit(&key, position)).is_err() {
+                return Err(scan.refuse("posting"));
+            }
+            last = Some((key, postings.last));
         }
         Ok(())
     }
@@ -455,8 +437,6 @@ mod tests {
                 entities: 4,
                 postings: 5,
                 blocks: 6,
-                filter_at: 7,
-                filter_pages: 8,
                 top: BlockAt { offset: 9, bytes: 10 },
                 min_key: b"\x01".as_slice().into(),
                 max_key: vec![5; ENTITY_KEY_BYTES_MAX].into(),

@@ -1,4 +1,4 @@
-//! Writes an index table: sorted postings in, compressed blocks out.
+//! Writes an index table: sorted postings in, blocks of postings and their filters out.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,8 @@ use matchtape_schemas::{Sequence, TapeId};
 use super::block::{BlockAt, BlockKind, Compress, FileId};
 use super::filter;
 use super::index_table::{IndexFooter, IndexTableMeta, LeafEntry};
-use super::posting_block::BlockWriter;
+use super::key::Key;
+use super::posting_block::{BlockWriter, Encoded, PostingBlock};
 use super::posting_list::{PostingList, Postings};
 use super::table_file::{FileWriter, TableFile};
 use crate::disk::{Disk, DiskError};
@@ -16,10 +17,14 @@ use crate::file_header::FileKind;
 
 /// A block is closed when it has reached this.
 const BLOCK_BYTES_TARGET: usize = 8 << 10;
+/// A block that goes on to the end of another one may reach this.
+const BLOCK_BYTES_LONG: usize = 2 * BLOCK_BYTES_TARGET;
+/// A block with fewer bytes is not closed early, so that blocks do not become ever smaller.
+const BLOCK_BYTES_SHORT: usize = BLOCK_BYTES_TARGET / 2;
 /// A leaf is closed when it has reached this.
 const LEAF_BYTES_TARGET: usize = 4 << 10;
 /// Longer lists go on in a further entry, so that a block stays below twice its target.
-const ENTRY_POSTINGS_MAX: u64 = 512;
+pub(crate) const ENTRY_POSTINGS_MAX: u64 = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,16 +38,32 @@ pub(crate) struct IndexTableWriter {
     first: u64,
     last: u64,
     block: BlockWriter,
+    /// The open block may become longer than others.
+    joining: bool,
+    /// Of the keys in the block.
+    hashes: Vec<u64>,
+    filter: Vec<u8>,
     leaf: Vec<LeafEntry>,
     leaf_bytes: usize,
     top: Vec<LeafEntry>,
-    key: Vec<u8>,
+    /// The last key.
+    key: Key,
     next_key: Vec<u8>,
-    postings: PostingList,
-    hashes: Vec<u64>,
+    list: PostingList,
+    entities: u64,
     posting_count: u64,
     blocks: u64,
-    min_key: Vec<u8>,
+}
+
+/// What can be done with a block of another table that belongs behind what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// It can be taken as it is.
+    AsItIs,
+    /// The open block is short and should go on with its entries to their end; then the next one fits again.
+    Joined,
+    /// Neither.
+    No,
 }
 
 impl IndexTableWriter {
@@ -63,16 +84,18 @@ impl IndexTableWriter {
             first: u64::MAX,
             last: 0,
             block: BlockWriter::default(),
+            joining: false,
+            hashes: Vec::new(),
+            filter: Vec::new(),
             leaf: Vec::new(),
             leaf_bytes: 0,
             top: Vec::new(),
-            key: Vec::new(),
+            key: Key::default(),
             next_key: Vec::new(),
-            postings: PostingList::default(),
-            hashes: Vec::new(),
+            list: PostingList::default(),
+            entities: 0,
             posting_count: 0,
             blocks: 0,
-            min_key: Vec::new(),
         })
     }
 
@@ -85,51 +108,135 @@ impl IndexTableWriter {
         entity: Entity<'_>,
         positions: impl Iterator<Item = Sequence>,
     ) -> Result<(), DiskError> {
-        let mut key = std::mem::take(&mut self.next_key);
-        entity.write_key(&mut key);
-        let begun = self.begin_key(&key);
-        self.next_key = key;
-        begun?;
-        self.add_positions(positions.map(|position| position.0))
+        entity.write_key(&mut self.next_key);
+        let mut key = Key::default();
+        key.set(&self.next_key);
+        self.add_positions(&key, positions.map(|position| position.0))
     }
 
-    /// Begins the next entity, by its key; at least one position follows.
+    /// The same by the entity's key.
+    pub(crate) fn add_positions(
+        &mut self,
+        key: &Key,
+        positions: impl Iterator<Item = u64>,
+    ) -> Result<(), DiskError> {
+        let mut list = std::mem::take(&mut self.list);
+        list.clear();
+        for position in positions {
+            if list.count() == ENTRY_POSTINGS_MAX {
+                self.entry(key, list.get())?;
+                list.clear();
+            }
+            list.push(position);
+        }
+        let added = if list.is_empty() { Ok(()) } else { self.entry(key, list.get()) };
+        self.list = list;
+        added
+    }
+
+    /// Takes in the next entity's positions, or more of the same entity's, all behind those before: as one entry, so they should not be
+    /// more than [`ENTRY_POSTINGS_MAX`].
     ///
     /// # Panics
-    /// If the key is not behind the one before.
-    pub(crate) fn begin_key(&mut self, key: &[u8]) -> Result<(), DiskError> {
-        self.close_entry()?;
-        assert!(key > &*self.key, "keys come in order");
-        self.key.clear();
-        self.key.extend_from_slice(key);
-        self.hashes.push(filter::hash(&self.key));
-        if self.min_key.is_empty() {
-            self.min_key.clone_from(&self.key);
+    /// If the key is before the last one.
+    #[inline]
+    pub(crate) fn entry(&mut self, key: &Key, postings: Postings<'_>) -> Result<(), DiskError> {
+        self.place_for(key, postings)?;
+        self.block.add(&self.key, key, postings);
+        self.taken(key);
+        Ok(())
+    }
+
+    /// The same, for an entry that can be copied if its block has the same entry before it as this table. Its key is behind the last
+    /// one.
+    #[inline]
+    pub(crate) fn copy_entry(
+        &mut self,
+        key: &Key,
+        postings: Postings<'_>,
+        entry: Encoded<'_>,
+    ) -> Result<(), DiskError> {
+        self.place_for(key, postings)?;
+        if !self.block.copy(entry, postings) {
+            self.block.add(&self.key, key, postings);
+        }
+        self.taken(key);
+        Ok(())
+    }
+
+    /// Makes sure of a block that the entry can go to.
+    #[inline]
+    fn place_for(&mut self, key: &Key, postings: Postings<'_>) -> Result<(), DiskError> {
+        let bytes_max = if self.joining { BLOCK_BYTES_LONG } else { BLOCK_BYTES_TARGET };
+        if self.block.bytes() >= bytes_max {
+            self.close_block()?;
+        }
+        if self.block.is_empty() {
+            self.begin_block(key, postings.first, BlockAt { offset: 0, bytes: 0 }, 0);
+            self.block.begin(self.base);
         }
         Ok(())
     }
 
-    /// Takes in the next positions of the entity, ascending, none below the first that the table was created for.
-    pub(crate) fn add_positions(&mut self, positions: impl Iterator<Item = u64>) -> Result<(), DiskError> {
-        for position in positions {
-            self.add_list(Postings { count: 1, first: position, last: position, steps: &[] })?;
+    #[inline]
+    fn taken(&mut self, key: &Key) {
+        let new = self.entities == 0 || *key != self.key;
+        if new {
+            assert!(self.entities == 0 || *key > self.key, "keys come in order");
+            self.key.clone_from(key);
+            self.entities += 1;
         }
-        Ok(())
+        if new || self.hashes.is_empty() {
+            self.hashes.push(key.hash());
+        }
     }
 
-    /// The same for positions that are encoded: they stay so. Short lists become one entry.
-    pub(crate) fn add_list(&mut self, list: Postings<'_>) -> Result<(), DiskError> {
-        if list.count > ENTRY_POSTINGS_MAX {
-            return self.add_positions(list.positions());
+    fn begin_block(&mut self, key: &Key, first: u64, at: BlockAt, filter_bytes: u32) {
+        let entry = LeafEntry { key: key.to_bytes().into(), first: Sequence(first), at, filter_bytes };
+        self.leaf_bytes += entry.key.len() + 16;
+        self.leaf.push(entry);
+    }
+
+    /// What can be done with a block whose entities are all behind those there are.
+    pub(crate) fn fit(&self, block: &PostingBlock) -> Fit {
+        let open = self.block.bytes();
+        if self.block.is_empty() || open >= BLOCK_BYTES_SHORT {
+            Fit::AsItIs
+        } else if open + block.raw().len() <= BLOCK_BYTES_LONG {
+            Fit::Joined
+        } else {
+            Fit::No
         }
-        if self.postings.count() + list.count > ENTRY_POSTINGS_MAX {
-            self.close_entry()?;
-        }
-        self.first = self.first.min(list.first);
-        self.last = self.last.max(list.last);
-        self.postings.append(list);
-        self.posting_count += list.count;
-        Ok(())
+    }
+
+    /// Takes in a whole block of another table with its filter; its entities, `first_key` to `last_key`, are all behind those
+    /// there are.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub(crate) fn take_block(
+        &mut self,
+        block: &PostingBlock,
+        filter: &[u8],
+        first_key: &Key,
+        first: u64,
+        last_key: &Key,
+    ) -> Result<(), DiskError> {
+        self.close_block()?;
+        assert!(self.entities == 0 || *first_key > self.key, "keys come in order");
+        assert!(first_key <= last_key && block.least() >= self.base.0, "a block of an input");
+        let at = self.out.block(BlockKind::Postings, block.raw(), Compress::Never)?;
+        let filter_at = self.out.block(BlockKind::Filter, filter, Compress::Never)?;
+        self.begin_block(first_key, first, at, filter_at.bytes);
+        self.key.clone_from(last_key);
+        self.entities += block.entities();
+        self.count(block.least(), block.greatest(), block.postings());
+        self.block_done()
+    }
+
+    /// The entries that follow are those of a block that is to be [`Fit::Joined`]: until `close_block`, the open one goes on.
+    pub(crate) fn join(&mut self) {
+        self.joining = true;
     }
 
     /// Bytes so far, without what is added at the end.
@@ -137,39 +244,36 @@ impl IndexTableWriter {
         self.out.offset() + self.block.bytes() as u64
     }
 
-    fn close_entry(&mut self) -> Result<(), DiskError> {
-        if self.postings.is_empty() {
+    /// Ends the open block, if there is one.
+    pub(crate) fn close_block(&mut self) -> Result<(), DiskError> {
+        self.joining = false;
+        if self.block.is_empty() {
             return Ok(());
         }
-        if self.block.is_empty() {
-            let first = Sequence(self.postings.get().first);
-            let entry =
-                LeafEntry { key: self.key.clone().into(), first, at: BlockAt { offset: 0, bytes: 0 } };
-            self.leaf_bytes += entry.key.len() + 16;
-            self.leaf.push(entry);
-            self.block.begin(self.base);
-        }
-        self.block.add(&self.key, self.postings.get());
-        self.postings.clear();
-        if self.block.bytes() >= BLOCK_BYTES_TARGET {
-            self.close_block()?;
-        }
-        Ok(())
+        // Not compressed: entries are written against each other, which leaves little, and LZ4 took most of a merge's time
+        // for a sixth of the bytes.
+        let (least, greatest, postings) = self.block.covers();
+        self.count(least, greatest, postings);
+        let raw = self.block.finish(self.hashes.len());
+        let at = self.out.block(BlockKind::Postings, raw, Compress::Never)?;
+        self.block.clear();
+        filter::build(&self.hashes, &mut self.filter);
+        self.hashes.clear();
+        let filter_at = self.out.block(BlockKind::Filter, &self.filter, Compress::Never)?;
+        let entry = self.leaf.last_mut().expect("a block begins with its leaf entry");
+        (entry.at, entry.filter_bytes) = (at, filter_at.bytes);
+        self.block_done()
     }
 
-    fn close_block(&mut self) -> Result<(), DiskError> {
-        if self.block.is_empty() {
-            return Ok(());
-        }
-        let raw = self.block.finish();
-        let at = self.out.block(BlockKind::Postings, raw, Compress::Lz4)?;
-        self.block.clear();
+    fn count(&mut self, least: u64, greatest: u64, postings: u64) {
+        self.first = self.first.min(least);
+        self.last = self.last.max(greatest);
+        self.posting_count += postings;
+    }
+
+    fn block_done(&mut self) -> Result<(), DiskError> {
         self.blocks += 1;
-        self.leaf.last_mut().expect("a block begins with its leaf entry").at = at;
-        if self.leaf_bytes >= LEAF_BYTES_TARGET {
-            self.close_leaf()?;
-        }
-        Ok(())
+        if self.leaf_bytes >= LEAF_BYTES_TARGET { self.close_leaf() } else { Ok(()) }
     }
 
     fn close_leaf(&mut self) -> Result<(), DiskError> {
@@ -178,58 +282,33 @@ impl IndexTableWriter {
         let at = self.out.block(BlockKind::Leaf, &LeafEntry::encode_all(&self.leaf), Compress::Lz4)?;
         self.leaf.clear();
         self.leaf_bytes = 0;
-        self.top.push(LeafEntry { key, first, at });
+        self.top.push(LeafEntry { key, first, at, filter_bytes: 0 });
         Ok(())
     }
 
-    /// Writes filter and index and syncs the file, which still has its temporary name; returns what it is to be called.
+    /// Writes the index and syncs the file, which still has its temporary name; returns what it is to be called.
     ///
     /// # Panics
     /// If no posting was added.
     pub(crate) fn finish(mut self) -> Result<(IndexTableMeta, PathBuf), DiskError> {
-        self.close_entry()?;
         self.close_block()?;
         assert!(self.posting_count > 0, "every event has at least one posting");
-        let filter_at = self.out.offset();
-        let pages = self.write_filter()?;
         self.close_leaf()?;
         let top = self.out.block(BlockKind::Top, &LeafEntry::encode_all(&self.top), Compress::Never)?;
         let footer = IndexFooter {
             tape: self.tape,
             first: Sequence(self.first),
             last: Sequence(self.last),
-            entities: self.hashes.len() as u64,
+            entities: self.entities,
             postings: self.posting_count,
             blocks: self.blocks,
-            filter_at,
-            filter_pages: pages,
             top,
-            min_key: self.min_key.into(),
-            max_key: self.key.into(),
+            min_key: self.top[0].key.clone(),
+            max_key: self.key.to_bytes().into(),
         };
         let mut raw = Vec::new();
         footer.put(&mut raw);
         let (bytes, path) = self.out.finish(&raw)?;
         Ok((IndexTableMeta { number: self.number, bytes, level: 0, footer }, path))
-    }
-
-    fn write_filter(&mut self) -> Result<u32, DiskError> {
-        // The footer alone says which one it is.
-        if self.hashes.len() == 1 {
-            return Ok(0);
-        }
-        let pages = filter::page_count(self.hashes.len() as u64);
-        // By page: the page is chosen by the highest bits of the hash.
-        self.hashes.sort_unstable();
-        let mut page = [0; filter::PAGE_BYTES];
-        let mut hashes = self.hashes.iter().peekable();
-        for number in 0..pages {
-            page.fill(0);
-            while let Some(hash) = hashes.next_if(|hash| filter::page_of(**hash, pages) == number) {
-                filter::insert(&mut page, *hash);
-            }
-            self.out.block(BlockKind::Filter, &page, Compress::Never)?;
-        }
-        Ok(pages)
     }
 }

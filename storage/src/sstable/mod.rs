@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! NNNN.events   file header | frames | frames | ... | leaf | leaf | ... | top | footer
-//! NNNN.index    file header | postings | ... | filter page | ... | leaf | ... | top | footer
+//! NNNN.index    file header | postings | filter | postings | filter | ... | leaf | ... | top | footer
 //! ```
 //!
 //! An **event table** holds whole frames, byte for byte, in compressed blocks, in the order of the tape; its key is the
@@ -25,6 +25,7 @@ mod filter;
 mod index_scan;
 mod index_table;
 mod index_writer;
+mod key;
 mod leaf;
 mod posting_block;
 mod posting_list;
@@ -43,8 +44,10 @@ pub(crate) use self::event_writer::EventTableWriter;
 pub(crate) use self::filter::{hash as entity_hash, mix};
 pub(crate) use self::index_scan::IndexScan;
 pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta};
-pub(crate) use self::index_writer::IndexTableWriter;
+pub(crate) use self::index_writer::{ENTRY_POSTINGS_MAX, Fit, IndexTableWriter};
+pub(crate) use self::key::Key;
 pub(crate) use self::leaf::BlockEntry;
+pub(crate) use self::posting_block::{Cursor, Encoded, PostingBlock};
 pub(crate) use self::posting_list::{PostingList, Postings as EncodedPostings};
 pub(crate) use self::postings::Postings;
 pub(crate) use self::table_file::{FileWriter, TABLES, TableFile, install, new_path, open_file};

@@ -3,46 +3,35 @@
 
 use crate::codec::{Fields, Short, put_varint};
 
-/// At least one position, ascending, and checked: see [`Postings::check`].
+/// At least one position, ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Postings<'a> {
     /// How many.
     pub count: u64,
     pub first: u64,
     pub last: u64,
-    /// The differences of those behind the first, each at least 1.
+    /// The differences of those behind the first, each at least 1. Checked when they are decoded, not before: a merge passes
+    /// them on as bytes, and block checksums say that they are what was written.
     pub steps: &'a [u8],
 }
 
-impl<'a> Postings<'a> {
-    /// What `encoded` holds: a varint to be added to `base`, then the steps. It has to be `count` positions exactly.
-    pub(crate) fn check(base: u64, count: u64, encoded: &'a [u8]) -> Result<Self, Short> {
-        let mut fields = Fields::new(encoded);
-        let first = fields.varint()?;
-        let first = base.checked_add(first).filter(|_| count > 0).ok_or(Short { at: 0 })?;
-        let steps = &encoded[fields.at()..];
-        let mut last = first;
-        for _ in 1..count {
+impl Postings<'_> {
+    /// Calls `visit` with one after the other; they have to be what the rest states.
+    pub(crate) fn decode(&self, mut visit: impl FnMut(u64)) -> Result<(), Short> {
+        let mut fields = Fields::new(self.steps);
+        let mut position = self.first;
+        visit(position);
+        for _ in 1..self.count {
             let at = fields.at();
             let step = fields.varint()?;
-            last = last.checked_add(step).filter(|_| step > 0).ok_or(Short { at })?;
+            position = position.checked_add(step).filter(|_| step > 0).ok_or(Short { at })?;
+            visit(position);
         }
-        if fields.is_empty() {
-            Ok(Self { count, first, last, steps })
+        if self.count > 0 && position == self.last && fields.is_empty() {
+            Ok(())
         } else {
             Err(Short { at: fields.at() })
         }
-    }
-
-    /// One after the other.
-    pub(crate) fn positions(&self) -> impl Iterator<Item = u64> + use<'a> {
-        let mut fields = Fields::new(self.steps);
-        let mut next = Some(self.first);
-        std::iter::from_fn(move || {
-            let position = next?;
-            next = (!fields.is_empty()).then(|| position + fields.varint().expect("the steps were checked"));
-            Some(position)
-        })
     }
 }
 
@@ -70,11 +59,13 @@ impl PostingList {
     }
 
     /// Takes in the next position.
+    #[inline]
     pub(crate) fn push(&mut self, position: u64) {
         self.append(Postings { count: 1, first: position, last: position, steps: &[] });
     }
 
     /// Takes in the next positions, all behind those it has.
+    #[inline]
     pub(crate) fn append(&mut self, next: Postings<'_>) {
         if self.is_empty() {
             self.first = next.first;
@@ -82,12 +73,15 @@ impl PostingList {
             debug_assert!(next.first > self.last, "positions come in order");
             put_varint(&mut self.steps, next.first - self.last);
         }
-        self.steps.extend_from_slice(next.steps);
+        if !next.steps.is_empty() {
+            self.steps.extend_from_slice(next.steps);
+        }
         self.last = next.last;
         self.count += next.count;
     }
 
     /// Those it has, at least one.
+    #[inline]
     pub(crate) fn get(&self) -> Postings<'_> {
         Postings { count: self.count, first: self.first, last: self.last, steps: &self.steps }
     }
@@ -100,6 +94,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decoded(postings: Postings<'_>) -> Result<Vec<u64>, Short> {
+        let mut positions = Vec::new();
+        postings.decode(|position| positions.push(position)).map(|()| positions)
+    }
 
     proptest! {
         #[test]
@@ -122,23 +121,22 @@ mod tests {
                 start = end;
             }
             prop_assert_eq!(pieced.get(), whole.get());
-            let mut encoded = Vec::new();
-            put_varint(&mut encoded, whole.first - 100);
-            encoded.extend_from_slice(&whole.steps);
-            let read = Postings::check(100, whole.count, &encoded).unwrap();
-            prop_assert_eq!(read, whole.get());
-            prop_assert_eq!(read.positions().collect::<Vec<_>>(), positions);
-            prop_assert!(Postings::check(100, whole.count + 1, &encoded).is_err());
-            prop_assert!(Postings::check(100, whole.count - 1, &encoded).is_err());
+            let stated = whole.get();
+            prop_assert_eq!(decoded(stated).unwrap(), positions);
+            let (more, less) = (stated.count + 1, stated.count - 1);
+            prop_assert_eq!(decoded(Postings { count: more, ..stated }).is_err(), true);
+            prop_assert_eq!(decoded(Postings { count: less, ..stated }).is_err(), true);
+            prop_assert_eq!(decoded(Postings { last: stated.last + 1, ..stated }).is_err(), true);
         }
 
         #[test]
-        fn any_bytes_at_all_are_positions_in_order_or_an_error(base: u64, count in 0u64..20, encoded: Vec<u8>) {
-            if let Ok(read) = Postings::check(base, count, &encoded) {
-                let positions: Vec<u64> = read.positions().collect();
+        fn any_bytes_at_all_are_positions_in_order_or_an_error(
+            first: u64, last: u64, count in 0u64..20, steps: Vec<u8>,
+        ) {
+            if let Ok(positions) = decoded(Postings { count, first, last, steps: &steps }) {
                 prop_assert_eq!(positions.len() as u64, count);
                 prop_assert!(positions.is_sorted_by(|left, right| left < right));
-                prop_assert_eq!((positions.first(), positions.last()), (Some(&read.first), Some(&read.last)));
+                prop_assert_eq!((positions.first(), positions.last()), (Some(&first), Some(&last)));
             }
         }
     }

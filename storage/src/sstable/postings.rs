@@ -82,7 +82,7 @@ impl Postings {
     fn load_next(&mut self) -> Result<(), TableError> {
         let table = &self.tables[0];
         let place = match self.place {
-            None if table.may_hold(&self.key)? => {
+            None if table.in_range(&self.key) => {
                 let position = if self.forward { self.from } else { self.through };
                 Some(table.seek(&self.key, position)?)
             }
@@ -101,7 +101,10 @@ impl Postings {
         }
         // Backwards, a block that begins at or before the first wanted posting is the last one to look at.
         self.done = !self.forward && entry.begins() <= (&self.key, self.from);
-        table.collect(&entry, &self.key, true, self.caller, &mut self.ready)
+        if table.may_hold(&entry, &self.key)? {
+            table.collect(&entry, &self.key, true, self.caller, &mut self.ready)?;
+        }
+        Ok(())
     }
 
     /// The postings of all keys that begin with the prefix, sorted together. A number's few events in each instrument.
