@@ -116,8 +116,8 @@ impl From<WalError> for OpenError {
 /// What opening a store found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RecoveryReport {
-    /// The tape.
-    pub tape: u64,
+    /// The tape, in hexadecimal as everywhere in messages.
+    pub tape: String,
     /// The store did not exist before.
     pub created: bool,
     /// The last event recovered; durable.
@@ -151,9 +151,9 @@ pub struct RecoveryReport {
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.created {
-            return write!(f, "created a store for tape {:016x}", self.tape);
+            return write!(f, "created a store for tape {}", self.tape);
         }
-        writeln!(f, "tape {:016x} recovered through sequence {}", self.tape, self.last_sequence)?;
+        writeln!(f, "tape {} recovered through sequence {}", self.tape, self.last_sequence)?;
         writeln!(
             f,
             "tables: {} of events, {} of indexes, through sequence {}",
@@ -216,7 +216,7 @@ pub(crate) fn open(
     let manifest = Manifest::write(&*disk, contents, generation + 1)?;
     let contents = manifest.contents().clone();
     let flushed = contents.event_tables.last().map_or(Head::empty(contents.tape), |table| table.footer.after);
-    report.tape = contents.tape.0;
+    report.tape = format!("{:016x}", contents.tape.0);
     report.flushed_through = flushed.last_sequence.0;
     report.event_tables = contents.event_tables.len() as u64;
     report.index_tables = contents.index_tables.len() as u64;

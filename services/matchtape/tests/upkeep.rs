@@ -218,15 +218,17 @@ fn what_opening_found_is_told_as_one_object_where_it_is_asked_for() {
         .spawn()
         .unwrap();
     let said = std::io::BufReader::new(child.stderr.take().unwrap());
-    let report = std::io::BufRead::lines(said)
+    let found = std::io::BufRead::lines(said)
         .map_while(Result::ok)
         .find_map(|line| serde_json::from_str::<Value>(&line).ok())
         .expect("a line of JSON");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(report["created"], false, "{report}");
-    assert!(report["last_sequence"].as_u64() >= report["flushed_through"].as_u64(), "{report}");
-    assert!(report["event_tables"].as_u64() >= Some(6) && report["wal"].is_object(), "{report}");
+    assert_eq!(found["created"], false, "{found}");
+    let id = &report(&["inspect", "--data", text(&tape)])["tape"];
+    assert_eq!(&found["tape"], id);
+    assert!(found["last_sequence"].as_u64() >= found["flushed_through"].as_u64(), "{found}");
+    assert!(found["event_tables"].as_u64() >= Some(6) && found["wal"].is_object(), "{found}");
 }
 
 #[test]

@@ -132,7 +132,7 @@ pub enum ProofError {
     #[error("the run leaves out what is between segments {0} and {1}")]
     Gap(SegmentNumber, SegmentNumber),
     /// The bytes are vouched for, but they are another run than the proof says.
-    #[error("the frames hold sequences {} to {} of tape {tape}, the proof states {} to {} of tape {stated_tape}", found.0, found.1, stated.0, stated.1)]
+    #[error("the frames hold sequences {} to {} of tape {:016x}, the proof states {} to {} of tape {:016x}", found.0, found.1, tape.0, stated.0, stated.1, stated_tape.0)]
     Range {
         /// By the proof.
         stated: (Sequence, Sequence),

@@ -189,7 +189,7 @@ struct Report {
 impl Report {
     fn of(proof: &Proof, file: &Path, frames: &Path) -> Self {
         Self {
-            tape: proof.tape.to_string(),
+            tape: format!("{:016x}", proof.tape.0),
             first_sequence: proof.first.0,
             last_sequence: proof.last.0,
             events: (proof.last.0 - proof.first.0).saturating_add(1),
