@@ -1,16 +1,21 @@
-//! The store loses power, or its process, at every operation of a recorded run with flushes, compaction and restarts in it, and is judged by
-//! what it then answers: what was acknowledged is there, what is there is a prefix of what was accepted, and every
-//! question has the answer a plain list gives.
+//! The store loses power, or its process, at every operation of a recorded run with flushes, snapshots, compaction,
+//! retention, backups and restarts in it, and is judged by what it then answers: what was acknowledged is there, what is there
+//! is a prefix of what was accepted, and every question has the answer a plain list gives. A backup that was finished is
+//! whole, one that was not is whole or no store.
 
 mod model;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
 use matchtape_storage::wal::SyncPolicy;
-use matchtape_storage::{Disk, EventStore, RetentionPolicy, StoreMistakes, StoreOptions, limits};
+use matchtape_storage::{
+    Disk, DiskBelow, EventStore, ReadOnlyOptions, ReadOnlyStore, RetentionPolicy, StoreMistakes,
+    StoreOptions, limits,
+};
 use model::*;
 
 /// A recorded run.
@@ -23,6 +28,25 @@ struct Run {
     accepted: Vec<(usize, Sequence)>,
     /// Files that retention has removed.
     dropped: usize,
+    backups: Vec<Backup>,
+}
+
+/// A backup by hard links beside the store, on the same disk.
+struct Backup {
+    directory: String,
+    /// Operations when it was finished.
+    finished: usize,
+    through: Sequence,
+}
+
+fn back_up(disk: &SimDisk, store: &EventStore, directory: &str) -> Backup {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let target: Arc<dyn Disk> = Arc::new(DiskBelow::create(&shared, directory).expect("created"));
+    let link = |path: &Path| disk.hard_link(path, &Path::new(directory).join(path)).map(|()| true);
+    let report = store.copy_to(&target, Some(&link), &mut |_| {}).expect("backed up");
+    assert!(report.linked > 0, "{report:?}");
+    let (directory, through) = (directory.to_owned(), Sequence(report.through));
+    Backup { directory, finished: disk.operations(), through }
 }
 
 /// Drops what is older than about fifty events, and the log that tables have.
@@ -44,6 +68,7 @@ fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> 
         promised: Vec::new(),
         accepted: Vec::new(),
         dropped: 0,
+        backups: Vec::new(),
     };
     for life in 0..3 {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -64,6 +89,9 @@ fn record(seed: u64, options: &StoreOptions, prepare: impl FnOnce(&SimDisk)) -> 
             }
             if step % 4 == 3 {
                 driven.store.compact(&mut |_| true).expect("compacted");
+            }
+            if step == 4 {
+                run.backups.push(back_up(&disk, &driven.store, &format!("backup-{life}")));
             }
         }
         let Driven { store, writer, events, .. } = driven;
@@ -129,6 +157,7 @@ fn judge(
         let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a check failed".to_owned());
         return Err(text);
     }
+    judge_backups(disk, run, operation, &mut random)?;
     // It goes on from there.
     driven.events = events.to_vec();
     driven.append(1, true);
@@ -139,6 +168,33 @@ fn judge(
         check_reader(&driven.store.reader(), &events, &mut random, 1);
     }));
     checked.map_err(|_| "after going on, a check failed".to_owned())
+}
+
+/// Backups that were finished before `operation` hold what was promised of them; others may be there whole.
+fn judge_backups(disk: &SimDisk, run: &Run, operation: usize, random: &mut Random) -> Result<(), String> {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    for backup in &run.backups {
+        let below = DiskBelow::open(&shared, &backup.directory).map_err(|error| error.to_string())?;
+        let opened = below.map(|below| ReadOnlyStore::open(Arc::new(below), ReadOnlyOptions::default()));
+        let store = match opened {
+            Some(Ok(store)) => store,
+            None if operation < backup.finished => continue,
+            Some(Err(_)) if operation < backup.finished => continue,
+            None => return Err(format!("{} is gone", backup.directory)),
+            Some(Err(error)) => return Err(format!("{}: {error}", backup.directory)),
+        };
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            assert_eq!(store.head().last_sequence, backup.through);
+            check_reader(&store.reader(), &run.events[..backup.through.0 as usize], random, 1);
+            let verified = store.verify(&mut |_| {}).expect("readable");
+            assert!(verified.is_sound(), "{:?}", verified.findings);
+        }));
+        if let Err(panic) = checked {
+            let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+            return Err(format!("{}: {text}", backup.directory));
+        }
+    }
+    Ok(())
 }
 
 /// What is known of segments reaches without a hole from the first event to the open segment, and is true.
@@ -209,11 +265,16 @@ fn releasing_options() -> StoreOptions {
 fn a_crash_while_the_log_is_let_go_of_and_its_files_are_used_again_loses_nothing() {
     let options = releasing_options();
     let run = record(5, &options, |_| {});
-    let renames = |end: &str| {
-        let trace = run.disk.describe_trace();
-        trace.iter().filter(|line| line.starts_with("rename") && line.ends_with(end)).count()
+    let trace = run.disk.describe_trace();
+    let count = |begin: &str, part: &str| {
+        trace.iter().filter(|line| line.starts_with(begin) && line.contains(part)).count()
     };
-    assert!(renames(".free") > 4 && run.disk.describe_trace().iter().any(|line| line.contains(".free to")));
+    // Everything a store does to its disk is in it.
+    assert!(count("rename", ".new to wal/") > 6, "segments were begun");
+    assert!(count("rename", ".wal.free") > 6 && count("rename", ".free to") > 2, "let go of, and used again");
+    assert!(count("create", ".events") > 6 && count("create", ".snapshot") > 3, "flushed, with snapshots");
+    assert!(count("remove tables/", ".index") > 4, "merged");
+    assert!(run.dropped > 6 && run.backups.len() == 3, "{} files were dropped", run.dropped);
     let found = violations(&run, &options, 1, 3);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -250,7 +311,7 @@ fn record_unsynced(seed: u64, options: &StoreOptions) -> Run {
         }
     }
     assert!(driven.store.flushed_through() > Sequence::ZERO);
-    Run { disk, events: driven.events.clone(), promised, accepted, dropped: 0 }
+    Run { disk, events: driven.events.clone(), promised, accepted, dropped: 0, backups: Vec::new() }
 }
 
 #[test]
