@@ -1,7 +1,7 @@
 //! The device's own numbers: what a program that does nothing else gets from it.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -9,31 +9,66 @@ use matchtape_storage::AlignedBytes;
 
 use crate::nanoseconds;
 
-/// Writes `bytes` at a time into a preallocated, zeroed file and syncs each (`pwrite`, `fdatasync`), one after the other.
+/// The file's length; writing begins again at its start.
+const SPAN_BYTES: usize = 64 << 20;
+
+/// A preallocated, zeroed file that is written so many bytes at a time, one after the other, each synced.
+#[derive(Debug)]
+pub struct SyncedWrites {
+    file: std::fs::File,
+    path: PathBuf,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl SyncedWrites {
+    /// Makes the file.
+    ///
+    /// # Panics
+    /// When the folder cannot be written.
+    pub fn create(folder: &Path, bytes: usize) -> Self {
+        let path = folder.join("device");
+        let file = std::fs::File::create_new(&path).expect("a new file");
+        let zeros = vec![0u8; 1 << 20];
+        for at in 0..SPAN_BYTES / zeros.len() {
+            file.write_all_at(&zeros, (at * zeros.len()) as u64).expect("room on the disk");
+        }
+        file.sync_all().expect("a disk that syncs");
+        Self { file, path, block: vec![7u8; bytes], at: 0 }
+    }
+
+    /// One write and its sync: `pwrite`, `fdatasync`.
+    ///
+    /// # Panics
+    /// When the disk fails.
+    pub fn write(&mut self) {
+        let at = self.at % (SPAN_BYTES - self.block.len()) / 4096 * 4096;
+        self.file.write_all_at(&self.block, at as u64).expect("a disk that writes");
+        self.file.sync_data().expect("a disk that syncs");
+        self.at += self.block.len();
+    }
+}
+
+impl Drop for SyncedWrites {
+    fn drop(&mut self) {
+        // Its folder goes soon after.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Writes `bytes` at a time and syncs each, as fast as the device does that.
 ///
 /// # Panics
 /// When the folder cannot be written.
 pub fn sync_latency(folder: &Path, bytes: usize, duration: Duration) -> Histogram<u64> {
-    let path = folder.join("device");
-    let file = std::fs::File::create_new(&path).expect("a new file");
-    let span = 64 << 20;
-    let zeros = vec![0u8; 1 << 20];
-    for at in 0..span / zeros.len() {
-        file.write_all_at(&zeros, (at * zeros.len()) as u64).expect("room on the disk");
-    }
-    file.sync_all().expect("a disk that syncs");
-    let block = vec![7u8; bytes];
+    let mut writes = SyncedWrites::create(folder, bytes);
     let mut histogram = nanoseconds();
-    let (start, mut at) = (Instant::now(), 0u64);
+    let start = Instant::now();
     while start.elapsed() < duration {
         let begun = Instant::now();
-        file.write_all_at(&block, at % (span - bytes) as u64 / 4096 * 4096).expect("a disk that writes");
-        file.sync_data().expect("a disk that syncs");
+        writes.write();
         histogram.saturating_record(begun.elapsed().as_nanos() as u64);
-        at += bytes as u64;
     }
-    drop(file);
-    std::fs::remove_file(&path).expect("our own file");
     histogram
 }
 
