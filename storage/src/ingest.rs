@@ -152,6 +152,14 @@ impl Ingest {
         }
     }
 
+    /// Whether memory holds all that it may without a flush: the growing memtable would be one too many.
+    pub(crate) fn is_full(&self) -> bool {
+        let view = self.shared.view();
+        let sealed = &view.memtables[..view.memtables.len() - 1];
+        let unflushed: usize = sealed.iter().map(|memtable| memtable.memory_bytes()).sum();
+        !sealed.is_empty() && unflushed + self.memtable_bytes > self.limit_bytes
+    }
+
     pub(crate) fn pressure(&self) -> Pressure {
         let view = self.shared.view();
         let unflushed: usize = view.memtables.iter().map(|memtable| memtable.memory_bytes()).sum();

@@ -411,7 +411,8 @@ fn fold_tables(
     Ok(fold)
 }
 
-/// Reads what no table holds from the log into memory. A tail too long for memory is flushed on the way.
+/// Reads what no table holds from the log into memory. Only a tail too long for memory is flushed on the way: everything else
+/// is flushed as usual, while the store serves.
 fn replay_tail(
     ingest: &Ingest,
     wal: &WalReader,
@@ -437,7 +438,7 @@ fn replay_tail(
             ingest.take(chunk);
             if visible_at_open == VisibleAtOpen::Recovered && ends_group {
                 ingest.shared.visible.raise(last);
-                if ingest.shared.view().memtables.len() > 1 {
+                if ingest.is_full() {
                     ingest.flush()?;
                 }
             }

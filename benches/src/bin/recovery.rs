@@ -1,69 +1,235 @@
-//! After a crash: how long until the node serves again, with so much of the log not yet in tables.
+//! After `kill -9` in the middle of the load: how long until a new process serves again, with little and with much on disk.
 //!
-//!     cargo run --release -p matchtape-benches --bin recovery -- --events 4000000 --data /some/disk
+//!     cargo run --release -p matchtape-benches --bin recovery -- --gigabytes 10 --data /some/disk
+//!
+//! Writes so much below `--data`, in a process of its own that is then killed, and removes it again. The time runs from
+//! starting the new process to its answers: the newest event, one order's events, and the first event there is.
 
-use std::time::Instant;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use matchtape_benches::{Options, Report, device, tape};
 use matchtape_node::{Node, NodeOptions, PublishError};
-use matchtape_schemas::{ProducerId, Sequence, Stage};
+use matchtape_schemas::{OrderId, ProducerId, Sequence};
+use matchtape_storage::wal::WriteBackend;
+use matchtape_storage::{Compression, Query};
+
+/// Events of one group.
+const GROUP: u64 = 256;
+/// So often the writer says how far it is durable.
+const SAY_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(clap::Parser)]
 struct RecoveryOptions {
     #[command(flatten)]
     common: Options,
-    /// Events that are only in the log when the crash comes.
-    #[arg(long, default_value_t = 2_000_000)]
-    events: u64,
+    /// What is on the disk when the last kill comes; the first comes at a tenth of it.
+    #[arg(long, default_value_t = 10.0)]
+    gigabytes: f64,
+    /// What the program does when it has started itself.
+    #[arg(long, hide = true)]
+    child: Option<Role>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Publishes until it is killed.
+    Write,
+    /// Opens, answers, reports.
+    Serve,
+}
+
+fn settings() -> NodeOptions {
+    let mut settings = NodeOptions::default();
+    settings.store.wal.backend = WriteBackend::Direct;
+    // So that the events made here, which compress well, fill a disk in a minute.
+    settings.store.compression = Compression::None;
+    settings
+}
+
+/// Tells the parent; a parent that is gone ends the child.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}").and_then(|()| out.flush()).expect("the parent listens");
+}
+
+fn write_until_killed(data: &Path) {
+    let node = Node::open(data, settings(), Vec::new()).expect("a tape that opens");
+    let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
+    let mut next = publisher.last().map_or(0, |mark| mark.producer_sequence.0) + 1;
+    let mut said = Instant::now();
+    loop {
+        let group: Vec<_> = (next..next + GROUP).map(|number| tape::order(number, 64)).collect();
+        match publisher.publish_group(&group) {
+            Ok(_) => next += GROUP,
+            Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len()).expect("the node is open"),
+            Err(error) => panic!("{error}"),
+        }
+        if said.elapsed() >= SAY_EVERY {
+            said = Instant::now();
+            say(&format!("durable {}", node.watermarks().durable));
+        }
+    }
+}
+
+fn serve(data: &Path) {
+    let begun = Instant::now();
+    let node = Node::open(data, settings(), Vec::new()).expect("a tape that recovers");
+    let opened = begun.elapsed();
+    let reader = node.reader();
+    let last = node.watermarks().visible;
+    let newest = reader.event(last).expect("an undamaged tape").expect("the newest event");
+    let newest = newest.event().to_event();
+    // The order's id is the event's number, see `tape::order`.
+    let order = Some(OrderId(newest.producer_sequence.0));
+    let query = Query { instrument: Some(newest.instrument), order, ..Query::default() };
+    let found =
+        reader.query(&query).expect("an undamaged tape").map(|event| event.expect("an undamaged tape"));
+    assert_eq!(found.count(), 1, "the newest order is found by its id");
+    let first = reader.first_kept();
+    assert!(reader.event(first).expect("an undamaged tape").is_some());
+    say(&format!("served {} {}", last, opened.as_micros()));
+    let report = node.recovery();
+    say(&serde_json::to_string(report).expect("plain data"));
+    say(&report.to_string());
+    say("end of report");
+    drop(node);
+}
+
+fn start(role: &str, data: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--child", role, "--data"])
+        .arg(data)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this program starts");
+    let said = BufReader::new(child.stdout.take().expect("piped"));
+    (child, said)
+}
+
+/// Bytes that the files below take on the disk.
+fn bytes_below(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let sizes = entries.filter_map(Result::ok).filter_map(|entry| {
+        let meta = entry.metadata().ok()?;
+        Some(if meta.is_dir() { bytes_below(&entry.path()) } else { meta.len() })
+    });
+    sizes.sum()
+}
+
+/// Lets the writer run until there is so much on disk, and kills it; returns the last event that it called durable.
+fn load(data: &Path, bytes: u64) -> Sequence {
+    let (mut child, said) = start("write", data);
+    let mut durable = Sequence::ZERO;
+    let mut killed = false;
+    for line in said.lines() {
+        let line = line.expect("text");
+        let number = line.strip_prefix("durable ").and_then(|number| number.parse().ok());
+        durable = Sequence(number.expect("the writer says what is durable"));
+        if !killed && bytes_below(data) >= bytes {
+            // SIGKILL, with commits under way. What it said before is read to the end.
+            child.kill().expect("our own child");
+            killed = true;
+        }
+    }
+    child.wait().expect("our own child");
+    assert!(killed, "the writer ended by itself");
+    durable
+}
+
+/// What the new process found.
+struct Served {
+    /// From starting it to its answers.
+    took: Duration,
+    /// In which it opened the node.
+    opened: Duration,
+    last: Sequence,
+    replayed_bytes: u64,
+    report: String,
+}
+
+fn recover(data: &Path) -> Served {
+    let begun = Instant::now();
+    let (mut child, said) = start("serve", data);
+    let mut lines = said.lines().map(|line| line.expect("text"));
+    let served = lines.next().expect("the node serves");
+    let took = begun.elapsed();
+    let mut words = served.split(' ').skip(1).map(|word| word.parse().expect("a number"));
+    let (last, opened) = (words.next().expect("the last event"), words.next().expect("a time"));
+    let report: serde_json::Value =
+        serde_json::from_str(&lines.next().expect("a report")).expect("the report as JSON");
+    let text: Vec<String> = lines.by_ref().take_while(|line| line != "end of report").collect();
+    for _ in lines {}
+    child.wait().expect("our own child");
+    Served {
+        took,
+        opened: Duration::from_micros(opened),
+        last: Sequence(last),
+        replayed_bytes: report["replayed_bytes"].as_u64().expect("a number"),
+        report: text.join("\n"),
+    }
+}
+
+/// Lets the kernel forget what it holds of the files below.
+fn forget_cached(directory: &Path) {
+    for entry in std::fs::read_dir(directory).expect("our own folder").filter_map(Result::ok) {
+        if entry.metadata().is_ok_and(|meta| meta.is_dir()) {
+            forget_cached(&entry.path());
+        } else if let Ok(file) = std::fs::File::open(entry.path()) {
+            file.sync_all().expect("a disk that syncs");
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        }
+    }
 }
 
 fn main() {
     let options = RecoveryOptions::parse();
+    match (options.child, &options.common.data) {
+        (Some(Role::Write), Some(data)) => return write_until_killed(data),
+        (Some(Role::Serve), Some(data)) => return serve(data),
+        _ => {}
+    }
     let folder = options.common.folder();
     let mut report = Report::new("recovery", folder.path());
-    report.guarantee("events of 128 bytes, all durable, none in tables; recovery checks every byte, rebuilds the memtable and its indexes, and serves");
-    let mut settings = NodeOptions::default();
-    settings.store.memtable_bytes = 8 << 30;
-    let data = folder.path().join("tape");
-    let node = Node::open(&data, settings.clone(), Vec::new()).expect("a fresh node");
-    let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
-    let mut last = Sequence::ZERO;
-    for first in (1..=options.events).step_by(256) {
-        let group: Vec<_> =
-            (first..(first + 256).min(options.events + 1)).map(|number| tape::order(number, 64)).collect();
-        last = loop {
-            match publisher.publish_group(&group) {
-                Ok(published) => break published.sequence(),
-                Err(PublishError::WouldBlock) => {
-                    publisher.wait_for_room(group.len()).expect("the node is open")
-                }
-                Err(error) => panic!("{error}"),
+    report.guarantee("events of 128 bytes, not compressed, as fast as one producer publishes them; every batch is synced; killed by SIGKILL in mid-load");
+    report.guarantee("serving: a new process has answered for the newest event, for its order by id, and for the first event; every byte of the log that no table covers was checked");
+    let data: PathBuf = folder.path().join("tape");
+    let mut texts = Vec::new();
+    for share in [0.1, 1.0] {
+        let bytes = (options.gigabytes * share * 1e9) as u64;
+        let durable = load(&data, bytes);
+        let on_disk = bytes_below(&data) as f64 / 1e9;
+        let copy = device::memory_copy(Duration::from_millis(300));
+        for cache in ["files in the page cache", "nothing in the page cache"] {
+            if cache.starts_with("nothing") {
+                forget_cached(&data);
             }
-        };
+            let served = recover(&data);
+            assert!(served.last >= durable, "{} was durable, {} was recovered", durable, served.last);
+            let name = format!("{on_disk:.1} GB on disk, {cache}");
+            report
+                .row(
+                    format!("{name}: from starting the process to its answers"),
+                    served.took.as_secs_f64() * 1e3,
+                    "ms",
+                )
+                .goal("< 1 000");
+            report.row(format!("{name}: of it, opening"), served.opened.as_secs_f64() * 1e3, "ms");
+            report
+                .row(
+                    format!("{name}: log not yet in tables, in opening"),
+                    served.replayed_bytes as f64 / served.opened.as_secs_f64() / 1e9,
+                    "GB/s",
+                )
+                .beside("memory copy of one core", copy / 1e9);
+            texts.push(format!("{name}:\n{}", served.report));
+        }
     }
-    node.wait(last, Stage::Durable).expect("a disk that syncs");
-    drop(publisher);
-    // As a crash: nothing is flushed.
-    drop(node);
-
-    let log: u64 = std::fs::read_dir(data.join("wal"))
-        .expect("the log's folder")
-        .map(|entry| entry.and_then(|entry| entry.metadata()).map_or(0, |file| file.len()))
-        .sum();
-    let begun = Instant::now();
-    let node = Node::open(&data, settings, Vec::new()).expect("a tape that recovers");
-    let serving = begun.elapsed();
-    assert!(node.reader().event(last).expect("an undamaged tape").is_some());
-    let frames = options.events as f64 * tape::EVENT_BYTES as f64;
-    report.row("log on disk", log as f64 / 1e9, "GB");
-    report.row("from opening to serving", serving.as_secs_f64() * 1e3, "ms");
-    let copy = device::memory_copy(std::time::Duration::from_millis(500));
-    report
-        .row("events recovered per second, in bytes", frames / serving.as_secs_f64() / 1e9, "GB/s")
-        .beside("memory copy of one core", copy / 1e9)
-        .goal(">= 2 GB/s");
-    println!("{}", node.recovery());
-    node.close().expect("a node that closes");
+    for text in texts {
+        println!("{text}\n");
+    }
     report.print(options.common.format);
 }

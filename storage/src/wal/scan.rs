@@ -192,13 +192,13 @@ impl SegmentScan {
         self.window.forget_from(self.at);
     }
 
-    /// Passes commits that end before `sequence` by their headers alone.
+    /// Passes commits that end before `sequence` by their headers alone: nothing else of them is read.
     pub(super) fn pass(&mut self, sequence: Sequence) -> Result<(), DiskError> {
         self.accepted = 0..0;
+        let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
         loop {
-            let Ok(header) = CommitHeader::decode(self.window.get(self.at, BLOCK_BYTES)?) else {
-                return Ok(());
-            };
+            let read = self.window.file.read_at(&mut block, self.at)?;
+            let Ok(header) = CommitHeader::decode(&block[..read]) else { return Ok(()) };
             if header.last_sequence >= sequence || self.check_place(&header).is_err() {
                 return Ok(());
             }
