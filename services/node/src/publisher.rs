@@ -195,10 +195,11 @@ impl Intake {
         if self.lacks_space() { Err(PublishError::NoSpace) } else { Ok(()) }
     }
 
-    /// Whether the disk is full.
+    /// Whether the disk is full. Of a log that has ended that is not the reason, whatever its last trouble was: there will
+    /// not be room again.
     #[inline]
     pub(crate) fn lacks_space(&self) -> bool {
-        self.space.is_set()
+        self.space.is_set() && self.stages.ended().is_none()
     }
 
     /// Puts one of the sequencer's own events on the tape.
