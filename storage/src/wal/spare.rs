@@ -28,8 +28,12 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Bytes of zeros that each byte of a commit pays for: the next segment is ready when this one is half full.
 const ZERO_BYTES_PER_BYTE: u64 = 2;
 
-/// One background write. A commit may have to wait behind it.
-const ZERO_PIECE_BYTES: usize = 1 << 20;
+/// The least that is written at once in the background. A commit may have to wait behind it: under a light load such a write
+/// comes with one commit in many, and has to be short.
+const ZERO_PIECE_BYTES: usize = 128 << 10;
+
+/// The most. Under a heavy load commits are as large themselves.
+const ZERO_PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// Makes one spare.
 #[derive(Debug)]
@@ -51,10 +55,10 @@ enum NotMade {
 }
 
 impl Maker {
-    /// `may_go_on` is asked before every piece of zeros, and may block.
-    fn make(&self, number: SegmentNumber, may_go_on: impl FnMut() -> bool) -> Result<(), NotMade> {
+    /// `next_piece` is asked before every piece of zeros how much to write, and may block; `None`: no more.
+    fn make(&self, number: SegmentNumber, next_piece: impl FnMut() -> Option<usize>) -> Result<(), NotMade> {
         let preparing = number.preparing_path(&self.directory);
-        let filled = self.fill(number, may_go_on);
+        let filled = self.fill(number, next_piece);
         if matches!(filled, Err(NotMade::Failed(_))) {
             // The space it took may be what others need; a failure to give it back changes nothing.
             let _ = self.disk.remove(&preparing);
@@ -72,21 +76,23 @@ impl Maker {
         Ok(())
     }
 
-    fn fill(&self, number: SegmentNumber, mut may_go_on: impl FnMut() -> bool) -> Result<(), NotMade> {
+    fn fill(
+        &self,
+        number: SegmentNumber,
+        mut next_piece: impl FnMut() -> Option<usize>,
+    ) -> Result<(), NotMade> {
         let path = number.preparing_path(&self.directory);
         let recycled = self.recycle(&path).map_err(NotMade::Failed)?;
         let file = if recycled { self.open(&path) } else { self.create(&path) };
         let file = file.map_err(NotMade::Failed)?;
-        let piece_bytes = ZERO_PIECE_BYTES.min(usize::try_from(self.bytes).unwrap_or(ZERO_PIECE_BYTES));
-        let mut zeros = AlignedBytes::zeroed(piece_bytes);
+        let bytes_max = usize::try_from(self.bytes).unwrap_or(ZERO_PIECE_BYTES_MAX).min(ZERO_PIECE_BYTES_MAX);
+        let mut zeros = AlignedBytes::zeroed(bytes_max);
         // A sealed segment was cut behind its footer: zeros from there on.
         let mut at = if recycled { file.len_bytes().map_err(NotMade::Failed)? } else { 0 };
         at = at / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         while at < self.bytes {
-            if !may_go_on() {
-                return Err(NotMade::Closing);
-            }
-            let piece = piece_bytes.min(usize::try_from(self.bytes - at).unwrap_or(piece_bytes));
+            let wanted = next_piece().ok_or(NotMade::Closing)?.min(bytes_max);
+            let piece = usize::try_from(self.bytes - at).unwrap_or(wanted).min(wanted);
             file.write_at(&zeros[..piece], at).map_err(NotMade::Failed)?;
             at += piece as u64;
         }
@@ -251,7 +257,7 @@ impl Spares {
         if self.thread.is_some() {
             self.shared.changed.notify_all();
         } else {
-            self.shared.attempt(number, || true);
+            self.shared.attempt(number, || Some(ZERO_PIECE_BYTES_MAX));
         }
     }
 
@@ -322,8 +328,8 @@ impl Shared {
         }
     }
 
-    fn attempt(&self, number: SegmentNumber, may_go_on: impl FnMut() -> bool) {
-        let made = self.maker.make(number, may_go_on);
+    fn attempt(&self, number: SegmentNumber, next_piece: impl FnMut() -> Option<usize>) {
+        let made = self.maker.make(number, next_piece);
         let mut state = self.state.lock();
         match made {
             Ok(()) => {
@@ -361,14 +367,24 @@ impl Shared {
         }
     }
 
-    /// Returns when the next piece of zeros is paid for; `false` when there is to be no further one.
-    fn wait_for_payment(&self) -> bool {
+    /// Returns when the next piece of zeros is paid for, with its size; `None` when there is to be no further one.
+    fn wait_for_payment(&self) -> Option<usize> {
         let mut state = self.state.lock();
         while state.paid_bytes < ZERO_PIECE_BYTES as u64 && !state.urgent && !state.retrying && !state.closing
         {
             self.changed.wait(&mut state);
         }
-        state.paid_bytes = state.paid_bytes.saturating_sub(ZERO_PIECE_BYTES as u64);
-        !state.closing
+        if state.closing {
+            return None;
+        }
+        if state.urgent || state.retrying {
+            state.paid_bytes = 0;
+            return Some(ZERO_PIECE_BYTES_MAX);
+        }
+        let paid =
+            usize::try_from(state.paid_bytes).unwrap_or(ZERO_PIECE_BYTES_MAX).min(ZERO_PIECE_BYTES_MAX);
+        let piece = paid / BLOCK_BYTES * BLOCK_BYTES;
+        state.paid_bytes -= piece as u64;
+        Some(piece)
     }
 }
