@@ -10,7 +10,7 @@ use std::sync::Arc;
 use matchtape_schemas::{FrameFlags, Sequence};
 use matchtape_storage::Disk;
 use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
-use matchtape_storage::wal::{self, Mistakes, SyncPolicy, WalConfig, WalError, WriteBackend};
+use matchtape_storage::wal::{self, Mistakes, SyncPolicy, WalConfig, WalError, WriteBackend, Writer};
 use support::{FrameMaker, History, judge, small_config};
 
 /// What is tried at each crash point.
@@ -224,6 +224,155 @@ fn a_crash_at_every_operation_keeps_a_prefix_in_recycled_files_when_nothing_is_s
     crash_while_recycling(&WalConfig { sync: SyncPolicy::None, ..small_config() }, 3, 0);
     let direct = WalConfig { sync: SyncPolicy::None, backend: WriteBackend::Direct, ..small_config() };
     crash_while_recycling(&direct, 4, 1);
+}
+
+/// When a commit is promised.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Promise {
+    /// When it and all before it are on the disk.
+    InOrder,
+    /// When it is: a mistake, for the judge to notice.
+    WhenWritten,
+}
+
+/// Several commits written at once, in any order, with idle blocks among them; through rotations, in files used again. Ends
+/// early where the log does.
+fn record_side_by_side(
+    disk: &SimDisk,
+    config: &WalConfig,
+    seed: u64,
+    promise: Promise,
+    releases: bool,
+) -> History {
+    let mut history = History::default();
+    let opened = wal::open(Arc::new(disk.clone()), config.clone()).expect("a healthy log opens");
+    let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, seed));
+    assert!(writer.takes_several());
+    for step in 0..36 {
+        if write_side_by_side(disk, &mut writer, &mut maker, &mut history, step, promise).is_err() {
+            break;
+        }
+        // What keeps the next segment from being prepared is tried again with the next commit.
+        let _ = writer.maintain();
+        if releases && step % 4 == 3 {
+            history.release(disk, &writer, 1);
+        }
+    }
+    history
+}
+
+fn write_side_by_side(
+    disk: &SimDisk,
+    writer: &mut Writer,
+    maker: &mut FrameMaker,
+    history: &mut History,
+    step: u64,
+    promise: Promise,
+) -> Result<(), WalError> {
+    let begun = disk.operations();
+    let mut blocks = Vec::new();
+    if step % 3 == 1 {
+        blocks.extend(writer.place_idle().map(Some));
+    }
+    for commit in 0..=maker.below(4) {
+        if writer.is_at_segment_end() && commit > 0 {
+            break;
+        }
+        let open = step % 7 == 3 && commit == 0;
+        let ends = !open && writer.wants_segment_end();
+        let flags = if ends { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+        let frames = 1 + maker.below(3);
+        let buffer = maker.commit(writer, frames, open, flags);
+        history.frames.extend(buffer.frames().map(|(header, _)| (begun, header)));
+        blocks.push(Some(writer.place(buffer)?));
+    }
+    let mut left: Vec<usize> = (0..blocks.len()).collect();
+    let (mut written, mut settled) = (vec![false; blocks.len()], 0);
+    disk.at_once(|| {
+        while !left.is_empty() {
+            let next = left.swap_remove(maker.below(left.len() as u64) as usize);
+            let block = blocks[next].as_mut().expect("not settled");
+            let done = match block.write() {
+                Err(error) if error.may_pass() => block.write(),
+                done => done,
+            };
+            done.map_err(|error| writer.fail(error))?;
+            written[next] = true;
+            while settled < written.len() && written[settled] {
+                writer.settle(blocks[settled].take().expect("not settled"))?;
+                settled += 1;
+            }
+            let durable = match promise {
+                Promise::InOrder => writer.durable_group_end(),
+                Promise::WhenWritten => history.group_end(Sequence::MAX),
+            };
+            history.durable.push((disk.operations(), durable));
+            history.written.push((disk.operations(), durable));
+        }
+        Ok(())
+    })
+}
+
+fn side_by_side() -> WalConfig {
+    WalConfig { backend: WriteBackend::Direct, ..small_config() }
+}
+
+#[test]
+fn a_crash_at_every_operation_loses_nothing_durable_when_several_commits_are_written_at_once() {
+    for seed in [1, 2, 3] {
+        let disk = SimDisk::new(seed);
+        let history = record_side_by_side(&disk, &side_by_side(), seed, Promise::InOrder, true);
+        let trace = disk.describe_trace();
+        assert!(trace.iter().any(|line| line.ends_with("000000000004.wal")), "rotations");
+        assert!(trace.iter().any(|line| line.contains(".free to")), "files used again");
+        assert_clean(&violations(&disk, &side_by_side(), &history, LIGHT, 3), &disk);
+    }
+}
+
+#[test]
+fn a_write_that_fails_or_finds_no_room_beside_others_breaks_no_promise() {
+    let whole = SimDisk::new(4);
+    drop(wal::open(Arc::new(whole.clone()), side_by_side()).expect("opened"));
+    let opened = whole.operations();
+    let whole = SimDisk::new(4);
+    record_side_by_side(&whole, &side_by_side(), 4, Promise::InOrder, false);
+    let mut ended_early = 0;
+    for operation in opened..whole.operations() {
+        for fault in [Fault::Eio, Fault::Enospc] {
+            let disk = SimDisk::new(4);
+            disk.fail_at(operation, fault);
+            let history = record_side_by_side(&disk, &side_by_side(), 4, Promise::InOrder, false);
+            let end = disk.operations();
+            ended_early += usize::from(end < whole.operations());
+            let losses =
+                [PowerLoss::LoseUnsynced, PowerLoss::KeepUnsynced, PowerLoss::Seeded(operation as u64)];
+            let lost = losses.map(|choice| disk.crash_at(end, choice));
+            for survivor in lost.iter().chain([&disk.kill_at(end)]) {
+                if let Err(wrong) =
+                    judge(survivor, &side_by_side(), &history, usize::MAX, history.durable_at(end))
+                {
+                    panic!("operation {operation} failed with {fault:?}: {wrong}");
+                }
+            }
+        }
+    }
+    assert!(ended_early > 50, "{ended_early} of the faults ended the log");
+}
+
+#[test]
+fn the_judge_notices_a_commit_that_is_promised_before_one_that_was_begun_before_it() {
+    let disk = SimDisk::new(1);
+    let history = record_side_by_side(&disk, &side_by_side(), 1, Promise::WhenWritten, true);
+    assert!(!violations(&disk, &side_by_side(), &history, QUICK, 1).is_empty());
+}
+
+#[test]
+fn the_judge_notices_a_block_that_vouches_for_commits_under_way() {
+    let mistakes = Mistakes { vouch_for_what_is_under_way: true, ..Mistakes::default() };
+    let config = WalConfig { mistakes, ..side_by_side() };
+    let disk = SimDisk::new(1);
+    let history = record_side_by_side(&disk, &config, 1, Promise::InOrder, true);
+    assert!(!violations(&disk, &config, &history, QUICK, 1).is_empty());
 }
 
 #[test]

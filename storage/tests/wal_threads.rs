@@ -225,6 +225,118 @@ fn a_log_that_is_behind_by_all_its_buffers_refuses_and_takes_more_when_it_has_ca
 }
 
 #[test]
+fn a_commit_is_written_beside_one_that_takes_long_and_both_are_told_in_order() {
+    let disk = SimDisk::new(1);
+    let config = WalConfig { backend: WriteBackend::Direct, segment_bytes: 1 << 20, ..small_config() };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (log, head, reports) =
+        start(&shared, &config, GroupCommitOptions { idle_after: Duration::from_secs(3600), ..WAIT });
+    let mut maker = FrameMaker::new(head, 1);
+    // The first write stands until the second was begun; without a second thread that would be for ever.
+    let (begun, begins) = channel();
+    let (let_go, gate) = channel::<()>();
+    let (begun, gate) = (std::sync::Mutex::new(begun), std::sync::Mutex::new(gate));
+    disk.before_write(move |offset| {
+        begun.lock().expect("held shortly").send(offset).expect("the test listens");
+        if offset == 4096 {
+            gate.lock().expect("held shortly").recv().expect("let go");
+        }
+    });
+    append(&log, &mut maker, 1, false).expect("appended");
+    assert_eq!(begins.recv().expect("begun"), 4096);
+    append_more_than_a_buffer(&log, &mut maker);
+    assert_eq!(begins.recv().expect("begun"), 8192, "a full buffer does not wait");
+    assert!(reports.try_recv().is_err(), "nothing is told before the first");
+    let_go.send(()).expect("it waits");
+    let mut noted = Noted::default();
+    while noted.last < maker.head.last_sequence {
+        noted.note(reports.recv().expect("reported"));
+    }
+    log.close().expect("closed");
+}
+
+/// And less than two.
+fn append_more_than_a_buffer(log: &GroupCommit, maker: &mut FrameMaker) {
+    for _ in 0..20 {
+        append(log, maker, 20, false).expect("appended");
+    }
+}
+
+#[test]
+fn the_last_commit_is_proven_when_nothing_follows_and_the_next_one_is_written_beside_that() {
+    for backend in [WriteBackend::Buffered, WriteBackend::Direct] {
+        let disk = SimDisk::new(1);
+        let config = WalConfig { backend, segment_bytes: 1 << 20, ..small_config() };
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (log, head, reports) = start(&shared, &config, WAIT);
+        let mut maker = FrameMaker::new(head, 1);
+        let (begun, begins) = channel();
+        let (let_go, gate) = channel::<()>();
+        let (begun, gate) = (std::sync::Mutex::new(begun), std::sync::Mutex::new(gate));
+        let holds = backend == WriteBackend::Direct;
+        disk.before_write(move |offset| {
+            begun.lock().expect("held shortly").send(offset).expect("the test listens");
+            if offset == 8192 && holds {
+                gate.lock().expect("held shortly").recv().expect("let go");
+            }
+        });
+        append(&log, &mut maker, 1, false).expect("appended");
+        assert_eq!(begins.recv().expect("begun"), 4096);
+        assert!(matches!(reports.recv().expect("reported"), Report::Committed { .. }));
+        let proven = maker.head.last_sequence;
+        assert_eq!(begins.recv().expect("begun"), 8192, "an idle block, by itself");
+        if holds {
+            append(&log, &mut maker, 1, false).expect("appended");
+            assert_eq!(begins.recv().expect("begun"), 12_288);
+            assert!(reports.try_recv().is_err(), "without the block before it, recovery would not find it");
+            let_go.send(()).expect("it waits");
+            assert!(matches!(reports.recv().expect("reported"), Report::Committed { .. }));
+        }
+        log.close().expect("closed");
+        let idle = disk.kill_at(disk.operations());
+        let follower =
+            WalFollower::open(Arc::new(idle), config, Sequence::FIRST).expect("opened").expect("begun");
+        assert!(follower.through() >= proven);
+    }
+}
+
+#[test]
+fn a_write_that_fails_beside_others_ends_the_log_and_nothing_behind_it_is_told() {
+    let disk = SimDisk::new(1);
+    let config = WalConfig { backend: WriteBackend::Direct, segment_bytes: 1 << 20, ..small_config() };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (log, head, reports) =
+        start(&shared, &config, GroupCommitOptions { idle_after: Duration::from_secs(3600), ..WAIT });
+    let mut maker = FrameMaker::new(head, 1);
+    let (begun, begins) = channel();
+    let (let_go, gate) = channel::<()>();
+    let (begun, gate) = (std::sync::Mutex::new(begun), std::sync::Mutex::new(gate));
+    disk.before_write(move |offset| {
+        begun.lock().expect("held shortly").send(offset).expect("the test listens");
+        if offset == 4096 {
+            gate.lock().expect("held shortly").recv().expect("let go");
+        }
+    });
+    append(&log, &mut maker, 1, false).expect("appended");
+    assert_eq!(begins.recv().expect("begun"), 4096);
+    append_more_than_a_buffer(&log, &mut maker);
+    assert_eq!(begins.recv().expect("begun"), 8192);
+    // The second is written by now or will be; the first then fails.
+    while disk.operations() == 0 || !disk.describe_trace().last().expect("some").contains("at 8192 durably") {
+        std::thread::yield_now();
+    }
+    disk.fail_at(disk.operations(), Fault::Eio);
+    let_go.send(()).expect("it waits");
+    match reports.recv().expect("reported") {
+        Report::Failed(cause) => assert!(cause.to_string().contains("000000000001.wal"), "{cause}"),
+        other => panic!("told of {other:?}"),
+    }
+    assert!(append(&log, &mut maker, 1, false).is_err());
+    assert!(matches!(log.close(), Err(WalError::Poisoned(_))));
+    assert!(reports.recv().is_err(), "nothing more is told");
+}
+
+#[test]
 fn a_failure_ends_the_log_for_everyone_and_says_why() {
     let disk = SimDisk::new(1);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());

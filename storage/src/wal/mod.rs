@@ -50,4 +50,4 @@ pub use segment::{ClusterId, SegmentNumber, SegmentRoot, SegmentTotals};
 pub use segments::{Sealed, SegmentInfo, Segments};
 pub(crate) use space::Lacking;
 pub use space::SpaceProblem;
-pub use writer::{Committed, Writer};
+pub use writer::{Committed, Placed, Writer};

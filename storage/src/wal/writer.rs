@@ -1,12 +1,21 @@
-//! The one place that appends to the log: one write and at most one sync per commit, in the caller's thread.
+//! The one place that appends to the log: one write and at most one sync per commit.
 //!
 //! ```text
-//! written group end >= durable group end >= durable_through of the last block written
+//! place    decides where a commit goes and what its header says       one caller at a time, in the order of the tape
+//! write    brings it to the disk                                      any thread; several commits at once
+//! settle   counts it as written and durable                           one caller at a time, in the order of the tape
+//!
+//! placed >= settled: written group end >= durable group end >= durable_through of any block written
 //! ```
+//!
+//! Several commits may be written at once, and reach the disk in any order. Nothing is said of one before all before it are
+//! settled; and a block's `durable_through` is what was settled when it was placed, so that it never vouches for another
+//! that was under way. What a crash leaves behind a commit that did not reach the disk is therefore a torn tail.
 //!
 //! Never retries and never continues after a failed write or sync: what such a failure left on the disk is
 //! unknown to this process, so the writer is poisoned and recovery decides at the next start.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use matchtape_schemas::{FrameFlags, Head, Sequence};
@@ -21,7 +30,7 @@ use super::segments::{Sealed, SegmentInfo, Segments};
 use super::space::SpaceProblem;
 use super::spare::Spares;
 use super::tally::Tally;
-use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskFile};
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
 
 /// A commit that was written.
 #[derive(Clone, Debug)]
@@ -42,20 +51,82 @@ pub struct Writer {
     config: WalConfig,
     incarnation: u64,
     open: OpenSegment,
+    /// Behind the last commit placed.
     head: Head,
+    /// The last group end placed.
+    placed_group_end: Sequence,
+    /// The number of the last block settled in the open segment.
+    settled: u64,
+    written: Sequence,
     durable: Sequence,
     written_group_end: Sequence,
     durable_group_end: Sequence,
     /// What the blocks on the disk prove to have been durable.
     proven: Sequence,
-    /// Written and reported; its sum is still to be added to the tally, off the path of the one who waits.
-    untallied: Option<Arc<CommitBuffer>>,
-    /// The last frame ended the segment: seal it, begin the next.
+    /// Written and reported; their sums are still to be added to the tally, off the path of the one who waits.
+    untallied: VecDeque<Arc<CommitBuffer>>,
+    /// The last frame placed ended the segment: seal it when it is settled, begin the next.
     rotation_due: bool,
     poison: Option<Arc<WalError>>,
     segments: Segments,
     spares: Spares,
     buffers: Arc<BufferPool>,
+}
+
+/// A block that has its place in the log and is to be written there.
+#[derive(Debug)]
+#[must_use = "the log waits for it"]
+pub struct Placed {
+    /// `None`: an idle block.
+    buffer: Option<CommitBuffer>,
+    header: CommitHeader,
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    /// What the writer's `head` and `placed_group_end` were before it.
+    before: (Head, Sequence),
+    /// Where the tape stands behind it.
+    head: Head,
+    group_end: Option<Sequence>,
+    sync: Synced,
+}
+
+/// What makes a block durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Synced {
+    /// The write itself.
+    ByWrite,
+    /// A sync behind the write.
+    ByCall {
+        /// The mistake `retry_failed_sync`.
+        again: bool,
+    },
+    /// A later sync, if any.
+    Later,
+}
+
+impl Placed {
+    /// Writes the block, and makes it durable if every batch is to be. It may run beside other blocks' writes. Where the
+    /// disk was full ([`WalError::may_pass`]) it may be called again; any other error is final.
+    pub fn write(&mut self) -> Result<(), WalError> {
+        match &mut self.buffer {
+            Some(buffer) => self.file.write_at(buffer.finish(&self.header), self.at)?,
+            None => {
+                let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+                self.header.encode(&mut block[..COMMIT_HEADER_BYTES]);
+                self.file.write_at(&block, self.at)?;
+            }
+        }
+        let Synced::ByCall { again } = self.sync else { return Ok(()) };
+        // Not even a full disk is a reason to try this again.
+        sync(&*self.file, again).map_err(|error| WalError::Poisoned(Arc::new(error.into())))
+    }
+}
+
+fn sync(file: &dyn DiskFile, again: bool) -> Result<(), DiskError> {
+    match file.sync_data() {
+        Err(_) if again => file.sync_data(),
+        done => done,
+    }
 }
 
 /// The segment that commits go to.
@@ -65,7 +136,7 @@ pub(super) struct OpenSegment {
     pub(super) file: Arc<dyn DiskFile>,
     /// Where the next block goes.
     pub(super) at: u64,
-    /// The number of the last commit.
+    /// The number of the last block placed.
     pub(super) commits: u64,
     pub(super) tally: Tally,
 }
@@ -91,13 +162,16 @@ impl Writer {
             disk,
             config,
             incarnation,
+            settled: open.commits,
             open,
             head,
+            placed_group_end: head.last_sequence,
+            written: head.last_sequence,
             durable: head.last_sequence,
             written_group_end: head.last_sequence,
             durable_group_end: head.last_sequence,
             proven,
-            untallied: None,
+            untallied: VecDeque::new(),
             rotation_due: false,
             poison: None,
             segments,
@@ -154,21 +228,63 @@ impl Writer {
 
     /// Whether something written is not yet synced.
     pub fn has_unsynced(&self) -> bool {
-        self.poison.is_none() && self.durable < self.head.last_sequence
+        self.poison.is_none() && self.durable < self.written
+    }
+
+    /// Whether blocks are placed that are not settled.
+    pub fn has_under_way(&self) -> bool {
+        self.settled < self.open.commits
+    }
+
+    /// Whether several commits may be written at once: where each write makes its own bytes durable. A sync makes all
+    /// bytes of the file durable that were written before it, so there one at a time is as good.
+    pub fn takes_several(&self) -> bool {
+        self.config.caching() == Caching::DirectSync
+    }
+
+    /// Whether the last commit placed ends the segment: no other can be placed before it is settled and
+    /// [`Writer::maintain`] has begun the next one.
+    pub fn is_at_segment_end(&self) -> bool {
+        self.rotation_due
     }
 
     /// Writes one commit; it is durable on return under [`SyncPolicy::EveryBatch`].
     ///
     /// A refusal ([`WalError::Chain`], [`WalError::Rule`], a full disk) leaves the log as it was; any other error is final.
-    pub fn commit(&mut self, mut buffer: CommitBuffer) -> Result<Committed, WalError> {
-        self.write(&mut buffer)?;
-        Ok(self.share(buffer))
+    ///
+    /// # Panics
+    /// If a block placed before is not settled.
+    pub fn commit(&mut self, buffer: CommitBuffer) -> Result<Committed, WalError> {
+        self.maintain()?;
+        let mut placed = self.place(buffer)?;
+        match placed.write() {
+            Ok(()) => Ok(self.settle(placed)?.expect("not an idle block")),
+            Err(error) if error.may_pass() => {
+                self.withdraw(&placed);
+                Err(error)
+            }
+            Err(error) => Err(self.fail(error)),
+        }
     }
 
-    /// The first half of a commit. Where the disk was full ([`WalError::may_pass`]) the same buffer may be tried again.
-    pub(super) fn write(&mut self, buffer: &mut CommitBuffer) -> Result<(), WalError> {
+    /// Takes back the last block placed. What was written of it is written over by the next one, or found to be torn: nobody
+    /// was told of it.
+    fn withdraw(&mut self, placed: &Placed) {
+        assert_eq!(placed.header.commit_number, self.open.commits, "the last one");
+        self.open.at = placed.at;
+        self.open.commits -= 1;
+        (self.head, self.placed_group_end) = placed.before;
+        self.rotation_due = false;
+    }
+
+    /// Gives a commit its place behind the last one. It has to be written, and settled in its turn.
+    ///
+    /// A refusal ([`WalError::Chain`], [`WalError::Rule`], a full disk) leaves the log as it was; any other error is final.
+    pub fn place(&mut self, buffer: CommitBuffer) -> Result<Placed, WalError> {
         self.check_poison()?;
-        self.maintain()?;
+        if self.rotation_due {
+            self.maintain()?;
+        }
         let (Some(first), Some(last)) = (buffer.first_frame(), buffer.last_frame()) else {
             return Err(WalError::Rule("a commit holds at least one frame"));
         };
@@ -177,12 +293,13 @@ impl Writer {
         if ends_segment && !last.ends_group() {
             return Err(WalError::Rule("a segment ends with a group"));
         }
+        let vouches_for_all = self.config.mistakes().vouch_for_what_is_under_way;
         let header = CommitHeader {
             segment_id: self.open.header.id,
             commit_number: self.open.commits + 1,
             first_sequence: first.first_sequence,
             last_sequence: last.last_sequence(),
-            durable_through: self.durable_group_end,
+            durable_through: if vouches_for_all { self.placed_group_end } else { self.durable_group_end },
             frame_bytes: u32::try_from(buffer.frame_bytes().len()).expect("bounded by COMMIT_BYTES_MAX"),
             frame_count: buffer.frame_count(),
             previous_checksum: self.head.checksum,
@@ -190,44 +307,77 @@ impl Writer {
             incarnation: self.incarnation,
             open_group: !last.ends_group(),
         };
-        let bytes = buffer.finish(&header);
-        // Written over by the next try, or found to be torn: nobody was told of it.
-        self.open.file.write_at(bytes, self.open.at).map_err(|error| self.unless_full(error.into()))?;
-        self.open.at += header.total_bytes();
-        self.open.commits += 1;
-        self.proven = header.durable_through;
-        self.head = last.head();
-        if last.ends_group() {
-            self.written_group_end = last.last_sequence();
-        }
         self.rotation_due = ends_segment;
-        match self.config.sync {
-            SyncPolicy::EveryBatch => self.sync()?,
-            SyncPolicy::Interval(_) | SyncPolicy::None => {}
-        }
-        Ok(())
+        let group_end = last.ends_group().then(|| last.last_sequence());
+        Ok(self.place_block(Some(buffer), header, last.head(), group_end))
     }
 
-    /// The second half: shares what was written.
-    pub(super) fn share(&mut self, buffer: CommitBuffer) -> Committed {
+    fn place_block(
+        &mut self,
+        buffer: Option<CommitBuffer>,
+        header: CommitHeader,
+        head: Head,
+        group_end: Option<Sequence>,
+    ) -> Placed {
+        let (at, before) = (self.open.at, (self.head, self.placed_group_end));
+        self.open.at += header.total_bytes();
+        self.open.commits += 1;
+        self.head = head;
+        self.placed_group_end = group_end.unwrap_or(self.placed_group_end);
+        let mistakes = self.config.mistakes();
+        let sync = match (self.config.sync, self.config.caching()) {
+            (SyncPolicy::EveryBatch, Caching::DirectSync) => Synced::ByWrite,
+            (SyncPolicy::EveryBatch, Caching::Buffered | Caching::Direct) if mistakes.report_before_sync => {
+                Synced::Later
+            }
+            (SyncPolicy::EveryBatch, Caching::Buffered | Caching::Direct) => {
+                Synced::ByCall { again: mistakes.retry_failed_sync }
+            }
+            (SyncPolicy::Interval(_) | SyncPolicy::None, _) => Synced::Later,
+        };
+        Placed { buffer, header, file: Arc::clone(&self.open.file), at, before, head, group_end, sync }
+    }
+
+    /// Counts a block that was written as written, and as durable if it is. `None` for an idle block.
+    ///
+    /// # Panics
+    /// If blocks placed before it are not settled.
+    pub fn settle(&mut self, placed: Placed) -> Result<Option<Committed>, WalError> {
+        self.check_poison()?;
+        assert_eq!(placed.header.commit_number, self.settled + 1, "blocks are settled in order");
+        self.settled += 1;
+        self.written = placed.head.last_sequence;
+        self.written_group_end = placed.group_end.unwrap_or(self.written_group_end);
+        self.proven = self.proven.max(placed.header.durable_through);
+        if self.config.sync == SyncPolicy::EveryBatch {
+            self.durable = self.written;
+            self.durable_group_end = self.written_group_end;
+        }
+        let Some(buffer) = placed.buffer else {
+            self.open.tally.add_commit(&[]);
+            return Ok(None);
+        };
         let commit = buffer.share();
-        self.untallied = Some(Arc::clone(&commit));
-        Committed { commit, written: self.head.last_sequence, durable: self.durable }
+        self.untallied.push_back(Arc::clone(&commit));
+        Ok(Some(Committed { commit, written: self.written, durable: self.durable }))
+    }
+
+    /// Ends all writing with an error of [`Placed::write`].
+    pub fn fail(&mut self, error: WalError) -> WalError {
+        self.poison_with(error)
     }
 
     /// Makes everything written durable.
     pub fn sync(&mut self) -> Result<(), WalError> {
         self.check_poison()?;
-        if self.config.caching() != Caching::DirectSync && !self.config.mistakes().report_before_sync {
-            let mut synced = self.open.file.sync_data();
-            if synced.is_err() && self.config.mistakes().retry_failed_sync {
-                synced = self.open.file.sync_data();
-            }
-            if let Err(error) = synced {
-                return Err(self.poison_with(error.into()));
-            }
+        let mistakes = self.config.mistakes();
+        if self.config.caching() != Caching::DirectSync
+            && !mistakes.report_before_sync
+            && let Err(error) = sync(&*self.open.file, mistakes.retry_failed_sync)
+        {
+            return Err(self.poison_with(error.into()));
         }
-        self.durable = self.head.last_sequence;
+        self.durable = self.written;
         self.durable_group_end = self.written_group_end;
         Ok(())
     }
@@ -240,7 +390,7 @@ impl Writer {
         self.check_poison()?;
         self.spares.check().map_err(|error| self.poison_with(error))?;
         self.tally();
-        if self.rotation_due {
+        if self.rotation_due && !self.has_under_way() {
             self.spares.wait(self.open.header.number.next())?;
             self.rotate().map_err(|error| self.unless_full(error))?;
         }
@@ -251,10 +401,24 @@ impl Writer {
     /// provably durable (to a read-only reader, and to recovery as against a torn tail).
     pub fn idle(&mut self) -> Result<(), WalError> {
         self.maintain()?;
-        if !self.has_unproven() {
-            return Ok(());
+        let Some(mut placed) = self.place_idle() else { return Ok(()) };
+        match placed.write() {
+            Ok(()) => self.settle(placed).map(|_| ())?,
+            Err(error) if error.may_pass() => {
+                self.withdraw(&placed);
+                return Err(error);
+            }
+            Err(error) => return Err(self.fail(error)),
         }
-        let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
+        if self.config.sync == SyncPolicy::EveryBatch { Ok(()) } else { self.sync() }
+    }
+
+    /// The empty block of [`Writer::idle`], to be written beside whatever comes next; `None` if there is nothing to prove
+    /// or something under way that will.
+    pub fn place_idle(&mut self) -> Option<Placed> {
+        if !self.has_unproven() || self.has_under_way() || self.rotation_due {
+            return None;
+        }
         let header = CommitHeader {
             segment_id: self.open.header.id,
             commit_number: self.open.commits + 1,
@@ -266,15 +430,9 @@ impl Writer {
             previous_checksum: self.head.checksum,
             last_checksum: self.head.checksum,
             incarnation: self.incarnation,
-            open_group: self.written_group_end != self.head.last_sequence,
+            open_group: self.placed_group_end != self.head.last_sequence,
         };
-        header.encode(&mut block[..COMMIT_HEADER_BYTES]);
-        self.open.file.write_at(&block, self.open.at).map_err(|error| self.unless_full(error.into()))?;
-        self.open.at += BLOCK_BYTES as u64;
-        self.open.commits += 1;
-        self.open.tally.add_commit(&[]);
-        self.proven = header.durable_through;
-        self.sync()
+        Some(self.place_block(None, header, self.head, None))
     }
 
     /// Makes everything durable and provable.
@@ -294,7 +452,7 @@ impl Writer {
     }
 
     fn tally(&mut self) {
-        if let Some(commit) = self.untallied.take() {
+        while let Some(commit) = self.untallied.pop_front() {
             self.open.tally.add_commit(commit.frame_bytes());
             self.spares.pay(commit.frame_bytes().len());
         }
@@ -303,7 +461,7 @@ impl Writer {
     /// Each of its steps can be done again, with the same outcome, until the new segment is begun.
     fn rotate(&mut self) -> Result<(), WalError> {
         let skip_sync = self.config.mistakes().rotate_without_sync;
-        if self.durable < self.head.last_sequence {
+        if self.durable < self.written {
             self.sync()?;
         }
         let sealed = seal(&mut self.open, self.head, skip_sync)?;
@@ -322,6 +480,7 @@ impl Writer {
         };
         let file = self.disk.open(&path, Access::ReadWrite, self.config.caching())?;
         self.open = begin(file, header)?;
+        self.settled = self.open.commits;
         self.segments.begin(SegmentInfo { number, id: self.open.header.id, begins: self.head, sealed: None });
         // The new header, durable by now, proves everything before it.
         self.proven = self.durable_group_end;

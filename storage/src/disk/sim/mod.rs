@@ -11,6 +11,7 @@ mod model;
 mod random;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,19 @@ struct State {
     life: u64,
     capacity_bytes: u64,
     random: Random,
+    /// Operations that were under way together.
+    at_once: Vec<Range<usize>>,
+    before_write: Option<BeforeWrite>,
+}
+
+/// Called before a write, with its place in the file.
+#[derive(Clone)]
+struct BeforeWrite(Arc<dyn Fn(u64) + Send + Sync>);
+
+impl fmt::Debug for BeforeWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeWrite")
+    }
 }
 
 impl SimDisk {
@@ -80,6 +94,8 @@ impl SimDisk {
                 life: 0,
                 capacity_bytes: 1 << 40,
                 random: Random::new(seed),
+                at_once: Vec::new(),
+                before_write: None,
             })),
         }
     }
@@ -97,7 +113,7 @@ impl SimDisk {
     /// What is found after power was lost with the first `operation` operations done and the next one under way.
     pub fn crash_at(&self, operation: usize, choice: PowerLoss) -> SimDisk {
         let (model, under_way) = self.replay(operation);
-        Self::of(model.after_power_loss(under_way.as_ref(), choice), operation as u64 ^ 0x5EED)
+        Self::of(model.after_power_loss(&under_way, choice), operation as u64 ^ 0x5EED)
     }
 
     /// What the next process finds after this one was killed with the first `operation` operations done: all of
@@ -108,25 +124,41 @@ impl SimDisk {
 
     /// Calls `visit` for every crash point, in order, without replaying from the start each time.
     pub fn for_each_crash_point(&self, mut visit: impl FnMut(&CrashPoint<'_>)) {
-        let (mut model, trace) = {
+        let (mut model, trace, at_once) = {
             let state = self.state.lock();
-            (state.base.clone(), state.trace.clone())
+            (state.base.clone(), state.trace.clone(), state.at_once.clone())
         };
         for operation in 0..=trace.len() {
-            visit(&CrashPoint { operation, model: &model, under_way: trace.get(operation) });
+            let under_way = &trace[under_way(&at_once, operation, trace.len())];
+            visit(&CrashPoint { operation, model: &model, under_way });
             if let Some(op) = trace.get(operation) {
                 model.apply(op);
             }
         }
     }
 
-    fn replay(&self, operations: usize) -> (Model, Option<Op>) {
+    fn replay(&self, operations: usize) -> (Model, Vec<Op>) {
         let state = self.state.lock();
         let mut model = state.base.clone();
         for op in &state.trace[..operations] {
             model.apply(op);
         }
-        (model, state.trace.get(operations).cloned())
+        let under_way = under_way(&state.at_once, operations, state.trace.len());
+        (model, state.trace[under_way].to_vec())
+    }
+
+    /// All writes of `act` were begun before the first of them ended; they end in the order in which it does them.
+    pub fn at_once<R>(&self, act: impl FnOnce() -> R) -> R {
+        let start = self.operations();
+        let result = act();
+        let end = self.operations();
+        self.state.lock().at_once.push(start..end);
+        result
+    }
+
+    /// Calls `hook` before every write, with its place in the file, on the thread that writes. It may block.
+    pub fn before_write(&self, hook: impl Fn(u64) + Send + Sync + 'static) {
+        self.state.lock().before_write = Some(BeforeWrite(Arc::new(hook)));
     }
 
     /// Ends the process that uses this disk: its handles stop working and its locks are free. The page cache stays.
@@ -180,12 +212,18 @@ impl SimDisk {
     }
 }
 
+/// The operations that were begun and not finished with the first `operation` of `operations` done.
+fn under_way(at_once: &[Range<usize>], operation: usize, operations: usize) -> Range<usize> {
+    let together = at_once.iter().find(|range| range.contains(&operation));
+    operation..together.map_or((operation + 1).min(operations), |range| range.end)
+}
+
 /// One moment at which the power, or the process, can end.
 pub struct CrashPoint<'a> {
     /// How many operations were done.
     pub operation: usize,
     model: &'a Model,
-    under_way: Option<&'a Op>,
+    under_way: &'a [Op],
 }
 
 impl CrashPoint<'_> {
@@ -498,6 +536,10 @@ impl DiskFile for SimFile {
         self.check_writable(Operation::Write)?;
         if self.caching != Caching::Buffered {
             check_direct(Operation::Write, &self.path, bytes, offset)?;
+        }
+        let hook = self.disk.state.lock().before_write.clone();
+        if let Some(BeforeWrite(hook)) = hook {
+            hook(offset);
         }
         self.write_as(Operation::Write, bytes, offset)
     }

@@ -272,15 +272,17 @@ impl Model {
         state.cache[start..end].copy_from_slice(&truth[start..end]);
     }
 
-    /// The disk of the next boot. `under_way` was begun and not finished.
-    pub(super) fn after_power_loss(&self, under_way: Option<&Op>, choice: PowerLoss) -> Model {
+    /// The disk of the next boot. What is `under_way` was begun and not finished.
+    pub(super) fn after_power_loss(&self, under_way: &[Op], choice: PowerLoss) -> Model {
         let mut random = Random::new(match choice {
             PowerLoss::Seeded(seed) => seed,
             PowerLoss::LoseUnsynced | PowerLoss::KeepUnsynced => 0,
         });
         let mut before = self.clone();
-        if let Some(Op::Write { file, offset, bytes, durable: _ }) = under_way {
-            before.files[*file].write(usize::try_from(*offset).expect("fits memory"), bytes, false);
+        for op in under_way {
+            if let Op::Write { file, offset, bytes, durable: _ } = op {
+                before.files[*file].write(usize::try_from(*offset).expect("fits memory"), bytes, false);
+            }
         }
         let mut after = Model { names: before.synced_names.clone(), ..Model::default() };
         let style = Style::draw(choice, &mut random);
