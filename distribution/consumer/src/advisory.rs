@@ -5,7 +5,7 @@ use matchtape_schemas::Sequence;
 /// Why an event was parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParkReason {
-    /// Its last delivery was not acknowledged in time.
+    /// Its last delivery was not acknowledged in time, or while its member was there.
     Expired,
     /// Its last delivery was refused.
     Refused,
@@ -54,7 +54,8 @@ pub enum Advisory {
         /// The last.
         last: Sequence,
     },
-    /// The consumer's record was ahead of the tape, whose last events were lost with its disk. Delivery goes on at `to`.
+    /// The consumer's record was ahead of the tape, whose last events were lost with its disk. Delivery goes on at `to`, with
+    /// what has taken their place.
     PulledBack {
         /// The next position as recorded.
         from: Sequence,
@@ -110,7 +111,10 @@ impl std::fmt::Display for Advisory {
                 write!(f, "events {first} to {last} are no longer kept and were not acknowledged")
             }
             Self::PulledBack { from, to } => {
-                write!(f, "the record said {from} was next, beyond the tape's end: delivery goes on at {to}")
+                write!(
+                    f,
+                    "the record said {from} was next, beyond what is left of the tape: delivery goes on at {to}"
+                )
             }
             Self::MemberLost { member, pending } => {
                 write!(f, "member {member} is gone; {pending} events go to others")

@@ -18,27 +18,24 @@
 //! * A position above `reserved_through` is never delivered, so that after a crash every delivery that was not recorded is
 //!   known to be possible, and marked as repeated.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::advisory::{Advisory, ParkReason};
 use crate::definition::{AckPolicy, Definition, DefinitionError, DeliverPolicy, MemberName};
-use crate::state::{LOST_MAX, PARKED_MAX, PENDING_MAX, Parked, PendingState, State};
+use crate::members::{AttachError, MemberId, Members};
+use crate::notices::Notices;
+use crate::pending::{Pending, PendingSet, Place};
+use crate::state::{PARKED_MAX, PENDING_MAX, Parked, PendingState, State};
 
-/// Advisories kept for whoever asks later.
-const ADVISORIES_KEPT: usize = 64;
 /// Positions that may be delivered beyond what is recorded, at least. The model's tapes are short: they come to the end of
 /// it often.
 const RESERVE_MIN: u64 = if cfg!(test) { 16 } else { 4096 };
 /// And at most.
 const RESERVE_MAX: u64 = 1 << 20;
-
-/// One attachment of a member: attaching again, under the same name too, gives another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MemberId(pub u64);
 
 /// A delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,21 +61,6 @@ pub enum Want {
     Order,
     /// Nothing until the state has been recorded: see [`Machine::record`].
     Record,
-}
-
-/// Why a member was not attached.
-#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
-pub enum AttachError {
-    /// As many as may are.
-    #[error("{attached} of {members_max} members are attached ({})", names.join(", "))]
-    Full {
-        /// Attached now.
-        attached: usize,
-        /// As defined.
-        members_max: u16,
-        /// Who they are.
-        names: Vec<String>,
-    },
 }
 
 /// Why an acknowledgement says nothing.
@@ -148,64 +130,6 @@ pub struct MachineInfo {
     pub members: Vec<MemberInfo>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// With a member until then.
-    Out { until: Duration, member: MemberId },
-    /// To be delivered, not before then.
-    Waiting { due: Duration },
-    /// To be parked as soon as there is room.
-    Stuck { reason: ParkReason },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    instrument: InstrumentId,
-    deliveries: u32,
-    forgiven: u32,
-    /// It was, or may have been, delivered before it was taken up by this machine.
-    repeated: bool,
-    place: Place,
-}
-
-impl Pending {
-    fn is_with(&self, id: MemberId) -> bool {
-        matches!(self.place, Place::Out { member, .. } if member == id)
-    }
-
-    /// It was taken back from what is parked, and not delivered since.
-    fn is_unparked(&self) -> bool {
-        self.deliveries > 0 && self.deliveries == self.forgiven
-    }
-}
-
-/// What is pending of one instrument.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Bound {
-    pending: u32,
-    waiting: u32,
-    /// Who has what is out; nobody when nothing is.
-    member: Option<MemberId>,
-}
-
-impl Bound {
-    /// To be called when something came back: an instrument of which nothing is out is anybody's.
-    fn release(&mut self) {
-        if self.pending == self.waiting {
-            self.member = None;
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Member {
-    id: MemberId,
-    name: MemberName,
-    heard: Duration,
-    /// Given up when it is not heard of; a member in the same process is not.
-    expires: bool,
-}
-
 /// See the module. `now` is the time since any fixed moment, the same for all calls, and never goes back.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -220,31 +144,27 @@ pub struct Machine {
     recorded_next: Sequence,
     /// Positions that an earlier machine may have delivered without recording it.
     uncertain_through: Sequence,
-    pending: BTreeMap<Sequence, Pending>,
-    /// Those of `pending` that are not out.
-    waiting: BTreeSet<Sequence>,
-    instruments: FxHashMap<InstrumentId, Bound>,
+    pending: PendingSet,
     parked: BTreeMap<Sequence, Parked>,
-    lost: Vec<(Sequence, Sequence)>,
-    members: Vec<Member>,
-    members_ever: u64,
+    members: Members,
+    notices: Notices,
     /// Nothing happens by time alone before this.
     quiet_until: Duration,
     wall_origin: AcceptedTime,
-    told: VecDeque<Advisory>,
-    kept: VecDeque<(AcceptedTime, Advisory)>,
     changed: bool,
     parked_changed: bool,
 }
 
 impl Machine {
     /// A consumer as it was recorded. What was pending is delivered again. `wall_origin` is the wall clock at the time
-    /// zero of `now`.
+    /// zero of `now`. Members are numbered after `members_after`: to be drawn at random, so that what was attached to an
+    /// earlier life of the node is nobody now.
     pub fn new(
         definition: Definition,
         state: &State,
         parked: Vec<Parked>,
         wall_origin: AcceptedTime,
+        members_after: MemberId,
     ) -> Self {
         let mut machine = Self {
             definition,
@@ -255,17 +175,12 @@ impl Machine {
             reserved_through: state.reserved_through,
             recorded_next: state.next,
             uncertain_through: state.reserved_through,
-            pending: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            instruments: FxHashMap::default(),
+            pending: PendingSet::default(),
             parked: parked.into_iter().map(|one| (one.sequence, one)).collect(),
-            lost: state.lost.clone(),
-            members: Vec::new(),
-            members_ever: 0,
+            members: Members::new(members_after),
+            notices: Notices::new(state.lost.clone()),
             quiet_until: Duration::MAX,
             wall_origin,
-            told: VecDeque::new(),
-            kept: VecDeque::new(),
             changed: false,
             parked_changed: false,
         };
@@ -277,7 +192,7 @@ impl Machine {
                 repeated: one.deliveries > 0 || one.sequence <= machine.uncertain_through,
                 place: Place::Waiting { due: Duration::ZERO },
             };
-            machine.insert(one.sequence, pending);
+            machine.pending.insert(one.sequence, pending);
         }
         machine
     }
@@ -313,7 +228,7 @@ impl Machine {
 
     /// Everything up to here was dealt with, except what is parked.
     pub fn floor(&self) -> Sequence {
-        self.pending.first_key_value().map_or(self.next, |(sequence, _)| *sequence).previous()
+        self.pending.first().unwrap_or(self.next).previous()
     }
 
     /// The first position it may still have to read.
@@ -327,15 +242,15 @@ impl Machine {
         let members = self.members.iter().map(|member| MemberInfo {
             name: member.name.to_string(),
             id: member.id,
-            pending: self.pending.values().filter(|pending| pending.is_with(member.id)).count() as u32,
+            pending: self.pending.iter().filter(|(_, pending)| pending.is_with(member.id)).count() as u32,
         });
         MachineInfo {
             first: self.first,
             next: self.next,
             floor: self.floor(),
             delivered: self.delivered,
-            out: (self.pending.len() - self.waiting.len()) as u32,
-            waiting: self.waiting.len() as u32,
+            out: (self.pending.len() - self.pending.waiting_len()) as u32,
+            waiting: self.pending.waiting_len() as u32,
             parked: self.parked.len() as u32,
             members: members.collect(),
         }
@@ -348,7 +263,7 @@ impl Machine {
 
     /// The latest advisories, with the time of each in ns since 1970 UTC.
     pub fn advisories(&self) -> impl Iterator<Item = &(AcceptedTime, Advisory)> {
-        self.kept.iter()
+        self.notices.kept()
     }
 
     // --- members ---
@@ -361,48 +276,33 @@ impl Machine {
         expires: bool,
         now: Duration,
     ) -> Result<MemberId, AttachError> {
-        if let Some(earlier) = self.members.iter().find(|member| member.name == *name).map(|member| member.id)
-        {
+        if let Some(earlier) = self.members.named(name) {
             self.detach(earlier, now);
         }
-        if self.members.len() >= usize::from(self.definition.members_max) {
-            return Err(AttachError::Full {
-                attached: self.members.len(),
-                members_max: self.definition.members_max,
-                names: self.members.iter().map(|member| member.name.to_string()).collect(),
-            });
-        }
-        self.members_ever += 1;
-        let id = MemberId(self.members_ever);
-        self.members.push(Member { id, name: name.clone(), heard: now, expires });
+        let id = self.members.attach(name, expires, self.definition.members_max, now)?;
         if expires {
             self.quiet_until = self.quiet_until.min(now.saturating_add(self.definition.member_timeout));
         }
         Ok(id)
     }
 
-    /// Takes a member off; what it had goes to others, at once.
+    /// Takes a member off; what it had goes to others, at once. Those deliveries have come to nothing, as if their time had
+    /// run out: what kills its members is parked in the end.
     pub fn detach(&mut self, member: MemberId, now: Duration) {
-        let Some(place) = self.members.iter().position(|other| other.id == member) else { return };
-        let name = self.members.swap_remove(place).name.to_string();
-        let held: Vec<Sequence> = self
-            .pending
-            .iter()
-            .filter(|(_, pending)| pending.is_with(member))
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in &held {
-            self.wait(*sequence, now);
-        }
+        let Some(gone) = self.members.remove(member) else { return };
+        let held = self.pending.select(|_, pending| pending.is_with(member));
         if !held.is_empty() {
-            self.advise(now, Advisory::MemberLost { member: name, pending: held.len() as u32 });
+            let (member, pending) = (gone.name.to_string(), held.len() as u32);
+            self.advise(now, Advisory::MemberLost { member, pending });
+        }
+        for sequence in held {
+            self.fail(sequence, ParkReason::Expired, now, now);
         }
     }
 
     /// A sign of life; `false`: it is not attached (any more).
     pub fn heard(&mut self, member: MemberId, now: Duration) -> bool {
-        let found = self.members.iter_mut().find(|other| other.id == member);
-        found.map(|member| member.heard = now).is_some()
+        self.members.heard(member, now)
     }
 
     // --- time ---
@@ -414,31 +314,21 @@ impl Machine {
             return false;
         }
         let timeout = self.definition.member_timeout;
-        let gone = |member: &Member| member.expires && member.heard.saturating_add(timeout) <= now;
-        let gone: Vec<MemberId> =
-            self.members.iter().filter(|member| gone(member)).map(|member| member.id).collect();
-        for member in gone {
+        let gone = self.members.iter().filter(|member| member.silent_at(timeout) <= now);
+        for member in gone.map(|member| member.id).collect::<Vec<_>>() {
             self.detach(member, now);
         }
-        let over = |place: Place| matches!(place, Place::Out { until, .. } if until <= now);
-        let over: Vec<Sequence> = self
-            .pending
-            .iter()
-            .filter(|(_, pending)| over(pending.place))
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in over {
+        let over = |pending: &Pending| matches!(pending.place, Place::Out { until, .. } if until <= now);
+        for sequence in self.pending.select(|_, pending| over(pending)) {
             self.fail(sequence, ParkReason::Expired, now, now);
         }
-        let silent = |member: &Member| {
-            if member.expires { member.heard.saturating_add(timeout) } else { Duration::MAX }
-        };
         let later = |pending: &Pending| match pending.place {
             Place::Out { until, .. } => until,
             Place::Waiting { due } if due > now => due,
             Place::Waiting { .. } | Place::Stuck { .. } => Duration::MAX,
         };
-        let times = self.members.iter().map(silent).chain(self.pending.values().map(later));
+        let members = self.members.iter().map(|member| member.silent_at(timeout));
+        let times = members.chain(self.pending.iter().map(|(_, pending)| later(pending)));
         self.quiet_until = times.min().unwrap_or(Duration::MAX);
         true
     }
@@ -450,39 +340,53 @@ impl Machine {
 
     // --- delivering ---
 
-    /// Delivers to `member` what waits for it, in order, at most `max`. Call before asking the tape for more.
-    pub fn redeliver(&mut self, member: MemberId, now: Duration, max: usize, out: &mut Vec<Delivered>) {
-        if self.waiting.is_empty() || max == 0 {
-            return;
-        }
+    /// What waits for `member` and is due, in order, at most `max`: to be asked for before the tape is asked for more, and
+    /// each to be delivered with [`redeliver`](Self::redeliver) once its event was read. What cannot be read is not
+    /// delivered, and then nothing behind it may be.
+    pub fn due(&self, member: MemberId, now: Duration, max: usize) -> Vec<Sequence> {
         let mut chosen = Vec::new();
         let mut blocked: FxHashSet<InstrumentId> = FxHashSet::default();
-        for sequence in &self.waiting {
-            let pending = &self.pending[sequence];
-            let bound = self.instruments[&pending.instrument].member;
-            let mine = bound.is_none_or(|bound| bound == member);
+        for (sequence, pending) in self.pending.waiting() {
+            if chosen.len() == max {
+                break;
+            }
+            let mine = !self.pending.is_with_another(pending.instrument, member);
             let due = matches!(pending.place, Place::Waiting { due } if due <= now);
             if mine && due && !blocked.contains(&pending.instrument) {
-                chosen.push(*sequence);
-                if chosen.len() == max {
-                    break;
-                }
+                chosen.push(sequence);
             } else if self.definition.ack == AckPolicy::All {
                 break;
             } else {
                 blocked.insert(pending.instrument);
             }
         }
-        for sequence in chosen {
-            out.push(self.deliver(sequence, member, now));
+        chosen
+    }
+
+    /// Delivers what is [`due`](Self::due) to `member`.
+    ///
+    /// # Panics
+    /// When it does not wait.
+    pub fn redeliver(&mut self, member: MemberId, sequence: Sequence, now: Duration) -> Delivered {
+        let definition = &self.definition;
+        let until = |pending: &Pending| now.saturating_add(definition.wait_after(pending.attempts()));
+        let pending = self.pending.send(sequence, member, until);
+        self.quiet_until = self.quiet_until.min(until(&pending));
+        self.delivered += 1;
+        self.changed = true;
+        Delivered {
+            sequence,
+            consumer_sequence: self.delivered,
+            delivery_count: pending.deliveries,
+            redelivered: pending.repeated || pending.deliveries > 1,
         }
     }
 
-    /// What the tape should be asked for, once [`redeliver`](Self::redeliver) has given what there was.
+    /// What the tape should be asked for, once everything [`due`](Self::due) was delivered.
     pub fn want(&self) -> Want {
         if self.pending.len() >= self.definition.max_ack_pending as usize {
             Want::Full
-        } else if self.definition.ack == AckPolicy::All && !self.waiting.is_empty() {
+        } else if self.definition.ack == AckPolicy::All && self.pending.waiting_len() > 0 {
             Want::Order
         } else if self.next > self.reserved_through {
             Want::Record
@@ -522,23 +426,22 @@ impl Machine {
                 redelivered: repeated,
             });
         }
-        let bound = self.instruments.get(&instrument).copied().unwrap_or_default();
-        let pending = Pending {
+        let mut pending = Pending {
             instrument,
             deliveries: 0,
             forgiven: 0,
             repeated,
             place: Place::Waiting { due: Duration::ZERO },
         };
-        if bound.waiting > 0 || bound.member.is_some_and(|bound| bound != member) {
-            self.insert(sequence, pending);
+        if !self.pending.is_free_for(instrument, member) {
+            self.pending.insert(sequence, pending);
             return None;
         }
         let until = now.saturating_add(self.definition.wait_after(1));
         self.quiet_until = self.quiet_until.min(until);
         self.delivered += 1;
-        let placed = Pending { deliveries: 1, place: Place::Out { until, member }, ..pending };
-        self.insert(sequence, placed);
+        (pending.deliveries, pending.place) = (1, Place::Out { until, member });
+        self.pending.insert(sequence, pending);
         Some(Delivered {
             sequence,
             consumer_sequence: self.delivered,
@@ -575,22 +478,6 @@ impl Machine {
         }
     }
 
-    fn deliver(&mut self, sequence: Sequence, member: MemberId, now: Duration) -> Delivered {
-        let pending = self.pending.get_mut(&sequence).expect("it waits");
-        self.waiting.remove(&sequence);
-        pending.deliveries += 1;
-        let until = now.saturating_add(self.definition.wait_after(pending.deliveries - pending.forgiven));
-        pending.place = Place::Out { until, member };
-        let (count, redelivered) = (pending.deliveries, pending.repeated || pending.deliveries > 1);
-        let bound = self.instruments.get_mut(&pending.instrument).expect("it has one pending");
-        bound.waiting -= 1;
-        bound.member = Some(member);
-        self.quiet_until = self.quiet_until.min(until);
-        self.delivered += 1;
-        self.changed = true;
-        Delivered { sequence, consumer_sequence: self.delivered, delivery_count: count, redelivered }
-    }
-
     // --- acknowledging ---
 
     /// The event was dealt with; under [`AckPolicy::All`] everything up to it was, except what was unparked and has not
@@ -601,10 +488,8 @@ impl Machine {
         if self.definition.ack == AckPolicy::All {
             // Under this policy nothing is held before its first delivery, so everything here was delivered, if only
             // before it was unparked.
-            let meant =
-                |(other, pending): &(&Sequence, &Pending)| **other == sequence || !pending.is_unparked();
-            let through = self.pending.range(..=sequence).filter(meant);
-            let through: Vec<Sequence> = through.map(|(sequence, _)| *sequence).collect();
+            let meant = |other: Sequence, pending: &Pending| other == sequence || !pending.is_unparked();
+            let through = self.pending.select_through(sequence, meant);
             settled = through.len() as u32;
             for one in through {
                 self.settle(one);
@@ -621,11 +506,13 @@ impl Machine {
         if !self.was_delivered(sequence)? {
             return Ok(Acked { settled: 0 });
         }
-        match self.pending[&sequence].place {
-            Place::Out { .. } => self.fail(sequence, ParkReason::Refused, now.saturating_add(delay), now),
-            Place::Waiting { .. } | Place::Stuck { .. } => return Err(AckError::Waiting { sequence }),
+        match self.pending.get(sequence).map(|pending| pending.place) {
+            Some(Place::Out { .. }) => {
+                self.fail(sequence, ParkReason::Refused, now.saturating_add(delay), now);
+                Ok(Acked { settled: 1 })
+            }
+            Some(Place::Waiting { .. } | Place::Stuck { .. }) | None => Err(AckError::Waiting { sequence }),
         }
-        Ok(Acked { settled: 1 })
     }
 
     /// It is being worked on: its time begins anew.
@@ -633,11 +520,13 @@ impl Machine {
         if !self.was_delivered(sequence)? {
             return Ok(Acked { settled: 0 });
         }
-        let pending = self.pending.get_mut(&sequence).expect("it was delivered and is pending");
-        let Place::Out { until, .. } = &mut pending.place else { return Err(AckError::Waiting { sequence }) };
-        *until = now.saturating_add(self.definition.wait_after(pending.deliveries - pending.forgiven));
+        let attempts = self.pending.get(sequence).map_or(1, Pending::attempts);
+        let until = now.saturating_add(self.definition.wait_after(attempts));
+        if !self.pending.extend(sequence, until) {
+            return Err(AckError::Waiting { sequence });
+        }
         // An earlier time may stay in `quiet_until`: it is looked at for nothing, once.
-        self.quiet_until = self.quiet_until.min(*until);
+        self.quiet_until = self.quiet_until.min(until);
         Ok(Acked { settled: 1 })
     }
 
@@ -646,8 +535,7 @@ impl Machine {
         if !self.was_delivered(sequence)? {
             return Ok(Acked { settled: 0 });
         }
-        let deliveries = self.pending[&sequence].deliveries;
-        self.settle(sequence);
+        let deliveries = self.settle(sequence).deliveries;
         self.advise(now, Advisory::Terminated { sequence, deliveries });
         Ok(Acked { settled: 1 })
     }
@@ -660,7 +548,7 @@ impl Machine {
         if sequence >= self.next {
             return Err(AckError::Beyond { sequence, next: self.next });
         }
-        match self.pending.get(&sequence) {
+        match self.pending.get(sequence) {
             Some(pending) if pending.deliveries > 0 => Ok(true),
             Some(_) => Err(AckError::NeverDelivered { sequence }),
             None if sequence < self.first => Err(AckError::NeverDelivered { sequence }),
@@ -668,57 +556,20 @@ impl Machine {
         }
     }
 
-    fn insert(&mut self, sequence: Sequence, pending: Pending) {
-        let bound = self.instruments.entry(pending.instrument).or_default();
-        bound.pending += 1;
-        match pending.place {
-            Place::Out { member, .. } => bound.member = Some(member),
-            Place::Waiting { .. } | Place::Stuck { .. } => {
-                bound.waiting += 1;
-                self.waiting.insert(sequence);
-            }
-        }
-        let before = self.pending.insert(sequence, pending);
-        debug_assert!(before.is_none(), "event {sequence} is pending twice");
-    }
-
     /// Takes it out of what is pending.
     fn settle(&mut self, sequence: Sequence) -> Pending {
-        let pending = self.pending.remove(&sequence).expect("only what is pending is settled");
-        let waited = !matches!(pending.place, Place::Out { .. });
-        if waited {
-            self.waiting.remove(&sequence);
-        }
-        let bound = self.instruments.get_mut(&pending.instrument).expect("it has one pending");
-        bound.pending -= 1;
-        bound.waiting -= u32::from(waited);
-        bound.release();
-        if bound.pending == 0 {
-            self.instruments.remove(&pending.instrument);
-        }
         self.changed = true;
-        pending
-    }
-
-    /// A delivery that is out waits from now on.
-    fn wait(&mut self, sequence: Sequence, due: Duration) {
-        let pending = self.pending.get_mut(&sequence).expect("only what is pending waits");
-        debug_assert!(matches!(pending.place, Place::Out { .. }));
-        pending.place = Place::Waiting { due };
-        self.waiting.insert(sequence);
-        let bound = self.instruments.get_mut(&pending.instrument).expect("it has one pending");
-        bound.waiting += 1;
-        bound.release();
-        self.quiet_until = self.quiet_until.min(due);
+        self.pending.remove(sequence)
     }
 
     /// A delivery came to nothing: it is repeated, or parked when it was the last one allowed.
     fn fail(&mut self, sequence: Sequence, reason: ParkReason, due: Duration, now: Duration) {
-        self.wait(sequence, due);
-        let pending = &self.pending[&sequence];
-        let attempts = pending.deliveries - pending.forgiven;
+        self.pending.wait(sequence, due);
+        let attempts = self.pending.get(sequence).map_or(0, Pending::attempts);
         if self.definition.max_deliver.is_some_and(|limit| attempts >= limit) {
             self.park(sequence, reason, now);
+        } else {
+            self.quiet_until = self.quiet_until.min(due);
         }
     }
 
@@ -727,8 +578,7 @@ impl Machine {
     /// Sets aside what waits.
     fn park(&mut self, sequence: Sequence, reason: ParkReason, now: Duration) {
         if self.parked.len() >= PARKED_MAX {
-            let pending = self.pending.get_mut(&sequence).expect("it waits");
-            pending.place = Place::Stuck { reason };
+            self.pending.stick(sequence, reason);
             self.advise(now, Advisory::ParkedFull { sequence });
             return;
         }
@@ -761,7 +611,7 @@ impl Machine {
                 repeated: true,
                 place: Place::Waiting { due: now },
             };
-            self.insert(one.sequence, pending);
+            self.pending.insert(one.sequence, pending);
             count += 1;
         }
         self.unparked(count, now);
@@ -790,8 +640,8 @@ impl Machine {
         }
         self.changed = true;
         self.parked_changed = true;
-        let stuck = self.waiting.iter().filter_map(|sequence| match self.pending[sequence].place {
-            Place::Stuck { reason } => Some((*sequence, reason)),
+        let stuck = self.pending.waiting().filter_map(|(sequence, pending)| match pending.place {
+            Place::Stuck { reason } => Some((sequence, reason)),
             Place::Out { .. } | Place::Waiting { .. } => None,
         });
         let stuck: Vec<_> = stuck.take(PARKED_MAX.saturating_sub(self.parked.len())).collect();
@@ -808,45 +658,20 @@ impl Machine {
             let (first, last) = (self.next, first_kept.previous());
             self.next = first_kept;
             self.changed = true;
-            self.lose(first, last, now);
+            self.notices.lose(self.wall(now), first, last);
         }
     }
 
     /// An event that was to be delivered is no longer kept.
     pub fn lose_pending(&mut self, sequence: Sequence, now: Duration) {
-        if self.pending.contains_key(&sequence) {
+        if self.pending.get(sequence).is_some() {
             self.settle(sequence);
-            self.lose(sequence, sequence, now);
+            self.notices.lose(self.wall(now), sequence, sequence);
         }
     }
 
-    fn lose(&mut self, first: Sequence, last: Sequence, now: Duration) {
-        let at = self.lost.partition_point(|(other, _)| *other < first);
-        self.lost.insert(at, (first, last));
-        // Neighbours are one range; beyond the limit, the two with the smallest hole between them are.
-        let mut place = 0;
-        while place + 1 < self.lost.len() {
-            if self.lost[place].1.next() >= self.lost[place + 1].0 {
-                self.join_lost(place);
-            } else {
-                place += 1;
-            }
-        }
-        while self.lost.len() > LOST_MAX {
-            let hole = |place: &usize| self.lost[place + 1].0.get() - self.lost[*place].1.get();
-            let smallest = (0..self.lost.len() - 1).min_by_key(hole).expect("there are at least two");
-            self.join_lost(smallest);
-        }
-        self.keep(now, Advisory::Lost { first, last });
-    }
-
-    fn join_lost(&mut self, place: usize) {
-        let (_, last) = self.lost.remove(place + 1);
-        self.lost[place].1 = self.lost[place].1.max(last);
-    }
-
-    /// The tape ends at `head`: a record beyond it was made on a tape whose end was lost. Returns whether it was pulled
-    /// back.
+    /// The tape ends at `head`, or what it has from there on are other events than those of the record: a record beyond it
+    /// was made on a tape whose end was lost. Returns whether it was changed, and has to be recorded before there is more.
     pub fn pull_back(&mut self, head: Sequence, now: Duration) -> bool {
         let earliest = match self.definition.deliver {
             DeliverPolicy::ByStartSequence(sequence) => sequence.max(Sequence::FIRST),
@@ -856,22 +681,22 @@ impl Machine {
             | DeliverPolicy::New
             | DeliverPolicy::ByStartTime(_) => Sequence::FIRST,
         };
+        // What comes behind the end is new, also where the last of each instrument was wanted.
+        let shortened = self.initial_through > head;
+        self.initial_through = self.initial_through.min(head);
+        self.changed |= shortened;
         let to = head.next().max(earliest);
         if self.next <= to {
-            return false;
+            return shortened;
         }
         let from = self.next;
         self.next = to;
         self.first = self.first.min(to);
-        let beyond: Vec<Sequence> = self.pending.range(to..).map(|(sequence, _)| *sequence).collect();
-        for sequence in beyond {
+        for sequence in self.pending.select(|sequence, _| sequence >= to) {
             self.settle(sequence);
         }
         self.parked_changed |= !self.parked.split_off(&to).is_empty();
-        self.lost.retain_mut(|(first, last)| {
-            *last = (*last).min(to.previous());
-            first <= last
-        });
+        self.notices.forget_from(to);
         // Other events come at those positions now, and are new; but which were delivered of the old ones is not known,
         // so all of them stay marked.
         self.uncertain_through = self.uncertain_through.max(from.previous());
@@ -886,29 +711,13 @@ impl Machine {
 
     /// The next thing a member has to hear of before further events.
     pub fn tell(&mut self) -> Option<Advisory> {
-        if let Some((first, last)) = (!self.lost.is_empty()).then(|| self.lost.remove(0)) {
-            self.changed = true;
-            return Some(Advisory::Lost { first, last });
-        }
-        self.told.pop_front()
+        let told = self.notices.tell();
+        self.changed |= matches!(told, Some(Advisory::Lost { .. }));
+        told
     }
 
     fn advise(&mut self, now: Duration, advisory: Advisory) {
-        if advisory.is_told_to_members() {
-            // What is parked can be listed, and what is not told is still in `kept`; a consumer nobody reads does not grow.
-            if self.told.len() == ADVISORIES_KEPT {
-                self.told.pop_front();
-            }
-            self.told.push_back(advisory.clone());
-        }
-        self.keep(now, advisory);
-    }
-
-    fn keep(&mut self, now: Duration, advisory: Advisory) {
-        if self.kept.len() == ADVISORIES_KEPT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back((self.wall(now), advisory));
+        self.notices.advise(self.wall(now), advisory);
     }
 
     fn wall(&self, now: Duration) -> AcceptedTime {
@@ -944,7 +753,7 @@ impl Machine {
         self.recorded_next = self.next;
         self.changed = false;
         let pending = self.pending.iter().map(|(sequence, pending)| PendingState {
-            sequence: *sequence,
+            sequence,
             instrument: pending.instrument,
             deliveries: pending.deliveries,
             forgiven: pending.forgiven,
@@ -957,7 +766,7 @@ impl Machine {
             delivered: self.delivered,
             reserved_through,
             pending: pending.collect(),
-            lost: self.lost.clone(),
+            lost: self.notices.lost().to_vec(),
         };
         (state, std::mem::take(&mut self.parked_changed))
     }
@@ -970,41 +779,19 @@ impl Machine {
     /// Says what is wrong inside, for tests.
     #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), String> {
-        let wrong = |what: String| Err(what);
-        let mut instruments: FxHashMap<InstrumentId, Bound> = FxHashMap::default();
-        for (sequence, pending) in &self.pending {
-            if *sequence >= self.next || *sequence < self.first {
-                return wrong(format!("{sequence} is pending outside {}..{}", self.first, self.next));
+        for (sequence, pending) in self.pending.iter() {
+            if sequence >= self.next || sequence < self.first {
+                return Err(format!("{sequence} is pending outside {}..{}", self.first, self.next));
             }
-            let waits = !matches!(pending.place, Place::Out { .. });
-            if waits != self.waiting.contains(sequence) {
-                return wrong(format!("{sequence}: waiting is {waits}"));
+            if let Place::Out { until, .. } = pending.place
+                && until < self.quiet_until
+            {
+                return Err(format!("{sequence} runs out at {until:?}, before {:?}", self.quiet_until));
             }
-            let bound = instruments.entry(pending.instrument).or_default();
-            bound.pending += 1;
-            bound.waiting += u32::from(waits);
-            if let Place::Out { until, member } = pending.place {
-                if until < self.quiet_until {
-                    return wrong(format!("{sequence} runs out at {until:?}, before {:?}", self.quiet_until));
-                }
-                if bound.member.is_some_and(|other| other != member) {
-                    return wrong(format!("instrument {} is with two members", pending.instrument));
-                }
-                bound.member = Some(member);
-            }
-            if self.parked.contains_key(sequence) {
-                return wrong(format!("{sequence} is pending and parked"));
+            if self.parked.contains_key(&sequence) {
+                return Err(format!("{sequence} is pending and parked"));
             }
         }
-        if self.waiting.len() > self.pending.len() || instruments.len() != self.instruments.len() {
-            return wrong("more is waiting, or bound, than is pending".into());
-        }
-        for (instrument, expected) in instruments {
-            let found = self.instruments.get(&instrument).copied().unwrap_or_default();
-            if found != expected {
-                return wrong(format!("instrument {instrument}: {found:?}, counted {expected:?}"));
-            }
-        }
-        Ok(())
+        self.pending.check()
     }
 }

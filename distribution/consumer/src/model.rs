@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence};
 
-use crate::machine::{AckError, Delivered, Machine, MemberId, Want};
+use crate::machine::{AckError, Delivered, Machine, Want};
+use crate::members::MemberId;
 use crate::state::{Parked, State, decode_parked, encode_parked};
 use crate::{AckPolicy, Advisory, Definition, DeliverPolicy};
 
@@ -67,6 +68,7 @@ struct Run {
     record: Record,
     members: Vec<MemberId>,
     now: Duration,
+    lives: u64,
     delivered: u64,
     uncertain_through: Sequence,
     first_kept: u64,
@@ -96,7 +98,7 @@ impl Run {
         };
         let definition = definition.checked().expect("sound");
         let state = State::beginning(Epoch(1), Sequence(1), Sequence::ZERO);
-        let machine = Machine::new(definition, &state, Vec::new(), AcceptedTime(0));
+        let machine = Machine::new(definition, &state, Vec::new(), AcceptedTime(0), MemberId::NOBODY);
         let record = Record {
             state: state.encode(),
             parked: encode_parked([].iter()),
@@ -111,6 +113,7 @@ impl Run {
             record,
             members: Vec::new(),
             now: Duration::ZERO,
+            lives: 0,
             delivered: 0,
             uncertain_through: Sequence::ZERO,
             first_kept: 1,
@@ -161,9 +164,9 @@ impl Run {
     fn gone(&mut self, id: MemberId) {
         self.members.retain(|member| *member != id);
         let now = self.now;
-        for row in &mut self.rows {
-            if matches!(row.at, At::Out { member, .. } if member == id) {
-                row.at = At::Waiting { due: now };
+        for index in 0..self.rows.len() {
+            if matches!(self.rows[index].at, At::Out { member, .. } if member == id) {
+                self.fail(index, now);
             }
         }
     }
@@ -210,23 +213,22 @@ impl Run {
             }
         }
         let wanted = 1 + self.random.below(25) as usize;
-        let mut given = Vec::new();
-        self.machine.redeliver(member, self.now, wanted, &mut given);
-        let mut kept = Vec::new();
-        for delivered in given {
-            if delivered.sequence.get() < self.first_kept {
-                self.machine.lose_pending(delivered.sequence, self.now);
-                self.delivered += 1;
-                self.row(delivered.sequence).at = At::Lost;
-                self.lost_expected.push(delivered.sequence.get());
-            } else {
-                kept.push(delivered);
+        let mut count = 0;
+        for sequence in self.machine.due(member, self.now, wanted) {
+            if sequence.get() < self.first_kept {
+                self.machine.lose_pending(sequence, self.now);
+                self.row(sequence).at = At::Lost;
+                self.lost_expected.push(sequence.get());
+                continue;
             }
+            if self.random.below(20) == 0 {
+                // It cannot be read just now: nothing of it was delivered.
+                return;
+            }
+            let delivered = self.machine.redeliver(member, sequence, self.now);
+            self.judge(delivered, member);
+            count += 1;
         }
-        for delivered in &kept {
-            self.judge(*delivered, member);
-        }
-        let mut count = kept.len();
         while count < wanted {
             match self.machine.want() {
                 Want::Full => {
@@ -488,7 +490,9 @@ impl Run {
         }
         self.delivered = self.record.delivered;
         self.members.clear();
-        self.machine = Machine::new(definition, &state, parked, AcceptedTime(0));
+        self.lives += 1;
+        let members_after = MemberId(self.lives << 16);
+        self.machine = Machine::new(definition, &state, parked, AcceptedTime(0), members_after);
     }
 
     fn cut_beginning(&mut self) {

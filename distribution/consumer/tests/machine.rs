@@ -18,6 +18,7 @@ fn machine(definition: Definition) -> Machine {
         &State::beginning(Epoch(1), Sequence(1), Sequence::ZERO),
         Vec::new(),
         AcceptedTime(1_000),
+        MemberId::NOBODY,
     );
     let (state, _) = machine.record(Epoch(1));
     machine.recorded(state.reserved_through);
@@ -33,9 +34,9 @@ fn take(machine: &mut Machine, member: MemberId, sequence: u64, instrument: u32,
 }
 
 fn waiting_for(machine: &mut Machine, member: MemberId, now: Duration) -> Vec<(u64, u32)> {
-    let mut given = Vec::new();
-    machine.redeliver(member, now, usize::MAX, &mut given);
-    given.iter().map(|one| (one.sequence.get(), one.delivery_count)).collect()
+    let due = machine.due(member, now, usize::MAX);
+    let given = due.iter().map(|sequence| machine.redeliver(member, *sequence, now));
+    given.map(|one| (one.sequence.get(), one.delivery_count)).collect()
 }
 
 #[test]
@@ -175,7 +176,7 @@ fn a_record_beyond_the_tapes_end_is_pulled_back_and_what_comes_then_is_marked() 
     );
 
     let definition = group(1).checked().unwrap();
-    let mut found = Machine::new(definition.clone(), &state, Vec::new(), AcceptedTime(0));
+    let mut found = Machine::new(definition.clone(), &state, Vec::new(), AcceptedTime(0), MemberId::NOBODY);
     assert!(!found.pull_back(Sequence(10), START), "the tape has it all");
     assert!(found.pull_back(Sequence(6), START));
     assert_eq!((found.next(), found.floor()), (Sequence(7), Sequence(3)));
@@ -192,12 +193,12 @@ fn a_record_beyond_the_tapes_end_is_pulled_back_and_what_comes_then_is_marked() 
     // One that begins with what is new after 10 gets what takes the place of 7 to 10.
     let new = Definition { deliver: DeliverPolicy::New, ..definition.clone() };
     let begun = State::beginning(Epoch(1), Sequence(11), Sequence::ZERO);
-    let mut found = Machine::new(new, &begun, Vec::new(), AcceptedTime(0));
+    let mut found = Machine::new(new, &begun, Vec::new(), AcceptedTime(0), MemberId::NOBODY);
     assert!(found.pull_back(Sequence(6), START));
     assert_eq!(found.next(), Sequence(7));
     // One that was told to begin at 11 waits for it.
     let fixed = Definition { deliver: DeliverPolicy::ByStartSequence(Sequence(11)), ..definition };
-    let mut found = Machine::new(fixed, &begun, Vec::new(), AcceptedTime(0));
+    let mut found = Machine::new(fixed, &begun, Vec::new(), AcceptedTime(0), MemberId::NOBODY);
     assert!(!found.pull_back(Sequence(6), START));
 }
 
@@ -241,4 +242,46 @@ fn what_was_unparked_is_delivered_again_whatever_is_acknowledged_behind_it() {
     assert_eq!(machine.floor(), Sequence(4));
     assert_eq!(waiting_for(&mut machine, member, START), [(5, 2)]);
     assert_eq!(machine.ack(Sequence(10)).unwrap().settled, 1, "now it was delivered");
+}
+
+#[test]
+fn an_event_that_kills_its_members_is_parked_in_the_end() {
+    let mut machine = machine(Definition { max_deliver: Some(3), member_timeout: ms(100), ..group(1) });
+    let begin = ms(0);
+    let first = machine.attach(&"m".parse().unwrap(), true, begin).unwrap();
+    assert!(take(&mut machine, first, 1, 7, begin) && take(&mut machine, first, 2, 8, begin));
+    machine.ack(Sequence(2)).unwrap();
+    // Its first member is replaced, the second is not heard of, the third is taken off.
+    let second = machine.attach(&"m".parse().unwrap(), true, ms(1)).unwrap();
+    assert_eq!(waiting_for(&mut machine, second, ms(1)), [(1, 2)]);
+    machine.tick(ms(101));
+    let third = machine.attach(&"m".parse().unwrap(), false, ms(101)).unwrap();
+    assert_eq!(waiting_for(&mut machine, third, ms(101)), [(1, 3)]);
+    machine.detach(third, ms(101));
+    let parked: Vec<_> = machine.parked().map(|one| (one.sequence, one.deliveries, one.reason)).collect();
+    assert_eq!(parked, [(Sequence(1), 3, ParkReason::Expired)]);
+}
+
+#[test]
+fn members_of_two_lives_have_different_numbers() {
+    let definition = group(2).checked().unwrap();
+    let state = State::beginning(Epoch(1), Sequence(1), Sequence::ZERO);
+    let life = |after: u64| {
+        let mut machine =
+            Machine::new(definition.clone(), &state, Vec::new(), AcceptedTime(0), MemberId(after));
+        ["a", "b"].map(|name| machine.attach(&name.parse().unwrap(), true, START).unwrap())
+    };
+    assert_eq!(life(41), [MemberId(42), MemberId(43)]);
+    assert_eq!(life(u64::MAX), [MemberId(1), MemberId(2)], "nobody has the number of nobody");
+}
+
+#[test]
+fn behind_a_lost_end_everything_is_wanted_and_not_only_the_last_of_each_instrument() {
+    let definition = Definition { deliver: DeliverPolicy::LastPerInstrument, ..group(1) };
+    let state = State::beginning(Epoch(1), Sequence(1), Sequence(30));
+    let new = |definition| Machine::new(definition, &state, Vec::new(), AcceptedTime(0), MemberId::NOBODY);
+    let mut machine = new(definition.checked().unwrap());
+    assert!(machine.pull_back(Sequence(10), START), "to be recorded before there is more");
+    assert_eq!((machine.next(), machine.initial_through()), (Sequence(1), Sequence(10)));
+    assert!(machine.is_changed() && machine.tell().is_none());
 }

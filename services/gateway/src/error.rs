@@ -1,7 +1,7 @@
 //! What an outsider is told when something cannot be done: the same four fields on HTTP and WebSocket.
 
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use matchtape_client::as_of::AsOfError;
 use matchtape_schemas::Sequence;
@@ -21,6 +21,8 @@ pub(crate) struct ApiError {
     pub(crate) what_to_do: String,
     /// The first event there is, where that is the point.
     pub(crate) first_kept: Option<Sequence>,
+    /// The same request may be answered after so many seconds.
+    pub(crate) retry_after_s: Option<u32>,
 }
 
 impl ApiError {
@@ -38,7 +40,19 @@ impl ApiError {
             place: place.into(),
             what_to_do: what_to_do.into(),
             first_kept: None,
+            retry_after_s: None,
         }
+    }
+
+    /// Not now; the same request may be answered a little later.
+    pub(crate) fn later(
+        error: &'static str,
+        what: impl Into<String>,
+        place: impl Into<String>,
+        what_to_do: impl Into<String>,
+    ) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after_s: Some(1), ..Self::new(status, error, what, place, what_to_do) }
     }
 
     pub(crate) fn bad_request(
@@ -143,6 +157,11 @@ impl IntoResponse for ApiError {
         self.write(&mut object);
         object.close();
         body.push('\n');
-        (self.status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+        let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+        let mut response = (self.status, headers, body).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }

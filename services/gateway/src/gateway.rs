@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) intake: Option<IntakeGauge>,
     /// One permit per request that waits for a consumer's events.
     pub(crate) consumer_waits: Arc<Semaphore>,
+    /// Held while a consumer is made, changed or forgotten: that waits for a disk, and the next one for it.
+    pub(crate) consumer_changes: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) address: SocketAddr,
     pub(crate) hosts: Vec<String>,
@@ -113,6 +115,7 @@ impl Gateway {
             consumers: tape.consumers,
             intake: tape.intake,
             consumer_waits: Arc::new(Semaphore::new(limits.connections_max)),
+            consumer_changes: Arc::new(Semaphore::new(1)),
             publishes: Arc::new(Semaphore::new(limits.publishes_max)),
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             metrics: Metrics::default(),

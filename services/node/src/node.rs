@@ -241,6 +241,7 @@ impl Node {
             epoch: head.epoch,
             head: found.last_sequence,
             store: Arc::downgrade(&store),
+            incarnation: u64::from_le_bytes(incarnation),
         })?;
         let parts =
             (Arc::clone(&intake), ring_reader, Framer::new(head), Arc::clone(&store), options.wait, commits);

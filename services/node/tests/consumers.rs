@@ -480,6 +480,102 @@ fn a_member_elsewhere_is_given_up_when_it_is_not_heard_of() {
     assert!(matches!(session.fetch(1, LONG), Err(ConsumerError::NotAttached)));
 }
 
+#[test]
+fn a_session_of_an_earlier_life_of_the_node_is_nobody_in_this_one() {
+    let place = Place::new();
+    let (mut ever, mut earlier) = (std::collections::BTreeSet::new(), Vec::new());
+    for life in 0..3u64 {
+        let node = place.open();
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        publish(&node, &mut publisher, life * 10 + 1..=life * 10 + 10);
+        let consumers = node.consumers();
+        consumers.add(&name("shared"), Definition { members_max: 2, ..explicit() }).unwrap();
+        let mine: Vec<_> = ["one", "two"]
+            .into_iter()
+            .map(|text| consumers.attach_remote(&name("shared"), &member(text)).unwrap().member())
+            .collect();
+        for id in &mine {
+            assert!(ever.insert(*id), "{id:?} was another member's before");
+        }
+        // A member that did not notice the restart does not get what is another one's now.
+        for id in &earlier {
+            let stale = consumers.session(&name("shared"), *id).unwrap();
+            assert!(matches!(stale.fetch(1, LONG), Err(ConsumerError::NotAttached)));
+        }
+        earlier = mine;
+        drop(publisher);
+        if life == 1 { drop(node) } else { node.close().unwrap() }
+    }
+}
+
+#[test]
+fn searching_a_long_tape_for_the_last_of_each_instrument_holds_nobody_for_all_of_it() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    // A few events to the frame: more frames than are looked at in one turn.
+    for number in 1..=400 {
+        put(&mut publisher, &event(number, 3));
+        node.wait(Sequence(number + 1), Stage::Visible).unwrap();
+    }
+    let consumers = node.consumers();
+    let policy = DeliverPolicy::LastPerInstrument;
+    let many = (1..=100).map(InstrumentId).collect();
+    for (text, instruments) in [("search", Vec::new()), ("look-up", many)] {
+        let filter = ConsumerFilter { instruments, ..ConsumerFilter::default() };
+        consumers.add(&name(text), Definition { deliver: policy, filter, ..explicit() }).unwrap();
+        let handle = consumers.attach(&name(text), &member("m")).unwrap();
+        let mut turns = 0;
+        let items = loop {
+            match handle.attempt(10).unwrap() {
+                Attempt::Items(items) => break items,
+                Attempt::Wait(ready) => assert!(ready.is_turn(), "there is something to come"),
+            }
+            turns += 1;
+        };
+        assert!(turns >= 3, "{text}: {turns} turns");
+        let came: Vec<u64> = items.iter().map(|item| item.delivery().unwrap().sequence().get()).collect();
+        assert_eq!(came, [399, 400, 401], "{text}");
+    }
+}
+
+#[test]
+fn an_event_that_cannot_be_read_just_now_was_not_delivered() {
+    let place = Place::new();
+    let small_cache = |options: &mut NodeOptions| options.store.block_cache_bytes = 0;
+    let node = place.open_with(small_cache);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=2499);
+    let consumers = node.consumers();
+    let definition = Definition { max_deliver: Some(2), max_ack_pending: 2000, ..explicit() };
+    consumers.add(&name("c"), definition).unwrap();
+    let handle = consumers.attach(&name("c"), &member("m")).unwrap();
+    assert_eq!(drain(&handle, 500), new(1..=2000));
+    node.store().flush().unwrap();
+    drop((handle, publisher));
+    node.close().unwrap();
+
+    // In tables now, and read from there.
+    let node = place.open_with(small_cache);
+    let handle = node.consumers().attach(&name("c"), &member("m")).unwrap();
+    let damaged: Vec<_> = std::fs::read_dir(place.folder().join("tables"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    for (path, bytes) in &damaged {
+        std::fs::write(path, vec![0xEE; bytes.len()]).unwrap();
+    }
+    for _ in 0..5 {
+        assert!(matches!(handle.fetch(10, LONG), Err(ConsumerError::Read(_))));
+    }
+    for (path, bytes) in &damaged {
+        std::fs::write(path, bytes).unwrap();
+    }
+    let again: Vec<_> = (1..=2000).map(|sequence| (sequence, 2, true)).collect();
+    assert_eq!(drain(&handle, 500), again, "each for the second time, in order, and none is parked");
+}
+
 #[tokio::test]
 async fn many_members_wait_on_one_thread() {
     let place = Place::new();

@@ -333,6 +333,52 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
 }
 
 #[test]
+fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_tape_is_long_enough() {
+    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
+    let publish = |node: &Node, count: u64| {
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+        let mut last = Sequence::ZERO;
+        for _ in 0..count {
+            number += 1;
+            last = put(&mut publisher, &order(number)).sequence();
+        }
+        node.wait(last, Stage::Visible).unwrap();
+    };
+    let node = open(&disks);
+    node.consumers().add(&name(), definition(AckPolicy::Explicit)).unwrap();
+    publish(&node, 10);
+    let kept = disks.main.operations();
+    publish(&node, 10);
+    let handle = node.consumers().attach(&name(), &member()).unwrap();
+    let mut given = Vec::new();
+    while given.len() < 15 {
+        let items = handle.fetch(15 - given.len(), LONG).unwrap();
+        given.extend(items.iter().map(|item| item.delivery().unwrap().sequence()));
+    }
+    handle.ack_each(&given).unwrap();
+    handle.ack_durable(given[14]).unwrap();
+    drop(handle);
+    node.close().unwrap();
+
+    // The tape loses its second half and grows again where nobody knows of the consumer.
+    let main = disks.main.crash_at(kept, PowerLoss::LoseUnsynced);
+    let elsewhere = TwoDisks { main: main.clone(), system: SimDisk::new(3) };
+    let node = open(&elsewhere);
+    let left = node.watermarks().durable;
+    assert!(left >= Sequence(11) && left < Sequence(15), "{left}");
+    publish(&node, 30);
+    node.close().unwrap();
+
+    let node = open(&TwoDisks { main, system: disks.system });
+    let info = node.consumers().info(&name()).unwrap();
+    assert_eq!(info.machine.next, left.next(), "what is there now was never delivered");
+    let handle = node.consumers().attach(&name(), &member()).unwrap();
+    let (came, pulled_back) = drain(&handle, left.next());
+    assert!(pulled_back && came.contains(&(left.next(), true)), "{came:?}");
+}
+
+#[test]
 fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() {
     let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
     let node = open(&disks);

@@ -3,6 +3,7 @@
 //! A member attaches and gets a session; asking for events with it is its sign of life. What was given and never
 //! acknowledged, for whatever reason, is given again: a request that broke off loses nothing.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ const BATCH_MAX: usize = 2_000;
 const FEED_WAIT: Duration = Duration::from_secs(5);
 /// The longest a request for events waits.
 const WAIT_MS_MAX: u64 = 30_000;
+/// The longest a request that does not wait searches the tape for what passes the filter.
+const SEARCH_MAX: Duration = Duration::from_secs(10);
 
 /// `GET /v1/consumers`
 pub(crate) async fn list(
@@ -42,7 +45,8 @@ pub(crate) async fn list(
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     Params::of(query)?.finish()?;
-    let consumers = offered(&shared)?.list();
+    let consumers = offered(&shared)?;
+    let consumers = on_blocking_thread(move || consumers.list()).await;
     let consumers = consumers.iter().map(|info| view(info, &shared.feed)).collect();
     Ok(answer(&ConsumerList { consumers }))
 }
@@ -54,7 +58,8 @@ pub(crate) async fn info(
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     Params::of(query)?.finish()?;
-    let info = offered(&shared)?.info(&named(&name)?).map_err(refusal)?;
+    let (consumers, name) = (offered(&shared)?, named(&name)?);
+    let info = on_blocking_thread(move || consumers.info(&name)).await.map_err(refusal)?;
     Ok(answer(&view(&info, &shared.feed)))
 }
 
@@ -77,11 +82,11 @@ pub(crate) async fn make(
         let _ = tokio::time::timeout(FEED_WAIT, caught_up).await;
     }
     let definition = definition(&asked, &shared.feed)?;
-    let made = on_blocking_thread(move || match method == axum::http::Method::PATCH {
+    let made = change(&shared, move || match method == axum::http::Method::PATCH {
         true => consumers.update(&name, definition),
         false => consumers.add(&name, definition),
     });
-    Ok(answer(&view(&made.await.map_err(refusal)?, &shared.feed)))
+    Ok(answer(&view(&made.await?, &shared.feed)))
 }
 
 /// `DELETE /v1/consumers/{name}`
@@ -92,8 +97,38 @@ pub(crate) async fn delete(
 ) -> Result<Response, ApiError> {
     Params::of(query)?.finish()?;
     let (consumers, name) = (offered(&shared)?, named(&name)?);
-    on_blocking_thread(move || consumers.delete(&name)).await.map_err(refusal)?;
+    change(&shared, move || consumers.delete(&name)).await?;
     Ok(answer(&Settled { settled: 1 }))
+}
+
+/// Makes, changes or forgets a consumer: one at a time, on a thread that a full disk may hold for as long as it is full.
+async fn change<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> Result<T, ConsumerError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let turn = shared.consumer_changes.clone().acquire_owned();
+    let turn = in_time(shared, "consumers_busy", "another consumer is being changed", turn).await?;
+    let turn = turn.expect("the semaphore is never closed");
+    let work = on_blocking_thread(move || {
+        let outcome = work();
+        drop(turn);
+        outcome
+    });
+    in_time(shared, "outcome_unknown", "it is not recorded yet", work).await?.map_err(refusal)
+}
+
+/// Waits for what is recorded, within limits.
+async fn in_time<F: Future>(
+    shared: &Shared,
+    word: &'static str,
+    what: &str,
+    work: F,
+) -> Result<F::Output, ApiError> {
+    let limit = shared.limits.publish_wait_max;
+    tokio::time::timeout(limit, work).await.map_err(|_| {
+        let what = format!("{what} after {} ms: the disk is slow, or full", limit.as_millis());
+        ApiError::later(word, what, "system tape", "ask again: what was done already is not done twice")
+    })
 }
 
 /// `POST /v1/consumers/{name}/members/{member}`: attaches.
@@ -105,9 +140,11 @@ pub(crate) async fn attach(
     Params::of(query)?.finish()?;
     let (consumers, name) = (offered(&shared)?, named(&name)?);
     let member: MemberName = member.parse().map_err(|error| refusal(ConsumerError::Definition(error)))?;
-    let handle = consumers.attach_remote(&name, &member).map_err(refusal)?;
-    let timeout = consumers.info(&name).map_err(refusal)?.definition.member_timeout;
-    let session = handle.member().0.to_string();
+    let attach = move || {
+        let handle = consumers.attach_remote(&name, &member)?;
+        Ok((handle.member().0.to_string(), handle.member_timeout()?))
+    };
+    let (session, timeout) = on_blocking_thread(attach).await.map_err(refusal)?;
     Ok(answer(&MemberSession { session, member_timeout_ms: milliseconds(timeout) }))
 }
 
@@ -118,7 +155,8 @@ pub(crate) async fn detach(
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     Params::of(query)?.finish()?;
-    handle(&shared, &name, Some(&session))?.detach();
+    let handle = handle(&shared, &name, Some(&session))?;
+    on_blocking_thread(move || handle.detach()).await;
     Ok(answer(&Settled { settled: 1 }))
 }
 
@@ -134,8 +172,7 @@ pub(crate) async fn next(
     let wait = Duration::from_millis(params.number("wait_ms", 0, WAIT_MS_MAX)?);
     params.finish()?;
     let _permit = shared.consumer_waits.clone().try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
+        ApiError::later(
             "too_many_requests",
             "too many members wait for events at this gateway",
             "connection",
@@ -143,18 +180,20 @@ pub(crate) async fn next(
         )
     })?;
     let handle = Arc::new(handle(&shared, &name, session.as_deref())?);
-    let timeout = offered(&shared)?.info(handle.consumer()).map_err(refusal)?.definition.member_timeout;
-    let deadline = Instant::now() + wait;
+    let begun = Instant::now();
     let mut drain = shared.drain.clone();
     loop {
         let reading = Arc::clone(&handle);
-        let attempt = shared.log.run(move || reading.attempt(batch)).await.map_err(refusal)?;
+        let attempt = move || Ok((reading.attempt(batch)?, reading.member_timeout()?));
+        let (attempt, timeout) = shared.log.run(attempt).await.map_err(refusal)?;
         let ready = match attempt {
             Attempt::Items(items) => return Ok(batch_of(&shared, &items)),
             Attempt::Wait(ready) => ready,
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let left = wait.saturating_sub(begun.elapsed());
+        // A search of the tape is no waiting: it goes on for whoever does not want to wait, too.
+        let searching = ready.is_turn() && begun.elapsed() < SEARCH_MAX;
+        if left.is_zero() && !searching {
             return Ok(batch_of(&shared, &[]));
         }
         // Every attempt is a sign of life: waiting must not look like being gone.
@@ -185,7 +224,8 @@ pub(crate) async fn acknowledge(
         shared.log.run(move || (settle(&handle, &said).map(|n| (n, said.durable)), handle)).await;
     let (settled, durable) = settled.map_err(refusal)?;
     if durable {
-        handle.recorded().await.map_err(refusal)?;
+        let recorded = in_time(&shared, "not_recorded_yet", "it is not recorded yet", handle.recorded());
+        recorded.await?.map_err(refusal)?;
     }
     Ok(answer(&Settled { settled }))
 }
@@ -213,7 +253,8 @@ pub(crate) async fn parked(
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     Params::of(query)?.finish()?;
-    let parked = offered(&shared)?.parked(&named(&name)?).map_err(refusal)?;
+    let (consumers, name) = (offered(&shared)?, named(&name)?);
+    let parked = on_blocking_thread(move || consumers.parked(&name)).await.map_err(refusal)?;
     let parked = parked.iter().map(|one| ParkedView {
         sequence: one.sequence.get(),
         deliveries: one.deliveries,
@@ -229,7 +270,7 @@ pub(crate) async fn unpark(
     name: Path<String>,
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
-    over_parked(state, name, query, Consumers::unpark)
+    over_parked(state, name, query, Consumers::unpark).await
 }
 
 /// `POST /v1/consumers/{name}/discard?sequence=`: all without one.
@@ -238,10 +279,10 @@ pub(crate) async fn discard(
     name: Path<String>,
     query: Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
-    over_parked(state, name, query, Consumers::discard)
+    over_parked(state, name, query, Consumers::discard).await
 }
 
-fn over_parked(
+async fn over_parked(
     State(shared): Gateway,
     Path(name): Path<String>,
     query: Query<Vec<(String, String)>>,
@@ -250,7 +291,8 @@ fn over_parked(
     let mut params = Params::of(query)?;
     let only = params.id("sequence")?.map(Sequence);
     params.finish()?;
-    let settled = act(&offered(&shared)?, &named(&name)?, only).map_err(refusal)?;
+    let (consumers, name) = (offered(&shared)?, named(&name)?);
+    let settled = on_blocking_thread(move || act(&consumers, &name, only)).await.map_err(refusal)?;
     Ok(answer(&Settled { settled }))
 }
 
@@ -273,9 +315,9 @@ fn named(name: &str) -> Result<ConsumerName, ApiError> {
 }
 
 fn handle(shared: &Shared, name: &str, session: Option<&str>) -> Result<ConsumerHandle, ApiError> {
-    // Session 0 is nobody's: enough to acknowledge.
-    let session = session.map_or(Ok(0), |text| {
-        text.parse().map_err(|_| {
+    // Nobody's is enough to acknowledge.
+    let session = session.map_or(Ok(MemberId::NOBODY), |text| {
+        text.parse().map(MemberId).map_err(|_| {
             ApiError::bad_request(
                 format!("{text:?} is no session"),
                 "session",
@@ -283,7 +325,7 @@ fn handle(shared: &Shared, name: &str, session: Option<&str>) -> Result<Consumer
             )
         })
     })?;
-    offered(shared)?.session(&named(name)?, MemberId(session)).map_err(refusal)
+    offered(shared)?.session(&named(name)?, session).map_err(refusal)
 }
 
 fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
@@ -501,6 +543,7 @@ fn refusal(error: ConsumerError) -> ApiError {
         ConsumerError::BelowRetention { asked, first_kept } => {
             ApiError::below_retention(asked, first_kept, "start_sequence")
         }
+        ConsumerError::NoSpace => ApiError::later("disk_full", what, "name", "ask again when there is room"),
         ConsumerError::Read(error) => ApiError::read(&error, "consumer"),
         ConsumerError::Recording(_) | ConsumerError::Decode(_) => new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -508,8 +551,6 @@ fn refusal(error: ConsumerError) -> ApiError {
             "system tape",
             "tell operations: the node has to be opened again; what was acknowledged last comes again",
         ),
-        ConsumerError::Closed => {
-            new(StatusCode::SERVICE_UNAVAILABLE, "closed", "tape", "ask again when the node is back")
-        }
+        ConsumerError::Closed => ApiError::later("closed", what, "tape", "ask again when the node is back"),
     }
 }

@@ -45,6 +45,9 @@ pub enum ConsumerError {
     /// The tape could not be read.
     #[error("reading the tape: {0}")]
     Read(Arc<ReadError>),
+    /// There is no room for the first consumer's records.
+    #[error("the disk is full; no consumer is made until there is room")]
+    NoSpace,
     /// What consumers have come to cannot be recorded any more; the node has to be opened again.
     #[error(transparent)]
     Recording(Arc<StoreFailure>),

@@ -14,6 +14,7 @@ use super::error::ConsumerError;
 use super::one::{One, Pause, Tried, Until, Verb};
 pub use super::recorder::Recorded;
 use super::service::Shared;
+use super::waiters::Ticket;
 use crate::stages::{StageReached, ThreadWaker};
 
 /// An event that was delivered. It holds the memory the event lies in.
@@ -98,12 +99,17 @@ impl ConsumerHandle {
         self.member
     }
 
+    /// How soon the consumer gives up a member elsewhere that it does not hear of.
+    pub fn member_timeout(&self) -> Result<Duration, ConsumerError> {
+        Ok(self.one.lock()?.machine.definition().member_timeout)
+    }
+
     /// What there is now, at most `max`, or what to wait for before trying again. Reads the tape, from memory near its end
     /// and from disk otherwise: for executors that must not, the other half of [`fetch_async`](Self::fetch_async).
     pub fn attempt(&self, max: usize) -> Result<Attempt, ConsumerError> {
         Ok(match self.one.fetch(self.member, max.max(1), self.shared.now())? {
             Tried::Items(items) => Attempt::Items(items),
-            Tried::Nothing(pause) => Attempt::Wait(Ready::new(&self.shared, &self.one, pause)?),
+            Tried::Nothing(pause) => Attempt::Wait(Ready::new(&self.shared, &self.one, pause)),
         })
     }
 
@@ -152,6 +158,11 @@ impl ConsumerHandle {
         Recorded::new(&self.shared.recorder)
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.one.waiting()
+    }
+
     /// It could not be dealt with: it is delivered again after `delay`.
     pub fn nak(&self, sequence: Sequence, delay: Duration) -> Result<Acked, ConsumerError> {
         self.one.settle(Verb::Nak(delay), &[sequence], self.shared.now())
@@ -194,23 +205,29 @@ pub enum Attempt {
 /// Resolves when a member may have something.
 #[must_use = "a future does nothing unless awaited"]
 pub struct Ready {
-    shared: Arc<Shared>,
     one: Arc<One>,
     pause: Pause,
     visible: Option<StageReached>,
-    round: Option<u64>,
+    recorded: Option<Recorded>,
+    ticket: Option<Ticket>,
     yielded: bool,
 }
 
 impl Ready {
-    fn new(shared: &Arc<Shared>, one: &Arc<One>, pause: Pause) -> Result<Self, ConsumerError> {
-        let (mut visible, mut round) = (None, None);
+    /// There may be something already: only others have their turn first.
+    pub fn is_turn(&self) -> bool {
+        self.pause.until == Until::Turn
+    }
+
+    fn new(shared: &Shared, one: &Arc<One>, pause: Pause) -> Self {
+        let (mut visible, mut recorded) = (None, None);
         match pause.until {
             Until::Visible(sequence) => visible = Some(shared.visible(sequence)),
-            Until::Recorded => round = Some(shared.recorder.ask(None)?),
+            Until::Recorded => recorded = Some(Recorded::new(&shared.recorder)),
             Until::Woken | Until::Turn => {}
         }
-        Ok(Self { shared: Arc::clone(shared), one: Arc::clone(one), pause, visible, round, yielded: false })
+        let one = Arc::clone(one);
+        Self { one, pause, visible, recorded, ticket: None, yielded: false }
     }
 }
 
@@ -232,12 +249,21 @@ impl Future for Ready {
         {
             return Poll::Ready(reached.map_err(|_| ConsumerError::Closed));
         }
-        if let Some(round) = this.round
-            && let Poll::Ready(ended) = this.shared.recorder.poll(round, Some(context.waker()))
+        if let Some(recorded) = &mut this.recorded
+            && let Poll::Ready(ended) = Pin::new(recorded).poll(context)
         {
             return Poll::Ready(ended);
         }
-        if this.one.woken(this.pause, context.waker()) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let woken = this.one.woken(this.pause, &mut this.ticket, context.waker());
+        if woken { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.one.leave(ticket);
+        }
     }
 }
 
@@ -257,5 +283,34 @@ pub(super) fn block_on<F: Future>(future: F, deadline: Option<Instant>) -> Optio
                 _ => return None,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_consumer::Definition;
+
+    use crate::{Node, NodeOptions};
+
+    #[test]
+    fn whoever_gives_up_waiting_is_forgotten_though_nothing_ever_happens() {
+        const SHORT: std::time::Duration = std::time::Duration::from_millis(1);
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
+        let (name, member) = ("c".parse().unwrap(), "m".parse().unwrap());
+        node.consumers().add(&name, Definition::default()).unwrap();
+        let handle = node.consumers().attach(&name, &member).unwrap();
+        for _ in 0..20 {
+            assert!(handle.fetch(1, SHORT).unwrap().is_empty());
+            assert_eq!(handle.waiting(), 0);
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| handle.fetch(1, 30_000 * SHORT));
+            while handle.waiting() == 0 {
+                std::thread::yield_now();
+            }
+            node.consumers().delete(&name).unwrap();
+            assert!(waiting.join().unwrap().is_err(), "it is woken");
+        });
     }
 }

@@ -21,6 +21,7 @@ mod one;
 mod recorder;
 mod service;
 mod system;
+mod waiters;
 
 pub use error::ConsumerError;
 pub use handle::{Attempt, ConsumerHandle, Delivery, Item, Ready, Recorded};

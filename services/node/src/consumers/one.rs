@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use matchtape_consumer::{AckError, Acked, ConsumerName, Delivered, Machine, MemberId, Want};
+use matchtape_consumer::{AckError, Acked, ConsumerFilter, ConsumerName, Delivered, Machine, MemberId, Want};
 use matchtape_schemas::{InstrumentId, Sequence};
 use matchtape_storage::{
     Direction, EventHandle, EventStore, FrameCursor, FrameHandle, Pin, PinError, PinKind, Query, ReadError,
@@ -16,8 +16,10 @@ use rustc_hash::FxHashMap;
 use super::error::ConsumerError;
 use super::handle::{Delivery, Item};
 use super::recorder::Recorder;
+use super::waiters::{Ticket, Waiters};
 
-/// Frames looked at before others get their turn: a filter that nothing passes must not hold the lock for a whole tape.
+/// Frames looked at, or instruments looked up, before others get their turn: a filter that nothing passes, or a search of
+/// the whole tape, must not hold the lock all the while.
 const FRAMES_PER_TURN: usize = 32;
 
 /// See the module.
@@ -32,7 +34,7 @@ pub(super) struct Inner {
     feed: Feed,
     /// Keeps on the tape what it may still have to read.
     pin: Option<Pin>,
-    waiting: Vec<Waker>,
+    waiting: Waiters,
     /// How often waiters were woken: whoever looked before and waits after has missed none.
     wakes: u64,
     /// Nothing is done any more, and why.
@@ -81,7 +83,7 @@ impl One {
         recorder: &Arc<Recorder>,
     ) -> Self {
         let feed = Feed { reader, cursor: None, frame: None, initial: None };
-        let inner = Inner { machine, feed, pin: None, waiting: Vec::new(), wakes: 0, ended: None };
+        let inner = Inner { machine, feed, pin: None, waiting: Waiters::default(), wakes: 0, ended: None };
         Self { name, recorder: Arc::clone(recorder), inner: Mutex::new(inner) }
     }
 
@@ -103,7 +105,7 @@ impl One {
         }
         if inner.pin.take().is_some() {
             // What is open on the tape would keep files that are to go, for as long as nobody reads on.
-            (inner.feed.cursor, inner.feed.frame) = (None, None);
+            (inner.feed.cursor, inner.feed.frame, inner.feed.initial) = (None, None, None);
         }
         let Some(store) = store.upgrade() else { return };
         let set = |from| store.pin(PinKind::Consumer, self.name.as_str(), from);
@@ -163,16 +165,24 @@ impl One {
         }
     }
 
-    /// Whether somebody was woken since; else `waker` is woken with the next ones.
-    pub(super) fn woken(&self, pause: Pause, waker: &Waker) -> bool {
+    /// Whether somebody was woken since; else `waker` is woken with the next ones, until its ticket is given back.
+    pub(super) fn woken(&self, pause: Pause, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
         let mut inner = self.inner.lock();
         if inner.wakes != pause.wakes || inner.ended.is_some() {
             return true;
         }
-        if !inner.waiting.iter().any(|other| other.will_wake(waker)) {
-            inner.waiting.push(waker.clone());
-        }
+        inner.waiting.wait(ticket, waker);
         false
+    }
+
+    /// Whoever had this ticket waits no longer.
+    pub(super) fn leave(&self, ticket: Ticket) {
+        self.inner.lock().waiting.leave(ticket);
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.inner.lock().waiting.len()
     }
 
     pub(super) fn settle(
@@ -204,7 +214,7 @@ impl One {
 impl Inner {
     pub(super) fn wake(&mut self) {
         self.wakes += 1;
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.wake();
     }
 
     fn apply(&mut self, verb: Verb, sequence: Sequence, now: Duration) -> Result<Acked, ConsumerError> {
@@ -231,8 +241,23 @@ struct Feed {
     cursor: Option<FrameCursor>,
     /// The frame that is being delivered.
     frame: Option<FrameHandle>,
-    /// The last event of each instrument through `initial_through`, in order, once it is known.
-    initial: Option<Vec<Sequence>>,
+    /// The last event of each instrument through `initial_through`, while they are delivered.
+    initial: Option<Initial>,
+}
+
+/// The last event of each instrument that passes the filter. Where instruments are named, the index finds them; else the
+/// tape is gone through once. A little with each turn: it may be long.
+enum Initial {
+    Search {
+        frames: FrameCursor,
+        last: FxHashMap<InstrumentId, Sequence>,
+    },
+    LookUp {
+        looked_up: usize,
+        found: Vec<Sequence>,
+    },
+    /// In order.
+    Known(Vec<Sequence>),
 }
 
 struct Fetching {
@@ -246,7 +271,6 @@ struct Fetching {
 
 impl Fetching {
     fn run(&mut self, machine: &mut Machine, feed: &mut Feed) -> Result<Until, ConsumerError> {
-        let mut given = Vec::new();
         let mut turns = FRAMES_PER_TURN;
         loop {
             while let Some(advisory) = machine.tell() {
@@ -256,12 +280,13 @@ impl Fetching {
             if room == 0 || turns == 0 {
                 return Ok(Until::Turn);
             }
-            given.clear();
-            machine.redeliver(self.member, self.now, room, &mut given);
-            for delivered in &given {
-                self.again(machine, feed, *delivered)?;
-            }
-            if !given.is_empty() {
+            let due = machine.due(self.member, self.now, room);
+            if !due.is_empty() {
+                for sequence in due {
+                    if !self.again(machine, feed, sequence)? {
+                        return Ok(Until::Visible(sequence));
+                    }
+                }
                 continue;
             }
             match machine.want() {
@@ -281,21 +306,24 @@ impl Fetching {
         self.items.push(Item::Delivery(Delivery { delivered, event }));
     }
 
-    /// Delivers an event again.
+    /// Delivers an event again, once it is read: one that cannot be was not delivered. `false`: it is not visible again yet,
+    /// and neither is what comes after it.
     fn again(
         &mut self,
         machine: &mut Machine,
         feed: &Feed,
-        delivered: Delivered,
-    ) -> Result<(), ConsumerError> {
-        match feed.reader.event(delivered.sequence) {
-            Ok(Some(event)) => self.deliver(delivered, event),
-            // Not visible again yet: its time will run out, and it is tried again.
-            Ok(None) => {}
-            Err(ReadError::BelowRetention { .. }) => machine.lose_pending(delivered.sequence, self.now),
+        sequence: Sequence,
+    ) -> Result<bool, ConsumerError> {
+        match feed.reader.event(sequence) {
+            Ok(Some(event)) => {
+                let delivered = machine.redeliver(self.member, sequence, self.now);
+                self.deliver(delivered, event);
+            }
+            Ok(None) => return Ok(false),
+            Err(ReadError::BelowRetention { .. }) => machine.lose_pending(sequence, self.now),
             Err(error) => return Err(error.into()),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes from the tape what comes at `next` and after; `false`: there is nothing visible.
@@ -355,10 +383,14 @@ impl Fetching {
         next: Sequence,
     ) -> Result<bool, ConsumerError> {
         let through = machine.initial_through();
-        if feed.initial.is_none() {
-            feed.initial = Some(last_per_instrument(&feed.reader, machine, through)?);
-        }
-        let list = feed.initial.as_ref().expect("made just now");
+        let initial = match feed.initial.take() {
+            Some(initial) => initial,
+            None => Initial::begin(&feed.reader, &machine.definition().filter)?,
+        };
+        // After a failed read it begins anew.
+        let initial =
+            feed.initial.insert(initial.go_on(&feed.reader, &machine.definition().filter, through)?);
+        let Initial::Known(list) = initial else { return Ok(true) };
         let place = list.partition_point(|sequence| *sequence < next);
         let Some(sequence) = list.get(place).copied() else {
             feed.initial = None;
@@ -410,39 +442,49 @@ impl Feed {
     }
 }
 
-/// The last event that passes the filter, of every instrument, through a position. With instruments named, found by the
-/// index; otherwise by going through the tape once.
-fn last_per_instrument(
-    reader: &Reader,
-    machine: &Machine,
-    through: Sequence,
-) -> Result<Vec<Sequence>, ConsumerError> {
-    let filter = &machine.definition().filter;
-    let mut found: Vec<Sequence> = Vec::new();
-    if filter.instruments.is_empty() {
-        let mut last: FxHashMap<InstrumentId, Sequence> = FxHashMap::default();
-        let mut frames = reader.frames(Sequence::ZERO)?;
-        'tape: while let Some(frame) = frames.next_frame()? {
-            if !filter.kinds.intersects(frame.header().kinds) {
-                continue;
-            }
-            for event in frame.frame().events() {
-                if event.sequence() > through {
-                    break 'tape;
-                }
-                if event.instrument() != InstrumentId(0) && filter.matches(&event) {
-                    last.insert(event.instrument(), event.sequence());
-                }
-            }
+impl Initial {
+    fn begin(reader: &Reader, filter: &ConsumerFilter) -> Result<Self, ReadError> {
+        if filter.instruments.is_empty() {
+            return Ok(Self::Search { frames: reader.frames(Sequence::ZERO)?, last: FxHashMap::default() });
         }
-        found.extend(last.into_values());
-    } else {
-        for instrument in &filter.instruments {
-            found.extend(last_of(reader, filter.kinds, *instrument, through)?);
-        }
+        Ok(Self::LookUp { looked_up: 0, found: Vec::new() })
     }
-    found.sort_unstable();
-    Ok(found)
+
+    /// By one frame, or one instrument.
+    fn go_on(
+        self,
+        reader: &Reader,
+        filter: &ConsumerFilter,
+        through: Sequence,
+    ) -> Result<Self, ConsumerError> {
+        let found = match self {
+            Self::Search { mut frames, mut last } => match frames.next_frame()? {
+                Some(frame) if frame.header().first_sequence <= through => {
+                    if filter.kinds.intersects(frame.header().kinds) {
+                        let events = frame.frame().events();
+                        for event in events.take_while(|event| event.sequence() <= through) {
+                            if event.instrument() != InstrumentId(0) && filter.matches(&event) {
+                                last.insert(event.instrument(), event.sequence());
+                            }
+                        }
+                    }
+                    return Ok(Self::Search { frames, last });
+                }
+                Some(_) | None => last.into_values().collect(),
+            },
+            Self::LookUp { looked_up, mut found } => match filter.instruments.get(looked_up) {
+                Some(instrument) => {
+                    found.extend(last_of(reader, filter.kinds, *instrument, through)?);
+                    return Ok(Self::LookUp { looked_up: looked_up + 1, found });
+                }
+                None => found,
+            },
+            known @ Self::Known(_) => return Ok(known),
+        };
+        let mut list: Vec<Sequence> = found;
+        list.sort_unstable();
+        Ok(Self::Known(list))
+    }
 }
 
 /// The last event of an instrument and some kinds, through a position.

@@ -15,6 +15,7 @@ use matchtape_consumer::{Change, ConsumerStore, StoreFailure};
 use parking_lot::{Condvar, Mutex};
 
 use super::error::ConsumerError;
+use super::waiters::{Ticket, Waiters};
 use crate::publisher::PublishError;
 
 /// So often at most a round that found the disk full is written again.
@@ -30,7 +31,7 @@ struct Asked {
     urgent: u64,
     /// Changes beside those of the machines: definitions, and what was deleted.
     extra: Vec<Vec<Change>>,
-    waiting: Vec<Waker>,
+    waiting: Waiters,
     failed: Option<Arc<StoreFailure>>,
     stop: Option<Stop>,
     stopped: bool,
@@ -98,7 +99,7 @@ impl Recorder {
     }
 
     /// Asks for a round that begins after now; it ends with what was changed before now being durable.
-    pub(super) fn ask(&self, extra: Option<Vec<Change>>) -> Result<u64, ConsumerError> {
+    fn ask(&self, extra: Option<Vec<Change>>) -> Result<u64, ConsumerError> {
         let mut asked = self.asked.lock();
         asked.check()?;
         asked.extra.extend(extra);
@@ -108,21 +109,25 @@ impl Recorder {
         Ok(round)
     }
 
-    /// Whether a round has ended; else `waker` is woken when it may have.
-    pub(super) fn poll(&self, round: u64, waker: Option<&Waker>) -> Poll<Result<(), ConsumerError>> {
+    /// Whether a round has ended.
+    #[cfg(test)]
+    fn ended(&self, round: u64) -> Poll<Result<(), ConsumerError>> {
+        self.asked.lock().ended(round)
+    }
+
+    /// The same; if not, `waker` is woken when it may have, until its ticket is given back.
+    fn poll(
+        &self,
+        round: u64,
+        ticket: &mut Option<Ticket>,
+        waker: &Waker,
+    ) -> Poll<Result<(), ConsumerError>> {
         let mut asked = self.asked.lock();
-        if asked.ended >= round {
-            return Poll::Ready(Ok(()));
+        let ended = asked.ended(round);
+        if ended.is_pending() {
+            asked.waiting.wait(ticket, waker);
         }
-        if let Err(error) = asked.check() {
-            return Poll::Ready(Err(error));
-        }
-        if let Some(waker) = waker
-            && !asked.waiting.iter().any(|other| other.will_wake(waker))
-        {
-            asked.waiting.push(waker.clone());
-        }
-        Poll::Pending
+        ended
     }
 
     /// Why nothing can be asked any more.
@@ -236,8 +241,15 @@ impl Asked {
         }
     }
 
+    fn ended(&self, round: u64) -> Poll<Result<(), ConsumerError>> {
+        if self.ended >= round {
+            return Poll::Ready(Ok(()));
+        }
+        self.check().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending)
+    }
+
     fn wake(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.wake();
     }
 }
 
@@ -246,21 +258,36 @@ impl Asked {
 pub struct Recorded {
     recorder: Arc<Recorder>,
     round: Result<u64, ConsumerError>,
+    ticket: Option<Ticket>,
 }
 
 impl Recorded {
     pub(super) fn new(recorder: &Arc<Recorder>) -> Self {
-        Self { recorder: Arc::clone(recorder), round: recorder.ask(None) }
+        Self::with(recorder, None)
+    }
+
+    /// And these changes with it.
+    pub(super) fn with(recorder: &Arc<Recorder>, extra: Option<Vec<Change>>) -> Self {
+        Self { recorder: Arc::clone(recorder), round: recorder.ask(extra), ticket: None }
     }
 }
 
 impl Future for Recorded {
     type Output = Result<(), ConsumerError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &self.round {
-            Ok(round) => self.recorder.poll(*round, Some(context.waker())),
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        match &this.round {
+            Ok(round) => this.recorder.poll(*round, &mut this.ticket, context.waker()),
             Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.recorder.asked.lock().waiting.leave(ticket);
         }
     }
 }
@@ -338,7 +365,7 @@ mod tests {
                 (recorder.run(disk, &mut hours, Duration::from_secs(1)), hours)
             });
             let waited = loop {
-                match recorder.poll(round, None) {
+                match recorder.ended(round) {
                     Poll::Pending => std::thread::yield_now(),
                     decided => break decided,
                 }
@@ -372,10 +399,7 @@ mod tests {
         let mut hours = Hours::default();
         let disk = Disk { full: usize::MAX, tried: Vec::new(), failure: PublishError::NoSpace };
         recorder.run(disk, &mut hours, Duration::ZERO);
-        assert!(
-            matches!(recorder.poll(round, None), Poll::Ready(Err(_))),
-            "it was not recorded, and says so"
-        );
+        assert!(matches!(recorder.ended(round), Poll::Ready(Err(_))), "it was not recorded, and says so");
         assert!(hours.ended);
     }
 }

@@ -1,6 +1,7 @@
 //! All consumers of a node: making, finding, ending them; and the recorder's thread.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub(crate) struct Parts {
     pub(crate) head: Sequence,
     /// For pins. Never held for longer: the node takes it apart when it closes.
     pub(crate) store: Weak<EventStore>,
+    /// Drawn at random by each opening of the node.
+    pub(crate) incarnation: u64,
 }
 
 /// A consumer, as it stands.
@@ -96,6 +99,10 @@ impl Shared {
 
     fn all(&self) -> Vec<Arc<One>> {
         self.by_name.read().values().cloned().collect()
+    }
+
+    fn machine(&self, definition: Definition, state: &State, parked: Vec<Parked>) -> Machine {
+        Machine::new(definition, state, parked, self.wall_origin, MemberId(self.parts.incarnation))
     }
 
     fn one(&self, name: ConsumerName, machine: Machine) -> Arc<One> {
@@ -157,9 +164,14 @@ impl Consumers {
         let definition = Definition::decode(&definition.ok_or_else(|| missing("definition"))?)?;
         let state = State::decode(&state.ok_or_else(|| missing("state"))?)?;
         let parked = parked.map_or(Ok(Vec::new()), |bytes| decode_parked(&bytes))?;
-        let mut machine = Machine::new(definition, &state, parked, self.shared.wall_origin);
+        let mut machine = self.shared.machine(definition, &state, parked);
         let head = self.shared.parts.head;
-        let pulled_back = machine.pull_back(head, Duration::ZERO);
+        let mut pulled_back = machine.pull_back(head, Duration::ZERO);
+        let last = machine.next().previous();
+        let known = self.known_through(last, state.epoch);
+        if known < last {
+            pulled_back |= machine.pull_back(known, Duration::ZERO);
+        }
         if pulled_back {
             tracing::warn!(
                 consumer = %name, recorded = %state.next, epoch = %state.epoch, %head,
@@ -167,6 +179,24 @@ impl Consumers {
             );
         }
         Ok((machine, pulled_back))
+    }
+
+    /// The last position up to this one that a record of an epoch can have meant: what a later term put on the tape came
+    /// after the record, so where it stands below `through` it took the place of events that were lost.
+    fn known_through(&self, through: Sequence, epoch: Epoch) -> Sequence {
+        let reader = &self.shared.parts.reader;
+        // What cannot be read, kept no more or damaged, says nothing here; whoever is to be given it will be told.
+        let is_later = |sequence: Sequence| matches!(reader.event(sequence), Ok(Some(event)) if event.event().epoch() > epoch);
+        if !is_later(through) {
+            return through;
+        }
+        // Terms only rise along the tape.
+        let (mut known, mut later) = (reader.first_kept().max(Sequence::FIRST).previous(), through);
+        while known.next() < later {
+            let middle = Sequence(known.get() + (later.get() - known.get()) / 2);
+            if is_later(middle) { later = middle } else { known = middle }
+        }
+        known
     }
 
     fn start(&self, thread: &mut Thread, system: SystemTape) -> Result<(), NodeError> {
@@ -200,8 +230,10 @@ impl Consumers {
             Thread::Stopped => return Err(ConsumerError::Closed),
             Thread::NotStarted => {
                 let parts = &self.shared.parts;
-                let failed =
-                    |error: NodeError| ConsumerError::Recording(Arc::new(StoreFailure(Box::new(error))));
+                let failed = |error: NodeError| match is_full_disk(&error) {
+                    true => ConsumerError::NoSpace,
+                    false => ConsumerError::Recording(Arc::new(StoreFailure(Box::new(error)))),
+                };
                 let system = SystemTape::create(&parts.disk, &parts.name, &parts.options).map_err(failed)?;
                 self.start(&mut thread, system).map_err(failed)?;
             }
@@ -210,7 +242,7 @@ impl Consumers {
         let epoch = self.shared.parts.epoch;
         let state = State::beginning(epoch, first, initial_through);
         let bytes = definition.encode();
-        let mut machine = Machine::new(definition, &state, Vec::new(), self.shared.wall_origin);
+        let mut machine = self.shared.machine(definition, &state, Vec::new());
         let (state, _) = machine.record(epoch);
         let changes = vec![
             Change::Set { key: keys::key(name, Part::Definition), value: bytes },
@@ -321,9 +353,7 @@ impl Consumers {
 
     /// Makes changes durable.
     fn write(&self, changes: Vec<Change>) -> Result<(), ConsumerError> {
-        let round = self.shared.recorder.ask(Some(changes))?;
-        let recorded =
-            std::future::poll_fn(|context| self.shared.recorder.poll(round, Some(context.waker())));
+        let recorded = Recorded::with(&self.shared.recorder, Some(changes));
         block_on(recorded, None).expect("there is no deadline")
     }
 
@@ -400,6 +430,13 @@ impl Consumers {
             Err(_) => None,
         }
     }
+}
+
+/// Whether there was no room for what was to be written.
+fn is_full_disk(error: &NodeError) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+    let mut kinds = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 /// The recorder's view of the consumers.
