@@ -57,6 +57,9 @@ pub enum IngressError {
         /// Why.
         reason: String,
     },
+    /// The disk is full. The groups before the first there was no room for are accepted; the rest may be repeated.
+    #[error("the disk is full; no events are taken until there is room")]
+    NoSpace,
     /// The tape takes no more events. Of what came before it is not known how much will be there.
     #[error("the tape takes no more events: {0}")]
     Ended(String),

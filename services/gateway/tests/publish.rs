@@ -314,6 +314,43 @@ async fn an_outcome_that_is_not_known_in_time_is_called_unknown() {
     }
 }
 
+/// A node whose disk is full.
+struct NoRoom;
+
+impl Ingress for NoRoom {
+    fn group_events_max(&self) -> usize {
+        4
+    }
+
+    fn publish(&self, _: ProducerId, _: &[Vec<Event>]) -> Result<Receipt, IngressError> {
+        Err(IngressError::NoSpace)
+    }
+
+    fn last(&self, _: ProducerId) -> Result<Option<ProducerPosition>, IngressError> {
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_with_when_to_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
+    let (_sender, tail) = watch::channel(node.watermarks());
+    let tape = TapeHandle {
+        reader: node.reader(),
+        tail,
+        ingress: Some(Arc::new(NoRoom)),
+        consumers: None,
+        intake: None,
+    };
+    let gateway = Gateway::start(config(generous()), tape).await.unwrap();
+    let answer = post(gateway.address(), "producer=77", "", &encode(&[order(1, true)], PRODUCER)).await;
+    assert_eq!((answer.status, &answer.json()["error"]), (503, &"disk_full".into()), "{}", answer.body);
+    assert!(answer.headers.to_lowercase().contains("\r\nretry-after: 1"), "{}", answer.headers);
+    gateway.shutdown().await;
+    node.close().unwrap();
+}
+
 #[tokio::test]
 async fn a_gateway_that_only_shows_a_tape_says_so() {
     let tape = support::Tape::open();

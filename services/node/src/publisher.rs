@@ -451,11 +451,7 @@ impl Publisher {
     }
 
     /// The same, at most until `deadline`.
-    pub(crate) fn wait_for_room_until(
-        &self,
-        slots: usize,
-        deadline: Option<Instant>,
-    ) -> Result<(), WaitError> {
+    pub fn wait_for_room_until(&self, slots: usize, deadline: Option<Instant>) -> Result<(), WaitError> {
         let ring = &self.intake.ring;
         let accepted = ring.accepted().get();
         // Which events take the bytes nobody knows; once all that is in the ring has left it, none does.

@@ -221,12 +221,14 @@ pub(super) fn refusal(error: &IngressError) -> ApiError {
             "producer",
             "publish as another producer",
         ),
-        IngressError::TooManyProducers(_) => ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_producers",
+        IngressError::TooManyProducers(_) => {
+            ApiError::later("too_many_producers", what, "producer", "try again later: nothing was published")
+        }
+        IngressError::NoSpace => ApiError::later(
+            "disk_full",
             what,
-            "producer",
-            "try again later: nothing was published",
+            "tape",
+            "send the same events again later: those that were accepted before there was no room are not doubled",
         ),
         IngressError::Refused { .. } => ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use matchtape_gateway::{Ingress, IngressError, ProducerPosition, Receipt};
-use matchtape_node::{PublishError, Published, Publisher, Publishers};
+use matchtape_node::{PublishError, Published, Publisher, Publishers, WaitError};
 use matchtape_schemas::{Event, ProducerId};
 use parking_lot::{Mutex, MutexGuard};
 
 /// Producers that may publish at the same moment.
 const PRODUCERS_MAX: usize = 256;
+/// How long a full ring is waited for before it is looked at again.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 /// Publishes through the node's own publishers, each held for as long as a request needs it: between requests the
 /// producer is free to come in by another way.
@@ -119,14 +122,17 @@ fn put(publisher: &mut Publisher, group: &[Event]) -> Result<Published, IngressE
         match publisher.publish_group(group) {
             Ok(published) => return Ok(published),
             Err(PublishError::WouldBlock) => {
-                publisher
-                    .wait_for_room(group.len())
-                    .map_err(|error| IngressError::Ended(error.to_string()))?;
+                let deadline = Some(Instant::now() + ROOM_WAIT);
+                match publisher.wait_for_room_until(group.len(), deadline) {
+                    // A ring that a full disk keeps full: the next try tells.
+                    Ok(()) | Err(WaitError::TimedOut) => {}
+                    Err(error) => return Err(IngressError::Ended(error.to_string())),
+                }
             }
+            Err(PublishError::NoSpace) => return Err(IngressError::NoSpace),
             Err(
                 error @ (PublishError::GroupSize { .. }
                 | PublishError::GroupBytes { .. }
-                | PublishError::NoSpace
                 | PublishError::GroupOrder { .. }
                 | PublishError::EventTimeAhead { .. }),
             ) => return Err(refused(error)),
@@ -217,6 +223,41 @@ mod tests {
         assert_eq!(refused, Err(IngressError::ProducerInUse(ProducerId(1))));
         drop(inside);
         assert!(ingress.publish(ProducerId(1), &[vec![order(1)]]).is_ok());
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_told_at_once_and_the_same_groups_get_through_when_there_is_room() {
+        let disk = matchtape_storage::sim::SimDisk::new(1);
+        let mut options = NodeOptions { ring_slots: 1024, ..NodeOptions::default() };
+        options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
+        options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+        let node = Node::open_on(Arc::new(disk.clone()), options, Vec::new()).unwrap();
+        let ingress = NodeIngress::new(node.publishers());
+        ingress.publish(ProducerId(7), &[vec![order(1)]]).unwrap();
+        disk.set_capacity(400 << 10);
+        // Some have a full ring before the disk is found full: nobody waits for room that only a bigger disk would make.
+        let groups = |from: u64| (from..from + 100).map(|number| vec![order(number)]).collect::<Vec<_>>();
+        let mut from = 2;
+        while let Ok(receipt) = ingress.publish(ProducerId(7), &groups(from)) {
+            assert_eq!(receipt.published, 100);
+            from += 100;
+        }
+        let refused = groups(from);
+        assert_eq!(ingress.publish(ProducerId(7), &refused), Err(IngressError::NoSpace));
+        let accepted = ingress.last(ProducerId(7)).unwrap().unwrap().producer_sequence.get();
+        assert!(accepted >= from - 1 && accepted < from + 100, "{accepted} of {from}");
+        disk.set_capacity(1 << 40);
+        let receipt = loop {
+            match ingress.publish(ProducerId(7), &refused) {
+                Ok(receipt) => break receipt,
+                Err(error) => assert_eq!(error, IngressError::NoSpace),
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(receipt.published + receipt.already, 100);
+        assert!(receipt.already >= accepted + 1 - from, "what was accepted is not doubled");
+        node.wait(receipt.last, matchtape_schemas::Stage::Durable).unwrap();
         node.close().unwrap();
     }
 
