@@ -1,0 +1,291 @@
+//! The books of both real days, as everybody comes by them: followed live from the bus, kept by changes alone, replayed by
+//! another process, asked for as of a position from the node and from its files. At every checkpoint of the judge they are
+//! what the judge says, and so are their checksums.
+
+mod oracle;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use matchtape::import::dbn::{self, DbnSource};
+use matchtape::import::sse::{self, SseSource};
+use matchtape::import::{Directory, Input, NodeTarget, OnError, Source, load};
+use matchtape_bus::{BusConfig, BusService, WakeUp};
+use matchtape_client::as_of;
+use matchtape_market::{
+    Book, BookChange, Books, CHECKSUM_LEVELS, Instruments, Volume, book_checksum, projections,
+};
+use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions, StoreHistory};
+use matchtape_schemas::event::Side;
+use matchtape_schemas::{EventRef, InstrumentId, Kind, KindMask, Price, Quantity, Sequence, Stage};
+use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use matchtape_subscription::{
+    BusLive, End, Historical, HistoricalOptions, RealTime, RealTimeOptions, Start, Subscription, Update,
+};
+use oracle::Units;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How soon a reader notices that it has come to the end.
+const TURN: Duration = Duration::from_millis(20);
+
+/// What the judge says of a book after so many of its instrument's records.
+struct Checkpoint {
+    records: u64,
+    top10: Value,
+    totals: Value,
+    checksum: u32,
+}
+
+struct Day {
+    units: Units,
+    /// By the judge's name of the instrument, its symbol or the venue's number, in the order of records.
+    checkpoints: BTreeMap<String, Vec<Checkpoint>>,
+}
+
+impl Day {
+    fn new(folder: &Path, units: Units, records: &str) -> Self {
+        let expected = oracle::expected(folder);
+        let of = |instrument: &Value| -> Vec<Checkpoint> {
+            let points = instrument["book_checkpoints"].as_array().expect("a list").iter();
+            let mut points: Vec<Checkpoint> = points
+                .map(|point| Checkpoint {
+                    records: point[records].as_u64().expect("a count"),
+                    top10: point["top10"].clone(),
+                    totals: point["totals"].clone(),
+                    checksum: checksum_of(&point["top10"], units),
+                })
+                .collect();
+            points.sort_by_key(|point| point.records);
+            points
+        };
+        let instruments = expected["instruments"].as_object().expect("by name");
+        let checkpoints = instruments.iter().map(|(name, one)| (name.clone(), of(one))).collect();
+        Self { units, checkpoints }
+    }
+
+    fn of(&self, names: &[String]) -> &[Checkpoint] {
+        names.iter().find_map(|name| self.checkpoints.get(name)).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The checksum as its documentation says it, from the judge's rows alone.
+fn checksum_of(top10: &Value, units: Units) -> u32 {
+    let mut text = String::new();
+    for (side, rows) in [("buy", "bids"), ("sell", "asks")] {
+        for row in top10[rows].as_array().expect("rows") {
+            let number = |place: usize| row[place].as_i64().expect("a whole number");
+            let price = Price::from_units(number(0) * units.price);
+            let quantity = Quantity::from_whole(number(1) as u64).expect("a quantity");
+            text.push_str(&format!("{side},{price},{quantity},{}\n", number(2)));
+        }
+    }
+    crc32fast::hash(text.as_bytes())
+}
+
+/// A copy of the levels, kept by changes alone.
+#[derive(Default)]
+struct Copy {
+    held: Sequence,
+    bids: BTreeMap<Price, (Volume, u32)>,
+    asks: BTreeMap<Price, (Volume, u32)>,
+}
+
+impl Copy {
+    fn apply(&mut self, change: &BookChange) {
+        assert_eq!(change.previous_sequence, self.held, "a change before this one is missing");
+        assert!(change.first_sequence > self.held && change.last_sequence >= change.first_sequence);
+        self.held = change.last_sequence;
+        for level in &change.levels {
+            let side = if level.side == Side::Buy { &mut self.bids } else { &mut self.asks };
+            if level.orders == 0 {
+                side.remove(&level.price);
+            } else {
+                side.insert(level.price, (level.quantity, level.orders));
+            }
+        }
+    }
+
+    fn checksum(&self) -> u32 {
+        let mut text = String::new();
+        for (price, (quantity, orders)) in self.bids.iter().rev().take(CHECKSUM_LEVELS) {
+            text.push_str(&format!("buy,{price},{quantity},{orders}\n"));
+        }
+        for (price, (quantity, orders)) in self.asks.iter().take(CHECKSUM_LEVELS) {
+            text.push_str(&format!("sell,{price},{quantity},{orders}\n"));
+        }
+        crc32fast::hash(text.as_bytes())
+    }
+}
+
+/// Where the checkpoints are on the tape: position, instrument, day, and which of that instrument's.
+type Reached = Vec<(Sequence, InstrumentId, usize, usize)>;
+
+/// One reader's books, judged as they come to the checkpoints.
+struct Reader<'a> {
+    who: &'static str,
+    days: &'a [Day],
+    books: Books,
+    instruments: Instruments,
+    records: BTreeMap<InstrumentId, u64>,
+    copies: BTreeMap<InstrumentId, Copy>,
+    reached: Reached,
+}
+
+impl<'a> Reader<'a> {
+    fn new(who: &'static str, days: &'a [Day]) -> Self {
+        let mut books = Books::new();
+        books.watch();
+        let (instruments, records, copies) = (Instruments::new(), BTreeMap::new(), BTreeMap::new());
+        Self { who, days, books, instruments, records, copies, reached: Vec::new() }
+    }
+
+    fn apply(&mut self, event: &EventRef<'_>) {
+        self.books.apply(event);
+        self.instruments.apply(event);
+        for change in self.books.take_changes() {
+            self.copies.entry(change.instrument).or_default().apply(&change);
+        }
+        let instrument = event.instrument();
+        if event.kind() == Kind::InstrumentDefined || KindMask::CONTROL.contains(event.kind()) {
+            return;
+        }
+        let records = self.records.entry(instrument).or_default();
+        *records += 1;
+        let records = *records;
+        let definition = &self.instruments.get(instrument).expect("defined before").definition;
+        let symbol = &definition.symbol.to_string();
+        let names = [symbol.clone(), definition.venue_instrument_id.to_string()];
+        for (place, day) in self.days.iter().enumerate() {
+            for (number, point) in day.of(&names).iter().enumerate() {
+                if point.records == records {
+                    let who = format!("{}, {symbol} after {records} records", self.who);
+                    judge(&who, day.units, point, self.books.get(instrument).expect("a book"));
+                    assert_eq!(
+                        self.copies[&instrument].checksum(),
+                        point.checksum,
+                        "{who}, by changes alone"
+                    );
+                    self.reached.push((event.sequence(), instrument, place, number));
+                }
+            }
+        }
+    }
+
+    /// Reads through the position that is there once it is known.
+    fn follow(mut self, mut subscription: impl Subscription, last: &AtomicU64) -> Reached {
+        let begun = Instant::now();
+        let mut at = 0;
+        // Acquire: pairs with the import's store of where it ended.
+        while at < last.load(Ordering::Acquire) {
+            assert!(begun.elapsed() < PATIENCE, "{} is stuck at {at}", self.who);
+            if let Some(Update::Events(events)) = subscription.next(TURN).expect("a sound tape") {
+                for event in events.iter() {
+                    self.apply(&event);
+                    at = event.sequence().get();
+                }
+            }
+        }
+        self.reached
+    }
+}
+
+fn judge(who: &str, units: Units, point: &Checkpoint, book: &Book) {
+    assert_eq!(units.top10(book), point.top10, "{who}");
+    assert_eq!(units.totals(book), point.totals, "{who}");
+    assert_eq!(book_checksum(book), point.checksum, "{who}");
+}
+
+fn import(node: &Node, source: &mut dyn Source, known: &Directory) -> Sequence {
+    let stop = AtomicBool::new(false);
+    let mut target = NodeTarget::new(node);
+    load(&mut target, source, known, &stop, &mut |_, _, _| {}).expect("a sound source").last
+}
+
+/// Both days onto the tape; returns its last event.
+fn import_both(node: &Node, sse: &Path, cme: &Path) -> Sequence {
+    let options = sse::Options { instruments: Vec::new(), on_error: OnError::Stop, id: None };
+    let files = ["orders.csv.gz", "trades.csv.gz"].map(|name| Input::open(&sse.join(name)).unwrap());
+    let known = Directory::new();
+    let mut source = SseSource::open(files.into(), known.clone(), &options, &mut |_| {}).unwrap();
+    let last = import(node, &mut source, &known);
+    node.wait(last, Stage::Visible).unwrap();
+
+    let options = dbn::Options { instruments: Vec::new(), on_error: OnError::Stop, id: None };
+    let file = Input::open(&cme.join("esh4-glbx-mdp3-20231225.mbo.dbn")).unwrap();
+    let known = Directory::of(&as_of::instruments(&node.reader(), last).unwrap());
+    let last = import(node, &mut DbnSource::open(file, known.clone(), &options).unwrap(), &known);
+    node.wait(last, Stage::Visible).unwrap();
+    last
+}
+
+fn outside(tape: &Path) -> ReadOnlyStore {
+    ReadOnlyStore::open(Arc::new(RealDisk::open(tape).unwrap()), ReadOnlyOptions::default()).unwrap()
+}
+
+#[test]
+fn books_live_replayed_and_as_of_are_what_the_judge_says_at_every_checkpoint_and_so_are_their_checksums() {
+    let Some(data) = oracle::data() else { return };
+    let (sse, cme) = (data.join("sse_l2_20230711"), data.join("cme_mbo_esh4_20231225"));
+    let days = [
+        Day::new(&sse, Units { price: 100_000 }, "events_applied"),
+        Day::new(&cme, Units { price: 1 }, "records_applied"),
+    ];
+    let checkpoints: usize = days.iter().flat_map(|day| day.checkpoints.values()).map(Vec::len).sum();
+    assert!(checkpoints >= 28, "{checkpoints}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let tape = folder.path().join("data");
+    let bus = BusOptions {
+        namespace: format!("books{}", std::process::id()),
+        root: Some(folder.path().join("bus")),
+        config: BusConfig { subscribers_max: 4, buffer_samples: 8, ..BusConfig::default() },
+        ..BusOptions::default()
+    };
+    let mut options = NodeOptions { bus: Some(bus), ..NodeOptions::default() };
+    // Several snapshots, so that a book as of a position begins with one.
+    options.store.memtable_bytes = 4 << 20;
+    let node = Node::open(&tape, options, projections()).unwrap();
+    let last = AtomicU64::new(u64::MAX);
+    let live = std::thread::scope(|scope| {
+        let live = scope.spawn(|| {
+            let name = node.bus_name().expect("it has a bus");
+            let bus = BusLive::new(name, BusService::Live, WakeUp::Event, Duration::from_micros(50));
+            let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
+            let subscription = RealTime::open(StoreHistory::new(node.reader()), bus, options).unwrap();
+            Reader::new("live", &days).follow(subscription, &last)
+        });
+        last.store(import_both(&node, &sse, &cme).get(), Ordering::Release);
+        live.join().expect("the live books are right")
+    });
+    assert_eq!(live.len(), checkpoints, "every checkpoint was come to");
+
+    let options =
+        HistoricalOptions { start: Start::Beginning, end: End::Visible, ..HistoricalOptions::default() };
+    let history = FollowedHistory::new(outside(&tape));
+    let replay = Historical::open(history, options).unwrap();
+    assert_eq!(Reader::new("replayed", &days).follow(replay, &last), live);
+
+    let as_of = |who: &str, reader: &matchtape_storage::Reader| {
+        for (sequence, instrument, day, place) in &live {
+            let instruments = as_of::instruments(reader, *sequence).unwrap();
+            let definition = &instruments.get(*instrument).expect("defined").definition;
+            let names = [definition.symbol.to_string(), definition.venue_instrument_id.to_string()];
+            let books = as_of::books(reader, &[*instrument], *sequence).unwrap();
+            let (who, day) = (format!("{who}, {} as of {sequence}", names[0]), &days[*day]);
+            judge(&who, day.units, &day.of(&names)[*place], books.get(*instrument).expect("a book"));
+        }
+    };
+    as_of("the node", &node.reader());
+    let snapshots: BTreeSet<Sequence> = live
+        .iter()
+        .filter_map(|(sequence, ..)| node.reader().snapshot_before(*sequence).unwrap())
+        .map(|snapshot| snapshot.sequence())
+        .collect();
+    assert!(snapshots.len() > 3, "the books as of the checkpoints begin with {snapshots:?}");
+    node.close().unwrap();
+    as_of("the files", &outside(&tape).reader());
+}
