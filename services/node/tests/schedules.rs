@@ -2,8 +2,13 @@
 //! are stopped, continued and killed, a node that is stopped, killed and restarted under them. Every event that any of
 //! them is given is checked where it arrives (`support/checker.rs`), and in the end against the log.
 //!
-//! A schedule that fails prints its seed. `MATCHTAPE_PROCESS_SEED=42` runs that one alone; what the machine does in between
-//! is not in the seed, so it may take a few tries. `MATCHTAPE_PROCESS_SCHEDULES=1000` runs more of them.
+//! A schedule is a few such steps in a row, most often one to nine. It begins with readers of its own and ends with the
+//! account of each, compared with the log. What costs most is making a tape and a bus, so several schedules in succession
+//! share them: the tape only grows, and the node that a schedule finds may be one that another killed.
+//!
+//! A schedule that fails prints its seed. `MATCHTAPE_PROCESS_SEED=42` runs that one alone, on a tape of its own; what the
+//! machine does in between is not in the seed, so it may take a few tries. `MATCHTAPE_PROCESS_SCHEDULES=10000` runs more of
+//! them.
 
 #[path = "support/checker.rs"]
 mod checker;
@@ -11,6 +16,7 @@ mod checker;
 mod script;
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +26,7 @@ use std::time::{Duration, Instant};
 use checker::Digest;
 use matchtape_bus::{BusName, clean_dead_participants};
 use matchtape_node::{BusOptions, StoreHistory};
-use matchtape_schemas::{KindMask, Sequence};
+use matchtape_schemas::{EventRef, KindMask, Sequence};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use matchtape_subscription::{
     Delayed, DelayedOptions, End, Pace, Start, Subscription, Update, WindowCursor, WindowStart,
@@ -33,6 +39,10 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Schedules that run at once: most of their time is waiting.
 const AT_ONCE: u64 = 3;
+/// Schedules that share a tape, one after the other.
+const ON_ONE_TAPE: u64 = 10;
+/// Steps of a schedule that is not a long one.
+const STEPS_MAX: u64 = 9;
 
 #[derive(Default)]
 struct Heard {
@@ -80,17 +90,15 @@ impl Peer {
         Self { what: what.to_owned(), child, input, heard, stopped: false }
     }
 
-    /// Waits for a line that `wanted` accepts.
-    fn wait_for<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
+    /// Waits until what it has said meets `met`.
+    fn wait_until<T>(&self, what: &str, mut met: impl FnMut(&[String]) -> Option<T>) -> Result<T, String> {
         let deadline = Instant::now() + PATIENCE;
         let (lock, moved) = &*self.heard;
         let mut heard = lock.lock().expect("no panic");
-        let mut looked = 0;
         loop {
-            if let Some(found) = heard.lines[looked..].iter().find_map(|line| wanted(line)) {
+            if let Some(found) = met(&heard.lines) {
                 return Ok(found);
             }
-            looked = heard.lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || heard.ended {
                 let tail = &heard.lines[heard.lines.len().saturating_sub(12)..];
@@ -103,6 +111,20 @@ impl Peer {
             }
             heard = moved.wait_timeout(heard, left).expect("no panic").0;
         }
+    }
+
+    /// Waits for a line that `wanted` accepts.
+    fn wait_for<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
+        self.wait_until(what, |lines| lines.iter().find_map(|line| wanted(line)))
+    }
+
+    /// Waits until its last word about heartbeats is that they are missing.
+    fn wait_alarmed(&self) -> Result<(), String> {
+        self.wait_until("an alarm", |lines| {
+            let word = |line: &String| line.split(' ').next().map(str::to_owned);
+            let last = lines.iter().rev().filter_map(word).find(|word| word == "alarm" || word == "heard");
+            (last? == "alarm").then_some(())
+        })
     }
 
     /// Waits until it says that it is at `position` or beyond.
@@ -148,7 +170,7 @@ impl Peer {
 /// The position in a line that says one.
 fn at(line: &str) -> Option<u64> {
     let mut words = line.split(' ');
-    matches!(words.next(), Some("at" | "ended")).then(|| words.next()?.parse().ok())?
+    matches!(words.next(), Some("open" | "at" | "ended")).then(|| words.next()?.parse().ok())?
 }
 
 impl Drop for Peer {
@@ -169,8 +191,8 @@ impl Place {
         // Of two runs in one process, too.
         static RUN: AtomicU64 = AtomicU64::new(0);
         let run = RUN.fetch_add(1, Ordering::Relaxed);
-        // One in four polls; the peers know it from the name.
-        let wake_up = if seed % 4 == 3 { "-poll" } else { "" };
+        // One in eight polls; the peers know it from the name. More would be a test of how cores are shared.
+        let wake_up = if seed % 8 == 3 { "-poll" } else { "" };
         let namespace = format!("s{}-{run}{wake_up}", std::process::id());
         Self { folder: tempfile::tempdir().expect("tempdir"), namespace }
     }
@@ -256,15 +278,30 @@ struct Schedule<'a> {
     node: Option<Peer>,
     readers: Vec<Reader>,
     buffer: u64,
+    /// Where the tape was when the schedule began.
+    begin: u64,
     /// What was done, for who has to find out why it failed.
     story: Vec<String>,
+    /// What the readers of the schedule said in the end.
+    accounts: Vec<Account>,
+}
+
+/// What a reader said that it was given.
+struct Account {
+    tier: &'static str,
+    what: String,
+    /// Where it was told to begin, and to end.
+    from: String,
+    last: u64,
+    verdict: Value,
 }
 
 impl<'a> Schedule<'a> {
     fn new(place: &'a Place, seed: u64) -> Self {
         let mut random = Random(seed);
         let buffer = 1 + random.below(6);
-        Self { place, random, node: None, readers: Vec::new(), buffer, story: Vec::new() }
+        let (readers, story, accounts) = (Vec::new(), Vec::new(), Vec::new());
+        Self { place, random, node: None, readers, buffer, begin: 0, story, accounts }
     }
 
     fn start_node(&mut self) -> Result<(), String> {
@@ -279,9 +316,17 @@ impl<'a> Schedule<'a> {
         self.node.as_mut().expect("between steps there is a node")
     }
 
-    /// Ends the node in order.
-    fn close(node: Option<Peer>) -> Result<(), String> {
-        let mut node = node.expect("between steps there is a node");
+    /// Lets the node publish no more until it is told to go on; returns the last event.
+    fn pause(&mut self) -> Result<u64, String> {
+        let node = self.node();
+        node.tell("end");
+        // The last line is of an earlier end until it has gone on.
+        node.wait_until("ending", |lines| at(lines.last().filter(|line| line.starts_with("ended"))?))
+    }
+
+    /// Ends a paused node in order.
+    fn close(&mut self) -> Result<(), String> {
+        let mut node = self.node.take().expect("between steps there is a node");
         node.tell("close");
         let status = node.child.wait().expect("our own child");
         if status.success() { Ok(()) } else { Err(format!("the node ended with {status}")) }
@@ -290,9 +335,11 @@ impl<'a> Schedule<'a> {
     fn join(&mut self) {
         let tier = TIERS[self.random.below(TIERS.len() as u64) as usize];
         let head = self.node().position();
+        // What came before this schedule was read by others; now and then all of it is read again.
+        let first = if self.random.one_in(5) { 1 } else { self.begin.max(1) };
         let from = match self.random.below(3) {
-            0 => 1,
-            1 => 1 + self.random.below(head.max(1)),
+            0 => first,
+            1 => first + self.random.below(head.saturating_sub(first).max(1)),
             // Not there yet: real-time readers wait for it.
             _ if matches!(tier, "live" | "speculative") && self.random.one_in(4) => {
                 head + 1 + self.random.below(500)
@@ -351,9 +398,8 @@ impl<'a> Schedule<'a> {
             }
             10 => {
                 self.story.push("the node ends and is restarted".into());
-                self.node().tell("end");
-                self.node().wait_for("ending", |line| line.starts_with("ended").then_some(()))?;
-                Self::close(self.node.take())?;
+                self.pause()?;
+                self.close()?;
                 self.start_node()?;
             }
             11 => {
@@ -363,12 +409,9 @@ impl<'a> Schedule<'a> {
                 let live = self.readers.iter().find(|one| {
                     !one.peer.stopped && matches!(one.tier, "live" | "speculative" | "trades" | "delayed")
                 });
-                let heard = live.map(|live| {
-                    let alarm = |line: &str| line.starts_with("alarm").then_some(());
-                    live.peer.wait_for("an alarm", alarm)
-                });
+                let alarmed = live.map(|live| live.peer.wait_alarmed());
                 self.node().signal(Signal::CONT);
-                heard.transpose()?;
+                alarmed.transpose()?;
             }
             _ => self.go_on(2_000)?,
         }
@@ -377,12 +420,28 @@ impl<'a> Schedule<'a> {
         self.readers.iter().try_for_each(|reader| reader.peer.complaint())
     }
 
-    /// Lets everybody read to the end and compares what they were given with the log.
-    fn end(&mut self) -> Result<Reached, String> {
-        self.node().tell("end");
-        let last = self.node().wait_for("ending", |line| at(line).filter(|_| line.starts_with("ended")))?;
-        let node = self.node.take();
-        let mut reached = Reached { events: last, ..Reached::default() };
+    /// One schedule from its first reader to the account of each, of which `accounts` has those that the log has to confirm.
+    /// The node is paused after it.
+    fn run(&mut self, seed: u64) -> Result<Reached, String> {
+        self.random = Random(seed);
+        self.story.clear();
+        self.readers.clear();
+        self.accounts.clear();
+        self.begin = self.node().position();
+        self.join();
+        self.go_on(250)?;
+        // Now and then a long one.
+        let steps = if self.random.one_in(25) { 30 } else { 1 + self.random.below(STEPS_MAX) };
+        for _ in 0..steps {
+            self.step()?;
+        }
+        let last = self.pause()?;
+        self.judge(last, last - self.begin)
+    }
+
+    /// Lets everybody read to the end and say what they were given.
+    fn judge(&mut self, last: u64, events: u64) -> Result<Reached, String> {
+        let mut reached = Reached { events, ..Reached::default() };
         for reader in &mut self.readers {
             if reader.peer.stopped {
                 reader.peer.signal(Signal::CONT);
@@ -390,7 +449,6 @@ impl<'a> Schedule<'a> {
             reader.peer.tell("dawdle 0");
             reader.peer.tell(&format!("until {last}"));
         }
-        let mut verdicts = Vec::new();
         for reader in &self.readers {
             if reader.tier == "paced" {
                 // It would take as long as the tape took; what it was given so far has been checked.
@@ -405,51 +463,48 @@ impl<'a> Schedule<'a> {
                 return Err(format!("`{}`: {verdict}", reader.peer.what));
             }
             reached.add(&verdict);
-            verdicts.push((reader, verdict));
+            let (tier, what, from) = (reader.tier, reader.peer.what.clone(), reader.from.clone());
+            self.accounts.push(Account { tier, what, from, last, verdict });
         }
-        Self::close(node)?;
-        verdicts.iter().try_for_each(|(reader, verdict)| self.compare(reader, verdict, last))?;
         Ok(reached)
-    }
-
-    fn compare(&self, reader: &Reader, verdict: &Value, last: u64) -> Result<(), String> {
-        let got = |name: &str| verdict[name].as_u64().expect("a number");
-        let differs = |what: &str, expected: u64, found: u64| {
-            Err(format!("`{}`: {what} {found}, the log has {expected}: {verdict}", reader.peer.what))
-        };
-        if reader.tier == "delayed" {
-            let (batches, digest) = replayed(self.place, &reader.from, last);
-            if got("batches") != batches {
-                return differs("batches", batches, got("batches"));
-            }
-            if got("batch_digest") != digest.0 {
-                return differs("the digest of the batches", digest.0, got("batch_digest"));
-            }
-            return Ok(());
-        }
-        let kinds = if reader.tier == "trades" { KindMask::TRADES } else { KindMask::ALL };
-        let (events, digest) = on_the_log(self.place, Sequence(got("first")), kinds);
-        if got("events") != events {
-            return differs("events", events, got("events"));
-        }
-        if got("digest") != digest.0 {
-            return differs("the digest", digest.0, got("digest"));
-        }
-        Ok(())
     }
 }
 
-fn on_the_log(place: &Place, first: Sequence, kinds: KindMask) -> (u64, Digest) {
+impl Account {
+    /// Compares it with the log, once the node is closed: before, nobody else knows how much of its end is durable.
+    fn check(&self, place: &Place) -> Result<(), String> {
+        let got = |name: &str| self.verdict[name].as_u64().expect("a number");
+        let [(events, digest), (found_events, found_digest)] = if self.tier == "delayed" {
+            [replayed(place, &self.from, self.last), (got("batches"), Digest(got("batch_digest")))]
+        } else {
+            let kinds = if self.tier == "trades" { KindMask::TRADES } else { KindMask::ALL };
+            let range = Sequence(got("first"))..=Sequence(self.last);
+            [on_the_log(place, range, kinds), (got("events"), Digest(got("digest")))]
+        };
+        if (events, digest.0) == (found_events, found_digest.0) {
+            return Ok(());
+        }
+        Err(format!(
+            "`{}`: {found_events} events or batches with digest {}, the log has {events} with {}: {}",
+            self.what, found_digest.0, digest.0, self.verdict
+        ))
+    }
+}
+
+fn on_the_log(place: &Place, range: RangeInclusive<Sequence>, kinds: KindMask) -> (u64, Digest) {
     let store = place.store();
     let (mut events, mut digest) = (0, Digest::EMPTY);
-    if first > store.reader().visible() {
+    if range.is_empty() {
         return (events, digest);
     }
-    let mut frames = store.reader().frames(first).expect("kept");
+    let mut frames = store.reader().frames(*range.start()).expect("kept");
     while let Some(frame) = frames.next_frame().expect("readable") {
         let frame = frame.frame();
-        for event in frame.events().filter(|event| event.sequence() >= first && kinds.contains(event.kind()))
-        {
+        if frame.header().first_sequence > *range.end() {
+            break;
+        }
+        let wanted = |event: &EventRef<'_>| range.contains(&event.sequence()) && kinds.contains(event.kind());
+        for event in frame.events().filter(wanted) {
             events += 1;
             digest = digest.event(event.sequence(), event.epoch(), event.bytes());
         }
@@ -484,28 +539,61 @@ fn replayed(place: &Place, from: &str, last: u64) -> (u64, Digest) {
     }
 }
 
-fn run(seed: u64) -> Result<Reached, String> {
-    let place = Place::new(seed);
-    let mut schedule = Schedule::new(&place, seed);
-    let mut go = || {
-        schedule.start_node()?;
-        schedule.join();
-        schedule.go_on(250)?;
-        for _ in 0..16 {
-            schedule.step()?;
+/// What became of a schedule.
+struct Outcome {
+    seed: u64,
+    story: String,
+    accounts: Vec<Account>,
+    result: Result<Reached, String>,
+}
+
+impl Outcome {
+    fn failure(&self) -> Option<String> {
+        let why = self.result.as_ref().err()?;
+        let (seed, story) = (self.seed, &self.story);
+        let again = format!("MATCHTAPE_PROCESS_SEED={seed} cargo test -p matchtape-node --test schedules");
+        Some(format!("seed {seed}: {why}\n  after: {story}\n  again: {again}"))
+    }
+}
+
+/// Schedules one after the other on one tape. One that fails leaves what nobody can rely on: the rest get another tape.
+fn run(mut seeds: Range<u64>) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    while !seeds.is_empty() {
+        let place = Place::new(seeds.start / ON_ONE_TAPE);
+        let mut schedule = Schedule::new(&place, seeds.start);
+        let begun = outcomes.len();
+        let mut failed = false;
+        for seed in seeds.by_ref() {
+            // A panic is this schedule's failure, not that of the others.
+            let go = std::panic::AssertUnwindSafe(|| {
+                if schedule.node.is_some() {
+                    schedule.node().tell("go on");
+                } else {
+                    schedule.start_node()?;
+                }
+                schedule.run(seed)
+            });
+            let result = std::panic::catch_unwind(go).unwrap_or_else(|_| Err("panicked, see above".into()));
+            failed = result.is_err();
+            let (story, accounts) = (schedule.story.join("; "), std::mem::take(&mut schedule.accounts));
+            outcomes.push(Outcome { seed, story, accounts, result });
+            if failed {
+                break;
+            }
         }
-        schedule.end()
-    };
-    // A panic is this schedule's failure, not that of the others.
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut go));
-    let result = result.unwrap_or_else(|_| Err("panicked, see above".into()));
-    result.map_err(|why| {
-        format!(
-            "seed {seed}: {why}\n  after: {}\n  again: MATCHTAPE_PROCESS_SEED={seed} cargo test -p matchtape-node --test \
-             schedules",
-            schedule.story.join("; ")
-        )
-    })
+        if failed {
+            continue;
+        }
+        let closed = schedule.close();
+        for outcome in &mut outcomes[begun..] {
+            let checked = outcome.accounts.iter().try_for_each(|account| account.check(&place));
+            if let Err(why) = closed.clone().and(checked) {
+                outcome.result = Err(why);
+            }
+        }
+    }
+    outcomes
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -515,22 +603,23 @@ fn setting(name: &str) -> Option<u64> {
 #[test]
 fn every_reader_is_given_the_tape_and_nothing_else_whatever_happens_to_it_and_to_the_node() {
     if let Some(seed) = setting("MATCHTAPE_PROCESS_SEED") {
-        let reached = run(seed).unwrap_or_else(|why| panic!("{why}"));
-        println!("{} events; {:?}", reached.events, reached.counts);
+        let outcome = &run(seed..seed + 1)[0];
+        println!("{:?}", outcome.result.as_ref().map(|reached| (reached.events, &reached.counts)));
+        assert!(outcome.result.is_ok(), "{:?}", outcome.failure());
         return;
     }
-    let schedules = setting("MATCHTAPE_PROCESS_SCHEDULES").unwrap_or(100);
+    let schedules = setting("MATCHTAPE_PROCESS_SCHEDULES").unwrap_or(1000);
     let next = AtomicU64::new(0);
     let (mut sum, mut failures) = (Reached::default(), Vec::new());
-    let results = std::thread::scope(|scope| {
+    let outcomes = std::thread::scope(|scope| {
         let worker = || {
-            let mut results = Vec::new();
+            let mut outcomes = Vec::new();
             loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= schedules {
-                    return results;
+                let first = next.fetch_add(ON_ONE_TAPE, Ordering::Relaxed);
+                if first >= schedules {
+                    return outcomes;
                 }
-                results.push(run(seed));
+                outcomes.extend(run(first..schedules.min(first + ON_ONE_TAPE)));
             }
         };
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
@@ -539,21 +628,18 @@ fn every_reader_is_given_the_tape_and_nothing_else_whatever_happens_to_it_and_to
             .flat_map(|worker| worker.join().expect("schedules return errors"))
             .collect::<Vec<_>>()
     });
-    for result in results {
-        match result {
-            Ok(reached) => {
-                sum.events += reached.events;
-                for (name, value) in &reached.counts {
-                    sum.add(&serde_json::json!({ name.as_str(): value }));
-                }
-            }
-            Err(why) => failures.push(why),
+    for outcome in outcomes {
+        failures.extend(outcome.failure());
+        let Ok(reached) = outcome.result else { continue };
+        sum.events += reached.events;
+        for (name, value) in &reached.counts {
+            sum.add(&serde_json::json!({ name.as_str(): value }));
         }
     }
     println!("{schedules} schedules, {} events published; {:?}", sum.events, sum.counts);
     assert!(failures.is_empty(), "{} of {schedules} failed:\n{}", failures.len(), failures.join("\n"));
     // The schedules do reach what they are meant to try.
-    if schedules >= 40 {
+    if schedules >= 500 {
         for name in
             ["joined", "left", "lagging", "caught_up", "alarms", "restarts", "retractions", "batches", "late"]
         {

@@ -1,11 +1,11 @@
 //! The processes of the schedules: a node that publishes the script, and readers whose every event is checked.
 //!
 //! `node-test-peer PLACE NAMESPACE node SEED BUFFER` opens the node in PLACE and publishes, in bursts; says `open HEAD`,
-//! then `at N` as it goes; told `end`, it says `ended LAST` once that is visible, and stays until told `close`.
+//! then `at N` as it goes; told `end`, it says `ended LAST` once that is visible, and stays until told `close` or `go on`.
 //!
 //! `node-test-peer PLACE NAMESPACE check TIER FIRST [WINDOW PART]` reads from FIRST on; says `at N` (for windows `at N
-//! WINDOW PART`, from where another goes on), whatever is wrong as soon as it is seen, and, told `until LAST`, its verdict
-//! in one line of JSON. Told `dawdle MICROSECONDS`, it is slow. With `damage WHAT N` instead of a window, what the checker
+//! WINDOW PART`, from where another goes on), `alarm N` when it misses heartbeats and `heard` when they come again, whatever
+//! is wrong as soon as it is seen, and, told `until LAST`, its verdict in one line of JSON. Told `dawdle MICROSECONDS`, it is slow. With `damage WHAT N` instead of a window, what the checker
 //! is given is broken at event N.
 
 use std::io::Write;
@@ -121,29 +121,27 @@ fn publish(place: &Path, namespace: &str, seed: u64, buffer: usize) {
             Ok(order) if order == "end" => {
                 node.wait(last, Stage::Visible).expect("a disk that syncs");
                 say(&format!("ended {last}"));
+                // Nothing more is published, heartbeats go on.
+                match orders.recv().as_deref() {
+                    Ok("close") => break,
+                    Ok("go on") => continue,
+                    other => panic!("{other:?}"),
+                }
             }
-            Ok(order) if order == "close" => break,
             Ok(order) => panic!("{order:?}"),
-            Err(TryRecvError::Empty) => {
-                for _ in 0..1 + random.below(40) {
-                    let (publisher, next) = &mut producers[random.below(2) as usize];
-                    last = put_group(publisher, next);
-                }
-                if last.get() >= said + 250 {
-                    said = last.get();
-                    say(&format!("at {said}"));
-                }
-                if random.one_in(2) {
-                    std::thread::park_timeout(Duration::from_micros(random.below(2_000)));
-                }
-                continue;
-            }
+            Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return,
         }
-        // Ended: nothing more is published, heartbeats go on.
-        match orders.recv() {
-            Ok(order) if order == "close" => break,
-            other => panic!("{other:?}"),
+        for _ in 0..1 + random.below(40) {
+            let (publisher, next) = &mut producers[random.below(2) as usize];
+            last = put_group(publisher, next);
+        }
+        if last.get() >= said + 250 {
+            said = last.get();
+            say(&format!("at {said}"));
+        }
+        if random.one_in(2) {
+            std::thread::park_timeout(Duration::from_micros(random.below(2_000)));
         }
     }
     drop(producers);
@@ -239,7 +237,7 @@ fn watch(
     let orders = orders();
     let mut checker = Checker::new(promise, first);
     let (mut dawdle, mut until) = (Duration::ZERO, None);
-    let (mut said, mut clean) = (first, true);
+    let (mut said, mut clean, mut silent) = (first, true, false);
     say("open");
     loop {
         while let Ok(order) = orders.try_recv() {
@@ -273,7 +271,11 @@ fn watch(
                     said = checker.resume_at();
                     resume = Some(format!("at {said}"));
                 }
-                Update::Alarm { missed } => resume = Some(format!("alarm {missed}")),
+                Update::Alarm { missed } => {
+                    silent = true;
+                    resume = Some(format!("alarm {missed}"));
+                }
+                Update::Heartbeat { .. } if std::mem::take(&mut silent) => resume = Some("heard".into()),
                 _ => {}
             }
         }
