@@ -208,16 +208,50 @@ fn parse_units(text: &str) -> Result<(bool, u128), DecimalError> {
     Ok((negative, units))
 }
 
-/// Writes `units` with `decimals` places, without trailing zeros.
+/// A sign, the 39 digits of the largest magnitude and a point.
+const TEXT_BYTES: usize = 1 + 39 + 1;
+
+/// Writes `units` with `decimals` places (18 at most), without trailing zeros. Feeds and checksums of books are made of
+/// these, so digits are put where they belong, from the last to the first, and nothing is allocated.
 fn write_decimal(f: &mut fmt::Formatter<'_>, negative: bool, units: u128, decimals: usize) -> fmt::Result {
-    let one = 10u128.pow(decimals as u32);
-    let (whole, fraction) = (units / one, units % one);
-    let sign = if negative && units != 0 { "-" } else { "" };
-    if fraction == 0 {
-        return f.pad(&format!("{sign}{whole}"));
+    let one = 10u64.pow(decimals as u32);
+    // Numbers of 128 bits are divided slowly, and few need it.
+    let (mut whole, mut fraction) = match u64::try_from(units) {
+        Ok(units) => (u128::from(units / one), units % one),
+        Err(_) => (units / u128::from(one), (units % u128::from(one)) as u64),
+    };
+    let (mut text, mut at) = ([0; TEXT_BYTES], TEXT_BYTES);
+    let mut put = |byte: u8| {
+        at -= 1;
+        text[at] = byte;
+    };
+    if fraction != 0 {
+        let mut places = decimals;
+        while fraction % 10 == 0 {
+            (fraction, places) = (fraction / 10, places - 1);
+        }
+        for _ in 0..places {
+            put(b'0' + (fraction % 10) as u8);
+            fraction /= 10;
+        }
+        put(b'.');
     }
-    let digits = format!("{fraction:0decimals$}");
-    f.pad(&format!("{sign}{whole}.{}", digits.trim_end_matches('0')))
+    while whole > u128::from(u64::MAX) {
+        put(b'0' + (whole % 10) as u8);
+        whole /= 10;
+    }
+    let mut whole = whole as u64;
+    loop {
+        put(b'0' + (whole % 10) as u8);
+        whole /= 10;
+        if whole == 0 {
+            break;
+        }
+    }
+    if negative && units != 0 {
+        put(b'-');
+    }
+    f.pad(str::from_utf8(&text[at..]).expect("digits are ASCII"))
 }
 
 impl FromStr for Price {
@@ -279,6 +313,8 @@ mod tests {
             (".000000001", 1, "0.000000001"),
             ("0.0000000010000", 1, "0.000000001"),
             ("-0", 0, "0"),
+            ("9223372036.854775807", i64::MAX, "9223372036.854775807"),
+            ("-9223372036.854775807", -i64::MAX, "-9223372036.854775807"),
         ] {
             let price: Price = text.parse().unwrap();
             assert_eq!((price.units(), price.to_string().as_str()), (units, printed), "{text}");
@@ -306,6 +342,10 @@ mod tests {
     fn a_notional_is_the_exact_product() {
         let notional = "4810.25".parse::<Price>().unwrap().times("0.1".parse().unwrap()).unwrap();
         assert_eq!(notional.to_string(), "481.025");
+        assert_eq!(format!("{notional:>9}|{:<4}|", Price::from_units(-500_000_000)), "  481.025|-0.5|");
+        let largest = Notional::from_units(i128::MAX).to_string();
+        assert_eq!(largest, "170141183460469231731.687303715884105727");
+        assert_eq!(Notional::from_units(i128::MIN + 1).to_string(), format!("-{largest}"));
         assert_eq!(Price::NONE.times(Quantity::from_units(1)), None);
     }
 

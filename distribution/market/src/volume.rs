@@ -57,6 +57,9 @@ impl From<Quantity> for Volume {
 impl fmt::Display for Volume {
     /// A decimal without trailing zeros.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Ok(units) = u64::try_from(self.0) {
+            return fmt::Display::fmt(&Quantity::from_units(units), f);
+        }
         // A volume of 1e-9 units is a notional of 1e-18 units at price one; sums that large have no use.
         let units = self.0.saturating_mul(UNITS_PER_ONE as u128).min(i128::MAX as u128);
         fmt::Display::fmt(&Notional::from_units(units as i128), f)
