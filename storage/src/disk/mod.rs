@@ -110,6 +110,10 @@ pub trait DiskFile: Send + Sync + Debug {
     fn set_len(&self, bytes: u64) -> Result<(), DiskError>;
     /// Lets go of the clean cached pages of a range, so that the next read asks the device. Pages not yet synced stay.
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError>;
+    /// A hint: reads will be here and there, so what lies behind one is not worth reading with it.
+    fn expect_lookups(&self) {}
+    /// A hint: this range will be read next, in order.
+    fn will_need(&self, _offset: u64, _bytes: u64) {}
     /// The file's length in bytes.
     fn len_bytes(&self) -> Result<u64, DiskError>;
     /// How many names the file has: more than one, and writing to it changes what somebody else has linked.

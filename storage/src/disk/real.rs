@@ -245,6 +245,17 @@ impl DiskFile for RealFile {
             .map_err(|errno| self.error(Operation::DropCache, errno).at(offset))
     }
 
+    // Hints: where they are not taken, reads are only slower.
+    fn expect_lookups(&self) {
+        let _ = rustix::fs::fadvise(&self.fd, 0, None, Advice::Random);
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        if let Some(bytes) = NonZeroU64::new(bytes) {
+            let _ = rustix::fs::fadvise(&self.fd, offset, Some(bytes), Advice::WillNeed);
+        }
+    }
+
     fn len_bytes(&self) -> Result<u64, DiskError> {
         let stat = rustix::fs::fstat(&self.fd).map_err(|errno| self.error(Operation::Length, errno))?;
         debug_assert_eq!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile);

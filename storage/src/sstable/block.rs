@@ -331,6 +331,17 @@ pub(crate) fn read_payload_aligned(
     Ok((raw, opened.raw_bytes))
 }
 
+/// What a scan asks the disk for ahead of itself, at every multiple of it that it passes: twice as much.
+const AHEAD_BYTES: u64 = 256 << 10;
+
+/// Asks for what a scan will read behind this block. Tables are open for lookups, behind which nothing is read ahead.
+pub(crate) fn read_ahead(file: &dyn DiskFile, at: BlockAt) {
+    let end = at.offset.saturating_add(u64::from(at.bytes));
+    if at.offset / AHEAD_BYTES != end / AHEAD_BYTES {
+        file.will_need(end, 2 * AHEAD_BYTES);
+    }
+}
+
 /// Reads a block's bytes, whose place another block states.
 pub(crate) fn load(file: &dyn DiskFile, at: BlockAt, buffer: &mut Vec<u8>) -> Result<(), TableError> {
     let bytes = at.bytes as usize;

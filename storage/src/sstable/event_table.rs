@@ -177,7 +177,11 @@ impl EventTable {
 
     fn open(&self) -> Result<Opened, TableError> {
         let file = match &self.cold {
-            None => open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?,
+            None => {
+                let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
+                file.expect_lookups();
+                file
+            }
             Some(cold) => {
                 let file = cold::open_object(&cold.store, &cold.object);
                 check_header(&*file, self.meta.file(), self.id())?;
@@ -280,15 +284,23 @@ impl EventTable {
         if let Some(Cached::Frames(chunk)) = self.cache.get(self.meta.number, entry.at.offset) {
             return Ok(chunk);
         }
-        let chunk = Arc::new(self.load_chunk(entry, buffer)?);
+        let chunk = Arc::new(self.load_chunk(entry, caller, buffer)?);
         if caller == Caller::Point {
             self.cache.insert(self.meta.number, entry.at.offset, Cached::Frames(Arc::clone(&chunk)));
         }
         Ok(chunk)
     }
 
-    fn load_chunk(&self, entry: &BlockEntry, buffer: &mut Vec<u8>) -> Result<Chunk, TableError> {
+    fn load_chunk(
+        &self,
+        entry: &BlockEntry,
+        caller: Caller,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Chunk, TableError> {
         let file = &self.opened()?.file;
+        if caller == Caller::Scan {
+            block::read_ahead(&**file, entry.at);
+        }
         block::load(&**file, entry.at, buffer)?;
         let (path, offset) = (file.path(), entry.at.offset);
         let (raw, length) = block::read_payload_aligned(path, self.id(), offset, BlockKind::Frames, buffer)?;
@@ -310,7 +322,7 @@ impl EventTable {
         entry: &BlockEntry,
         buffer: &mut Vec<u8>,
     ) -> Result<Arc<Chunk>, TableError> {
-        self.load_chunk(entry, buffer).map(Arc::new)
+        self.load_chunk(entry, Caller::Scan, buffer).map(Arc::new)
     }
 }
 

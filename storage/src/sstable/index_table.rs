@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::{Sequence, TapeId};
 
-use super::block::{BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId};
+use super::block::{BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId, read_ahead};
 use super::cache::{BlockCache, Cached};
 use super::event_table::load_payload;
 use super::filter;
@@ -265,6 +265,7 @@ impl IndexTable {
 
     fn open(&self) -> Result<Opened, TableError> {
         let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
+        file.expect_lookups();
         let path = file.path().to_path_buf();
         let mut buffer = Vec::new();
         let bytes = (BLOCK_HEADER_BYTES + IndexFooter::BYTES) as u32;
@@ -344,6 +345,9 @@ impl IndexTable {
     fn block(&self, at: BlockAt, caller: Caller) -> Result<Arc<PostingBlock>, TableError> {
         if let Some(Cached::Postings(block)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(block);
+        }
+        if caller == Caller::Scan {
+            read_ahead(&*self.opened()?.file, at);
         }
         let block = Arc::new(self.load_block(at)?);
         if caller == Caller::Point {

@@ -15,6 +15,10 @@
 //! itself is 1.1 us); one that is in the block cache takes neither. For those 8 % of a miss a mapping would turn an error of the
 //! device into a signal, and count as memory that nobody bounds.
 //!
+//! The kernel is told not to read ahead: a lookup wants its block alone. With nothing in the page cache, its own read-ahead made
+//! the slowest hundredth of lookups by sequence take 1 956 us instead of 221, and by order 4 424 instead of 1 587. Scans ask for
+//! what comes next themselves (`block::read_ahead`).
+//!
 //! Never decides which tables exist (`manifest.rs`) and never reads one that the manifest did not name.
 
 pub(crate) mod block;
