@@ -113,6 +113,9 @@ pub fn dump(
         (_, "manifest") => Some(FileKind::Manifest),
         _ => None,
     };
+    if extension == "new" {
+        return dump_unfinished(&*file, &mut out);
+    }
     match of_magic.or(of_name) {
         Some(FileKind::Manifest) => dump_manifest(&*file, &mut out),
         Some(kind) => dump_blocks(&*file, kind, &mut out),
@@ -512,6 +515,15 @@ fn dump_manifest(file: &dyn DiskFile, out: &mut Out<'_>) -> Result<(), DiskError
         }
         !out.stopped
     });
+    Ok(())
+}
+
+/// What was being made when its maker ended: nothing in it can be wrong, for it says nothing yet.
+fn dump_unfinished(file: &dyn DiskFile, out: &mut Out<'_>) -> Result<(), DiskError> {
+    let (bytes, length) = read_all(file, RAW_BYTES_MAX as u64)?;
+    let fields = vec![("opening", "removes it".to_owned())];
+    let item = DumpItem { bytes: file.len_bytes()?, what: "unfinished file", fields, ..DumpItem::default() };
+    out.put(item, &bytes[..length]);
     Ok(())
 }
 

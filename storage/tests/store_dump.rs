@@ -5,7 +5,7 @@ mod model;
 use std::path::{Path, PathBuf};
 
 use matchtape_storage::sim::SimDisk;
-use matchtape_storage::{Disk, DumpItem, dump};
+use matchtape_storage::{Access, Caching, Disk, DumpItem, dump};
 use model::*;
 
 fn store() -> SimDisk {
@@ -20,7 +20,12 @@ fn store() -> SimDisk {
     writer.close().expect("closed");
     store.close().expect("closed");
     disk.kill();
-    disk.kill_at(disk.operations())
+    let disk = disk.kill_at(disk.operations());
+    // As a close leaves it that did not wait for the next segment.
+    let unfinished = Path::new("wal/000000000099.wal.new");
+    let file = disk.open(unfinished, Access::CreateNew, Caching::Buffered).expect("created");
+    file.write_at(&[0; 3 << 12], 0).expect("written");
+    disk
 }
 
 fn files(disk: &SimDisk) -> Vec<PathBuf> {
@@ -78,6 +83,7 @@ fn every_byte_of_a_sound_file_belongs_to_a_structure_and_nothing_is_called_damag
         "postings",
         "filter",
         "section",
+        "unfinished file",
         "record",
         "edit",
         "segment header",

@@ -75,7 +75,7 @@ pub enum LiveBusError {
 /// The live publisher and who uses it: the log's thread for small commits, the bus's own for everything else.
 ///
 /// A hop from the log's thread to another costs more than all the rest of an event's way to a subscriber that polls
-/// (measured: 60 us where they share a core, 20 where they do not, against 1 to 3). So the log's thread sends what it has
+/// (measured: 62 us where they share a core, 27 where they do not, against 1.5). So the log's thread sends what it has
 /// just made visible itself; but only if that is little, in turn, and nobody else is sending: it never waits, never copies
 /// more than [`DIRECT_BYTES_MAX`], leaves waking subscribers that sleep to the bus's thread, and a bus that fails or panics
 /// is left to itself.
