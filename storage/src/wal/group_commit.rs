@@ -598,7 +598,11 @@ impl<O: CommitObserver> Log<O> {
         }
         match core.writer.idle() {
             Err(error) if error.may_pass() => self.wait_for_space(&mut core, error)?,
-            done => done?,
+            done => {
+                done?;
+                // Nothing else may ever be written that would say so: whoever has events is refused until then.
+                core.has_space();
+            }
         }
         Ok(core)
     }
@@ -762,7 +766,7 @@ mod tests {
     use super::super::config::{Preparation, WalConfig, WriteBackend};
     use super::*;
     use crate::disk::AlignedBytes;
-    use crate::disk::sim::SimDisk;
+    use crate::disk::sim::{Fault, SimDisk};
     use crate::limits;
 
     struct Nobody;
@@ -788,6 +792,52 @@ mod tests {
             writer.finish(head, AcceptedTime(1), flags)
         })
         .expect("appended");
+    }
+
+    /// Says that a commit was written.
+    struct Telling(std::sync::mpsc::Sender<()>);
+
+    impl CommitObserver for Telling {
+        fn committed(&mut self, _: &Committed) {
+            let _ = self.0.send(());
+        }
+        fn durable(&mut self, _: Sequence) {}
+        fn failed(&mut self, error: &Arc<WalError>) {
+            panic!("{error}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_that_only_the_idle_block_met_is_over_when_that_is_written() {
+        for backend in [WriteBackend::Buffered, WriteBackend::Direct] {
+            let disk = SimDisk::new(1);
+            let config = WalConfig {
+                segment_bytes: limits::SEGMENT_BYTES_MIN,
+                commit_bytes: limits::COMMIT_BYTES_MIN,
+                preparation: Preparation::Inline,
+                backend,
+                ..WalConfig::new(TapeId(1))
+            };
+            let opened = super::super::open(Arc::new(disk.clone()), config).expect("opened");
+            let mut head = opened.head;
+            let options =
+                GroupCommitOptions { idle_after: Duration::from_secs(1), ..GroupCommitOptions::default() };
+            let (told, committed) = channel();
+            let log = GroupCommit::start(opened.writer, Telling(told), options);
+            append(&log, &mut head, FrameFlags::NONE);
+            committed.recv().expect("written");
+            // What is written next is the idle block.
+            disk.fail_at(disk.operations(), Fault::Enospc);
+            let space = log.space_problem();
+            for full in [true, false] {
+                let patience = Instant::now() + Duration::from_secs(20);
+                while space.is_set() != full {
+                    assert!(Instant::now() < patience, "{backend:?}: full is not {full}");
+                    std::thread::yield_now();
+                }
+            }
+            log.close().expect("closed");
+        }
     }
 
     /// The place of every write; the first one stands until it is let go of.
