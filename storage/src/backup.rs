@@ -585,7 +585,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::tests::{TAPE, events, index};
+    use crate::manifest::contents::tests::{TAPE, events, index};
 
     /// Index tables that stay, and event tables that are indexed anew, when two of three event tables are taken.
     fn planned(indexes: &[Edit]) -> (Vec<u64>, Vec<u64>) {

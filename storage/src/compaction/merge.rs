@@ -16,7 +16,9 @@ use matchtape_schemas::Sequence;
 use super::choose::{Merge, Shape};
 use super::partition::Partition;
 use crate::disk::{Disk, DiskError};
-use crate::sstable::{BlockCache, Fit, IndexScan, IndexTable, IndexTableMeta, Key, PostingList, TableError};
+use crate::sstable::{
+    BlockCache, Fit, IndexScan, IndexTable, IndexTableMeta, Key, PostingList, TableError, WholeBlock,
+};
 
 /// The tables of a run, one after the other.
 #[derive(Debug)]
@@ -239,8 +241,10 @@ impl<'a> IndexMerge<'a> {
             Fit::No => return Ok(false),
             Fit::AsItIs => {
                 let filter = run.scan.filter()?;
-                let (block, first) = (run.scan.begun_block().expect("looked at"), run.scan.postings().first);
-                self.out.take_block(block, &filter, run.scan.key(), first, &last_key)?;
+                let block = run.scan.begun_block().expect("looked at");
+                let (first_key, first) = (run.scan.key(), run.scan.postings().first);
+                let whole = WholeBlock { block, filter: &filter, first_key, first, last_key: &last_key };
+                self.out.take_block(whole)?;
                 self.postings += block.postings();
                 self.in_whole_blocks += block.postings();
                 run.advance_block()?;

@@ -12,7 +12,7 @@ use super::choose::{Merge, Shape};
 use crate::disk::{Disk, DiskError};
 use crate::sstable::{
     ENTRY_POSTINGS_MAX, Encoded, EncodedPostings, Fit, IndexTableMeta, IndexTableWriter, Key, PostingBlock,
-    PostingList,
+    PostingList, WholeBlock,
 };
 
 /// Positions of an entity that has its own tables are handed on in pieces of about so many.
@@ -117,17 +117,10 @@ impl<'a> Partition<'a> {
         Ok(self.open.as_ref().map_or(Fit::AsItIs, |open| open.fit(block)))
     }
 
-    /// Takes in a block that fits as it is, with its filter.
-    pub(crate) fn take_block(
-        &mut self,
-        block: &PostingBlock,
-        filter: &[u8],
-        first_key: &Key,
-        first: u64,
-        last_key: &Key,
-    ) -> Result<(), DiskError> {
-        self.writer()?.take_block(block, filter, first_key, first, last_key)?;
-        self.key.clone_from(last_key);
+    /// Takes in a block that fits as it is.
+    pub(crate) fn take_block(&mut self, whole: WholeBlock<'_>) -> Result<(), DiskError> {
+        self.writer()?.take_block(whole)?;
+        self.key.clone_from(whole.last_key);
         self.end()
     }
 

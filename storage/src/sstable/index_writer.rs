@@ -66,6 +66,17 @@ pub(crate) enum Fit {
     No,
 }
 
+/// A block of another table with its filter and its entities.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeBlock<'a> {
+    pub block: &'a PostingBlock,
+    pub filter: &'a [u8],
+    pub first_key: &'a Key,
+    /// The first position of the first entity.
+    pub first: u64,
+    pub last_key: &'a Key,
+}
+
 impl IndexTableWriter {
     /// A table of the postings of events from `base` on.
     pub(crate) fn create(
@@ -209,19 +220,12 @@ impl IndexTableWriter {
         }
     }
 
-    /// Takes in a whole block of another table with its filter; its entities, `first_key` to `last_key`, are all behind those
-    /// there are.
+    /// Takes in a whole block of another table; its entities are all behind those there are.
     ///
     /// # Panics
     /// If they are not.
-    pub(crate) fn take_block(
-        &mut self,
-        block: &PostingBlock,
-        filter: &[u8],
-        first_key: &Key,
-        first: u64,
-        last_key: &Key,
-    ) -> Result<(), DiskError> {
+    pub(crate) fn take_block(&mut self, whole: WholeBlock<'_>) -> Result<(), DiskError> {
+        let WholeBlock { block, filter, first_key, first, last_key } = whole;
         self.close_block()?;
         assert!(self.entities == 0 || *first_key > self.key, "keys come in order");
         assert!(first_key <= last_key && block.least() >= self.base.0, "a block of an input");

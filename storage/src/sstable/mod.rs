@@ -48,7 +48,7 @@ pub(crate) use self::event_writer::EventTableWriter;
 pub(crate) use self::filter::{hash as entity_hash, mix};
 pub(crate) use self::index_scan::IndexScan;
 pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta};
-pub(crate) use self::index_writer::{ENTRY_POSTINGS_MAX, Fit, IndexTableWriter};
+pub(crate) use self::index_writer::{ENTRY_POSTINGS_MAX, Fit, IndexTableWriter, WholeBlock};
 pub(crate) use self::key::Key;
 pub(crate) use self::leaf::BlockEntry;
 pub(crate) use self::posting_block::{Cursor, Encoded, PostingBlock};

@@ -1,10 +1,4 @@
-//! Threads around the [`Writer`]: what is appended while all of them write is the next commit. No timer.
-//!
-//! ```text
-//! framing thread   append -> | open buffer | --full--> | full buffers (bounded) |
-//! log threads                     \\__ taken when there is no full one __/  place | write + sync | settle -> observer -> sums, rotation
-//!                                                                          one at a time | side by side | in order, one at a time
-//! ```
+//! The log threads: each takes a commit, places it, writes it and settles it in order.
 //!
 //! Every log thread does all of a commit's steps itself, so that no commit is handed from one to another. A second one begins
 //! beside the first when a buffer is full: then it is volume that counts, and one commit's sums are made while the next is
@@ -13,30 +7,23 @@
 //! producers of single events reached 74 000/s on threads and 122 000/s as tasks, against 82 000 to 103 000 and 117 000 to
 //! 147 000 one at a time. Where a sync makes durable whatever was written before it, one thread does as well, and there is
 //! only one ([`Writer::takes_several`]).
-//!
-//! One mutex guards the open buffer; the framing thread holds it while it writes one frame, a log thread while it
-//! takes the buffer away. Neither holds it across a system call. Another guards the writer and the observer; it is taken first
-//! where both are.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use std::collections::VecDeque;
+use matchtape_schemas::Sequence;
+use parking_lot::{Mutex, MutexGuard};
 
-use matchtape_schemas::frame::ChainError;
-use matchtape_schemas::limits::FRAME_BYTES_MAX;
-use matchtape_schemas::{FrameFlags, FrameHeader, Sequence};
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
-use super::buffer::{BufferPool, CommitBuffer, Refusal};
-use super::config::SyncPolicy;
-use super::error::WalError;
-use super::segments::Segments;
-use super::space::{Lacking, SpaceProblem};
-use super::writer::{Committed, Placed, Writer};
+use super::batches::{Batches, Shared};
+use super::{CommitObserver, WhenFull};
 use crate::guard::caught;
+use crate::wal::config::SyncPolicy;
+use crate::wal::error::WalError;
+use crate::wal::space::Lacking;
+use crate::wal::writer::{Placed, Writer};
 
 /// The threads' name.
 const THREAD: &str = "wal-commit";
@@ -47,308 +34,35 @@ const UNDER_WAY_MAX: usize = 2;
 /// How long a full disk is left alone before the next segment is tried again.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
 
-/// What an append does when the log is behind by all its buffers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenFull {
-    /// It returns [`AppendError::Full`]; the observer's next `committed` says that there is room again.
-    #[default]
-    Refuse,
-    /// It waits until there is room.
-    Wait,
-}
-
-/// How the threads behave.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupCommitOptions {
-    /// How many full buffers may wait besides the open one and those being written.
-    pub full_buffers_max: usize,
-    /// What happens beyond that.
-    pub when_full: WhenFull,
-    /// How long a thread looks for work before it sleeps. Waking a sleeper costs tens of microseconds.
-    pub spin: Duration,
-    /// How long nothing must arrive before the idle block is written: it costs a sync that a commit might have to wait for.
-    pub idle_after: Duration,
-}
-
-impl Default for GroupCommitOptions {
-    fn default() -> Self {
-        Self {
-            full_buffers_max: 4,
-            when_full: WhenFull::default(),
-            spin: Duration::from_micros(20),
-            idle_after: Duration::from_millis(2),
-        }
-    }
-}
-
-/// Told by the log's threads, one at a time, what has become of the commits, in order.
-pub trait CommitObserver: Send + 'static {
-    /// A thread begins; called on it, before anything else.
-    fn started(&mut self) {}
-    /// One commit was written. Its `durable` is the last group end that is durable: what is behind it, inside a group
-    /// that goes on, recovery would drop.
-    fn committed(&mut self, committed: &Committed);
-    /// A sync outside a commit (an interval's, a rotation's, the last one) has made everything up to this group end
-    /// durable.
-    fn durable(&mut self, durable: Sequence);
-    /// The log has ended after a failure. What was appended and not reported has an unknown outcome.
-    fn failed(&mut self, error: &Arc<WalError>);
-}
-
-/// Why a frame was not appended.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// All buffers are full; nothing was written, the tape's head did not move.
-    #[error("the log is behind by all its buffers")]
-    Full,
-    /// The frame does not continue the one before.
-    #[error(transparent)]
-    Chain(ChainError),
-    /// The log has ended.
-    #[error(transparent)]
-    Ended(Arc<WalError>),
-}
-
-/// The log with its threads. Dropping it writes and syncs what was appended.
-#[derive(Debug)]
-pub struct GroupCommit {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Result<(), WalError>>>,
-    segments: Segments,
-    space: SpaceProblem,
-}
-
-#[derive(Debug)]
-struct Shared {
-    batches: Mutex<Batches>,
-    /// For a log thread: there is something to do.
-    work: Condvar,
-    /// For a waiting appender: there is room.
-    room: Condvar,
-    /// For a log thread that waits for space on the disk: the log is being closed.
-    closing: Condvar,
-    /// Lets a log thread look for work without the lock.
-    has_work: AtomicBool,
-    wants_segment_end: AtomicBool,
-    options: GroupCommitOptions,
-}
-
-#[derive(Debug)]
-struct Batches {
-    open: CommitBuffer,
-    full: VecDeque<CommitBuffer>,
-    pool: Arc<BufferPool>,
-    /// A frame that ends the segment was appended and its segment is not sealed yet.
-    ending: bool,
-    /// Log threads that sleep, or are about to.
-    asleep: usize,
-    /// Log threads that look for work, or have found it and are about to take it.
-    looking: usize,
-    /// A log thread was woken and is not up yet.
-    waking: bool,
-    /// A commit is under way: only a full buffer is begun beside it.
-    busy: bool,
-    /// Nothing can be begun before something under way is settled.
-    blocked: bool,
-    closing: bool,
-    ended: Option<Arc<WalError>>,
-}
-
-impl GroupCommit {
-    /// Starts the threads.
-    pub fn start(writer: Writer, observer: impl CommitObserver, options: GroupCommitOptions) -> Self {
-        assert!(options.full_buffers_max > 0, "at least one full buffer may wait");
-        let pool = Arc::clone(writer.buffers());
-        let batches = Batches {
-            open: pool.take(),
-            full: VecDeque::with_capacity(options.full_buffers_max + 1),
-            pool,
-            ending: false,
-            asleep: 0,
-            looking: 0,
-            waking: false,
-            busy: false,
-            blocked: false,
-            closing: false,
-            ended: None,
-        };
-        let shared = Arc::new(Shared {
-            batches: Mutex::new(batches),
-            work: Condvar::new(),
-            room: Condvar::new(),
-            closing: Condvar::new(),
-            has_work: AtomicBool::new(false),
-            wants_segment_end: AtomicBool::new(writer.wants_segment_end()),
-            options,
-        });
-        let segments = writer.segments();
-        let space = writer.space_problem();
-        let threads = if writer.takes_several() { UNDER_WAY_MAX } else { 1 };
-        let told = writer.durable_group_end();
-        let core = Core {
-            writer,
-            observer,
-            under_way: VecDeque::with_capacity(threads),
-            first_under_way: 0,
-            commits_under_way: 0,
-            running: threads,
-            last_settled: Instant::now(),
-            last_sync: Instant::now(),
-            told,
-            lacks_space: false,
-        };
-        let log = Arc::new(Log { core: Mutex::new(core), threads, shared: Arc::clone(&shared) });
-        let thread = |_| {
-            let log = Arc::clone(&log);
-            std::thread::Builder::new()
-                .name(THREAD.to_owned())
-                .spawn(move || log.run())
-                .expect("the system can start a thread")
-        };
-        Self { shared, threads: (0..threads).map(thread).collect(), segments, space }
-    }
-
-    /// Appends one frame, which `write` writes at the start of the memory it is given (at a multiple of 16), with
-    /// `FrameWriter`. At least `bytes` (header included, at most `FRAME_BYTES_MAX`) are there. Not written when it
-    /// returns; the observer tells.
-    ///
-    /// On [`AppendError::Full`] and [`AppendError::Ended`] `write` was not called.
-    pub fn append(
-        &self,
-        bytes: usize,
-        write: impl FnOnce(&mut [u8]) -> FrameHeader,
-    ) -> Result<FrameHeader, AppendError> {
-        assert!(bytes <= FRAME_BYTES_MAX, "a frame has at most {FRAME_BYTES_MAX} bytes");
-        let mut batches = self.shared.batches.lock();
-        self.make_room(&mut batches, bytes)?;
-        let frame = write(batches.open.space());
-        match batches.open.add(frame) {
-            Ok(()) => {}
-            Err(Refusal::Chain(error)) => return Err(AppendError::Chain(error)),
-            Err(Refusal::NewCommit(frame)) => batches.move_to_new_commit(frame),
-        }
-        if frame.flags.contains(FrameFlags::ENDS_SEGMENT) {
-            batches.ending = true;
-            self.shared.wants_segment_end.store(false, Ordering::Relaxed);
-            batches.close_open();
-        }
-        // Release: pairs with the Acquire of a log thread's look without the lock.
-        self.shared.has_work.store(true, Ordering::Release);
-        let wake = batches.wakes_one();
-        drop(batches);
-        if wake {
-            self.shared.work.notify_one();
-        }
-        Ok(frame)
-    }
-
-    fn make_room(&self, batches: &mut MutexGuard<'_, Batches>, bytes: usize) -> Result<(), AppendError> {
-        loop {
-            if let Some(cause) = &batches.ended {
-                return Err(AppendError::Ended(Arc::clone(cause)));
-            }
-            if batches.open.room() >= bytes {
-                return Ok(());
-            }
-            if batches.full.len() < self.shared.options.full_buffers_max {
-                batches.close_open();
-                return Ok(());
-            }
-            match self.shared.options.when_full {
-                WhenFull::Refuse => return Err(AppendError::Full),
-                WhenFull::Wait => self.shared.room.wait(batches),
-            }
-        }
-    }
-
-    /// Whether the next frame should end the segment. The frame must then carry [`FrameFlags::ENDS_SEGMENT`] and end a
-    /// group; it becomes the last of its commit.
-    #[inline]
-    pub fn wants_segment_end(&self) -> bool {
-        // Relaxed: only advice; nothing is read on the strength of it.
-        self.shared.wants_segment_end.load(Ordering::Relaxed)
-    }
-
-    /// Says when new events should be refused for want of disk space.
-    pub fn space_problem(&self) -> SpaceProblem {
-        self.space.clone()
-    }
-
-    /// The segments of the log.
-    pub fn segments(&self) -> Segments {
-        self.segments.clone()
-    }
-
-    /// Writes, syncs and proves everything that was appended, and ends the threads.
-    pub fn close(mut self) -> Result<(), WalError> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<(), WalError> {
-        self.shared.batches.lock().closing = true;
-        self.shared.has_work.store(true, Ordering::Release);
-        self.shared.work.notify_all();
-        self.shared.closing.notify_all();
-        let mut result = Ok(());
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(error) => result = error,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        result
-    }
-}
-
-impl Drop for GroupCommit {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // Whoever cares about the result calls `close`; the observer was told of a failure anyway.
-            let _ = self.end();
-        }
-    }
-}
-
-impl Batches {
-    fn close_open(&mut self) {
-        let next = self.pool.take();
-        self.full.push_back(std::mem::replace(&mut self.open, next));
-    }
-
-    /// The frame behind the open buffer's last one has to open a commit of its own.
-    fn move_to_new_commit(&mut self, frame: FrameHeader) {
-        let mut next = self.pool.take();
-        self.open.carry_over(frame, &mut next);
-        self.full.push_back(std::mem::replace(&mut self.open, next));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.full.is_empty() && self.open.is_empty()
-    }
-
-    /// Whether there is something to begin.
-    fn has_work(&self) -> bool {
-        !self.blocked && (!self.full.is_empty() || (!self.busy && !self.open.is_empty()))
-    }
-
-    /// Whether a log thread is to be woken for what there is to do; the caller does it.
-    fn wakes_one(&mut self) -> bool {
-        let wakes = self.asleep > 0 && self.looking == 0 && !self.waking && self.has_work();
-        self.waking |= wakes;
-        wakes
-    }
-
-    fn take(&mut self) -> Option<CommitBuffer> {
-        if let Some(full) = self.full.pop_front() {
-            return Some(full);
-        }
-        if self.busy || self.open.is_empty() {
-            return None;
-        }
-        let next = self.pool.take();
-        Some(std::mem::replace(&mut self.open, next))
-    }
+/// Starts the threads.
+pub(super) fn start(
+    writer: Writer,
+    observer: impl CommitObserver,
+    shared: &Arc<Shared>,
+) -> Vec<JoinHandle<Result<(), WalError>>> {
+    let threads = if writer.takes_several() { UNDER_WAY_MAX } else { 1 };
+    let told = writer.durable_group_end();
+    let core = Core {
+        writer,
+        observer,
+        under_way: VecDeque::with_capacity(threads),
+        first_under_way: 0,
+        commits_under_way: 0,
+        running: threads,
+        last_settled: Instant::now(),
+        last_sync: Instant::now(),
+        told,
+        lacks_space: false,
+    };
+    let log = Arc::new(Log { core: Mutex::new(core), threads, shared: Arc::clone(shared) });
+    let thread = |_| {
+        let log = Arc::clone(&log);
+        std::thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(move || log.run())
+            .expect("the system can start a thread")
+    };
+    (0..threads).map(thread).collect()
 }
 
 /// What the log threads share among them.
@@ -738,13 +452,6 @@ impl<O: CommitObserver> Core<O> {
     }
 }
 
-impl Batches {
-    /// Nothing is appended any more.
-    fn is_over(&self) -> bool {
-        self.closing || self.ended.is_some()
-    }
-}
-
 fn spin(has_work: &AtomicBool, limit: Duration) {
     let start = Instant::now();
     // Acquire: pairs with the Release in `append`.
@@ -760,14 +467,17 @@ mod tests {
 
     use matchtape_schemas::event::{Event, OrderCancelled, encode_event};
     use matchtape_schemas::{
-        AcceptedTime, EventTime, FrameWriter, Head, InstrumentId, ProducerId, ProducerSequence, TapeId,
+        AcceptedTime, EventTime, FrameFlags, FrameWriter, Head, InstrumentId, ProducerId, ProducerSequence,
+        TapeId,
     };
 
-    use super::super::config::{Preparation, WalConfig, WriteBackend};
     use super::*;
     use crate::disk::AlignedBytes;
     use crate::disk::sim::{Fault, SimDisk};
     use crate::limits;
+    use crate::wal::config::{Preparation, WalConfig, WriteBackend};
+    use crate::wal::group_commit::{GroupCommit, GroupCommitOptions};
+    use crate::wal::writer::Committed;
 
     struct Nobody;
 
@@ -818,7 +528,7 @@ mod tests {
                 backend,
                 ..WalConfig::new(TapeId(1))
             };
-            let opened = super::super::open(Arc::new(disk.clone()), config).expect("opened");
+            let opened = crate::wal::open(Arc::new(disk.clone()), config).expect("opened");
             let mut head = opened.head;
             let options =
                 GroupCommitOptions { idle_after: Duration::from_secs(1), ..GroupCommitOptions::default() };
@@ -864,7 +574,7 @@ mod tests {
             backend: WriteBackend::Direct,
             ..WalConfig::new(TapeId(1))
         };
-        let opened = super::super::open(Arc::new(disk.clone()), config).expect("opened");
+        let opened = crate::wal::open(Arc::new(disk.clone()), config).expect("opened");
         let mut head = opened.head;
         let (let_go, gate) = channel();
         let begins = hold_first_write(&disk, gate);
