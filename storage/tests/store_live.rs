@@ -170,7 +170,8 @@ fn readers_get_complete_answers_while_the_store_indexes_flushes_and_rotates() {
                 assert!(asking.join().unwrap() > 0);
             }
         });
-        assert!(store.inspect().event_tables.len() > 2, "{:?}", store.inspect());
+        // Each flush takes one; the event tables may be merged by now.
+        assert!(store.inspect().snapshots.len() > 2, "{:?}", store.inspect());
         assert_eq!(store.close().unwrap(), tape.last_sequence, "everything is flushed");
         head = Some(tape);
     }
