@@ -1,5 +1,6 @@
 //! Little-endian fields read front to back, each bounded by the bytes there are.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use matchtape_schemas::Sequence;
@@ -18,19 +19,30 @@ pub struct DecodeError {
 
 pub(crate) struct Fields<'a> {
     what: &'static str,
+    version: u16,
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Fields<'a> {
-    /// Reads the version first and refuses another one.
-    pub(crate) fn new(what: &'static str, bytes: &'a [u8], version: u16) -> Result<Self, DecodeError> {
-        let mut fields = Self { what, bytes, at: 0 };
-        let found = fields.u16()?;
-        if found != version {
-            return Err(fields.wrong_at(0, format!("version {found}, this release reads {version}")));
+    /// Reads the version first and refuses those that are not known.
+    pub(crate) fn new(
+        what: &'static str,
+        bytes: &'a [u8],
+        versions: RangeInclusive<u16>,
+    ) -> Result<Self, DecodeError> {
+        let mut fields = Self { what, version: 0, bytes, at: 0 };
+        fields.version = fields.u16()?;
+        if !versions.contains(&fields.version) {
+            let (found, first, last) = (fields.version, versions.start(), versions.end());
+            return Err(fields.wrong_at(0, format!("version {found}, this release reads {first} to {last}")));
         }
         Ok(fields)
+    }
+
+    /// The version that was found.
+    pub(crate) fn version(&self) -> u16 {
+        self.version
     }
 
     pub(crate) fn wrong(&self, problem: impl Into<String>) -> DecodeError {

@@ -188,7 +188,9 @@ pub struct Definition {
     pub ack: AckPolicy,
     /// A delivery that is not acknowledged for so long is repeated.
     pub ack_wait: Duration,
-    /// Instead of `ack_wait`: after the first delivery, the second, and so on; the last step is used from then on.
+    /// Instead of `ack_wait`: after the first delivery, the second, and so on; the last step is used from then on. An event
+    /// also rests for its step when its member is dead, or the node was restarted; without a backoff it comes again at once
+    /// then, since nobody is left to wait for.
     pub backoff: Vec<Duration>,
     /// An event delivered so often without being acknowledged is parked. `None`: it is repeated for ever.
     pub max_deliver: Option<u32>,
@@ -336,7 +338,7 @@ impl Definition {
 
     /// The definition in `bytes`, checked as a new one would be.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut fields = Fields::new("definition", bytes, VERSION)?;
+        let mut fields = Fields::new("definition", bytes, VERSION..=VERSION)?;
         let (policy, position) = (fields.u8()?, fields.u64()?);
         let deliver = match policy {
             0 => DeliverPolicy::All,

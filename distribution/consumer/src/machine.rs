@@ -3,7 +3,7 @@
 //! ```text
 //!                    take                      ack, term
 //!   the tape ──────────────────▶ delivered ──────────────────▶ settled
-//!      │                          ▲    │ nak, ack_wait over, member gone
+//!      │                          ▲    │ nak, ack_wait over, member gone (its backoff stays)
 //!      │ take (held for another   │    ▼
 //!      └─ member, or for order) ▶ waiting ──── max_deliver ───▶ parked ── unpark ──▶ waiting
 //! ```
@@ -156,9 +156,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A consumer as it was recorded. What was pending is delivered again. `wall_origin` is the wall clock at the time
-    /// zero of `now`. Members are numbered after `members_after`: to be drawn at random, so that what was attached to an
-    /// earlier life of the node is nobody now.
+    /// A consumer as it was recorded, taken up at the time zero of `now`, when the wall clock is `wall_origin`. Whoever was
+    /// attached is gone, so what was pending is delivered again, once what is left of its delay or backoff is over; what was
+    /// delivered as often as allowed is parked by the first [`tick`](Self::tick). Members are numbered after
+    /// `members_after`: to be drawn at random, so that what was attached to an earlier life of the node is nobody now.
     pub fn new(
         definition: Definition,
         state: &State,
@@ -184,15 +185,24 @@ impl Machine {
             changed: false,
             parked_changed: false,
         };
+        // A clock that was set back since makes nothing wait longer than it had to.
+        let passed = wall_origin.get().saturating_sub(state.recorded_at.get());
+        let passed = Duration::from_nanos(u64::try_from(passed).unwrap_or(0));
         for one in &state.pending {
+            let left = Duration::from_millis(one.due_in_ms.into()).saturating_sub(passed);
             let pending = Pending {
                 instrument: one.instrument,
                 deliveries: one.deliveries,
                 forgiven: one.forgiven,
                 repeated: one.deliveries > 0 || one.sequence <= machine.uncertain_through,
-                place: Place::Waiting { due: Duration::ZERO },
+                place: Place::Waiting { due: left },
             };
             machine.pending.insert(one.sequence, pending);
+            if machine.is_exhausted(&pending) {
+                machine.quiet_until = Duration::ZERO;
+            } else if left > Duration::ZERO {
+                machine.quiet_until = machine.quiet_until.min(left);
+            }
         }
         machine
     }
@@ -202,7 +212,8 @@ impl Machine {
         &self.definition
     }
 
-    /// Becomes what is asked for now, if an existing consumer may. Deliveries that are out keep their time.
+    /// Becomes what is asked for now, if an existing consumer may. Deliveries that are out keep their time; what waits and
+    /// was delivered as often as is now allowed is parked by the next [`tick`](Self::tick).
     pub fn update(&mut self, definition: Definition) -> Result<(), DefinitionError> {
         self.definition.check_update(&definition)?;
         if usize::from(definition.members_max) < self.members.len() {
@@ -213,6 +224,9 @@ impl Machine {
             });
         }
         self.definition = definition;
+        if self.pending.waiting().any(|(_, pending)| self.is_exhausted(pending)) {
+            self.quiet_until = Duration::ZERO;
+        }
         Ok(())
     }
 
@@ -277,7 +291,7 @@ impl Machine {
         now: Duration,
     ) -> Result<MemberId, AttachError> {
         if let Some(earlier) = self.members.named(name) {
-            self.detach(earlier, now);
+            self.lose(earlier, now);
         }
         let id = self.members.attach(name, expires, self.definition.members_max, now)?;
         if expires {
@@ -286,9 +300,19 @@ impl Machine {
         Ok(id)
     }
 
-    /// Takes a member off; what it had goes to others, at once. Those deliveries have come to nothing, as if their time had
-    /// run out: what kills its members is parked in the end.
+    /// Takes a member off that says so. What it had goes to others, at once, as if it had refused it.
     pub fn detach(&mut self, member: MemberId, now: Duration) {
+        self.take_off(member, now, |_, _| now);
+    }
+
+    /// Takes a member off that is dead, or as good as that. The time of what it had is over early: it goes to others, at
+    /// once, or where there is a backoff when its step is over. So an event that kills its members does not kill them as
+    /// fast as they can be started, and is parked in the end.
+    pub fn lose(&mut self, member: MemberId, now: Duration) {
+        self.take_off(member, now, |machine, pending| machine.due_without_member(pending, now));
+    }
+
+    fn take_off(&mut self, member: MemberId, now: Duration, due: impl Fn(&Self, &Pending) -> Duration) {
         let Some(gone) = self.members.remove(member) else { return };
         let held = self.pending.select(|_, pending| pending.is_with(member));
         if !held.is_empty() {
@@ -296,7 +320,17 @@ impl Machine {
             self.advise(now, Advisory::MemberLost { member, pending });
         }
         for sequence in held {
-            self.fail(sequence, ParkReason::Expired, now, now);
+            let due = self.pending.get(sequence).map_or(now, |pending| due(self, pending));
+            self.fail(sequence, ParkReason::Expired, due, now);
+        }
+    }
+
+    /// When a pending event is to be delivered again if whoever has it is dead.
+    fn due_without_member(&self, pending: &Pending, now: Duration) -> Duration {
+        match pending.place {
+            Place::Out { until, .. } if !self.definition.backoff.is_empty() => until,
+            Place::Out { .. } | Place::Stuck { .. } => now,
+            Place::Waiting { due } => due,
         }
     }
 
@@ -316,12 +350,18 @@ impl Machine {
         let timeout = self.definition.member_timeout;
         let gone = self.members.iter().filter(|member| member.silent_at(timeout) <= now);
         for member in gone.map(|member| member.id).collect::<Vec<_>>() {
-            self.detach(member, now);
+            self.lose(member, now);
         }
         let over = |pending: &Pending| matches!(pending.place, Place::Out { until, .. } if until <= now);
         for sequence in self.pending.select(|_, pending| over(pending)) {
             self.fail(sequence, ParkReason::Expired, now, now);
         }
+        // As it was found, or since fewer deliveries are allowed.
+        let waits = |pending: &Pending| matches!(pending.place, Place::Waiting { .. });
+        for sequence in self.pending.select(|_, pending| waits(pending) && self.is_exhausted(pending)) {
+            self.park(sequence, ParkReason::Expired, now);
+        }
+        self.unstick(now);
         let later = |pending: &Pending| match pending.place {
             Place::Out { until, .. } => until,
             Place::Waiting { due } if due > now => due,
@@ -481,16 +521,17 @@ impl Machine {
     // --- acknowledging ---
 
     /// The event was dealt with; under [`AckPolicy::All`] everything up to it was, except what was unparked and has not
-    /// been delivered since: nobody can mean that. Whoever says so: a member that was given up may still have done it.
+    /// been delivered since: nobody can mean that. Whoever says so: a member that was given up may still have done it, also
+    /// what is parked by now.
     pub fn ack(&mut self, sequence: Sequence) -> Result<Acked, AckError> {
         let delivered = self.was_delivered(sequence)?;
-        let mut settled = 0;
+        let mut settled = u32::from(self.settle_parked(sequence).is_some());
         if self.definition.ack == AckPolicy::All {
             // Under this policy nothing is held before its first delivery, so everything here was delivered, if only
             // before it was unparked.
             let meant = |other: Sequence, pending: &Pending| other == sequence || !pending.is_unparked();
             let through = self.pending.select_through(sequence, meant);
-            settled = through.len() as u32;
+            settled += through.len() as u32;
             for one in through {
                 self.settle(one);
             }
@@ -532,10 +573,13 @@ impl Machine {
 
     /// It is given up: never delivered again.
     pub fn term(&mut self, sequence: Sequence, now: Duration) -> Result<Acked, AckError> {
-        if !self.was_delivered(sequence)? {
+        let deliveries = if self.was_delivered(sequence)? {
+            self.settle(sequence).deliveries
+        } else if let Some(parked) = self.settle_parked(sequence) {
+            parked.deliveries
+        } else {
             return Ok(Acked { settled: 0 });
-        }
-        let deliveries = self.settle(sequence).deliveries;
+        };
         self.advise(now, Advisory::Terminated { sequence, deliveries });
         Ok(Acked { settled: 1 })
     }
@@ -562,15 +606,28 @@ impl Machine {
         self.pending.remove(sequence)
     }
 
+    /// Takes it out of what is parked.
+    fn settle_parked(&mut self, sequence: Sequence) -> Option<Parked> {
+        let parked = self.parked.remove(&sequence)?;
+        (self.changed, self.parked_changed) = (true, true);
+        // There is room for what is stuck.
+        self.quiet_until = Duration::ZERO;
+        Some(parked)
+    }
+
     /// A delivery came to nothing: it is repeated, or parked when it was the last one allowed.
     fn fail(&mut self, sequence: Sequence, reason: ParkReason, due: Duration, now: Duration) {
         self.pending.wait(sequence, due);
-        let attempts = self.pending.get(sequence).map_or(0, Pending::attempts);
-        if self.definition.max_deliver.is_some_and(|limit| attempts >= limit) {
+        if self.pending.get(sequence).is_some_and(|pending| self.is_exhausted(pending)) {
             self.park(sequence, reason, now);
         } else {
             self.quiet_until = self.quiet_until.min(due);
         }
+    }
+
+    /// It was delivered as often as allowed.
+    fn is_exhausted(&self, pending: &Pending) -> bool {
+        self.definition.max_deliver.is_some_and(|limit| pending.attempts() >= limit)
     }
 
     // --- parked ---
@@ -633,13 +690,17 @@ impl Machine {
         self.parked.values().filter(|one| only.is_none_or(|only| only == one.sequence)).copied().collect()
     }
 
-    /// There may be room for what is stuck.
     fn unparked(&mut self, count: u32, now: Duration) {
         if count == 0 {
             return;
         }
         self.changed = true;
         self.parked_changed = true;
+        self.unstick(now);
+    }
+
+    /// Parks what is stuck, as far as there is room.
+    fn unstick(&mut self, now: Duration) {
         let stuck = self.pending.waiting().filter_map(|(sequence, pending)| match pending.place {
             Place::Stuck { reason } => Some((sequence, reason)),
             Place::Out { .. } | Place::Waiting { .. } => None,
@@ -735,18 +796,18 @@ impl Machine {
     /// [`recorded`](Self::recorded). The parked events are to be recorded with it when the second is `true`.
     ///
     /// Until then no position beyond the smaller of the old and the new limit is delivered.
-    pub fn record(&mut self, epoch: Epoch) -> (State, bool) {
+    pub fn record(&mut self, epoch: Epoch, now: Duration) -> (State, bool) {
         let moved = self.next.get() - self.recorded_next.get().min(self.next.get());
         let ahead = moved.saturating_mul(4).clamp(RESERVE_MIN, RESERVE_MAX);
-        self.record_reserving(epoch, Sequence(self.next.get() - 1 + ahead))
+        self.record_reserving(epoch, Sequence(self.next.get() - 1 + ahead), now)
     }
 
     /// The last state to record: nothing is delivered after it.
-    pub fn record_last(&mut self, epoch: Epoch) -> (State, bool) {
-        self.record_reserving(epoch, self.next.previous())
+    pub fn record_last(&mut self, epoch: Epoch, now: Duration) -> (State, bool) {
+        self.record_reserving(epoch, self.next.previous(), now)
     }
 
-    fn record_reserving(&mut self, epoch: Epoch, reserved_through: Sequence) -> (State, bool) {
+    fn record_reserving(&mut self, epoch: Epoch, reserved_through: Sequence, now: Duration) -> (State, bool) {
         // What an earlier machine may have delivered stays possible until it has been passed.
         let reserved_through = reserved_through.max(self.uncertain_through);
         self.reserved_through = self.reserved_through.min(reserved_through);
@@ -757,9 +818,15 @@ impl Machine {
             instrument: pending.instrument,
             deliveries: pending.deliveries,
             forgiven: pending.forgiven,
+            // Rounded up: never early.
+            due_in_ms: {
+                let left = self.due_without_member(pending, now).saturating_sub(now);
+                u32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+            },
         });
         let state = State {
             epoch,
+            recorded_at: self.wall(now),
             first: self.first,
             initial_through: self.initial_through,
             next: self.next,

@@ -57,6 +57,8 @@ struct Record {
     parked: Vec<u8>,
     rows: Vec<Row>,
     delivered: u64,
+    /// By the wall clock.
+    at: Duration,
 }
 
 struct Run {
@@ -67,6 +69,8 @@ struct Run {
     ever: Vec<u32>,
     record: Record,
     members: Vec<MemberId>,
+    /// The wall clock at the time zero of `now`.
+    origin: Duration,
     now: Duration,
     lives: u64,
     delivered: u64,
@@ -104,6 +108,7 @@ impl Run {
             parked: encode_parked([].iter()),
             rows: Vec::new(),
             delivered: 0,
+            at: Duration::ZERO,
         };
         Self {
             random,
@@ -112,6 +117,7 @@ impl Run {
             ever: Vec::new(),
             record,
             members: Vec::new(),
+            origin: Duration::ZERO,
             now: Duration::ZERO,
             lives: 0,
             delivered: 0,
@@ -146,7 +152,7 @@ impl Run {
         match self.machine.attach(&name, expires, self.now) {
             Ok(id) => {
                 if let Some(replaced) = before.iter().find(|member| member.name == name.as_str()) {
-                    self.gone(replaced.id);
+                    self.gone(replaced.id, true);
                 }
                 self.members.push(id);
             }
@@ -161,14 +167,19 @@ impl Run {
     }
 
     /// The plain list's account of a member's end.
-    fn gone(&mut self, id: MemberId) {
+    fn gone(&mut self, id: MemberId, dead: bool) {
         self.members.retain(|member| *member != id);
-        let now = self.now;
         for index in 0..self.rows.len() {
-            if matches!(self.rows[index].at, At::Out { member, .. } if member == id) {
-                self.fail(index, now);
+            if let At::Out { member, until } = self.rows[index].at
+                && member == id
+            {
+                self.fail(index, if dead { self.due_without_member(until) } else { self.now });
             }
         }
+    }
+
+    fn due_without_member(&self, until: Duration) -> Duration {
+        if self.machine.definition().backoff.is_empty() { self.now } else { until }
     }
 
     fn tick(&mut self) {
@@ -184,7 +195,7 @@ impl Run {
         let left: Vec<MemberId> = self.machine.info().members.iter().map(|member| member.id).collect();
         for member in self.members.clone() {
             if !left.contains(&member) {
-                self.gone(member);
+                self.gone(member, true);
             }
         }
         for index in 0..self.rows.len() {
@@ -351,7 +362,7 @@ impl Run {
                 Err(AckError::NeverDelivered { sequence })
             }
             (_, Some(At::Out { .. } | At::Waiting { .. })) => Ok(true),
-            (_, Some(At::Settled | At::Parked | At::Lost | At::NotYet)) => Ok(false),
+            (_, Some(At::Parked | At::Settled | At::Lost | At::NotYet)) => Ok(false),
         };
         let now = self.now;
         match self.random.below(8) {
@@ -388,6 +399,7 @@ impl Run {
                 let found = self.machine.term(sequence, now);
                 match expected {
                     Ok(known) => {
+                        let known = known || row.is_some_and(|row| row.at == At::Parked);
                         assert_eq!(found.unwrap().settled, u32::from(known));
                         if known {
                             self.row(sequence).at = At::Settled;
@@ -402,7 +414,12 @@ impl Run {
                     Ok(known) => {
                         let settled = found.unwrap().settled;
                         let all = self.ack_policy() == AckPolicy::All;
-                        let count = if known || all { self.settled(sequence.get()) } else { 0 };
+                        let was_parked = row.is_some_and(|row| row.at == At::Parked);
+                        let mut count = if known || all { self.settled(sequence.get()) } else { 0 };
+                        if was_parked {
+                            self.row(sequence).at = At::Settled;
+                            count += 1;
+                        }
                         assert_eq!(settled, count);
                     }
                     Err(error) => assert_eq!(found, Err(error)),
@@ -449,12 +466,22 @@ impl Run {
 
     /// `false`: it was killed.
     fn save(&mut self) -> bool {
-        let (state, parked_too) = self.machine.record(Epoch(1));
+        let (state, parked_too) = self.machine.record(Epoch(1), self.now);
         self.record.state = state.encode();
         if parked_too {
             self.record.parked = encode_parked(self.machine.parked());
         }
         self.record.rows = self.rows.clone();
+        for index in 0..self.rows.len() {
+            let due = match self.rows[index].at {
+                At::Out { until, .. } => self.due_without_member(until),
+                At::Waiting { due } => due,
+                At::NotYet | At::Settled | At::Parked | At::Lost => continue,
+            };
+            // How long it still has to wait.
+            self.record.rows[index].at = At::Waiting { due: due.saturating_sub(self.now) };
+        }
+        self.record.at = self.origin + self.now;
         self.record.delivered = self.delivered;
         let lives = self.random.below(4) > 0;
         if lives {
@@ -474,12 +501,21 @@ impl Run {
         let bytes = definition.encode();
         assert_eq!(Definition::decode(&bytes).as_ref(), Ok(&definition));
         self.uncertain_through = state.reserved_through;
+        // The clock may have been set back while the process was down.
+        let down = Duration::from_millis(self.random.below(40));
+        let stopped = self.origin + self.now;
+        self.origin = if self.random.below(4) == 0 { stopped.saturating_sub(down) } else { stopped + down };
+        self.now = Duration::ZERO;
+        let passed = self.origin.saturating_sub(self.record.at);
+        let limit = definition.max_deliver;
         for (index, row) in self.rows.iter_mut().enumerate() {
             let known = self.record.rows.get(index);
             (row.at, row.deliveries, row.forgiven) =
                 known.map_or((At::NotYet, 0, 0), |known| (known.at, known.deliveries, known.forgiven));
-            if let At::Out { .. } | At::Waiting { .. } = row.at {
-                row.at = At::Waiting { due: Duration::ZERO };
+            if let At::Waiting { due } = row.at {
+                let exhausted = limit.is_some_and(|limit| row.deliveries - row.forgiven >= limit);
+                let due = due.saturating_sub(passed);
+                row.at = if exhausted { At::Parked } else { At::Waiting { due } };
             }
         }
         // What was lost in memory only is found lost again.
@@ -492,7 +528,9 @@ impl Run {
         self.members.clear();
         self.lives += 1;
         let members_after = MemberId(self.lives << 16);
-        self.machine = Machine::new(definition, &state, parked, AcceptedTime(0), members_after);
+        let origin = AcceptedTime(self.origin.as_nanos() as i64);
+        self.machine = Machine::new(definition, &state, parked, origin, members_after);
+        self.machine.tick(self.now);
     }
 
     fn cut_beginning(&mut self) {
@@ -585,8 +623,12 @@ fn random_schedules_agree_with_a_plain_list() {
                         1 => run.cut_beginning(),
                         _ if !run.members.is_empty() => {
                             let member = run.members[0];
-                            run.machine.detach(member, run.now);
-                            run.gone(member);
+                            let dead = run.random.below(2) == 0;
+                            match dead {
+                                true => run.machine.lose(member, run.now),
+                                false => run.machine.detach(member, run.now),
+                            }
+                            run.gone(member, dead);
                         }
                         _ => {}
                     },

@@ -4,17 +4,20 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 2 | version: 1 |
+//! | 2 | version: 2 |
 //! | 8 | epoch of the tape when it was written |
+//! | 8 | when it was written: ns since 1970 UTC |
 //! | 8 | first: the position the consumer began with |
 //! | 8 | initial_through: up to here only the last event of each instrument is delivered; 0 for none |
 //! | 8 | next: the first position it has not come to |
 //! | 8 | delivered: deliveries made, repeated ones counted |
 //! | 8 | reserved_through: positions up to here may have been delivered without being recorded |
-//! | 4 + 20 n | pending, by sequence: sequence (8), instrument (4), deliveries (4), deliveries before its present allowance (4) |
+//! | 4 + 24 n | pending, by sequence: sequence (8), instrument (4), deliveries (4), deliveries before its present allowance (4), not to be delivered again for so many ms (4) |
 //! | 4 + 16 n | lost positions that no member was told of: first (8), last (8) |
 //!
-//! `parked`: version (2), count (4), then by sequence: sequence (8), instrument (4), deliveries (4), parked at, ns since
+//! Version 1 had no times, and is still read: what was pending in it is due at once.
+//!
+//! `parked`: version 1 (2), count (4), then by sequence: sequence (8), instrument (4), deliveries (4), parked at, ns since
 //! 1970 UTC (8), reason (1).
 
 use matchtape_schemas::event::{STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
@@ -25,16 +28,19 @@ use crate::codec::{DecodeError, Fields};
 use crate::definition::MAX_ACK_PENDING_MAX;
 
 /// Most events that can be pending: `max_ack_pending`, and a few that were taken back from the parked ones.
-pub const PENDING_MAX: usize = 2200;
+pub const PENDING_MAX: usize = 2016;
 /// Most events that can be parked; one more waits, and delivery with it.
 pub const PARKED_MAX: usize = 1500;
 
-const VERSION: u16 = 1;
-const HEAD_BYTES: usize = 2 + 6 * 8;
-const PENDING_BYTES: usize = 20;
+const VERSION: u16 = 2;
+const PARKED_VERSION: u16 = 1;
+const HEAD_BYTES: usize = 2 + 7 * 8;
+const PENDING_BYTES: usize = 24;
+/// In version 1.
+const UNTIMED_PENDING_BYTES: usize = 20;
 const LOST_BYTES: usize = 16;
 /// Lost positions that are kept apart; beyond, they are told together with those between them.
-pub(crate) const LOST_MAX: usize = 64;
+pub(crate) const LOST_MAX: usize = 32;
 const PARKED_BYTES: usize = 25;
 
 const _: () = assert!(PENDING_MAX > MAX_ACK_PENDING_MAX as usize);
@@ -55,6 +61,8 @@ pub struct PendingState {
     pub deliveries: u32,
     /// Deliveries that do not count against `max_deliver`: those before it was taken back from the parked ones.
     pub forgiven: u32,
+    /// It is not to be delivered again for so long after the state was written (49 days, if it is longer).
+    pub due_in_ms: u32,
 }
 
 /// A consumer's cursor and what is pending.
@@ -62,6 +70,8 @@ pub struct PendingState {
 pub struct State {
     /// The tape's epoch when it was written.
     pub epoch: Epoch,
+    /// When it was written.
+    pub recorded_at: AcceptedTime,
     /// The position the consumer began with.
     pub first: Sequence,
     /// Up to here only the last event of each instrument is delivered; zero for none.
@@ -96,6 +106,7 @@ impl State {
         out.extend_from_slice(&VERSION.to_le_bytes());
         for word in [
             self.epoch.get(),
+            self.recorded_at.get().cast_unsigned(),
             self.first.get(),
             self.initial_through.get(),
             self.next.get(),
@@ -110,6 +121,7 @@ impl State {
             out.extend_from_slice(&pending.instrument.get().to_le_bytes());
             out.extend_from_slice(&pending.deliveries.to_le_bytes());
             out.extend_from_slice(&pending.forgiven.to_le_bytes());
+            out.extend_from_slice(&pending.due_in_ms.to_le_bytes());
         }
         out.extend_from_slice(&(self.lost.len() as u32).to_le_bytes());
         for (first, last) in &self.lost {
@@ -121,9 +133,11 @@ impl State {
 
     /// The state in `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut fields = Fields::new("state", bytes, VERSION)?;
+        let mut fields = Fields::new("state", bytes, 1..=VERSION)?;
+        let timed = fields.version() > 1;
         let mut state = Self {
             epoch: Epoch(fields.u64()?),
+            recorded_at: AcceptedTime(if timed { fields.i64()? } else { 0 }),
             first: fields.sequence()?,
             initial_through: fields.sequence()?,
             next: fields.sequence()?,
@@ -141,13 +155,15 @@ impl State {
         if ![state.next, state.reserved_through, state.initial_through].into_iter().all(sane) {
             return Err(fields.wrong("a position no tape reaches"));
         }
-        let count = fields.count(PENDING_MAX, PENDING_BYTES)?;
+        let each = if timed { PENDING_BYTES } else { UNTIMED_PENDING_BYTES };
+        let count = fields.count(PENDING_MAX, each)?;
         for _ in 0..count {
             let pending = PendingState {
                 sequence: fields.sequence()?,
                 instrument: InstrumentId(fields.u32()?),
                 deliveries: fields.u32()?,
                 forgiven: fields.u32()?,
+                due_in_ms: if timed { fields.u32()? } else { 0 },
             };
             let after = state.pending.last().map_or(state.first.previous(), |last| last.sequence);
             if pending.sequence <= after || pending.sequence >= state.next {
@@ -189,7 +205,7 @@ pub struct Parked {
 
 /// The bytes of the list of parked events: see the module.
 pub fn encode_parked<'a>(parked: impl ExactSizeIterator<Item = &'a Parked>) -> Vec<u8> {
-    let mut out = VERSION.to_le_bytes().to_vec();
+    let mut out = PARKED_VERSION.to_le_bytes().to_vec();
     out.extend_from_slice(&(parked.len() as u32).to_le_bytes());
     for one in parked {
         out.extend_from_slice(&one.sequence.get().to_le_bytes());
@@ -206,7 +222,7 @@ pub fn encode_parked<'a>(parked: impl ExactSizeIterator<Item = &'a Parked>) -> V
 
 /// The parked events in `bytes`, by sequence.
 pub fn decode_parked(bytes: &[u8]) -> Result<Vec<Parked>, DecodeError> {
-    let mut fields = Fields::new("parked", bytes, VERSION)?;
+    let mut fields = Fields::new("parked", bytes, PARKED_VERSION..=PARKED_VERSION)?;
     let count = fields.count(PARKED_MAX, PARKED_BYTES)?;
     let mut parked: Vec<Parked> = Vec::with_capacity(count);
     for _ in 0..count {

@@ -43,21 +43,25 @@ fn definition() -> impl Strategy<Value = Definition> {
 }
 
 fn state() -> impl Strategy<Value = State> {
-    let heads = (any::<u64>(), 1u64..1000, 0u64..1 << 40, any::<u64>(), 0u64..1 << 40, 0u64..2000);
-    let pending = btree_map(0u64..100_000, (any::<u32>(), any::<u32>(), any::<u32>()), 0..300);
+    let heads =
+        ((any::<u64>(), any::<i64>()), 1u64..1000, 0u64..1 << 40, any::<u64>(), 0u64..1 << 40, 0u64..2000);
+    let pending = btree_map(0u64..100_000, any::<(u32, u32, u32, u32)>(), 0..300);
     (heads, pending, btree_set(0u64..100_000, 0..40)).prop_map(|(heads, pending, cuts)| {
-        let (epoch, first, initial, delivered, reserved, beyond) = heads;
-        let pending = pending.into_iter().map(|(at, (instrument, deliveries, forgiven))| PendingState {
-            sequence: Sequence(first + at),
-            instrument: InstrumentId(instrument),
-            deliveries,
-            forgiven: forgiven.min(deliveries),
-        });
+        let ((epoch, recorded_at), first, initial, delivered, reserved, beyond) = heads;
+        let pending =
+            pending.into_iter().map(|(at, (instrument, deliveries, forgiven, due_in_ms))| PendingState {
+                sequence: Sequence(first + at),
+                instrument: InstrumentId(instrument),
+                deliveries,
+                forgiven: forgiven.min(deliveries),
+                due_in_ms,
+            });
         let cuts: Vec<u64> = cuts.into_iter().collect();
         let lost =
             cuts.chunks_exact(2).map(|pair| (Sequence(first + pair[0]), Sequence(first + pair[1] - 1)));
         State {
             epoch: Epoch(epoch),
+            recorded_at: AcceptedTime(recorded_at),
             first: Sequence(first),
             initial_through: Sequence(initial),
             next: Sequence(first + 100_000 + beyond),
@@ -129,9 +133,41 @@ proptest! {
     #[test]
     fn no_bytes_at_all_make_reading_panic(bytes in vec(any::<u8>(), 0..300)) {
         let mut versioned = bytes;
-        for _ in 0..2 {
+        for version in [1, 2] {
+            versioned.splice(0..2.min(versioned.len()), [version, 0]);
             let _ = (Definition::decode(&versioned), State::decode(&versioned), decode_parked(&versioned));
-            versioned.splice(0..0, [1, 0]);
         }
     }
+}
+
+#[test]
+fn states_of_the_version_without_times_are_read() {
+    let mut bytes = vec![1, 0];
+    for word in [3u64, 1, 0, 9, 5, 40] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[1, 0, 0, 0]);
+    bytes.extend_from_slice(&7u64.to_le_bytes());
+    bytes.extend_from_slice(&[8, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
+    bytes.extend_from_slice(&[0; 4]);
+    let pending = PendingState {
+        sequence: Sequence(7),
+        instrument: InstrumentId(8),
+        deliveries: 2,
+        forgiven: 1,
+        due_in_ms: 0,
+    };
+    let state = State {
+        epoch: Epoch(3),
+        first: Sequence(1),
+        next: Sequence(9),
+        delivered: 5,
+        reserved_through: Sequence(40),
+        pending: vec![pending],
+        ..State::default()
+    };
+    assert_eq!(State::decode(&bytes), Ok(state));
+    bytes[0] = 3;
+    let refused = State::decode(&bytes).unwrap_err().to_string();
+    assert!(refused.contains("version 3, this release reads 1 to 2"), "{refused}");
 }

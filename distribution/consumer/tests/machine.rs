@@ -20,7 +20,7 @@ fn machine(definition: Definition) -> Machine {
         AcceptedTime(1_000),
         MemberId::NOBODY,
     );
-    let (state, _) = machine.record(Epoch(1));
+    let (state, _) = machine.record(Epoch(1), START);
     machine.recorded(state.reserved_through);
     machine
 }
@@ -169,7 +169,7 @@ fn a_record_beyond_the_tapes_end_is_pulled_back_and_what_comes_then_is_marked() 
     for sequence in [1, 2, 3, 9] {
         first.ack(Sequence(sequence)).unwrap();
     }
-    let (state, _) = first.record_last(Epoch(1));
+    let (state, _) = first.record_last(Epoch(1), START);
     assert_eq!(
         (state.next, state.reserved_through, state.floor()),
         (Sequence(11), Sequence(10), Sequence(3))
@@ -183,7 +183,7 @@ fn a_record_beyond_the_tapes_end_is_pulled_back_and_what_comes_then_is_marked() 
     assert_eq!(found.tell(), Some(Advisory::PulledBack { from: Sequence(11), to: Sequence(7) }));
     let member = found.attach(&"m".parse().unwrap(), false, START).unwrap();
     assert_eq!(waiting_for(&mut found, member, START), [(4, 2), (5, 2), (6, 2)]);
-    let (state, _) = found.record(Epoch(2));
+    let (state, _) = found.record(Epoch(2), START);
     found.recorded(state.reserved_through);
     for (sequence, marked) in [(7, true), (10, true), (11, false)] {
         let delivered = found.take(member, Sequence(sequence), InstrumentId(99), START).unwrap();
@@ -213,7 +213,7 @@ fn nothing_beyond_what_is_recorded_is_delivered() {
         sequence = next.get();
     }
     assert_eq!((Sequence(sequence), machine.want()), (through, Want::Record));
-    let (state, _) = machine.record(Epoch(1));
+    let (state, _) = machine.record(Epoch(1), START);
     assert_eq!(machine.want(), Want::Record, "not before it is durable");
     assert!(state.reserved_through.get() >= 3 * sequence, "the faster it goes the more is reserved");
     machine.recorded(state.reserved_through);
@@ -284,4 +284,117 @@ fn behind_a_lost_end_everything_is_wanted_and_not_only_the_last_of_each_instrume
     assert!(machine.pull_back(Sequence(10), START), "to be recorded before there is more");
     assert_eq!((machine.next(), machine.initial_through()), (Sequence(1), Sequence(10)));
     assert!(machine.is_changed() && machine.tell().is_none());
+}
+
+#[test]
+fn what_a_dead_member_had_rests_for_its_backoff_and_comes_at_once_without_one() {
+    for (backoff, due) in [(vec![], [10, 10]), (vec![ms(50), ms(400)], [50, 450])] {
+        let mut machine = machine(Definition { backoff, ..group(2) });
+        let one = machine.attach(&"one".parse().unwrap(), false, START).unwrap();
+        let two = machine.attach(&"two".parse().unwrap(), false, START).unwrap();
+        assert!(take(&mut machine, one, 1, 7, START) && take(&mut machine, two, 2, 8, START));
+        // Its first member dies at 10 ms.
+        machine.lose(one, ms(10));
+        let first = ms(due[0]);
+        assert_eq!(waiting_for(&mut machine, two, first - ms(1)), []);
+        assert!(!take(&mut machine, two, 3, 7, ms(10)), "its instrument waits with it");
+        assert_eq!(waiting_for(&mut machine, two, first), [(1, 2), (3, 1)]);
+        // The second one, which is replaced by its like, has the second step.
+        let again = machine.attach(&"two".parse().unwrap(), false, first).unwrap();
+        let second = first.max(ms(due[1]));
+        let before = waiting_for(&mut machine, again, second - ms(1));
+        assert!(before.iter().all(|(sequence, _)| *sequence != 1), "{before:?}");
+        assert!(waiting_for(&mut machine, again, second).contains(&(1, 3)));
+        // The third one leaves: that is a refusal, and no step is waited for.
+        machine.detach(again, second);
+        let last = machine.attach(&"last".parse().unwrap(), false, second).unwrap();
+        assert!(waiting_for(&mut machine, last, second).contains(&(1, 4)));
+    }
+}
+
+/// The machine as another life of the node finds it, `down` after it was recorded at `now`.
+fn restarted(machine: &mut Machine, now: Duration, down_ms: i64) -> Machine {
+    let definition = machine.definition().clone();
+    let (state, _) = machine.record(Epoch(1), now);
+    let state = State::decode(&state.encode()).unwrap();
+    let parked: Vec<Parked> = machine.parked().copied().collect();
+    let origin = AcceptedTime(state.recorded_at.get() + down_ms * 1_000_000);
+    Machine::new(definition, &state, parked, origin, MemberId(1 << 20))
+}
+
+#[test]
+fn what_is_left_of_a_delay_or_a_backoff_survives_a_restart() {
+    let mut before = machine(Definition { backoff: vec![ms(100)], ..group(1) });
+    let member = before.attach(&"m".parse().unwrap(), false, START).unwrap();
+    for sequence in 1..=3 {
+        assert!(take(&mut before, member, sequence, sequence as u32, START));
+    }
+    before.nak(Sequence(2), ms(1000), ms(10)).unwrap();
+    // Recorded at 20 ms: event 1 and 3 rest 80 ms more, event 2 for 990 ms.
+    let cases = [(30, 50, 960), (100, 0, 890), (-3_600_000, 80, 990), (1 << 40, 0, 0)];
+    for (down, first, second) in cases {
+        let mut after = restarted(&mut before, ms(20), down);
+        assert_eq!(
+            after.quiet_until(),
+            [first, second].map(ms).into_iter().find(|due| *due > START),
+            "somebody is woken"
+        );
+        let member = after.attach(&"m".parse().unwrap(), false, START).unwrap();
+        if first > 0 {
+            assert_eq!(waiting_for(&mut after, member, ms(first) - ms(1)), []);
+        }
+        let expected: &[_] = if second == 0 { &[(1, 2), (2, 2), (3, 2)] } else { &[(1, 2), (3, 2)] };
+        assert_eq!(waiting_for(&mut after, member, ms(first)), expected, "{down}");
+        if second > 0 {
+            assert_eq!(waiting_for(&mut after, member, ms(second) - ms(1)), []);
+            assert_eq!(waiting_for(&mut after, member, ms(second)), [(2, 2)]);
+        }
+    }
+    // Without a backoff nobody is waited for, whatever is left of `ack_wait`; a delay asked for is kept.
+    let mut before = machine(group(1));
+    let member = before.attach(&"m".parse().unwrap(), false, START).unwrap();
+    assert!(take(&mut before, member, 1, 7, START) && take(&mut before, member, 2, 8, START));
+    before.nak(Sequence(2), ms(1000), START).unwrap();
+    let mut after = restarted(&mut before, START, 0);
+    let member = after.attach(&"m".parse().unwrap(), false, START).unwrap();
+    assert_eq!(waiting_for(&mut after, member, START), [(1, 2)]);
+    assert_eq!(waiting_for(&mut after, member, ms(1000)), [(2, 2)]);
+}
+
+#[test]
+fn what_was_delivered_as_often_as_allowed_is_not_delivered_again_by_a_restart_or_a_smaller_limit() {
+    let mut before = machine(Definition { max_deliver: Some(2), ..group(1) });
+    let member = before.attach(&"m".parse().unwrap(), false, START).unwrap();
+    assert!(take(&mut before, member, 1, 7, START) && take(&mut before, member, 2, 8, START));
+    before.nak(Sequence(1), START, START).unwrap();
+    assert_eq!(waiting_for(&mut before, member, START), [(1, 2)]);
+    let mut after = restarted(&mut before, START, 5);
+    assert!(after.tick(START));
+    assert_eq!(after.parked().map(|one| one.sequence).collect::<Vec<_>>(), [Sequence(1)]);
+    let told = Advisory::Parked { sequence: Sequence(1), deliveries: 2, reason: ParkReason::Expired };
+    assert_eq!(after.tell(), Some(told));
+    assert!(after.is_changed() && after.record(Epoch(2), START).1, "and that is recorded");
+    assert!(after.update(Definition { max_deliver: Some(1), ..group(1) }).is_ok());
+    assert!(after.tick(START));
+    assert_eq!(after.info().parked, 2);
+}
+
+#[test]
+fn whoever_finished_a_parked_event_after_all_takes_it_off_the_list() {
+    let mut machine = machine(Definition { max_deliver: Some(1), member_timeout: ms(100), ..group(1) });
+    let slow = machine.attach(&"slow".parse().unwrap(), true, START).unwrap();
+    let last = PARKED_MAX as u64 + 2;
+    for sequence in 1..=last {
+        assert!(take(&mut machine, slow, sequence, sequence as u32, START));
+    }
+    assert!(machine.tick(ms(100)));
+    assert_eq!((machine.info().parked as usize, machine.info().waiting), (PARKED_MAX, 2));
+    machine.record(Epoch(1), ms(100));
+    assert_eq!(machine.ack(Sequence(4)), Ok(Acked { settled: 1 }), "it was slow, and not dead");
+    assert_eq!(machine.term(Sequence(5), ms(101)), Ok(Acked { settled: 1 }));
+    assert_eq!(machine.ack(Sequence(4)), Ok(Acked { settled: 0 }), "twice does no harm");
+    assert_eq!(machine.info().parked as usize, PARKED_MAX - 2);
+    assert!(machine.tick(ms(101)), "and those that found no room have it now");
+    assert_eq!((machine.info().parked as usize, machine.info().waiting), (PARKED_MAX, 0));
+    assert!(machine.record(Epoch(1), ms(101)).1);
 }

@@ -509,6 +509,89 @@ fn a_session_of_an_earlier_life_of_the_node_is_nobody_in_this_one() {
 }
 
 #[test]
+fn delays_and_delivery_limits_outlive_the_node() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=2);
+    let consumers = node.consumers();
+    let resting = Definition { backoff: vec![HOUR], ..explicit() };
+    for (consumer, definition) in [
+        ("delayed", explicit()),
+        ("resting", resting),
+        ("once", Definition { max_deliver: Some(1), ..explicit() }),
+    ] {
+        consumers.add(&name(consumer), definition).unwrap();
+        let handle = consumers.attach_remote(&name(consumer), &member("m")).unwrap();
+        assert_eq!(drain(&handle, 10), new(1..=3));
+        if consumer == "delayed" {
+            handle.nak(Sequence(2), HOUR).unwrap();
+        }
+        handle.ack_durable(Sequence(3)).unwrap();
+    }
+    drop(publisher);
+    // Killed.
+    drop(node);
+    let node = place.open();
+    let come = |consumer: &str| -> Vec<Item> {
+        let handle = node.consumers().attach(&name(consumer), &member("m")).unwrap();
+        let first = handle.fetch(10, SHORT).unwrap();
+        std::iter::successors(Some(first), |_| Some(handle.fetch(10, SHORT).unwrap()))
+            .take_while(|items| !items.is_empty())
+            .flatten()
+            .collect()
+    };
+    let delivered = |items: Vec<Item>| -> Vec<u64> {
+        items.iter().filter_map(Item::delivery).map(|delivery| delivery.sequence().get()).collect()
+    };
+    assert_eq!(delivered(come("delayed")), [1], "the other one was to be left alone for an hour");
+    assert!(delivered(come("resting")).is_empty(), "its step is an hour");
+    let told: Vec<_> = come("once")
+        .into_iter()
+        .map(|item| match item {
+            Item::Advisory(Advisory::Parked { sequence, deliveries, .. }) => (sequence.get(), deliveries),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [(1, 1), (2, 1)]);
+    // Whoever had finished it says so to the new node, and it is not parked any more.
+    let session =
+        node.consumers().session(&name("once"), matchtape_node::consumers::MemberId::NOBODY).unwrap();
+    assert_eq!(session.ack_durable(Sequence(1)).unwrap().settled, 1);
+    node.close().unwrap();
+    let node = place.open();
+    let parked = node.consumers().parked(&name("once")).unwrap();
+    assert_eq!(parked.iter().map(|one| one.sequence).collect::<Vec<_>>(), [Sequence(2)]);
+}
+
+#[test]
+fn what_a_panicking_member_had_rests_for_its_backoff_and_what_a_leaving_one_had_does_not() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=2);
+    let consumers = node.consumers();
+    let definition = Definition { backoff: vec![Duration::from_secs(3600)], ..explicit() };
+    for (consumer, panics, comes_again) in [("left", false, 3), ("died", true, 0)] {
+        consumers.add(&name(consumer), definition.clone()).unwrap();
+        let member_s_end = std::thread::scope(|scope| {
+            let life = scope.spawn(|| {
+                let handle = consumers.attach(&name(consumer), &member("m")).unwrap();
+                assert_eq!(drain(&handle, 10), new(1..=3));
+                assert!(!panics, "one of these events is more than this member can bear");
+            });
+            life.join()
+        });
+        assert_eq!(member_s_end.is_err(), panics);
+        let handle = consumers.attach(&name(consumer), &member("m")).unwrap();
+        assert_eq!(drain(&handle, 10).len(), comes_again, "{consumer}");
+    }
+    drop(publisher);
+    node.close().unwrap();
+}
+
+#[test]
 fn searching_a_long_tape_for_the_last_of_each_instrument_holds_nobody_for_all_of_it() {
     let place = Place::new();
     let node = place.open();

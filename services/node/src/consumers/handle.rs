@@ -75,7 +75,8 @@ impl Item {
     }
 }
 
-/// One member of one consumer. Dropping it takes the member off, and what it has not acknowledged goes to others.
+/// One member of one consumer. Dropping it takes the member off, and what it has not acknowledged goes to others: at once,
+/// or after a panic when its backoff is over.
 pub struct ConsumerHandle {
     shared: Arc<Shared>,
     one: Arc<One>,
@@ -189,7 +190,11 @@ impl Drop for ConsumerHandle {
         if !self.stays {
             let (member, now) = (self.member, self.shared.now());
             // A consumer that has ended has no members.
-            let _ = self.one.change(true, |machine| machine.detach(member, now));
+            let _ = self.one.change(true, |machine| match std::thread::panicking() {
+                // What it was at may be what killed it.
+                true => machine.lose(member, now),
+                false => machine.detach(member, now),
+            });
         }
     }
 }

@@ -243,7 +243,7 @@ impl Consumers {
         let state = State::beginning(epoch, first, initial_through);
         let bytes = definition.encode();
         let mut machine = self.shared.machine(definition, &state, Vec::new());
-        let (state, _) = machine.record(epoch);
+        let (state, _) = machine.record(epoch, self.shared.now());
         let changes = vec![
             Change::Set { key: keys::key(name, Part::Definition), value: bytes },
             Change::Set { key: keys::key(name, Part::State), value: state.encode() },
@@ -473,14 +473,15 @@ impl Round for Rounds {
 
     fn collect(&mut self, last: bool) -> Vec<Vec<Change>> {
         let epoch = self.shared.parts.epoch;
+        let now = self.shared.now();
         let mut groups = Vec::new();
         for one in self.shared.all() {
             let Ok(mut inner) = one.lock() else { continue };
             let machine = &mut inner.machine;
             let (state, parked_too) = if last {
-                machine.record_last(epoch)
+                machine.record_last(epoch, now)
             } else if machine.is_changed() || machine.want() == Want::Record {
-                machine.record(epoch)
+                machine.record(epoch, now)
             } else {
                 continue;
             };
