@@ -125,6 +125,53 @@ fn candles_gather_trades_by_event_time_also_late_ones() {
     assert_eq!(candles.iter().count(), 2);
 }
 
+#[test]
+fn candles_of_every_interval_from_a_second_to_a_day_cut_at_their_own_edges_and_add_up() {
+    const SECOND: i64 = 1_000_000_000;
+    let intervals = [1, 5, 60, 300, 900, 3_600, 14_400, 86_400].map(|seconds| seconds * SECOND);
+    // Trades around every edge of two days, one of them before 1970, and at odd times.
+    let mut times: Vec<i64> = Vec::new();
+    for interval in intervals {
+        for edge in [-interval, 0, interval, 2 * interval, 7 * interval] {
+            times.extend([edge - 1, edge, edge + 1, edge + interval / 3]);
+        }
+    }
+    times.sort_unstable();
+    let price = |n: usize| format!("{}.{:02}", 10 + n * 7 % 13, n * 31 % 100);
+    let trades: Vec<Event> = times
+        .iter()
+        .enumerate()
+        .map(|(n, time)| at(traded(1, 2, &price(n), 1 + n as u64 % 4), *time))
+        .collect();
+    let tape = Tape::of(&trades);
+    for interval in intervals {
+        let mut candles = Candles::live(INSTRUMENT, interval);
+        tape.each(|event| {
+            candles.apply(event);
+        });
+        let mut counted = 0;
+        for candle in candles.iter() {
+            let (start, end) = (candle.start.get(), candle.start.get() + interval);
+            assert_eq!(start.rem_euclid(interval), 0, "{interval}");
+            // Its own trades folded by themselves: what any finer candles of it add up to.
+            let mut own = TradeSummary::default();
+            let mut count = 0;
+            tape.each(|event| {
+                if let Some(trade) = matchtape_market::Trade::of(event)
+                    && (start..end).contains(&trade.event_time.get())
+                {
+                    own.add(trade.price, trade.quantity, trade.aggressor);
+                    count += 1;
+                }
+            });
+            assert_eq!(candle.summary, own, "{interval} at {start}");
+            assert!(count > 0, "no candle without a trade");
+            counted += count;
+        }
+        assert_eq!(counted, times.len(), "{interval}: each trade is in one candle");
+    }
+}
+
 fn bust(trade_id: u64, trade_sequence: u64) -> Event {
     let bust = TradeBusted {
         trade_id: TradeId(trade_id),

@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use matchtape_bus::{BusConfig, BusService, WakeUp};
 use matchtape_node::{BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, StoreHistory};
-use matchtape_schemas::event::Event;
-use matchtape_schemas::{EventFlags, Kind, ProducerId, Sequence, Stage};
+use matchtape_schemas::event::{
+    AccountOpened, Event, OrderAccepted, OrderCancelled, StateSet, TradeBusted, TradeMatched,
+    TradingStatusChanged,
+};
+use matchtape_schemas::{
+    AccountId, Body, EventFlags, Kind, KindMask, OrderId, ProducerId, Sequence, Stage, TradeId, Watermarks,
+};
 use matchtape_storage::{Disk, ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use matchtape_subscription::{
-    BusLive, Delayed, DelayedOptions, End, Historical, HistoricalOptions, History, Pace, RealTime,
+    BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, History, Pace, RealTime,
     RealTimeOptions, Start, Subscription, Update, WindowStart,
 };
 use support::{order, put, small};
@@ -131,6 +136,94 @@ fn every_tier_gets_the_same_events_in_the_same_order() {
         let mut historical = Historical::open(StoreHistory::new(node.reader()), options).unwrap();
         assert!(collect(&mut historical, last) == expected, "historical");
     });
+    node.close().unwrap();
+}
+
+/// An event of each topic in turn, in frames of their own and together.
+fn of_every_topic(number: u64) -> Event {
+    let body: Body = match number % 9 {
+        0 | 6 => OrderAccepted { order_id: OrderId(number), ..OrderAccepted::default() }.into(),
+        1 => OrderCancelled { order_id: OrderId(number), ..OrderCancelled::default() }.into(),
+        2 | 7 => TradeMatched { trade_id: TradeId(number), ..TradeMatched::default() }.into(),
+        3 => TradeBusted { trade_id: TradeId(number), ..TradeBusted::default() }.into(),
+        4 => TradingStatusChanged::default().into(),
+        5 => AccountOpened { account: AccountId(number), ..AccountOpened::default() }.into(),
+        _ => StateSet::new(&number.to_le_bytes(), b"value").unwrap().into(),
+    };
+    Event { body, ..order(number) }
+}
+
+#[test]
+fn each_topic_comes_to_its_subscriber_and_heartbeats_tell_every_stage_when_nothing_comes() {
+    const EVENTS: u64 = 9_000;
+    let place = Place::new();
+    let config = BusConfig { heartbeat_interval: Duration::from_millis(20), ..place.bus().config };
+    let config = BusConfig { subscribers_max: 6, ..config };
+    let options = NodeOptions { bus: Some(BusOptions { config, ..place.bus() }), ..small() };
+    let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let topics = ["orders", "trades", "market", "accounts", "state", "control"];
+    let (joined, wait_for_joined) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let node = &node;
+        let readers = topics.map(|topic| {
+            let joined = joined.clone();
+            scope.spawn(move || {
+                let filter = Filter::kinds(KindMask::topic(topic).unwrap());
+                let options = RealTimeOptions { start: Start::Beginning, filter, ..Default::default() };
+                let history = StoreHistory::new(node.reader());
+                let mut reader = RealTime::open(history, live(node, BusService::Live), options).unwrap();
+                let (mut events, mut told) = (Vec::new(), Watermarks::default());
+                let deadline = std::time::Instant::now() + PATIENCE;
+                // Its position goes on to the end, whatever the last event is.
+                while reader.position() <= Sequence(EVENTS + 1) || told.visible <= Sequence(EVENTS) {
+                    assert!(std::time::Instant::now() < deadline, "{topic}: at {}", reader.position());
+                    match reader.next(Duration::from_millis(100)).unwrap() {
+                        Some(Update::Events(batch)) => {
+                            events.extend(batch.iter().map(|event| (event.sequence(), event.to_event())));
+                        }
+                        Some(Update::Heartbeat { watermarks, .. }) => told = watermarks,
+                        Some(Update::LiveJoined { .. }) => joined.send(()).unwrap(),
+                        Some(_) | None => {}
+                    }
+                }
+                (events, told)
+            })
+        });
+        put(&mut publisher, &of_every_topic(1));
+        for _ in topics {
+            wait_for_joined.recv_timeout(PATIENCE).expect("all are live before the rest comes");
+        }
+        let mut number = 1;
+        while number < EVENTS {
+            // Together, so that frames hold several kinds, and one at a time, so that they hold one.
+            let last = if number < EVENTS / 2 { number + 5 } else { number + 1 }.min(EVENTS);
+            for number in number + 1..=last {
+                put(&mut publisher, &of_every_topic(number));
+            }
+            number = last;
+            if number.is_multiple_of(50) {
+                node.wait(node.watermarks().accepted, Stage::Visible).unwrap();
+            }
+        }
+        node.wait(Sequence(EVENTS + 1), Stage::Visible).unwrap();
+        let all = whole_tape(node);
+        let mut seen = 0;
+        for (topic, reader) in topics.into_iter().zip(readers) {
+            let (events, told) = reader.join().unwrap();
+            let mask = KindMask::topic(topic).unwrap();
+            let expected: Vec<_> =
+                all.iter().filter(|(_, event)| mask.contains(event.body.kind())).cloned().collect();
+            assert!(!expected.is_empty() && events == expected, "{topic}: {} events", events.len());
+            seen += events.len();
+            let end = Sequence(EVENTS + 1);
+            let every =
+                Watermarks { accepted: end, written: end, durable: end, replicated: end, visible: end };
+            assert_eq!(told, every, "{topic}");
+        }
+        assert_eq!(seen, all.len(), "every event is of one topic");
+    });
+    drop(publisher);
     node.close().unwrap();
 }
 
