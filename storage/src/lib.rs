@@ -1,5 +1,6 @@
 //! The durable half: write-ahead log, memtable, tables, recovery, reads.
 
+mod allocator;
 pub mod archive;
 mod backup;
 mod chunk;
@@ -37,6 +38,7 @@ mod verify;
 mod visible;
 pub mod wal;
 
+pub use allocator::return_large_memory;
 pub use backup::{CopyError, CopyProgress, CopyReport, Link, Point};
 pub use chunk::{EventHandle, FrameHandle};
 pub use compaction::{CompactError, CompactProgress, CompactionTotals};

@@ -129,6 +129,7 @@ fn lookups(report: &mut Report, node: &Node, number: u64) {
 
 fn main() {
     let options = SustainedOptions::parse();
+    matchtape_storage::return_large_memory();
     let folder = options.common.folder();
     let mut report = Report::new("sustained", folder.path());
     report.guarantee("events of 128 bytes; accepted = sequenced in memory; behind it every batch is synced");

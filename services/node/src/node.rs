@@ -153,6 +153,9 @@ impl Node {
     /// Opens the data directory (made if missing), recovers it and starts.
     ///
     /// `projections` are folded along and kept in snapshots, beside the node's own.
+    ///
+    /// A process whose allocator is glibc's should call `matchtape_storage::return_large_memory()` when it begins; that is the
+    /// process' choice and not the node's.
     pub fn open(
         directory: &Path,
         options: NodeOptions,

@@ -104,6 +104,8 @@ impl FormatArg {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    // Where it is not glibc's, the allocator does so by itself, or not.
+    matchtape_storage::return_large_memory();
     let outcome = match Cli::parse().command {
         Command::Demo(args) => serve::demo(&args),
         Command::Serve(args) => serve::serve(&args),
