@@ -6,13 +6,13 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matchtape_schemas::{FrameFlags, Head, Sequence};
 use matchtape_storage::sim::{Fault, SimDisk};
 use matchtape_storage::wal::{
-    self, AppendError, CommitObserver, Committed, GroupCommit, GroupCommitOptions, Preparation, SyncPolicy,
-    WalConfig, WalError, WalFollower, WalReader, WhenFull, WriteBackend, identify,
+    self, AppendError, CommitObserver, Committed, GroupCommit, GroupCommitOptions, Preparation, SealError,
+    SyncPolicy, WalConfig, WalError, WalFollower, WalReader, WhenFull, WriteBackend, identify,
 };
 use matchtape_storage::{Disk, RealDisk};
 use support::{FrameMaker, TAPE, small_config};
@@ -355,6 +355,53 @@ fn a_failure_ends_the_log_for_everyone_and_says_why() {
     let ended = append(&log, &mut maker, 1, false).expect_err("nothing is accepted any more");
     assert!(matches!(ended, AppendError::Ended(_)), "{ended}");
     assert!(matches!(log.close(), Err(WalError::Poisoned(_))));
+}
+
+#[test]
+fn a_segment_that_is_asked_to_end_ends_with_the_next_frame_and_whoever_waits_for_that_is_told() {
+    for (backend, preparation) in
+        [(WriteBackend::Buffered, Preparation::Inline), (WriteBackend::Direct, Preparation::Background)]
+    {
+        let disk = SimDisk::new(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let config = WalConfig { backend, preparation, ..small_config() };
+        let (log, head, reports) = start(&shared, &config, WAIT);
+        let mut maker = FrameMaker::new(head, 1);
+        let sealer = log.sealer();
+        let soon = || Instant::now() + Duration::from_secs(20);
+        append(&log, &mut maker, 3, false).expect("appended");
+        let first = maker.head.last_sequence;
+        assert!(matches!(sealer.wait(first, Instant::now()), Err(SealError::TimedOut)));
+        assert_eq!((sealer.sealed_through(), sealer.last_sealed()), (Sequence::ZERO, None));
+        // Nothing has paid for the next segment; it is made at once.
+        sealer.ask(soon()).expect("asked");
+        assert!(log.wants_segment_end());
+        // Inside a group no segment ends.
+        append(&log, &mut maker, 2, true).expect("appended");
+        assert!(log.wants_segment_end());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| sealer.wait(first, soon()));
+            append(&log, &mut maker, 2, false).expect("appended");
+            waiting.join().expect("no panic").expect("sealed");
+        });
+        let end = maker.head.last_sequence;
+        assert!(!log.wants_segment_end(), "once");
+        assert_eq!(sealer.sealed_through(), end);
+        assert_eq!(sealer.last_sealed().map(|segment| segment.number.0), Some(1));
+
+        // Asked again, and the disk fails under it.
+        append(&log, &mut maker, 1, false).expect("appended");
+        sealer.ask(soon()).expect("asked");
+        disk.fail_at(disk.operations(), Fault::Eio);
+        let error = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| sealer.wait(end.next(), soon()));
+            let _ = append(&log, &mut maker, 1, false);
+            waiting.join().expect("no panic").expect_err("the log has ended")
+        });
+        assert!(matches!(error, SealError::Ended(_)), "{error}");
+        assert!(matches!(sealer.ask(soon()), Err(SealError::Ended(_) | SealError::NoNext(_))));
+        drop((log, reports));
+    }
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn main() {
         }
     });
     let config = GatewayConfig { listen: ([127, 0, 0, 1], 0).into(), ..GatewayConfig::default() };
-    let handle = TapeHandle { reader: node.reader(), tail, ingress: None, consumers: None, intake: None };
+    let handle = TapeHandle::shown(node.reader(), tail);
     let gateway = runtime.block_on(Gateway::start(config, handle)).expect("a gateway");
     let got = Arc::new(Got { at_ns: AtomicI64::new(0), messages: AtomicU64::new(0) });
     let mut connected = 0;

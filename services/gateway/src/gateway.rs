@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
+use matchtape_node::Sealer;
 use matchtape_node::consumers::Consumers;
 use matchtape_schemas::Watermarks;
 use matchtape_storage::{IntakeGauge, Reader};
@@ -35,6 +36,15 @@ pub struct TapeHandle {
     pub consumers: Option<Consumers>,
     /// How fast it takes events, for `/v1/health` and the page; without it, nothing is said of that.
     pub intake: Option<IntakeGauge>,
+    /// Seals its log on demand; without it, that is not offered.
+    pub sealer: Option<Sealer>,
+}
+
+impl TapeHandle {
+    /// A tape that is only shown.
+    pub fn shown(reader: Reader, tail: watch::Receiver<Watermarks>) -> Self {
+        Self { reader, tail, ingress: None, consumers: None, intake: None, sealer: None }
+    }
 }
 
 /// A gateway that did not start.
@@ -68,6 +78,9 @@ pub(crate) struct Shared {
     pub(crate) publishes: Arc<Semaphore>,
     pub(crate) consumers: Option<Consumers>,
     pub(crate) intake: Option<IntakeGauge>,
+    pub(crate) sealer: Option<Sealer>,
+    /// Held while the log is sealed.
+    pub(crate) seals: Arc<Semaphore>,
     /// One permit per request that waits for a consumer's events.
     pub(crate) consumer_waits: Arc<Semaphore>,
     /// Held while a consumer is made, changed or forgotten: that waits for a disk, and the next one for it.
@@ -114,6 +127,8 @@ impl Gateway {
             ingress: tape.ingress,
             consumers: tape.consumers,
             intake: tape.intake,
+            sealer: tape.sealer,
+            seals: Arc::new(Semaphore::new(1)),
             consumer_waits: Arc::new(Semaphore::new(limits.connections_max)),
             consumer_changes: Arc::new(Semaphore::new(1)),
             publishes: Arc::new(Semaphore::new(limits.publishes_max)),

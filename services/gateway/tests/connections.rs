@@ -38,11 +38,7 @@ async fn an_address_that_others_can_reach_is_refused() {
     let (_sender, tail) = watch::channel(tape.node.watermarks());
     let mut open_to_all = config(generous());
     open_to_all.listen = "0.0.0.0:0".parse().unwrap();
-    let started = Gateway::start(
-        open_to_all,
-        TapeHandle { reader: tape.node.reader(), tail, ingress: None, consumers: None, intake: None },
-    )
-    .await;
+    let started = Gateway::start(open_to_all, TapeHandle::shown(tape.node.reader(), tail)).await;
     assert!(matches!(started, Err(StartError::Config(_))));
 }
 

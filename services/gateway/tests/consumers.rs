@@ -60,7 +60,7 @@ impl Served {
         drop(publisher);
         let (sender, tail) = watch::channel(node.watermarks());
         let consumers = Some(node.consumers());
-        let tape = TapeHandle { reader: node.reader(), tail, ingress: None, consumers, intake: None };
+        let tape = TapeHandle { consumers, ..TapeHandle::shown(node.reader(), tail) };
         let gateway = Gateway::start(config(limits), tape).await.unwrap();
         Self { disk, node, gateway, _tail: sender }
     }

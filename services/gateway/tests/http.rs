@@ -9,7 +9,7 @@ use matchtape_schemas::event::{SessionOpened, Side, TradingStatus, TradingStatus
 use matchtape_schemas::{BodyRef, InstrumentId, Kind, KindMask, OrderId, Sequence};
 use serde_json::{Value, json};
 use support::client::sequences;
-use support::http::{get, get_lines, get_with};
+use support::http::{get, get_lines, get_with, post};
 use support::{INSTRUMENTS, Levels, Oracle, Tape, generous, levels};
 
 fn levels_of(value: &Value) -> Levels {
@@ -371,4 +371,26 @@ async fn an_order_is_found_by_its_number_without_the_refusals_it_got() {
     }
     let wrong = get(gateway.address(), "/v1/events?order_id=-1").await;
     assert_eq!((wrong.status, &wrong.json()["where"]), (400, &"order_id".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_sealed_on_demand_where_that_is_offered() {
+    let (tape, end, gateway) = filled().await;
+    let address = gateway.address();
+    let answer = post(address, "/v1/seal").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let sealed = answer.json();
+    let facts = tape.node.store().segment_facts();
+    let [facts] = facts.as_slice() else { panic!("{facts:?}") };
+    assert!(facts.last > end);
+    let segment = json!({
+        "segment": 1, "first_sequence": 1, "last_sequence": facts.last.get(), "frame_bytes": facts.frame_bytes,
+        "root": facts.root.to_string(),
+    });
+    assert_eq!(sealed, json!({"sealed": true, "through": facts.last.get(), "segment": segment}));
+    let again = post(address, "/v1/seal").await.json();
+    assert_eq!(again, json!({"sealed": false, "through": facts.last.get(), "segment": segment}));
+    assert_eq!(get(address, "/v1/seal").await.status, 405);
+    assert_eq!(post(address, "/v1/seal?now=1").await.status, 400);
+    gateway.shutdown().await;
 }

@@ -88,8 +88,7 @@ impl Served {
             });
         }
         let ingress: Arc<dyn Ingress> = Arc::new(OneProducer(Mutex::new(node.publisher(PRODUCER).unwrap())));
-        let tape =
-            TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None, intake: None };
+        let tape = TapeHandle { ingress: Some(ingress), ..TapeHandle::shown(node.reader(), tail) };
         let gateway = Gateway::start(config(limits), tape).await.unwrap();
         Self { node, gateway, _folder: folder, sender }
     }
@@ -336,17 +335,13 @@ async fn a_full_disk_is_said_with_when_to_come_again() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
     let (_sender, tail) = watch::channel(node.watermarks());
-    let tape = TapeHandle {
-        reader: node.reader(),
-        tail,
-        ingress: Some(Arc::new(NoRoom)),
-        consumers: None,
-        intake: None,
-    };
+    let tape = TapeHandle { ingress: Some(Arc::new(NoRoom)), ..TapeHandle::shown(node.reader(), tail) };
     let gateway = Gateway::start(config(generous()), tape).await.unwrap();
     let answer = post(gateway.address(), "producer=77", "", &encode(&[order(1, true)], PRODUCER)).await;
     assert_eq!((answer.status, &answer.json()["error"]), (503, &"disk_full".into()), "{}", answer.body);
     assert!(answer.headers.to_lowercase().contains("\r\nretry-after: 1"), "{}", answer.headers);
+    let answer = support::http::post(gateway.address(), "/v1/seal").await;
+    assert_eq!((answer.status, &answer.json()["error"]), (501, &"sealing_not_offered".into()));
     gateway.shutdown().await;
     node.close().unwrap();
 }

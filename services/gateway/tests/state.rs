@@ -38,8 +38,7 @@ async fn start(
     limits: Limits,
 ) -> (GatewayHandle, watch::Sender<Watermarks>) {
     let (sender, tail) = watch::channel(node.watermarks());
-    let tape =
-        TapeHandle { reader: node.reader(), tail, ingress: Some(ingress), consumers: None, intake: None };
+    let tape = TapeHandle { ingress: Some(ingress), ..TapeHandle::shown(node.reader(), tail) };
     (Gateway::start(config(limits), tape).await.unwrap(), sender)
 }
 

@@ -1,7 +1,8 @@
 //! `matchtape proof` as an exchange and its auditor use it: the auditor has the frames, the proof and the roots, and no tape.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use matchtape_node::{Node, NodeOptions};
 use matchtape_schemas::event::OrderCancelled;
@@ -162,8 +163,11 @@ fn what_cannot_be_proven_or_would_be_written_over_is_refused_and_leaves_no_file(
     };
     let beyond = (sealed + 1).to_string();
     let said = make("1", &beyond, &proof);
-    assert!(said.contains(&format!("sequence {beyond} is in no sealed segment")), "{said}");
+    assert!(said.contains(&format!("sequence {beyond} is not sealed yet")), "{said}");
     assert!(said.contains(&format!("what is sealed ends at sequence {sealed}")), "{said}");
+    assert!(said.contains(&format!("matchtape seal --data {}", text(&data))), "{said}");
+    let said = make("1", "99999999", &proof);
+    assert!(said.contains("the tape ends at sequence"), "{said}");
     assert!(make("9", "8", &proof).contains("nothing from sequence 9 to 8"));
     assert!(make("0", "8", &proof).contains("nothing from sequence 0 to 8"));
     assert!(!proof.exists() && !tape.path("run.frames").exists(), "nothing half-made stays");
@@ -178,4 +182,75 @@ fn what_cannot_be_proven_or_would_be_written_over_is_refused_and_leaves_no_file(
     assert!(said.contains("--data names the directory"), "{said}");
     let said = refused(1, &["proof", "check", text(&proof), "--data", text(&data)]);
     assert!(said.contains("run.proof"), "{said}");
+}
+
+const ORDERS: &str = "MDDate,MDTime,SecurityType,SecuritySubType,SecurityIDSource,Symbol,ReceiveDateTime,OrderIndex,OrderType,\
+    OrderPrice,OrderQty,OrderBSFlag,ChannelNo,ApplSeqNum,OrderNO,SecurityID
+2023.07.11,09:30:01.000,2,02001,101,n,2023.07.11T09:30:01.001,1,2,10.5,300,1,1,1,11,A.SH
+2023.07.11,09:30:02.000,2,02001,101,n,2023.07.11T09:30:02.001,1,2,10.6,200,2,1,2,12,A.SH
+";
+const TRADES: &str = "MDDate,MDTime,SecurityType,SecuritySubType,SecurityIDSource,Symbol,TradingPhaseCode,TradeIndex,TradeBuyNo,\
+    TradeSellNo,TradeType,TradeBSFlag,TradePrice,TradeQty,TradeMoney,ReceiveDateTime,NumTrades,ChannelNo,ApplSeqNum,SecurityID
+";
+
+#[test]
+fn a_small_import_is_sealed_on_demand_at_rest_and_in_a_running_node_and_proven_to_its_end() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, orders, trades) = (path("tape"), path("orders.csv"), path("trades.csv"));
+    std::fs::write(&orders, ORDERS).unwrap();
+    std::fs::write(&trades, TRADES).unwrap();
+    let import = ["import", "--format", "sse-l2", "--segment-mib", "4", "--data", text(&data)];
+    done(&[&import[..], &[text(&orders), text(&trades)]].concat());
+    let make = |to: &str, out: &Path| {
+        matchtape(&["proof", "make", "--data", text(&data), "--from", "1", "--to", to, "--out", text(out)])
+    };
+    // Epoch, instrument, two orders; nothing of it is in a sealed segment.
+    let first = path("first.proof");
+    let said = String::from_utf8(make("4", &first).stderr).unwrap();
+    assert!(said.contains("no segment is sealed yet"), "{said}");
+    assert!(said.contains(&format!("matchtape seal --data {}", text(&data))), "{said}");
+    let seal = ["seal", "--data", text(&data)];
+    let sealed: Value = serde_json::from_str(&done(&seal)).unwrap();
+    assert_eq!((&sealed["sealed"], &sealed["through"]), (&true.into(), &5.into()), "{sealed}");
+    assert!(make("4", &first).status.success());
+    let root = sealed["segment"]["root"].as_str().unwrap();
+    done(&["proof", "check", text(&first), "--root", root]);
+    assert_eq!(
+        done(&[&seal[..], &["--format", "text"]].concat()),
+        "everything is sealed already, through sequence 5\n"
+    );
+
+    // A running node: the order that came later, and its proof beside it.
+    let mut node = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+        .args(["serve", "--no-bus", "--data", text(&data), "--listen", "127.0.0.1:0"])
+        .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "4")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(node.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let page =
+        said.filter_map(|line| line.strip_prefix("page ").map(str::to_owned)).next().expect("its page");
+    let server = page.trim_end_matches('/');
+    done(&["state", "put", "limits/A.SH", "5000", "--server", server]);
+    let tail: Value =
+        serde_json::from_str(done(&["query", "events", "--server", server]).lines().last().unwrap()).unwrap();
+    let to = tail["sequence"].to_string();
+    let second = path("second.proof");
+    let said = String::from_utf8(make(&to, &second).stderr).unwrap();
+    assert!(said.contains("is not sealed yet: what is sealed ends at sequence 5"), "{said}");
+    let said = done(&["seal", "--server", server, "--format", "text"]);
+    assert!(said.starts_with("sealed  segment      2  "), "{said}");
+    assert!(make(&to, &second).status.success());
+    node.kill().unwrap();
+    node.wait().unwrap();
+    done(&["proof", "check", text(&second), "--data", text(&data)]);
+
+    let said = refused(2, &["seal"]);
+    assert!(said.contains("--data") && said.contains("--server"), "{said}");
+    let said = refused(1, &["seal", "--data", text(&path("none"))]);
+    assert!(said.contains("--data names the directory"), "{said}");
+    let said = refused(1, &["seal", "--server", server]);
+    assert!(said.contains("--server names what"), "{said}");
 }

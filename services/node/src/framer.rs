@@ -45,7 +45,8 @@ impl Framer {
     }
 
     /// Writes one frame at the start of `out`, which has [`FRAME_BYTES_MAX`] bytes; returns it with the number of events
-    /// that may now leave the ring. `ends_segment` is honoured where the frame ends a group.
+    /// that may now leave the ring. `ends_segment` is asked where the frame ends a group, once it is full: whoever has asked for
+    /// the segment's end and then put an event into the ring finds them in one frame at the latest.
     ///
     /// # Panics
     /// If nothing is [`ready`](Self::ready).
@@ -54,7 +55,7 @@ impl Framer {
         ring: &RingReader,
         out: &mut [u8],
         accepted_time: AcceptedTime,
-        ends_segment: bool,
+        ends_segment: impl FnOnce() -> bool,
     ) -> (FrameHeader, usize) {
         let mut writer = FrameWriter::new(out, &self.head);
         let mut taken = 0;
@@ -81,7 +82,7 @@ impl Framer {
             }
         }
         let flags =
-            if ends_segment && writer.ends_group() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            if writer.ends_group() && ends_segment() { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
         (writer.finish(&mut self.head, accepted_time, flags), taken)
     }
 }
@@ -150,7 +151,7 @@ mod tests {
         if !Framer::ready(reader) {
             return None;
         }
-        let (header, taken) = framer.frame(reader, out, AcceptedTime(1), true);
+        let (header, taken) = framer.frame(reader, out, AcceptedTime(1), || true);
         let frame = Frame::decode(out).unwrap();
         assert_eq!(frame.events().count(), taken);
         assert_eq!(header.flags.contains(FrameFlags::ENDS_SEGMENT), header.ends_group());
@@ -170,6 +171,20 @@ mod tests {
         assert_eq!(next(&mut framer, &mut reader, &mut out), Some((5, 7, true)));
         assert_eq!(next(&mut framer, &mut reader, &mut out), None);
         assert_eq!(framer.head.last_sequence, Sequence(7));
+    }
+
+    #[test]
+    fn whether_the_segment_ends_is_asked_when_the_frame_is_full() {
+        let (ring, mut reader, mut framer, mut out) = setup();
+        group(&ring, 1, 3);
+        let (header, taken) = framer.frame(&reader, &mut out, AcceptedTime(1), || {
+            // Whoever asked before this event was there would find it in a frame that was asked for.
+            group(&ring, 4, 1);
+            true
+        });
+        assert_eq!((header.last_sequence(), header.flags), (Sequence(3), FrameFlags::ENDS_SEGMENT));
+        reader.release(taken);
+        assert_eq!(next(&mut framer, &mut reader, &mut out), Some((4, 4, true)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!  pipeline.rs    frames what has accumulated (framer.rs) for the log and the speculative bus
 //!  storage        writes and syncs; tells `Progress`, which raises the stages (stages.rs) and the readers' gate
 //!  bus.rs         the live bus follows what is visible
+//!  seal.rs        ends the log's segment before it is full, by the frame that comes next
 //! ```
 //!
 //! The only place where storage and distribution meet. Never holds an event back for a subscriber, never shows one
@@ -25,6 +26,7 @@ mod pipeline;
 mod producers;
 mod publisher;
 mod ring;
+mod seal;
 mod stages;
 
 pub use bus::BusOptions;
@@ -37,4 +39,5 @@ pub use node::{Node, NodeError, NodeOptions, TapeProgress};
 pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};
 pub use publisher::{GROUP_BYTES_MAX, Loan, PublishError, Published, Publisher, Publishers};
+pub use seal::{SealError, SealReport, Sealer};
 pub use stages::{StageReached, WaitError};

@@ -27,6 +27,7 @@ use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculati
 use crate::producers::{self, ProducerMarks};
 use crate::publisher::{Intake, Publisher, Publishers};
 use crate::ring::{Ring, RingReader};
+use crate::seal::Sealer;
 use crate::stages::{StageReached, Stages, WaitError};
 
 /// How a node runs. The default is right for a node alone on its disk.
@@ -373,6 +374,11 @@ impl Node {
     /// Follows the watermarks and waits for stages, also after the node is gone.
     pub fn progress(&self) -> TapeProgress {
         TapeProgress { intake: Arc::clone(&self.intake) }
+    }
+
+    /// Seals the log's open segment on demand, also after the node is gone (then it says so).
+    pub fn sealer(&self) -> Sealer {
+        Sealer { intake: Arc::clone(&self.intake), log: self.store().wal().sealer() }
     }
 
     /// Blocks until the event at `sequence` has reached `stage`.

@@ -285,10 +285,10 @@ impl<S: Speculative> Pipeline<S> {
     fn append(&mut self) -> bool {
         let commits = self.commits.load(Ordering::Acquire);
         let wal = self.store.wal();
-        let ends_segment = wal.wants_segment_end();
         let mut taken = 0;
         let appended = wal.append(FRAME_BYTES_MAX, |out| {
-            let (frame, events) = self.framer.frame(&self.ring, out, wall_clock(), ends_segment);
+            let (frame, events) =
+                self.framer.frame(&self.ring, out, wall_clock(), || wal.wants_segment_end());
             taken = events;
             self.speculative.accepted(&out[..frame.length as usize], frame.last_sequence());
             frame

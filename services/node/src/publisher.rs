@@ -172,10 +172,10 @@ impl Intake {
         }
     }
 
-    /// The epoch starts with the first append, not when the node opens: opening alone writes nothing.
-    fn ensure_epoch_started(&self, first: EventTime) -> Result<(), PublishError> {
+    /// The epoch starts with the first append, not when the node opens: opening alone writes nothing. `false`: it had started.
+    pub(crate) fn start_epoch(&self, first: EventTime) -> Result<bool, PublishError> {
         let mut epoch_start = self.epoch_start.lock();
-        let Some(event) = epoch_start.as_mut() else { return Ok(()) };
+        let Some(event) = epoch_start.as_mut() else { return Ok(false) };
         // On a new tape no time has been said yet: its first term starts when its first event happens.
         if event.event_time == EventTime::MIN {
             event.event_time = first;
@@ -186,12 +186,12 @@ impl Intake {
         // Whatever comes of the claim that follows: the slot just filled must be read to be free again.
         self.bell.ring();
         *epoch_start = None;
-        Ok(())
+        Ok(true)
     }
 
     /// Nothing more is taken while the disk is full: what was accepted before needs the rest.
     #[inline]
-    fn check_space(&self) -> Result<(), PublishError> {
+    pub(crate) fn check_space(&self) -> Result<(), PublishError> {
         if self.lacks_space() { Err(PublishError::NoSpace) } else { Ok(()) }
     }
 
@@ -205,7 +205,7 @@ impl Intake {
     /// Puts one of the sequencer's own events on the tape.
     pub(crate) fn publish_control(&self, event: &Event) -> Result<Sequence, PublishError> {
         self.check_space()?;
-        self.ensure_epoch_started(event.event_time)?;
+        self.start_epoch(event.event_time)?;
         let mut claim =
             self.ring.claim(1, large_bytes(event.encoded_len())).map_err(|why| self.refusal(why))?;
         let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
@@ -500,7 +500,7 @@ impl Publisher {
         }
         self.intake.check_space()?;
         if !self.epoch_started {
-            self.intake.ensure_epoch_started(first)?;
+            self.intake.start_epoch(first)?;
             self.epoch_started = true;
         }
         let claimed = self.intake.ring.claim(slots, large);

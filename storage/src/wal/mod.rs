@@ -40,7 +40,9 @@ pub use error::{Damage, WalError};
 pub(crate) use follower::sealed;
 pub use follower::{WalFollower, WalIdentity, identify};
 pub use frames::{FramePlace, WalFrame, WalFrames};
-pub use group_commit::{AppendError, CommitObserver, GroupCommit, GroupCommitOptions, WhenFull};
+pub use group_commit::{
+    AppendError, CommitObserver, GroupCommit, GroupCommitOptions, SealError, SegmentSealer, WhenFull,
+};
 pub use reader::{SegmentFile, WalReader};
 pub(crate) use recovery::check;
 pub use recovery::{OpenedWal, open};

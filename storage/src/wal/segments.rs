@@ -68,6 +68,17 @@ impl Segments {
         Some(list[after.checked_sub(1)?])
     }
 
+    /// Every event up to here is in a sealed segment.
+    pub fn sealed_through(&self) -> Sequence {
+        let list = self.list.read();
+        let of_last = |last: &SegmentInfo| last.sealed.map_or(last.begins, |sealed| sealed.ends);
+        list.last().map_or(Sequence::ZERO, |last| of_last(last).last_sequence)
+    }
+
+    pub(super) fn last_sealed(&self) -> Option<SegmentInfo> {
+        self.list.read().iter().rev().find(|segment| segment.sealed.is_some()).copied()
+    }
+
     /// A segment by its number.
     pub fn get(&self, number: SegmentNumber) -> Option<SegmentInfo> {
         let list = self.list.read();

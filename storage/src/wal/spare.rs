@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -160,8 +160,8 @@ struct State {
     /// The greatest number prepared; segments are prepared in order.
     ready: SegmentNumber,
     wanted: SegmentNumber,
-    /// Someone waits: no pacing.
-    urgent: bool,
+    /// So many wait: no pacing.
+    waiting: usize,
     /// The last attempt failed: no pacing either, for while events are refused there are no commits to pay.
     retrying: bool,
     /// Bytes of zeros that commits have paid for and that are not written yet.
@@ -207,7 +207,7 @@ impl Spares {
         let state = State {
             ready,
             wanted: ready,
-            urgent: false,
+            waiting: 0,
             retrying: false,
             paid_bytes: 0,
             failures: 0,
@@ -285,25 +285,37 @@ impl Spares {
 
     /// Returns when the file is there, or with the reason of the attempt that failed meanwhile.
     pub(super) fn wait(&self, number: SegmentNumber) -> Result<(), WalError> {
-        let failures_before = {
-            let mut state = self.shared.state.lock();
-            state.urgent = true;
-            state.failures
-        };
+        let failures_before = self.shared.state.lock().failures;
         self.prepare(number);
-        self.shared.changed.notify_all();
-        let mut state = self.shared.state.lock();
-        while state.ready < number {
-            state.check()?;
-            if state.failures != failures_before
-                && let Some(failure) = state.failure.take()
-            {
-                return Err(failure.into());
-            }
-            self.shared.changed.wait(&mut state);
+        self.shared.wait(number, failures_before, None).map(|_| ())
+    }
+
+    /// For whoever wants the next segment ready before the writer does.
+    pub(super) fn next_segment(&self) -> NextSegment {
+        NextSegment { shared: Arc::clone(&self.shared), in_background: self.thread.is_some() }
+    }
+}
+
+/// See [`Spares::next_segment`].
+#[derive(Clone, Debug)]
+pub(super) struct NextSegment {
+    shared: Arc<Shared>,
+    in_background: bool,
+}
+
+impl NextSegment {
+    /// Returns when the segment that the writer asked for last is prepared: `false` if it is not by the deadline.
+    ///
+    /// Where the writer's own thread prepares segments there is nothing to wait for: it has done so, or will when it must.
+    pub(super) fn wait(&self, deadline: Instant) -> Result<bool, WalError> {
+        if !self.in_background {
+            return Ok(true);
         }
-        state.urgent = false;
-        Ok(())
+        let (wanted, failures) = {
+            let state = self.shared.state.lock();
+            (state.wanted, state.failures)
+        };
+        self.shared.wait(wanted, failures, Some(deadline))
     }
 }
 
@@ -317,6 +329,43 @@ impl State {
 }
 
 impl Shared {
+    /// `false`: not by the deadline.
+    fn wait(
+        &self,
+        number: SegmentNumber,
+        failures_before: u64,
+        deadline: Option<Instant>,
+    ) -> Result<bool, WalError> {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        self.changed.notify_all();
+        let outcome = loop {
+            if state.ready >= number {
+                break Ok(true);
+            }
+            if let Err(error) = state.check() {
+                break Err(error);
+            }
+            if state.closing {
+                break Err(WalError::Closed);
+            }
+            if state.failures != failures_before
+                && let Some(failure) = state.failure.take()
+            {
+                break Err(failure.into());
+            }
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) if self.changed.wait_until(&mut state, deadline).timed_out() => {
+                    break Ok(state.ready >= number);
+                }
+                Some(_) => {}
+            }
+        };
+        state.waiting -= 1;
+        outcome
+    }
+
     fn run(&self) {
         if let Err(message) = caught(|| self.serve()) {
             self.problem.set(
@@ -370,14 +419,17 @@ impl Shared {
     /// Returns when the next piece of zeros is paid for, with its size; `None` when there is to be no further one.
     fn wait_for_payment(&self) -> Option<usize> {
         let mut state = self.state.lock();
-        while state.paid_bytes < ZERO_PIECE_BYTES as u64 && !state.urgent && !state.retrying && !state.closing
+        while state.paid_bytes < ZERO_PIECE_BYTES as u64
+            && state.waiting == 0
+            && !state.retrying
+            && !state.closing
         {
             self.changed.wait(&mut state);
         }
         if state.closing {
             return None;
         }
-        if state.urgent || state.retrying {
+        if state.waiting > 0 || state.retrying {
             state.paid_bytes = 0;
             return Some(ZERO_PIECE_BYTES_MAX);
         }

@@ -28,7 +28,7 @@ use super::release::Releaser;
 use super::segment::{Footer, SEGMENT_START, SegmentHeader, SegmentId, SpareMark};
 use super::segments::{Sealed, SegmentInfo, Segments};
 use super::space::SpaceProblem;
-use super::spare::Spares;
+use super::spare::{NextSegment, Spares};
 use super::tally::Tally;
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile};
 
@@ -208,6 +208,10 @@ impl Writer {
     /// Says when new events should be refused for want of disk space.
     pub fn space_problem(&self) -> SpaceProblem {
         self.spares.problem()
+    }
+
+    pub(super) fn next_segment(&self) -> NextSegment {
+        self.spares.next_segment()
     }
 
     /// The log's configuration.

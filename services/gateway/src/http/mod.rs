@@ -12,6 +12,7 @@ mod instruments;
 mod orders;
 mod params;
 mod publish;
+mod seal;
 mod state;
 mod status;
 mod ticker;
@@ -63,6 +64,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/consumers/{name}/parked", get(consumers::parked))
         .route("/consumers/{name}/unpark", post(consumers::unpark))
         .route("/consumers/{name}/discard", post(consumers::discard))
+        .route("/seal", post(seal::seal))
         .route("/watermarks", get(status::watermarks))
         .route("/health", get(status::health))
         .route("/stream", get(stream))

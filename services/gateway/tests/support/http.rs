@@ -32,8 +32,17 @@ pub async fn get_lines(address: SocketAddr, path: &str) -> Answer {
 }
 
 pub async fn get_with(address: SocketAddr, path: &str, headers: &str) -> Answer {
+    ask(address, &format!("GET {path}"), headers).await
+}
+
+/// Without a body.
+pub async fn post(address: SocketAddr, path: &str) -> Answer {
+    ask(address, &format!("POST {path}"), &format!("Host: {address}\r\nContent-Length: 0\r\n")).await
+}
+
+async fn ask(address: SocketAddr, what: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+    let request = format!("{what} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();

@@ -117,7 +117,8 @@ impl Tape {
             }
         });
         let consumers = Some(self.node.consumers());
-        let tape = TapeHandle { reader: self.node.reader(), tail, ingress: None, consumers, intake: None };
+        let sealer = Some(self.node.sealer());
+        let tape = TapeHandle { consumers, sealer, ..TapeHandle::shown(self.node.reader(), tail) };
         (Gateway::start(config(limits), tape).await.unwrap(), follow)
     }
 

@@ -16,6 +16,7 @@ mod position;
 mod proof;
 mod query;
 mod retention;
+mod seal;
 mod serve;
 mod state;
 mod store;
@@ -64,6 +65,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Compact(compact::CompactArgs),
     Export(export::ExportArgs),
+    Seal(seal::SealArgs),
     Proof(proof::ProofArgs),
     Cold(cold::ColdArgs),
     Backup(upkeep::backup::BackupArgs),
@@ -128,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Salvage(args) => upkeep::salvage::run(&args),
         Command::Dump(args) => upkeep::dump::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Seal(args) => seal::run(&args),
         Command::Proof(args) => proof::run(&args),
         Command::Cold(args) => cold::run(&args),
         Command::BenchDisk(args) => bench_disk::run(&args),

@@ -25,6 +25,7 @@ use super::{FormatArg, store};
 /// store (`proof check`).
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
+  matchtape seal        --data tape/                      (the open segment too)
   matchtape proof roots --data tape/ > roots-2026-07-28.jsonl
   matchtape proof make  --data tape/ --from 1200000 --to 1300000 --out case-17.proof      (and case-17.frames)
   matchtape proof check case-17.proof --roots roots-2026-07-28.jsonl
@@ -125,7 +126,7 @@ pub(super) fn run(args: &ProofArgs) -> Result<(), CliError> {
 
 /// A line of `proof roots`.
 #[derive(Serialize, Deserialize, Debug)]
-struct RootRow {
+pub(super) struct RootRow {
     segment: u64,
     first_sequence: u64,
     last_sequence: u64,
@@ -134,7 +135,7 @@ struct RootRow {
 }
 
 impl RootRow {
-    fn of(facts: &SegmentFacts) -> Self {
+    pub(super) fn of(facts: &SegmentFacts) -> Self {
         Self {
             segment: facts.number.0,
             first_sequence: facts.first.0,
@@ -142,6 +143,12 @@ impl RootRow {
             frame_bytes: facts.frame_bytes,
             root: facts.root.to_string(),
         }
+    }
+
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        let Self { segment, first_sequence, last_sequence, root, .. } = self;
+        format!("segment {segment:>6}  {root}  sequences {first_sequence} to {last_sequence}")
     }
 }
 
@@ -159,15 +166,11 @@ fn roots(args: &RootsArgs) -> Result<(), CliError> {
                 serde_json::to_writer(&mut out, &row).map_err(std::io::Error::from)?;
                 writeln!(out)?;
             }
-            ReportFormat::Text => writeln!(
-                out,
-                "segment {:>6}  {}  sequences {} to {}",
-                row.segment, row.root, row.first_sequence, row.last_sequence
-            )?,
+            ReportFormat::Text => writeln!(out, "{}", row.describe())?,
         }
     }
     if facts.is_empty() && format == ReportFormat::Text {
-        writeln!(out, "no segment is sealed yet")?;
+        writeln!(out, "no segment is sealed yet; `matchtape seal` seals the open one")?;
     }
     out.flush()?;
     Ok(())
@@ -286,17 +289,24 @@ fn make(args: &MakeArgs) -> Result<(), CliError> {
     let store = store::open(&args.data)?;
     let facts = store.segment_facts().map_err(|error| store::open_error(&args.data, &error))?;
     let Some(sealed) = facts.last().map(|segment| segment.last) else {
-        return Err(CliError::with_advice(
+        return Err(not_sealed(
             format_args!(
                 "{}: no segment is sealed yet, so there is no root to prove against",
                 args.data.display()
             ),
-            "a segment is sealed when it is full, see `storage.segment_mib` in `matchtape config show`",
+            &args.data,
         ));
     };
     let reader = store.reader();
     let first = args.from.map_or_else(|| reader.first_kept(), Sequence);
     let last = args.to.map_or(sealed, Sequence);
+    let visible = reader.visible().max(sealed);
+    if last > visible {
+        return Err(CliError::with_advice(
+            format_args!("{}: the tape ends at sequence {visible}, before {last}", args.data.display()),
+            "leave --to away for all that is sealed",
+        ));
+    }
     let frames_path = frames_of(&args.out, args.frames.as_ref());
     if frames_path == args.out {
         return Err(CliError::Usage("--out and --frames name the same file".to_owned()));
@@ -312,10 +322,13 @@ fn make(args: &MakeArgs) -> Result<(), CliError> {
     let proof = proven.map_err(|error| match error {
         ProveError::Read(error) => error.into(),
         ProveError::Write(error) => failed(&frames_path, error),
-        error @ ProveError::NotSealed(_) => CliError::with_advice(
-            error,
-            format_args!("what is sealed ends at sequence {sealed}; `matchtape proof roots` lists it"),
+        ProveError::NotSealed(sequence) if sequence > sealed => not_sealed(
+            format_args!("sequence {sequence} is not sealed yet: what is sealed ends at sequence {sealed}"),
+            &args.data,
         ),
+        error @ ProveError::NotSealed(_) => {
+            CliError::with_advice(error, "`matchtape proof roots` lists what is sealed")
+        }
         error @ ProveError::Empty { .. } => {
             CliError::with_advice(error, "--from is at most --to, and at least 1")
         }
@@ -327,6 +340,17 @@ fn make(args: &MakeArgs) -> Result<(), CliError> {
     out.writer().write_all(&proof.encode()).map_err(|error| failed(&args.out, error))?;
     out.finish()?;
     Report::of(&proof, &args.out, &frames_path).write(args.format, &mut stdout(), "proof of")
+}
+
+/// What is not sealed can be.
+fn not_sealed(what: impl std::fmt::Display, data: &Path) -> CliError {
+    CliError::with_advice(
+        what,
+        format_args!(
+            "`matchtape seal --data {}`, or with --server while a node runs on it, seals the rest",
+            data.display()
+        ),
+    )
 }
 
 fn read_proof(path: &Path) -> Result<Proof, CliError> {

@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub room: Condvar,
     /// For a log thread that waits for space on the disk: the log is being closed.
     pub closing: Condvar,
+    /// For whoever waits for a segment's end: one was sealed, or the log has ended.
+    pub sealed: Condvar,
     /// Lets a log thread look for work without the lock.
     pub has_work: AtomicBool,
     pub wants_segment_end: AtomicBool,
@@ -47,6 +49,7 @@ impl Shared {
             work: Condvar::new(),
             room: Condvar::new(),
             closing: Condvar::new(),
+            sealed: Condvar::new(),
             has_work: AtomicBool::new(false),
             wants_segment_end: AtomicBool::new(wants_segment_end),
             options,

@@ -135,6 +135,7 @@ impl<O: CommitObserver> Log<O> {
         self.shared.has_work.store(true, Ordering::Release);
         self.shared.work.notify_all();
         self.shared.room.notify_all();
+        self.shared.sealed.notify_all();
         // An observer that panics here too has said what there is to say.
         let _ = caught(|| core.observer.failed(&cause));
         Err(WalError::Poisoned(cause))
@@ -166,6 +167,7 @@ impl<O: CommitObserver> Log<O> {
             }
         }
         self.shared.batches.lock().ended = Some(Arc::new(WalError::Closed));
+        self.shared.sealed.notify_all();
         Ok(())
     }
 
@@ -323,6 +325,7 @@ impl<O: CommitObserver> Log<O> {
 
     /// Sums and rotation.
     fn maintain(&self, core: &mut Core<O>) -> Result<(), WalError> {
+        let was_at_end = core.writer.is_at_segment_end();
         loop {
             match core.writer.maintain() {
                 Err(error) if error.may_pass() => self.wait_for_space(core, error)?,
@@ -330,6 +333,11 @@ impl<O: CommitObserver> Log<O> {
             }
         }
         core.has_space();
+        if was_at_end && !core.writer.is_at_segment_end() {
+            // Under the lock, so that whoever has just found it unsealed is waiting by now.
+            let _batches = self.shared.batches.lock();
+            self.shared.sealed.notify_all();
+        }
         Ok(())
     }
 

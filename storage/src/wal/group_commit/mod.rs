@@ -10,10 +10,11 @@
 //! takes the buffer away. Neither holds it across a system call. Another guards the writer and the observer; it is taken first
 //! where both are.
 //!
-//! This file is the appender's side; `batches` is what both sides share, `log` is the threads' side.
+//! This file is the appender's side; `batches` is what both sides share, `log` is the threads' side, `seal` ends segments early.
 
 mod batches;
 mod log;
+mod seal;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,6 +27,7 @@ use matchtape_schemas::{FrameFlags, FrameHeader, Sequence};
 use parking_lot::MutexGuard;
 
 use self::batches::{Batches, Shared};
+pub use self::seal::{SealError, SegmentSealer};
 use super::buffer::Refusal;
 use super::error::WalError;
 use super::segments::Segments;
@@ -99,7 +101,7 @@ pub enum AppendError {
 pub struct GroupCommit {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<(), WalError>>>,
-    segments: Segments,
+    sealer: SegmentSealer,
     space: SpaceProblem,
 }
 
@@ -107,10 +109,11 @@ impl GroupCommit {
     /// Starts the threads.
     pub fn start(writer: Writer, observer: impl CommitObserver, options: GroupCommitOptions) -> Self {
         assert!(options.full_buffers_max > 0, "at least one full buffer may wait");
-        let (segments, space) = (writer.segments(), writer.space_problem());
+        let (segments, next, space) = (writer.segments(), writer.next_segment(), writer.space_problem());
         let shared = Arc::new(Shared::new(Arc::clone(writer.buffers()), writer.wants_segment_end(), options));
         let threads = log::start(writer, observer, &shared);
-        Self { shared, threads, segments, space }
+        let sealer = SegmentSealer { shared: Arc::clone(&shared), segments, next };
+        Self { shared, threads, sealer, space }
     }
 
     /// Appends one frame, which `write` writes at the start of the memory it is given (at a multiple of 16), with
@@ -170,7 +173,8 @@ impl GroupCommit {
     /// group; it becomes the last of its commit.
     #[inline]
     pub fn wants_segment_end(&self) -> bool {
-        // Relaxed: only advice; nothing is read on the strength of it.
+        // Relaxed: only advice; nothing is read on the strength of it. Whoever has to find a wish that was made before an
+        // event (`SegmentSealer::ask`) has read the event by then.
         self.shared.wants_segment_end.load(Ordering::Relaxed)
     }
 
@@ -181,7 +185,12 @@ impl GroupCommit {
 
     /// The segments of the log.
     pub fn segments(&self) -> Segments {
-        self.segments.clone()
+        self.sealer.segments.clone()
+    }
+
+    /// Ends segments before they are full.
+    pub fn sealer(&self) -> SegmentSealer {
+        self.sealer.clone()
     }
 
     /// Writes, syncs and proves everything that was appended, and ends the threads.

@@ -150,7 +150,7 @@ fn describe_copy(report: &CopyReport) -> String {
 }
 
 /// Writes a report as JSON or, for people, as `text` says.
-fn print<T: Serialize>(
+pub(super) fn print<T: Serialize>(
     format: Option<ReportFormat>,
     report: &T,
     text: impl FnOnce(&T) -> String,

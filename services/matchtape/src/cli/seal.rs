@@ -1,0 +1,104 @@
+//! `matchtape seal`
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use matchtape_node::{Node, NodeOptions, SealError, SealReport};
+use serde::{Deserialize, Serialize};
+
+use super::error::CliError;
+use super::import::node_error;
+use super::inspect::ReportFormat;
+use super::proof::RootRow;
+use super::{store, upkeep};
+use crate::server::{Method, Server};
+
+/// How long a disk may take to make the next segment and to close this one.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Seal the log's open segment, so that everything up to now can be proven.
+///
+/// A segment of the log is sealed when it is full (`storage.segment_mib`), and `proof` knows only sealed ones: on a quiet tape, or
+/// at the end of a day, this ends it early. The event that comes next is the segment's last; if none comes, the sequencer adds one
+/// that says nothing new (`epoch_started` or `time_advanced`). If everything is sealed already, nothing is changed.
+#[derive(Args, Debug)]
+#[command(
+    group(ArgGroup::new("tape").required(true).args(["data", "server"])),
+    after_help = "Examples:
+  matchtape seal --data tape/                       (no node may run on it)
+  matchtape seal --server http://127.0.0.1:7474     (a running node)
+  matchtape seal --data tape/ && matchtape proof roots --data tape/ > roots.jsonl"
+)]
+pub(super) struct SealArgs {
+    /// The tape's directory
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The gateway of the node that writes the tape
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// How the report is written [default: text on a terminal, else json]
+    #[arg(long, value_enum)]
+    format: Option<ReportFormat>,
+}
+
+/// What is sealed, as a gateway says it too.
+#[derive(Serialize, Deserialize, Debug)]
+struct Report {
+    sealed: bool,
+    through: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    segment: Option<RootRow>,
+}
+
+pub(super) fn run(args: &SealArgs) -> Result<(), CliError> {
+    let report: Report = match (&args.data, &args.server) {
+        (Some(data), _) => at_rest(data)?.into(),
+        (None, server) => {
+            let server = Server::new(server.as_deref().expect("one of the two is given"))?;
+            server.send(Method::Post, "/v1/seal", &[], None::<&()>)?
+        }
+    };
+    upkeep::print(args.format, &report, describe)
+}
+
+fn at_rest(data: &Path) -> Result<SealReport, CliError> {
+    // A directory without a store is not made into one.
+    drop(store::open(data)?);
+    let options = NodeOptions { name: "seal".to_owned(), ..NodeOptions::default() };
+    let node = Node::open(data, options, matchtape_market::projections())
+        .map_err(|error| node_error(data, &error))?;
+    let sealed = node.sealer().seal(LIMIT);
+    let closed = node.close().map_err(|error| node_error(data, &error));
+    let report = sealed.map_err(|error| failed(data, &error))?;
+    closed.map(|()| report)
+}
+
+fn failed(data: &Path, error: &SealError) -> CliError {
+    let advice = if error.may_pass() {
+        "run it again: what is sealed by then stays sealed"
+    } else {
+        "check the space left on the device, and `matchtape verify` with the same --data"
+    };
+    CliError::with_advice(format_args!("{}: {error}", data.display()), advice)
+}
+
+impl From<SealReport> for Report {
+    fn from(report: SealReport) -> Self {
+        let SealReport { sealed, through, segment } = report;
+        Self { sealed, through: through.0, segment: segment.as_ref().map(RootRow::of) }
+    }
+}
+
+fn describe(report: &Report) -> String {
+    if !report.sealed {
+        return match report.through {
+            0 => "the tape is empty: there is nothing to seal".to_owned(),
+            through => format!("everything is sealed already, through sequence {through}"),
+        };
+    }
+    match &report.segment {
+        Some(segment) => format!("sealed  {}", segment.describe()),
+        None => format!("sealed  through sequence {}", report.through),
+    }
+}
