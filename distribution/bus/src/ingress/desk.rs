@@ -89,7 +89,7 @@ pub struct IngressCounters {
     pub samples: u64,
     /// Groups put on the tape.
     pub groups: u64,
-    /// Samples that were not requests, not for this node, or of nobody it knows.
+    /// Samples that were not requests, not for this node, of nobody it knows, or too late for it.
     pub ignored: u64,
     /// Attempts that had to be begun again because a sample was missing.
     pub resends: u64,
@@ -107,6 +107,7 @@ pub(crate) struct Desk<W> {
     holdings: BTreeMap<PortId, Holding<W>>,
     /// Whose group found the ring full.
     blocked: Option<PortId>,
+    /// The door has said that the node takes no more events.
     ended: bool,
     counters: IngressCounters,
 }
@@ -158,6 +159,11 @@ impl<W> Desk<W> {
         ports: &impl Ports,
     ) {
         assert!(self.blocked.is_none(), "a blocked desk takes nothing in");
+        if self.ended {
+            // Taken out of its queue all the same, where it would keep the thread awake. Its sender keeps it.
+            self.counters.ignored += 1;
+            return;
+        }
         let kind = header.check(self.tape, size_of_val(payload));
         let meant = header.incarnation == self.incarnation && header.epoch == self.epoch.get();
         match kind {
@@ -321,11 +327,6 @@ impl<W> Desk<W> {
         }
         holding.buffer.drain(..holding.start);
         holding.start = 0;
-    }
-
-    /// Whether the door has said that the node takes no more events.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended
     }
 
     /// Forgets those whose ports are gone, which frees their producers.

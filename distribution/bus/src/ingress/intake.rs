@@ -183,7 +183,7 @@ impl<W> Intake<W> {
         self.desk.go_on(door);
         let mut some = false;
         for _ in 0..REQUESTS_PER_TURN {
-            if self.desk.blocked().is_some() || self.desk.has_ended() {
+            if self.desk.blocked().is_some() {
                 break;
             }
             let Some(sample) = self.requests.receive().map_err(BusError::Receive)? else { break };
@@ -309,7 +309,7 @@ mod tests {
     use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence, Stage, TapeId};
 
     use super::super::message::{INGRESS_FORMAT, RequestKind};
-    use super::super::{Mark, RemoteOptions, RemotePublisher, Unpublished};
+    use super::super::{ConnectError, Mark, RemoteOptions, RemotePublisher, Unpublished};
     use super::*;
     use crate::name::TestName;
     use crate::thread::on_own_thread;
@@ -318,16 +318,23 @@ mod tests {
     #[derive(Default)]
     struct Taker {
         sequence: u64,
+        /// What every producer's last event was before.
+        last: Option<Mark>,
+        /// It takes nothing.
+        ended: bool,
     }
 
     impl Door for Taker {
         type Writer = ();
 
         fn open(&mut self, _: ProducerId) -> Result<((), Option<Mark>), u32> {
-            Ok(((), None))
+            Ok(((), self.last))
         }
 
         fn publish(&mut self, (): &mut (), group: &[u8], events: usize) -> Result<Mark, Unpublished> {
+            if self.ended {
+                return Err(Unpublished::Ended);
+            }
             self.sequence += events as u64;
             let at = group.len() / events * (events - 1) + 16;
             let number = u64::from_le_bytes(group[at..at + 8].try_into().expect("eight bytes"));
@@ -429,5 +436,92 @@ mod tests {
         honest.join().expect("honest");
         assert_eq!(door.sequence, 200, "nothing of the garbage came through");
         assert!(intake.counters().ignored > 0);
+    }
+
+    #[test]
+    fn a_producer_goes_on_only_from_an_event_that_is_safe() {
+        let test = TestName::new("safe", TapeId(3));
+        let terms =
+            IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
+        let mut intake = Intake::open(&test.name, &IngressConfig::default(), &terms).expect("intake");
+        let sequence = matchtape_schemas::Sequence(20);
+        let last = Mark { producer_sequence: ProducerSequence(7), sequence };
+        let mut door = Taker { last: Some(last), ..Taker::default() };
+        // Accepted by this node from a process that is gone; durable from when the first connection was given up.
+        let accepted = Watermarks { accepted: sequence, ..Watermarks::default() };
+        for (connect_wait, watermarks) in [
+            (Duration::from_millis(200), accepted),
+            (Duration::from_secs(60), Watermarks { durable: sequence, ..accepted }),
+        ] {
+            let name = test.name.clone();
+            let (done, finished) = std::sync::mpsc::channel();
+            let producer = on_own_thread(
+                "producer",
+                None,
+                || Ok(()),
+                move |()| {
+                    let options = RemoteOptions { connect_wait, ..RemoteOptions::default() };
+                    let connected = RemotePublisher::connect(&name, ProducerId(1), options);
+                    done.send(connected.map(|publisher| publisher.last())).expect("the test listens");
+                },
+            )
+            .expect("thread");
+            let connected = loop {
+                intake.receive(&mut door).expect("receive");
+                intake.reply(&watermarks, None, true).expect("reply");
+                if let Ok(connected) = finished.recv_timeout(Duration::from_millis(5)) {
+                    break connected;
+                }
+            };
+            producer.join().expect("producer");
+            match connected {
+                Ok(found) => assert_eq!((found, watermarks.durable), (Some(ProducerSequence(7)), sequence)),
+                Err(ConnectError::NotSafe { last, stage: Stage::Durable, .. }) => {
+                    assert_eq!((last, watermarks), (ProducerSequence(7), accepted));
+                }
+                Err(other) => panic!("{other}"),
+            }
+            intake.forget_gone();
+        }
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_taken_out_of_the_queues_so_that_the_thread_can_sleep() {
+        let test = TestName::new("late", TapeId(3));
+        let terms =
+            IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
+        let mut intake = Intake::open(&test.name, &IngressConfig::default(), &terms).expect("intake");
+        let mut door = Taker { ended: true, ..Taker::default() };
+        let name = test.name.clone();
+        let (done, finished) = std::sync::mpsc::channel();
+        let (leave, stay) = std::sync::mpsc::channel::<()>();
+        let producer = on_own_thread(
+            "producer",
+            None,
+            || Ok(()),
+            move |()| {
+                let options = RemoteOptions::default();
+                let mut publisher =
+                    RemotePublisher::connect(&name, ProducerId(1), options).expect("publisher");
+                for number in 1..=3 {
+                    let body = OrderCancelled::default();
+                    let event = Event::new(InstrumentId(1), ProducerSequence(number), EventTime(0), body);
+                    publisher.publish(&event).expect("publish");
+                }
+                done.send(()).expect("the test listens");
+                // Its queue lives as long as it does.
+                let _ = stay.recv();
+            },
+        )
+        .expect("thread");
+        while finished.try_recv().is_err() {
+            intake.receive(&mut door).expect("receive");
+            intake.reply(&Watermarks::default(), None, true).expect("reply");
+        }
+        intake.receive(&mut door).expect("receive");
+        assert!(!intake.requests.has_samples().expect("look"));
+        assert!(intake.counters().groups == 0 && intake.counters().ignored > 0, "{:?}", intake.counters());
+        drop(leave);
+        producer.join().expect("producer");
     }
 }

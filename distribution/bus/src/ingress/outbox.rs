@@ -94,9 +94,10 @@ pub(crate) struct Outbox {
     /// The first entries of the window, and their blocks, that need not be sent in this attempt (any more).
     sent: usize,
     sent_blocks: usize,
-    /// The last event taken, in this process or before it. `None` inside: there is none; outside: not known yet.
+    /// The last event taken, in this process or before it. `None` inside: there is none; outside: not known yet, or not
+    /// yet safe.
     taken: Option<Option<ProducerSequence>>,
-    /// Where the producer had ended when this process became it.
+    /// Where the producer had ended when this process became it: safe.
     base: Option<ProducerSequence>,
     node: Option<NodeView>,
     heard_at: Duration,
@@ -157,7 +158,7 @@ impl Outbox {
         self.ended.as_ref()
     }
 
-    /// The last event taken, once the node has said where the producer ended.
+    /// The last event taken, once the node has said where the producer ended and that is safe.
     pub(crate) fn taken(&self) -> Option<Option<ProducerSequence>> {
         self.taken
     }
@@ -297,6 +298,12 @@ impl Outbox {
             None => {}
         }
         self.release();
+        // Not before the last event is safe: it is another process's, so that a node which loses it could not be sent it
+        // again, and what this one sends would follow a hole.
+        if self.taken.is_none() && self.link == Link::Up && self.marks.is_empty() {
+            let last = self.released.map(|mark| mark.producer_sequence);
+            (self.taken, self.base) = (Some(last), last);
+        }
     }
 
     fn session(&mut self, session: &Session, full: bool, now: Duration) {
@@ -318,10 +325,8 @@ impl Outbox {
             self.ended.get_or_insert(Ended::TapeWentBack { acknowledged, found: session.mark });
             return;
         }
-        if self.taken.is_none() {
-            (self.taken, self.base) = (Some(found), found);
-        }
         if let Some(mark) = session.mark
+            && self.taken.is_some()
             && !self.is_own(mark.producer_sequence)
         {
             self.ended.get_or_insert(Ended::Superseded { found: mark });

@@ -73,7 +73,7 @@ pub enum RemotePublished {
         /// The last event's number: what to wait for.
         last: ProducerSequence,
     },
-    /// Taken before, by this process or an earlier one. Nothing was added.
+    /// Taken before: by this process, or by an earlier one and safe since. Nothing was added.
     Already {
         /// The number of the producer's last event.
         last: ProducerSequence,
@@ -243,6 +243,21 @@ pub enum ConnectError {
         /// How long it was asked, in milliseconds.
         waited_ms: u64,
     },
+    /// The producer's last event, published by an earlier process, may still vanish with the node. A node whose log is
+    /// synced neither per batch nor at intervals makes nothing safe before a segment ends.
+    #[error(
+        "event {last} of producer {producer} is on the tape but did not become {stage} within {waited_ms} ms"
+    )]
+    NotSafe {
+        /// The producer.
+        producer: ProducerId,
+        /// Its last event.
+        last: ProducerSequence,
+        /// [`RemoteOptions::keep_until`].
+        stage: Stage,
+        /// How long it was waited for, in milliseconds.
+        waited_ms: u64,
+    },
     /// The node turned this producer away.
     #[error(transparent)]
     Ended(#[from] RemoteEnded),
@@ -295,7 +310,8 @@ struct Ports {
 }
 
 impl RemotePublisher {
-    /// Finds the node of `name`'s tape and becomes the producer, waiting for both at most
+    /// Finds the node of `name`'s tape and becomes the producer, whose last event on the tape has to be safe: what an
+    /// earlier process had published may vanish with the node until then. Waits for all of that at most
     /// [`RemoteOptions::connect_wait`].
     pub fn connect(
         name: &BusName,
@@ -320,7 +336,15 @@ impl RemotePublisher {
             publisher.check_ended()?;
             if Instant::now() >= deadline {
                 let waited_ms = publisher.options.connect_wait.as_millis() as u64;
-                return Err(ConnectError::NoAnswer { service: name.text(REQUESTS), waited_ms });
+                return Err(match publisher.outbox.mark() {
+                    None => ConnectError::NoAnswer { service: name.text(REQUESTS), waited_ms },
+                    Some(last) => ConnectError::NotSafe {
+                        producer,
+                        last: last.producer_sequence,
+                        stage: publisher.options.keep_until,
+                        waited_ms,
+                    },
+                });
             }
             publisher.rest(deadline);
         }
@@ -404,7 +428,8 @@ impl RemotePublisher {
         self.producer
     }
 
-    /// The number of the producer's last event, taken here or on the tape before: go on after it.
+    /// The number of the producer's last event: taken here, or by an earlier process and safe (see
+    /// [`RemoteOptions::keep_until`]). Go on after it.
     #[must_use]
     pub fn last(&self) -> Option<ProducerSequence> {
         self.outbox.taken().flatten()

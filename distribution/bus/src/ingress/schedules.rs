@@ -1,7 +1,8 @@
 //! Producers and nodes under random schedules: samples and replies lost, rings full, either side killed at every step.
 //!
 //! What must hold whatever happens: the tape has each producer's events in order, once, groups whole; what was reported
-//! durable stays; of what a producer has taken, the tape has a beginning without holes, and in the end all of it.
+//! durable stays, and so does what a process was told its producer ended with; of what a producer has taken, the tape has
+//! a beginning without holes, and in the end all of it.
 //!
 //! `MATCHTAPE_SCHEDULES` is the number of schedules; a failing one names its seed, and `MATCHTAPE_SEED` runs that alone.
 
@@ -143,6 +144,8 @@ struct Process {
     port: PortId,
     producer: ProducerId,
     life: u64,
+    /// Where the producer had ended when this process became it, once known; 0: nowhere.
+    base: Option<u64>,
     /// Everything taken here.
     taken: Vec<u64>,
     /// The greatest number that was reported durable here.
@@ -222,6 +225,7 @@ impl World {
             port,
             producer,
             life: self.lives,
+            base: None,
             taken: Vec::new(),
             safe: 0,
             replies: VecDeque::new(),
@@ -265,6 +269,9 @@ impl World {
         let process = &mut self.processes[who];
         while let Some((header, states)) = process.replies.pop_front() {
             process.outbox.reply(&header, &states, self.now);
+            if process.base.is_none() {
+                process.base = process.outbox.taken().map(|taken| taken.map_or(0, ProducerSequence::get));
+            }
         }
         for number in &process.taken {
             if let Reached::Yes(sequence) = process.outbox.reached(ProducerSequence(*number), Stage::Durable)
@@ -381,6 +388,13 @@ impl World {
             assert!(found >= *safe, "producer {producer}: {safe} was durable, the tape ends at {found}");
         }
         for process in &self.processes {
+            let found = last.get(&process.producer).copied().unwrap_or(0);
+            assert!(
+                process.base.is_none_or(|base| found >= base),
+                "process {} goes on after {:?}, the tape ends at {found}",
+                process.life,
+                process.base
+            );
             let on_tape: Vec<u64> = self.of(process.life);
             assert_eq!(
                 on_tape,
