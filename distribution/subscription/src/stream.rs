@@ -137,7 +137,23 @@ impl futures_core::Stream for UpdateStream {
     }
 }
 
-fn read(mut subscription: impl Subscription, updates: &mpsc::Sender<Result<OwnedUpdate, SubscriptionError>>) {
+type Sender = mpsc::Sender<Result<OwnedUpdate, SubscriptionError>>;
+
+/// A reading thread that panics would look as if it had come to the end.
+struct TellPanic<'a>(&'a Sender);
+
+impl Drop for TellPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Whoever has gone away need not know.
+            let _ =
+                self.0.blocking_send(Err(SubscriptionError::Thread(std::io::Error::other("it panicked"))));
+        }
+    }
+}
+
+fn read(mut subscription: impl Subscription, updates: &Sender) {
+    let _tell = TellPanic(updates);
     let mut filters = None;
     while !updates.is_closed() {
         let update = match subscription.next(WAIT) {

@@ -69,8 +69,8 @@ pub enum SubscriptionError {
         /// Its value.
         value: String,
     },
-    /// The subscription's thread could not be started.
-    #[error("starting the subscription's thread")]
+    /// The subscription's thread could not be started, or panicked.
+    #[error("the subscription's thread")]
     Thread(#[source] std::io::Error),
 }
 

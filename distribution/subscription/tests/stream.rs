@@ -8,8 +8,8 @@ use std::time::Duration;
 use matchtape_bus::{BusConfig, BusName, BusPublisher, BusService, WakeUp};
 use matchtape_schemas::{Epoch, Head, Sequence};
 use matchtape_subscription::{
-    BusLive, Filter, Historical, HistoricalOptions, RealTime, RealTimeOptions, Start, SubscriptionError,
-    Update, UpdateStream,
+    BusLive, Filter, Historical, HistoricalOptions, RealTime, RealTimeOptions, Start, Subscription,
+    SubscriptionError, Update, UpdateStream,
 };
 use support::{Log, TAPE, all_at, trades_frame, trades_through};
 
@@ -59,6 +59,41 @@ async fn what_cannot_be_opened_is_an_error_at_once_and_what_breaks_later_ends_th
         last = update.err();
     }
     assert!(matches!(last, Some(SubscriptionError::History(_))), "{last:?}");
+}
+
+/// A reader that is broken.
+struct Panics;
+
+impl Subscription for Panics {
+    fn advance(&mut self) -> Result<bool, SubscriptionError> {
+        panic!("as a broken reader would")
+    }
+
+    fn update(&self) -> Update<'_> {
+        unreachable!("it never has one")
+    }
+
+    fn wait(&mut self, _: Duration) -> Result<(), SubscriptionError> {
+        Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn position(&self) -> Sequence {
+        Sequence::FIRST
+    }
+}
+
+#[tokio::test]
+async fn a_reading_thread_that_panics_is_an_error_and_not_an_end() {
+    let mut stream = UpdateStream::spawn("panics", 1, || Ok(Panics)).expect("open");
+    match stream.recv().await {
+        Some(Err(SubscriptionError::Thread(why))) => assert_eq!(why.to_string(), "it panicked"),
+        other => panic!("{other:?}"),
+    }
+    assert!(stream.recv().await.is_none());
 }
 
 #[tokio::test]

@@ -70,6 +70,9 @@ pub enum LiveBusError {
     /// The tape behind it.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The log's thread, while it sent; what the bus is like since then nobody knows.
+    #[error("sending panicked")]
+    Panicked,
 }
 
 /// The live publisher and who uses it: the log's thread for small commits, the bus's own for everything else.
@@ -85,6 +88,7 @@ pub(crate) struct LiveLane {
     wakes: bool,
     /// The bus's thread has something to do: to send what the log's thread did not, or to wake who sleeps.
     due: AtomicBool,
+    /// Sending has panicked, or failed on the bus's thread: nobody sends any more.
     broken: AtomicBool,
     /// The bus's thread, once it runs.
     thread: OnceLock<Thread>,
@@ -188,8 +192,12 @@ impl LiveBus {
             Ok(())
         };
         let thread = on_own_thread("bus-live", options.core, open, move |()| {
+            let (lane, intake) = (Arc::clone(&follower.lane), Arc::clone(&follower.intake));
+            let _watch = intake.ended_parts.watch("live_bus");
+            // Subscribers raise their alarm and read the log.
             if let Err(error) = follower.run() {
-                tracing::error!(%error, "the live bus ended; subscribers raise their alarm and read the log");
+                lane.broken.store(true, Ordering::Relaxed);
+                intake.ended_parts.note("live_bus", &error);
             }
         })?;
         Ok(Self { lane, thread: Some(thread), stop, _liveness: liveness })
@@ -228,6 +236,9 @@ impl Follower {
             // Acquire: pairs with the Release in `LiveLane::visible`. Also before the look at the tape, so that what
             // becomes visible after it is looked for again.
             let due = self.lane.due.swap(false, Ordering::Acquire);
+            if self.lane.broken.load(Ordering::Relaxed) {
+                return Err(LiveBusError::Panicked);
+            }
             let mut sent = false;
             while self.send_next(&mut cursor)? {
                 sent = true;
@@ -238,7 +249,13 @@ impl Follower {
             }
             let now = Instant::now();
             if stopping || now >= beat {
-                self.lane.publisher.lock().heartbeat(&self.intake.watermarks())?;
+                // Some subscriber did not get it: that one raises its alarm.
+                let heartbeat = self.lane.publisher.lock().heartbeat(&self.intake.watermarks());
+                if let Err(error) = heartbeat
+                    && !matches!(error, BusError::Send(_))
+                {
+                    return Err(error.into());
+                }
                 beat = now + self.heartbeat_interval;
             }
             if stopping {
@@ -296,11 +313,10 @@ impl SpeculativeBus {
     fn note(&mut self, sent: Result<usize, BusError>) {
         match sent {
             Ok(_) | Err(BusError::Send(_)) => {}
-            Err(error) if !self.broken => {
+            Err(error) => {
                 self.broken = true;
-                tracing::error!(%error, "the speculative bus ended; the tape goes on");
+                self.intake.ended_parts.note("speculative_bus", &error);
             }
-            Err(_) => {}
         }
     }
 }
@@ -337,6 +353,7 @@ mod tests {
     use rkyv::util::AlignedVec;
 
     use super::*;
+    use crate::{EndedPart, Node, NodeOptions};
 
     /// A frame of `events` events of 48 bytes.
     fn frame(head: &mut Head, events: u64) -> (FrameHeader, AlignedVec<16>) {
@@ -376,7 +393,7 @@ mod tests {
             // The 16 bytes per namespace that iceoryx2 keeps for good; the namespaces end with this process's number.
             for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
                 let file = entry.file_name().to_string_lossy().into_owned();
-                if ["lane", "left", "wake", "panic"]
+                if ["lane", "left", "wake", "panic", "ends"]
                     .iter()
                     .any(|called| file.starts_with(&format!("mt_{called}{}_", std::process::id())))
                     && file.ends_with(".global_mgmt")
@@ -493,5 +510,27 @@ mod tests {
         let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
         assert!(!lane.send_directly(panics, &visible(Sequence(1))));
         assert!(!sent(&lane, &commit, Sequence(1)));
+    }
+
+    #[test]
+    fn a_bus_that_panicked_on_the_log_s_thread_ends_on_its_own_and_the_node_names_it() {
+        let place = Place::new();
+        let node = Node::open(&place.root.path().join("data"), NodeOptions::default(), Vec::new()).unwrap();
+        let (lane, name) = place.lane(WakeUp::BusyPoll, "ends");
+        let (lane, options) = (Arc::new(lane), BusOptions::default());
+        let intake = Arc::clone(&node.intake);
+        let bus = LiveBus::start(&name, &options, Arc::clone(&lane), node.reader(), intake).unwrap();
+        assert_eq!(node.ended_parts(), []);
+        let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
+        lane.send_directly(panics, &visible(Sequence(1)));
+        // At the next beat. Nothing but this ends the thread.
+        let begun = Instant::now();
+        while !bus.thread.as_ref().is_some_and(PortThread::is_finished) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it goes on");
+            std::thread::yield_now();
+        }
+        let ended = EndedPart { part: "live_bus", why: "sending panicked".into() };
+        assert_eq!(node.ended_parts(), [ended]);
+        bus.stop();
     }
 }

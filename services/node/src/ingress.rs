@@ -81,8 +81,10 @@ impl Ingress {
             options.core,
             move || Intake::open(&name, &config, &terms),
             move |ports| {
+                let intake = Arc::clone(&desk.intake);
+                let _watch = intake.ended_parts.watch("ingress");
                 if let Err(error) = desk.run(ports) {
-                    tracing::error!(%error, "the way in ended; producers in other processes are disconnected");
+                    intake.ended_parts.note("ingress", &error);
                 }
             },
         )?;
@@ -146,15 +148,10 @@ impl Counter {
             if ports.blocked().is_some() && self.intake.lacks_space() {
                 // Tried again at the beat, or when the node ends: no watermark gets that far.
                 let _ = self.intake.stages.wait(Sequence::MAX, Stage::Accepted, Some(beat));
-                if ended.is_some() {
-                    ports.wait(&self.bell, Duration::ZERO, beat)?;
-                }
             } else if let Some((publisher, events)) = ports.blocked() {
-                // Whatever ends it (room, the beat, the node's end), everything is looked at again.
-                let waited = publisher.wait_for_room_until(events, Some(beat));
-                if waited.is_err() && ended.is_some() {
-                    ports.wait(&self.bell, Duration::ZERO, beat)?;
-                }
+                // Whatever ends it (room, the beat, the node's end, after which nothing is blocked), everything is looked at
+                // again.
+                let _ = publisher.wait_for_room_until(events, Some(beat));
             } else if !some {
                 if self.options.config.wake_up == WakeUp::Event && ports.has_sessions() {
                     wakers.arm();

@@ -22,6 +22,7 @@ mod idle;
 mod ingress;
 mod latency;
 mod node;
+mod parts;
 mod pipeline;
 mod producers;
 mod publisher;
@@ -36,6 +37,7 @@ pub use latency::StageLatency;
 #[cfg(any(test, feature = "mistakes"))]
 pub use node::NodeMistakes;
 pub use node::{Node, NodeError, NodeOptions, TapeProgress};
+pub use parts::EndedPart;
 pub use pipeline::{PipelineWait, VisibleAt};
 pub use producers::{ProducerMark, ProducerMarks};
 pub use publisher::{GROUP_BYTES_MAX, Loan, PublishError, Published, Publisher, Publishers};

@@ -23,6 +23,7 @@ use crate::framer::Framer;
 use crate::idle::IdleClock;
 use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
+use crate::parts::EndedPart;
 use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt, bind};
 use crate::producers::{self, ProducerMarks};
 use crate::publisher::{Intake, Publisher, Publishers};
@@ -341,6 +342,11 @@ impl Node {
     /// What has come in from producers in other processes, as of the last heartbeat.
     pub fn ingress_counters(&self) -> Option<IngressCounters> {
         self.ingress.as_ref().map(Ingress::counters)
+    }
+
+    /// The parts beside the tape that have ended early, for good: buses and the way in.
+    pub fn ended_parts(&self) -> Vec<EndedPart> {
+        self.intake.ended_parts.list()
     }
 
     /// Reads what is visible.

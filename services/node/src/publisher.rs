@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::node::NodeError;
+use crate::parts::EndedParts;
 use crate::producers::{ProducerMark, ProducerMarks};
 use crate::ring::{Claim, ClaimError, Ring, large_bytes};
 use crate::stages::{Stages, WaitError};
@@ -129,6 +130,8 @@ pub(crate) struct Intake {
     /// The event that starts this epoch, until the first publish puts it on the tape.
     epoch_start: Mutex<Option<Event>>,
     producers: Mutex<Producers>,
+    /// What of the node beside the tape has ended early.
+    pub(crate) ended_parts: EndedParts,
     #[cfg(any(test, feature = "mistakes"))]
     pub(crate) mistakes: crate::node::NodeMistakes,
 }
@@ -156,6 +159,7 @@ impl Intake {
             max_event_time: AtomicI64::new(epoch_start.event_time.get()),
             epoch_start: Mutex::new(Some(epoch_start)),
             producers: Mutex::new(Producers { marks, live: Vec::new() }),
+            ended_parts: EndedParts::default(),
             #[cfg(any(test, feature = "mistakes"))]
             mistakes: crate::node::NodeMistakes::default(),
         }
