@@ -326,8 +326,14 @@ impl Speculative for SpeculativeBus {
         if !self.broken {
             // Not the ring's own `accepted`, which may be further: to look it up takes its line away from who claims there.
             let watermarks = Watermarks { accepted: last, ..self.intake.stages.watermarks() };
-            let sent = self.publisher.publish(frame, &watermarks);
+            let sent = self.publisher.publish_quietly(frame, &watermarks);
             self.note(sent);
+        }
+    }
+
+    fn appended(&mut self) {
+        if !self.broken {
+            self.publisher.wake_subscribers();
         }
     }
 

@@ -171,8 +171,11 @@ impl CommitObserver for Progress {
 
 /// Told of every frame as soon as it is cut, on the pipeline thread.
 pub(crate) trait Speculative {
-    /// The next frame of the tape and its last event, accepted but not yet written.
+    /// The next frame of the tape and its last event, accepted but not yet written. The log's memory is locked meanwhile: no
+    /// place for a system call.
     fn accepted(&mut self, frame: &[u8], last: Sequence);
+    /// The log has the frame, and its memory is free again.
+    fn appended(&mut self);
     /// When it wants to be called without a frame.
     fn next_beat(&self) -> Option<Instant>;
     /// It is that time.
@@ -184,6 +187,8 @@ pub(crate) struct NoSpeculation;
 
 impl Speculative for NoSpeculation {
     fn accepted(&mut self, _: &[u8], _: Sequence) {}
+
+    fn appended(&mut self) {}
 
     fn next_beat(&self) -> Option<Instant> {
         None
@@ -259,6 +264,7 @@ impl<S: Speculative> Pipeline<S> {
             }
             if slow >= 1000 {
                 std::thread::park_timeout(PRESSURE_PAUSE);
+                self.beat_if_due();
                 slow = self.slow_down();
                 continue;
             }
@@ -300,6 +306,7 @@ impl<S: Speculative> Pipeline<S> {
                 // Relaxed: only the idle clock looks, and only whether the tape is of today.
                 self.intake.max_event_time.store(frame.max_event_time.get(), Ordering::Relaxed);
                 self.intake.stages.raise(Stage::Accepted, frame.last_sequence());
+                self.speculative.appended();
                 true
             }
             Err(AppendError::Full) => {
@@ -316,12 +323,20 @@ impl<S: Speculative> Pipeline<S> {
         }
     }
 
-    /// Sleeps until the log has written another commit than the first `seen`.
-    fn wait_for_log(&self, seen: u64) {
+    /// Sleeps until the log has written another commit than the first `seen`, or a sign of life is due.
+    fn wait_for_log(&mut self, seen: u64) {
         // Acquire: pairs with the Release in `Progress::committed`.
         let moved = || self.commits.load(Ordering::Acquire) != seen || self.intake.ring.is_closed();
         if !moved() {
-            self.intake.bell.sleep_unless(moved, None);
+            self.intake.bell.sleep_unless(moved, self.speculative.next_beat());
+        }
+        self.beat_if_due();
+    }
+
+    /// Whatever is waited for: readers would take silence for the bus's end.
+    fn beat_if_due(&mut self) {
+        if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
+            self.speculative.beat();
         }
     }
 
@@ -341,9 +356,7 @@ impl<S: Speculative> Pipeline<S> {
                 std::thread::yield_now();
                 return;
             }
-            if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
-                self.speculative.beat();
-            }
+            self.beat_if_due();
             if let PipelineWait::Adaptive { spin } = self.wait
                 && start.elapsed() >= spin
             {
@@ -352,8 +365,6 @@ impl<S: Speculative> Pipeline<S> {
         }
         let available = || Framer::ready(&self.ring) || self.intake.ring.is_closed();
         self.intake.bell.sleep_unless(available, self.speculative.next_beat());
-        if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
-            self.speculative.beat();
-        }
+        self.beat_if_due();
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use matchtape_bus::{BusConfig, BusService, WakeUp};
-use matchtape_node::{BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, StoreHistory};
+use matchtape_bus::{BusConfig, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp};
+use matchtape_node::{
+    BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, PublishError, StoreHistory,
+};
 use matchtape_schemas::event::{
     AccountOpened, Event, OrderAccepted, OrderCancelled, StateSet, TradeBusted, TradeMatched,
     TradingStatusChanged,
@@ -15,7 +17,7 @@ use matchtape_schemas::event::{
 use matchtape_schemas::{
     AccountId, Body, EventFlags, Kind, KindMask, OrderId, ProducerId, Sequence, Stage, TradeId, Watermarks,
 };
-use matchtape_storage::{Disk, ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use matchtape_storage::{Disk, ReadOnlyOptions, ReadOnlyStore, RealDisk, Workers};
 use matchtape_subscription::{
     BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, History, Pace, RealTime,
     RealTimeOptions, Start, Subscription, Update, WindowStart,
@@ -334,6 +336,40 @@ fn a_subscriber_outlives_nodes_that_crash_and_come_back() {
         (1..=2004).collect::<Vec<_>>()
     );
     assert!(got == expected);
+}
+
+#[test]
+fn a_speculative_reader_hears_that_a_node_lives_while_it_cannot_take_events() {
+    let place = Place::new();
+    let mut options = NodeOptions { bus: Some(place.bus()), ring_slots: 1024, ..small() };
+    // Nothing is indexed or flushed until this test says so.
+    options.store.workers = Workers::Caller;
+    options.store.memtable_bytes = 1 << 20;
+    let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let mut number = 1;
+    loop {
+        match publisher.publish(&order(number)) {
+            Ok(_) => number += 1,
+            Err(PublishError::WouldBlock) if node.store().pressure().slow_down().0 >= 1000 => break,
+            Err(PublishError::WouldBlock) => std::thread::yield_now(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let name = node.bus_name().unwrap();
+    let mut subscriber =
+        BusSubscriber::open(name, BusService::Speculative, &SubscriberOptions::default()).unwrap();
+    let (mut heartbeats, deadline) = (0, std::time::Instant::now() + PATIENCE);
+    while heartbeats < 3 {
+        assert!(std::time::Instant::now() < deadline, "{heartbeats} signs of life");
+        subscriber.wait(Duration::from_millis(100)).unwrap();
+        while let Some(delivery) = subscriber.poll().unwrap() {
+            heartbeats += usize::from(matches!(delivery, Delivery::Heartbeat { .. }));
+        }
+    }
+    drop((subscriber, publisher));
+    node.store().flush().unwrap();
+    node.close().unwrap();
 }
 
 #[test]
