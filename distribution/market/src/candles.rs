@@ -13,9 +13,9 @@
 use std::collections::BTreeMap;
 
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{BodyRef, EventRef, EventTime, InstrumentId, Price, Quantity, Sequence, TradeId};
+use matchtape_schemas::{EventRef, EventTime, InstrumentId, Price, Quantity, Sequence, TradeId};
 
-use crate::trades::{Busts, Trade, TradeSummary};
+use crate::trades::{Bust, Busts, Trade, TradeSummary};
 
 /// The trades of one instrument in one interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +92,7 @@ impl Candles {
         if let Some(trade) = Trade::of(event) {
             return self.add(&trade);
         }
-        match event.body() {
-            BodyRef::TradeBusted(bust) if self.keeps_trades => {
-                self.take_out(bust.trade_sequence.get(), bust.trade_id.get(), event.sequence())
-            }
-            _ => None,
-        }
+        Bust::of(event).filter(|_| self.keeps_trades).and_then(|bust| self.take_out(&bust))
     }
 
     fn add(&mut self, trade: &Trade) -> Option<EventTime> {
@@ -119,19 +114,15 @@ impl Candles {
     }
 
     /// Folds the candle of a kept trade again without it. A candle that loses its last trade is gone.
-    fn take_out(&mut self, sequence: Sequence, trade_id: TradeId, at: Sequence) -> Option<EventTime> {
-        let is_busted = |trade: &KeptTrade| {
-            if sequence == Sequence::ZERO {
-                trade_id != TradeId(0) && trade.trade_id == trade_id
-            } else {
-                trade.sequence == sequence
-            }
-        };
-        let busted = self.candles.values_mut().rev().find_map(|kept| {
-            let place = kept.trades.iter().position(is_busted)?;
+    fn take_out(&mut self, bust: &Bust) -> Option<EventTime> {
+        let candles = self.candles.values_mut();
+        // The newest of the tape: a late trade is in an earlier candle.
+        let busted = candles.filter_map(|kept| {
+            let place =
+                kept.trades.iter().rposition(|trade| bust.may_mean(trade.sequence, trade.trade_id))?;
             Some((kept, place))
         });
-        let Some((kept, place)) = busted else {
+        let Some((kept, place)) = busted.max_by_key(|(kept, place)| kept.trades[*place].sequence) else {
             self.busts_of_unknown += 1;
             return None;
         };
@@ -140,7 +131,7 @@ impl Candles {
         for trade in &kept.trades {
             kept.candle.summary.add(trade.price, trade.quantity, trade.aggressor);
         }
-        kept.candle.changed_at = at;
+        kept.candle.changed_at = bust.at;
         let (start, is_empty) = (kept.candle.start, kept.trades.is_empty());
         if is_empty {
             self.candles.remove(&start);

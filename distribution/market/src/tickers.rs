@@ -28,7 +28,7 @@ use matchtape_schemas::{
 };
 
 use crate::section::{SectionReader, put_count, put_i64, put_u32, put_u64};
-use crate::trades::{Trade, TradeSummary};
+use crate::trades::{Bust, Trade, TradeSummary};
 use crate::volume::Volume;
 
 const NAME: &str = "tickers";
@@ -139,20 +139,9 @@ impl Ticker {
     }
 
     /// Takes a trade back; `false` if it is not one of this session, or was taken back before.
-    fn bust(
-        &mut self,
-        at: Sequence,
-        sequence: Sequence,
-        trade_id: TradeId,
-        stated: (Price, Quantity),
-    ) -> bool {
-        let is_it = |trade: &LastTrade| {
-            if sequence == Sequence::ZERO {
-                trade_id != TradeId(0) && trade.trade_id == trade_id
-            } else {
-                trade.sequence == sequence
-            }
-        };
+    fn bust(&mut self, bust: &Bust, stated: (Price, Quantity)) -> bool {
+        let (at, sequence) = (bust.at, bust.trade_sequence);
+        let is_it = |trade: &LastTrade| bust.may_mean(trade.sequence, trade.trade_id);
         let begun_at = self.session.map_or(Sequence::MAX, |session| session.begun_at);
         let place = self.recent.iter().rposition(is_it);
         let all_remembered = self.remembers_all(begun_at);
@@ -273,11 +262,13 @@ impl Tickers {
             return self.touch(instrument);
         }
         match event.body() {
-            BodyRef::TradeBusted(bust) => {
-                let (sequence, trade_id) = (bust.trade_sequence.get(), bust.trade_id.get());
-                let stated = (bust.price.get(), bust.quantity.get());
-                let Some(ticker) = self.by_instrument.get_mut(&instrument) else { return };
-                if ticker.bust(event.sequence(), sequence, trade_id, stated) {
+            BodyRef::TradeBusted(busted) => {
+                let stated = (busted.price.get(), busted.quantity.get());
+                let (Some(bust), Some(ticker)) = (Bust::of(event), self.by_instrument.get_mut(&instrument))
+                else {
+                    return;
+                };
+                if ticker.bust(&bust, stated) {
                     self.touch(instrument);
                 }
             }

@@ -118,11 +118,48 @@ impl TradeSummary {
     }
 }
 
-/// Trades that were taken back, by position or, where the bust does not say it, by the venue's number.
+/// That a trade was taken back. Which one, its position says or, where that is not stated, the venue's number: venues use
+/// numbers again, as every day, so it is the newest trade of that number before the bust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bust {
+    /// The bust's own position.
+    pub at: Sequence,
+    /// The trade's instrument.
+    pub instrument: InstrumentId,
+    /// The trade's position, zero where the bust does not say it.
+    pub trade_sequence: Sequence,
+    /// The trade's number at the venue, zero for none.
+    pub trade_id: TradeId,
+}
+
+impl Bust {
+    /// The bust that an event is.
+    pub fn of(event: &EventRef<'_>) -> Option<Self> {
+        let BodyRef::TradeBusted(bust) = event.body() else {
+            return None;
+        };
+        Some(Self {
+            at: event.sequence(),
+            instrument: event.instrument(),
+            trade_sequence: bust.trade_sequence.get(),
+            trade_id: bust.trade_id.get(),
+        })
+    }
+
+    /// Whether it may mean this trade of its instrument. Of several, it means the newest.
+    pub fn may_mean(&self, sequence: Sequence, trade_id: TradeId) -> bool {
+        if self.trade_sequence == Sequence::ZERO {
+            self.trade_id != TradeId(0) && trade_id == self.trade_id && sequence < self.at
+        } else {
+            sequence == self.trade_sequence
+        }
+    }
+}
+
+/// The positions of trades that were taken back.
 #[derive(Clone, Debug, Default)]
 pub struct Busts {
     by_sequence: FxHashSet<(InstrumentId, Sequence)>,
-    by_trade_id: FxHashSet<(InstrumentId, TradeId)>,
 }
 
 impl Busts {
@@ -131,29 +168,25 @@ impl Busts {
         Self::default()
     }
 
-    /// Takes in an event, which is of interest if it is a `TradeBusted`.
-    pub fn apply(&mut self, event: &EventRef<'_>) {
-        let BodyRef::TradeBusted(bust) = event.body() else {
-            return;
+    /// Takes in a bust. Where it does not say its trade's position, `newest` looks it up: that of the newest trade which the
+    /// bust [may mean](Bust::may_mean), if the tape has one.
+    pub fn add<E>(
+        &mut self,
+        bust: &Bust,
+        newest: impl FnOnce(&Bust) -> Result<Option<Sequence>, E>,
+    ) -> Result<(), E> {
+        let sequence = match (bust.trade_sequence, bust.trade_id) {
+            (Sequence::ZERO, TradeId(0)) => None,
+            (Sequence::ZERO, _) => newest(bust)?,
+            (sequence, _) => Some(sequence),
         };
-        self.add(event.instrument(), bust.trade_sequence.get(), bust.trade_id.get());
-    }
-
-    /// Takes in what a bust says of the trade it takes back: its position or, where that is zero, the venue's number.
-    pub fn add(&mut self, instrument: InstrumentId, sequence: Sequence, trade_id: TradeId) {
-        if sequence != Sequence::ZERO {
-            self.by_sequence.insert((instrument, sequence));
-        } else if trade_id != TradeId(0) {
-            self.by_trade_id.insert((instrument, trade_id));
-        }
+        self.by_sequence.extend(sequence.map(|sequence| (bust.instrument, sequence)));
+        Ok(())
     }
 
     /// Whether a trade was taken back.
     #[inline]
     pub fn contains(&self, trade: &Trade) -> bool {
-        (!self.by_sequence.is_empty() && self.by_sequence.contains(&(trade.instrument, trade.sequence)))
-            || (!self.by_trade_id.is_empty()
-                && trade.trade_id != TradeId(0)
-                && self.by_trade_id.contains(&(trade.instrument, trade.trade_id)))
+        !self.by_sequence.is_empty() && self.by_sequence.contains(&(trade.instrument, trade.sequence))
     }
 }

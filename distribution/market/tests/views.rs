@@ -199,12 +199,11 @@ fn a_busted_trade_leaves_its_candle_as_if_it_had_never_been_there() {
         bust(0, 4),
         bust(9, 0),
     ]);
-    let (mut live, mut busts) = (Candles::live(INSTRUMENT, MINUTE), Busts::new());
+    let mut live = Candles::live(INSTRUMENT, MINUTE);
     tape.each(|event| {
         live.apply(event);
-        busts.apply(event);
     });
-    let mut history = Candles::without(INSTRUMENT, MINUTE, busts);
+    let mut history = Candles::without(INSTRUMENT, MINUTE, busts(&tape));
     tape.each(|event| {
         history.apply(event);
     });
@@ -212,6 +211,48 @@ fn a_busted_trade_leaves_its_candle_as_if_it_had_never_been_there() {
     assert_eq!(live.iter().map(summary).collect::<Vec<_>>(), expected);
     assert_eq!(history.iter().map(summary).collect::<Vec<_>>(), expected);
     assert_eq!(live.busts_of_unknown(), 1);
+}
+
+/// The trades of a tape that its busts took back.
+fn busts(tape: &Tape) -> Busts {
+    let mut trades = Vec::new();
+    let mut busts = Busts::new();
+    tape.each(|event| {
+        trades.extend(Trade::of(event));
+        let newest = |bust: &Bust| -> Result<Option<Sequence>, std::convert::Infallible> {
+            let found = trades.iter().rfind(|trade| bust.may_mean(trade.sequence, trade.trade_id));
+            Ok(found.map(|trade| trade.sequence))
+        };
+        if let Some(bust) = Bust::of(event) {
+            busts.add(&bust, newest).unwrap();
+        }
+    });
+    busts
+}
+
+#[test]
+fn a_bust_by_a_number_that_is_used_again_takes_back_the_newest_trade_before_it() {
+    let tape = Tape::of(&[
+        numbered(at(traded(1, 2, "10", 1), 1), 7),
+        numbered(at(traded(1, 2, "11", 1), MINUTE), 7),
+        // Late, so the newest of the tape is not in the newest candle.
+        numbered(at(traded(1, 2, "12", 1), 2), 7),
+        bust(7, 0),
+        numbered(at(traded(1, 2, "13", 1), MINUTE + 1), 7),
+    ]);
+    let (mut live, mut tickers) = (Candles::live(INSTRUMENT, MINUTE), Tickers::new());
+    let mut history = Candles::without(INSTRUMENT, MINUTE, busts(&tape));
+    tape.each(|event| {
+        live.apply(event);
+        history.apply(event);
+        tickers.apply(event);
+    });
+    let expected = vec![(0, "10 10 10 10 1 10 1".to_owned()), (MINUTE, "11 13 11 13 2 24 2".to_owned())];
+    assert_eq!(live.iter().map(summary).collect::<Vec<_>>(), expected);
+    assert_eq!(history.iter().map(summary).collect::<Vec<_>>(), expected);
+    let ticker = tickers.get(INSTRUMENT).unwrap();
+    assert_eq!((ticker.busted, ticker.summary.trades), (1, 3));
+    assert_eq!((ticker.summary.open, ticker.summary.high), (price("10"), price("13")));
 }
 
 #[test]

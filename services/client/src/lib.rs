@@ -12,9 +12,10 @@
 //! Reading a row back accepts numbers and strings alike.
 //!
 //! Read in this order: `cell` (one value), `row` (declaring rows), `event_row`, `views`, `output`, `time`; then what a
-//! tape is asked in the same way from everywhere: `as_of` (state at a position), `orders`, `state`.
+//! tape is asked in the same way from everywhere: `as_of` (state at a position), `busts`, `orders`, `state`.
 
 pub mod as_of;
+mod busts;
 pub mod cell;
 pub mod consumers;
 mod event_row;
@@ -25,6 +26,7 @@ pub mod state;
 pub mod time;
 mod views;
 
+pub use busts::busts_between;
 pub use event_row::EventRow;
 pub use output::{Format, Output, push_csv_heading, push_csv_row};
 pub use row::Row;

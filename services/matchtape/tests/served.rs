@@ -421,3 +421,31 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
     assert!(code == Some(1) && said.contains("no instrument is called \"C.SH\""), "{said}");
     served.stop();
 }
+
+#[test]
+fn a_node_and_its_directory_agree_on_which_trade_a_bust_by_a_number_used_again_took_back() {
+    use matchtape_node::{Node, NodeOptions};
+    use matchtape_schemas::event::{TradeBusted, TradeMatched};
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let trade = || TradeMatched { trade_id: TradeId(7), ..Default::default() }.into();
+    let bust = || TradeBusted { trade_id: TradeId(7), ..Default::default() }.into();
+    let events: [(u32, Body); 5] = [(1, trade()), (1, trade()), (2, trade()), (1, bust()), (1, trade())];
+    let node = Node::open(&tape, NodeOptions::default(), Vec::new()).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    for (number, (instrument, body)) in events.into_iter().enumerate() {
+        let number = ProducerSequence(number as u64 + 1);
+        publisher.publish(&Event::new(InstrumentId(instrument), number, EventTime(1), body)).unwrap();
+    }
+    drop(publisher);
+    node.close().unwrap();
+    let served = Served::start(&tape, "0");
+    let of_server = succeed(&["query", "trades", "--server", &served.url]).stdout;
+    served.stop();
+    let of_tape = succeed(&["query", "trades", "--data", text(&tape)]).stdout;
+    let (of_server, of_tape) = (String::from_utf8(of_server).unwrap(), String::from_utf8(of_tape).unwrap());
+    assert_eq!(of_server, of_tape);
+    // The epoch's start is at 1.
+    let busted: Vec<&str> = of_tape.lines().filter(|line| line.contains("\"busted\":")).collect();
+    assert!(busted.len() == 1 && busted[0].contains("\"sequence\":3,"), "{of_tape}");
+}

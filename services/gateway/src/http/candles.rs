@@ -3,7 +3,7 @@
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use matchtape_client::CandleRow;
+use matchtape_client::{CandleRow, busts_between};
 use matchtape_market::Candles;
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Query as TapeQuery, ReadError, Reader};
@@ -13,7 +13,7 @@ use super::answer::{json, row_json, rows};
 use super::events::extent;
 use super::params::{Format, Params, Position};
 use crate::error::ApiError;
-use crate::log::{busts_between, first_at_time};
+use crate::log::first_at_time;
 
 /// Candles of an answer whose range is not stated.
 const CANDLES_DEFAULT: i64 = 300;
@@ -130,8 +130,7 @@ fn fold(
     let Some(first_position) = first_at_time(reader, from, None).map_err(read)? else {
         return Ok((Vec::new(), visible));
     };
-    // A bust comes after its trade, so not before the range; but perhaps after it.
-    let busts = busts_between(reader, first_position, visible).map_err(read)?;
+    let busts = busts_between(reader, Some(instrument), first_position, visible).map_err(read)?;
     let mut candles = Candles::without(instrument, interval_ns, busts);
     let trades = TapeQuery {
         from: first_position,

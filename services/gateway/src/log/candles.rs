@@ -3,7 +3,8 @@
 //! Only the current candle is kept, however long it is. A late trade of an earlier one, and a trade that was taken back,
 //! cannot be folded into that: then clients are told to ask for earlier candles again, and the current one is read again.
 
-use matchtape_market::{Busts, Candle, Candles, Trade, TradeSummary};
+use matchtape_client::busts_between;
+use matchtape_market::{Candle, Candles, Trade, TradeSummary};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Direction, Query, ReadError, Reader};
 use rustc_hash::FxHashMap;
@@ -56,7 +57,7 @@ impl CandleFold {
         // The last trade may be a late one: the current candle starts with it or later.
         let start = self.start_of(last.event().event_time());
         let first = first_at_time(reader, start, None)?.unwrap_or(last.sequence());
-        let busts = busts_between(reader, first, through)?;
+        let busts = busts_between(reader, Some(instrument), first, through)?;
         let mut candles = Candles::without(instrument, self.interval_ns, busts);
         for trade in reader.query(&Query { from: first, event_time_from: start, ..trades })? {
             candles.apply(&trade?.event());
@@ -95,15 +96,4 @@ impl CandleFold {
     pub(crate) fn interval_ns(&self) -> i64 {
         self.interval_ns
     }
-}
-
-/// Trades taken back. They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over
-/// unread, and not among all events of an instrument.
-pub(crate) fn busts_between(reader: &Reader, from: Sequence, through: Sequence) -> Result<Busts, ReadError> {
-    let kinds = KindMask::of(&[Kind::TradeBusted]);
-    let mut busts = Busts::new();
-    for bust in reader.query(&Query { from, through, kinds, ..Query::default() })? {
-        busts.apply(&bust?.event());
-    }
-    Ok(busts)
 }

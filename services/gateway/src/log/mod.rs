@@ -5,7 +5,7 @@ mod history;
 mod pool;
 mod replay;
 
-pub(crate) use candles::{CandleFold, Counted, busts_between};
+pub(crate) use candles::{CandleFold, Counted};
 pub(crate) use history::{first_at_time, group_end_at};
 pub(crate) use pool::{LogPool, on_blocking_thread};
 pub(crate) use replay::{Filter, Past, PastState, Replay, Wants};

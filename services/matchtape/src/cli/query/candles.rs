@@ -44,7 +44,7 @@ pub(super) fn run(args: &CandlesArgs) -> Result<(), CliError> {
         ..Query::default()
     };
     args.range.apply(&mut query);
-    let mut candles = Candles::without(instrument, args.interval.ns, session.busts()?);
+    let mut candles = Candles::without(instrument, args.interval.ns, session.busts(Some(instrument))?);
     for event in session.reader.query(&query)? {
         candles.apply(&event?.event());
     }

@@ -4,9 +4,9 @@ use std::io::{BufWriter, Stdout, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use matchtape_client::Output;
+use matchtape_client::{Output, busts_between};
 use matchtape_market::{Busts, Instruments};
-use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
+use matchtape_schemas::{EventTime, InstrumentId, Sequence};
 use matchtape_storage::{Direction, Query, ReadOnlyStore, Reader};
 
 use crate::cli::error::CliError;
@@ -141,15 +141,9 @@ impl Session {
         self.symbol(id).unwrap_or_else(|| id.to_string())
     }
 
-    /// Trades that were taken back, as far as the tape tells now: a bust comes after its trade, however much later.
-    /// They are seldom, so they are looked for in the whole tape, whose blocks without one are passed over unread.
-    pub(in crate::cli) fn busts(&self) -> Result<Busts, CliError> {
-        let mut busts = Busts::new();
-        let query = Query { kinds: KindMask::of(&[Kind::TradeBusted]), ..Query::default() };
-        for event in self.reader.query(&query)? {
-            busts.apply(&event?.event());
-        }
-        Ok(busts)
+    /// Trades that were taken back, of one instrument or of all, as far as the tape tells now.
+    pub(in crate::cli) fn busts(&self, instrument: Option<InstrumentId>) -> Result<Busts, CliError> {
+        Ok(busts_between(&self.reader, instrument, Sequence::ZERO, Sequence::MAX)?)
     }
 
     /// The position that an instrument's state is asked for: not beyond the end.

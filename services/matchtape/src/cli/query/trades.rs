@@ -2,7 +2,7 @@
 
 use clap::Args;
 use matchtape_client::{EventRow, TradeRow};
-use matchtape_market::{Busts, Trade};
+use matchtape_market::{Bust, Busts, Trade};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{
     AccountId, InstrumentId, Kind, KindMask, OrderId, Price, Quantity, Sequence, TradeId, VenueSequence,
@@ -51,7 +51,7 @@ pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
         ..Query::default()
     };
     args.range.apply(&mut query);
-    let busts = session.busts()?;
+    let busts = session.busts(query.instrument)?;
     let mut output = args.common.output();
     let mut page = session.reader.page(&query, "trades", args.cursor.cursor.as_deref())?;
     for event in page.by_ref() {
@@ -70,11 +70,15 @@ fn from_server(args: &TradesArgs, server: &Server) -> Result<(), CliError> {
     let mut question = Question::everything();
     question.add("kind", Some(Kind::TradeBusted.name()));
     question.add("instrument", args.instrument.as_ref());
-    for bust in question.rows::<EventRow>(server, "/v1/events")? {
-        let bust = bust?;
-        let (sequence, trade_id) = (bust.trade_sequence, bust.trade_id);
-        let instrument = bust.instrument_id.unwrap_or(InstrumentId(0));
-        busts.add(instrument, sequence.unwrap_or(Sequence::ZERO), trade_id.unwrap_or(TradeId(0)));
+    for row in question.rows::<EventRow>(server, "/v1/events")? {
+        let row = row?;
+        let bust = Bust {
+            at: row.sequence,
+            instrument: row.instrument_id.unwrap_or(InstrumentId(0)),
+            trade_sequence: row.trade_sequence.unwrap_or(Sequence::ZERO),
+            trade_id: row.trade_id.unwrap_or(TradeId(0)),
+        };
+        busts.add(&bust, |bust| newest(server, bust))?;
     }
     let mut question = Question::new(&args.range, &args.page);
     question.add("kind", Some(Kind::TradeMatched.name()));
@@ -89,6 +93,23 @@ fn from_server(args: &TradesArgs, server: &Server) -> Result<(), CliError> {
     output.finish::<TradeRow>()?;
     Cursor::announce(next);
     Ok(())
+}
+
+/// The newest trade that a bust by number may mean.
+fn newest(server: &Server, bust: &Bust) -> Result<Option<Sequence>, CliError> {
+    let mut question = Question::everything();
+    question.add("kind", Some(Kind::TradeMatched.name()));
+    question.add("trade_id", Some(bust.trade_id));
+    question.add("to", Some(bust.at.previous()));
+    question.add("order", Some("desc"));
+    for row in question.rows::<EventRow>(server, "/v1/events")? {
+        let row = row?;
+        // As a parameter its number could mean the venue's number of another.
+        if row.instrument_id == Some(bust.instrument) {
+            return Ok(Some(row.sequence));
+        }
+    }
+    Ok(None)
 }
 
 /// The trade that a row of events tells of.
