@@ -72,6 +72,8 @@ pub struct LiveFrame {
     pub first_new: Sequence,
     /// Its last event.
     pub last: Sequence,
+    /// The frame's checksum.
+    pub checksum: u64,
     /// How far each stage was.
     pub watermarks: Watermarks,
 }
@@ -98,6 +100,8 @@ pub struct Handover {
     filtered: bool,
     /// The term of the last event delivered.
     epoch: Epoch,
+    /// The checksum of the last frame that came live, the one before `next` unless that was moved since.
+    checksum: u64,
     /// What was delivered up to here is visible and cannot vanish.
     certain: Sequence,
     lagging: bool,
@@ -117,6 +121,7 @@ impl Handover {
             stage,
             filtered,
             epoch: Epoch::default(),
+            checksum: 0,
             certain: next.previous(),
             lagging: false,
             restarted: false,
@@ -159,7 +164,7 @@ impl Handover {
         if first > self.next || last < self.next {
             return Err(HandoverError::Hole { expected: self.next, first, last });
         }
-        if self.term_was_lost(frame.epoch) {
+        if self.was_replaced(frame) {
             return Ok(Verdict::Skip);
         }
         let from = self.next;
@@ -206,6 +211,7 @@ impl Handover {
         self.join();
         self.next = frame.last.next();
         self.epoch = frame.epoch;
+        self.checksum = frame.checksum;
         self.certain = self.certain.max(frame.watermarks.visible);
         Ok(Verdict::Deliver(from))
     }
@@ -300,6 +306,19 @@ impl Handover {
         if self.is_live() {
             self.notify(Notice::LiveLeft { next: self.next, reason });
         }
+    }
+
+    /// A speculative reader meets the log again, and what it was shown may have been replaced there. The term does not
+    /// tell: one that left nothing on disk gives its number to the next. But frames are chained, so that the one at hand
+    /// says whether it follows the last that was delivered; if it does not, all that is not certain is read again.
+    fn was_replaced(&mut self, frame: &FrameHeader) -> bool {
+        let first = self.certain.next();
+        let follows = frame.first_sequence == self.next && frame.previous_checksum == self.checksum;
+        if self.stage == Stage::Visible || self.next <= first || follows {
+            return false;
+        }
+        self.take_back(self.epoch, first);
+        true
     }
 
     /// A speculative reader meets a new term and cannot know what the ones before it lost (a retraction can overflow

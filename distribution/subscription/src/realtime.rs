@@ -240,7 +240,8 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             LiveDelivery::Frame { frame, first_new, watermarks } => {
                 let header = *frame.frame().header();
                 let last = header.last_sequence();
-                let input = LiveFrame { epoch: header.epoch, first_new, last, watermarks };
+                let input =
+                    LiveFrame { epoch: header.epoch, first_new, last, checksum: header.checksum, watermarks };
                 match self.handover.live_frame(&input)? {
                     Verdict::Deliver(first) => {
                         let visible = last <= watermarks.visible || self.live.stage() == Stage::Visible;

@@ -21,6 +21,7 @@ fn live(first: u64, last: u64, epoch: u64) -> LiveFrame {
         epoch: Epoch(epoch),
         first_new: Sequence(first),
         last: Sequence(last),
+        checksum: last,
         watermarks: all_at(Sequence(last)),
     }
 }

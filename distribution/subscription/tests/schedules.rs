@@ -152,7 +152,11 @@ impl Node {
     fn restart(&mut self, kept: Sequence) {
         let epoch = self.head.epoch;
         self.new_term(kept);
-        self.head.epoch = Epoch(epoch.get() + 1);
+        // A node counts from the term that it finds on its disk: one of which nothing is there is counted again.
+        let left_something = self
+            .log
+            .change(|log| log.frames.last().is_some_and(|frame| frame.frame().header().epoch == epoch));
+        self.head.epoch = Epoch(epoch.get() + u64::from(left_something));
         self.publish_epoch = self.head.epoch;
         self.incarnation += 1;
         self.make_visible(kept);
