@@ -64,7 +64,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of recent messages kept in memory per channel. Who falls behind them is served from the log.
     pub recent_bytes_max: usize,
-    /// Book changes of one symbol that a client may have waiting before they are merged into one.
+    /// Changes of one symbol's book, best prices or ticker that a client may have waiting before they are merged into one;
+    /// one, where all that it has waiting is more than 256 KiB.
     pub conflate_above: usize,
     /// Reads of the log at a time, for all clients together. Each is short; more than cores makes nobody faster.
     pub log_reads_max: usize,

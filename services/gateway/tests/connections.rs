@@ -69,6 +69,11 @@ async fn refused_requests_say_what_where_and_what_to_do_and_the_connection_stays
             "beyond_head",
             "from_sequence",
         ),
+        (
+            json!({"channel": "candles", "symbols": ["ALFA"], "from_sequence": 1_000_000, "snapshot": false}),
+            "beyond_head",
+            "from_sequence",
+        ),
     ] {
         let mut request = request;
         request["op"] = json!("subscribe");

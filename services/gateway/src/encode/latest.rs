@@ -2,8 +2,8 @@
 //! is the whole state, so that a later one stands for all before it.
 
 use matchtape_client::{CandleRow, TickerRow};
-use matchtape_market::{Book, Candle, Instrument, Level, Ticker};
-use matchtape_schemas::event::Side;
+use matchtape_market::{Candle, Level, Ticker};
+use matchtape_schemas::event::TradingStatus;
 use matchtape_schemas::{BodyRef, EventRef, EventTime, InstrumentId, Sequence};
 
 use super::Symbols;
@@ -50,10 +50,10 @@ fn begin<'a>(
     item
 }
 
-/// The best prices of a book; a side without orders is left out.
+/// The best bid and offer of an instrument; a side without orders is left out.
 pub(crate) fn bbo_item(
     out: &mut String,
-    (instrument, book): (InstrumentId, Option<&Book>),
+    (instrument, [bid, ask]): (InstrumentId, [Option<Level>; 2]),
     sequence: Sequence,
     event_time: Option<EventTime>,
     symbols: &Symbols,
@@ -63,13 +63,13 @@ pub(crate) fn bbo_item(
     if let Some(time) = event_time {
         item.id("event_time", time.get());
     }
-    let mut side = |side, names: [&str; 3]| {
-        if let Some(Level { price, quantity, orders }) = book.and_then(|book| book.best(side)) {
+    let mut side = |best, names: [&str; 3]| {
+        if let Some(Level { price, quantity, orders }) = best {
             item.price(names[0], price).units(names[1], quantity.units()).number(names[2], orders.into());
         }
     };
-    side(Side::Buy, ["bid", "bid_quantity", "bid_orders"]);
-    side(Side::Sell, ["ask", "ask_quantity", "ask_orders"]);
+    side(bid, ["bid", "bid_quantity", "bid_orders"]);
+    side(ask, ["ask", "ask_quantity", "ask_orders"]);
     cause.push(&mut item);
     item.close();
 }
@@ -113,12 +113,12 @@ pub(crate) fn status_item(out: &mut String, event: &EventRef<'_>, symbols: &Symb
 /// What may be done in an instrument as of a position.
 pub(crate) fn status_snapshot(
     out: &mut String,
-    instrument: &Instrument,
+    (instrument, status): (InstrumentId, TradingStatus),
     sequence: Sequence,
     symbols: &Symbols,
 ) {
-    let mut item = begin(out, "status", instrument.id, sequence, symbols);
-    item.word("trading_status", instrument.status.name());
+    let mut item = begin(out, "status", instrument, sequence, symbols);
+    item.word("trading_status", status.name());
     Cause::Snapshot.push(&mut item);
     item.close();
 }

@@ -11,7 +11,8 @@ pub(crate) struct BestPrices {
     last: FxHashMap<InstrumentId, [Option<Level>; 2]>,
 }
 
-fn best(book: &Book) -> [Option<Level>; 2] {
+/// The best bid and the best offer of a book.
+pub(crate) fn best(book: &Book) -> [Option<Level>; 2] {
     [book.best(Side::Buy), book.best(Side::Sell)]
 }
 

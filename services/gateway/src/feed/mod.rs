@@ -13,10 +13,12 @@ mod lane;
 mod state;
 mod view;
 
-pub(crate) use best::BestPrices;
+pub(crate) use best::{BestPrices, best};
 pub(crate) use follow::Follower;
 pub use follow::StartError;
 pub(crate) use lane::{Block, Item, Lane, Recent};
+#[cfg(test)]
+pub(crate) use state::Folded;
 pub(crate) use state::{
     BookCopy, Channel, Feed, FeedHead, MarketState, Seat, TradeEvent, resting, span, with_last_of_instrument,
 };

@@ -10,7 +10,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
-use super::best::BestPrices;
+use super::best::{BestPrices, best};
 use super::lane::{Block, Lane};
 use super::view::{Depth, GroupSpan, View, ViewDelta};
 use crate::config::Limits;
@@ -421,7 +421,7 @@ impl MarketState {
                 && let Some(block) = &mut step.bbo
             {
                 block.push(span.last, change.instrument, (), |out| {
-                    let of = (change.instrument, Some(book));
+                    let of = (change.instrument, best(book));
                     bbo_item(out, of, span.last, Some(span.event_time), symbols, Cause::Change);
                     true
                 });

@@ -5,9 +5,8 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use matchtape_market::Instrument;
+use matchtape_market::{Instrument, Level};
 use matchtape_schemas::InstrumentId;
-use matchtape_schemas::event::Side;
 
 use super::Gateway;
 use super::answer::{json, lines};
@@ -15,7 +14,7 @@ use super::events::extent;
 use super::params::{Format, find_instrument};
 use crate::encode::Json;
 use crate::error::ApiError;
-use crate::feed::MarketState;
+use crate::feed::{MarketState, best};
 
 /// How long an answer waits for the feeds to reach what is visible.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(2);
@@ -28,17 +27,20 @@ pub(crate) async fn instruments(State(shared): Gateway, headers: HeaderMap) -> R
     let caught_up = head.wait_for(|head| head.position >= visible || head.failed.is_some() || head.ended);
     // Behind for longer: the answer's `sequence` says how far it is.
     let _ = tokio::time::timeout(CATCH_UP_WAIT, caught_up).await;
-    let market = shared.feed.market();
-    let mut rows: Vec<String> = Vec::with_capacity(market.instruments.len());
-    for instrument in market.instruments.iter() {
+    // Copied first: the feed waits while the market is held.
+    let (position, instruments) = {
+        let market = shared.feed.market();
+        let copy = |instrument: &Instrument| (instrument.clone(), BookTop::of(&market, instrument.id));
+        (market.position, market.instruments.iter().map(copy).collect::<Vec<_>>())
+    };
+    let row = |(instrument, book): &(Instrument, Option<BookTop>)| {
         let mut row = String::new();
         let mut object = Json::object(&mut row);
-        write(&mut object, instrument, &market);
+        write(&mut object, instrument, book.as_ref());
         object.close();
-        rows.push(row);
-    }
-    let position = market.position;
-    drop(market);
+        row
+    };
+    let rows: Vec<String> = instruments.iter().map(row).collect();
     if format == Format::Ndjson {
         return Ok(lines(rows.into_iter().map(|row| row + "\n").collect()));
     }
@@ -63,7 +65,7 @@ pub(crate) async fn instrument(
     let market = shared.feed.market();
     Ok(json(|object| {
         match market.instruments.get(id) {
-            Some(instrument) => write(object, instrument, &market),
+            Some(instrument) => write(object, instrument, BookTop::of(&market, id).as_ref()),
             None => {
                 object.text("instrument", &id.to_string()).number("instrument_id", id.get().into());
             }
@@ -77,7 +79,21 @@ pub(crate) async fn instrument(
     }))
 }
 
-fn write(object: &mut Json<'_>, instrument: &Instrument, market: &MarketState) {
+/// What is told of an instrument's book.
+struct BookTop {
+    best: [Option<Level>; 2],
+    orders: u64,
+}
+
+impl BookTop {
+    fn of(market: &MarketState, instrument: InstrumentId) -> Option<Self> {
+        let book = market.books.get(instrument)?;
+        let totals = book.totals();
+        Some(Self { best: best(book), orders: totals.bids.orders + totals.asks.orders })
+    }
+}
+
+fn write(object: &mut Json<'_>, instrument: &Instrument, book: Option<&BookTop>) {
     let definition = &instrument.definition;
     object.text("instrument", &definition.symbol.as_str());
     object.number("instrument_id", instrument.id.get().into());
@@ -92,13 +108,12 @@ fn write(object: &mut Json<'_>, instrument: &Instrument, market: &MarketState) {
     object.price("price_increment", definition.price_increment);
     object.units("quantity_increment", definition.quantity_increment.units());
     object.word("trading_status", instrument.status.name());
-    let Some(book) = market.books.get(instrument.id) else { return };
-    if let Some(bid) = book.best(Side::Buy) {
+    let Some(BookTop { best: [bid, ask], orders }) = book else { return };
+    if let Some(bid) = bid {
         object.price("bid", bid.price);
     }
-    if let Some(ask) = book.best(Side::Sell) {
+    if let Some(ask) = ask {
         object.price("ask", ask.price);
     }
-    let totals = book.totals();
-    object.number("orders", totals.bids.orders + totals.asks.orders);
+    object.number("orders", *orders);
 }

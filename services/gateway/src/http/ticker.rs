@@ -5,14 +5,13 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use matchtape_client::{Row, StatusRow, TickerRow, as_of};
-use matchtape_market::{Instruments, Tickers};
+use matchtape_market::{Instrument, Instruments, Ticker, Tickers};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Query as TapeQuery, ReadError, Reader};
 
 use super::Gateway;
 use super::answer::{json, row_json, rows};
 use super::params::{Format, Params, Position};
-use crate::encode::Symbols;
 use crate::error::ApiError;
 use crate::log::group_end_at;
 
@@ -27,20 +26,15 @@ pub(crate) async fn ticker(
     let instrument = params.instrument(&shared.feed)?;
     let at = params.position("at")?.unwrap_or(Position::End);
     params.finish()?;
-    let symbols = shared.feed.symbols();
-    let list = move |tickers: &Tickers, symbols: &Symbols| -> Vec<TickerRow> {
+    let list = move |tickers: &Tickers| -> Vec<Ticker> {
         let wanted =
             tickers.iter().filter(|ticker| instrument.is_none_or(|wanted| ticker.instrument == wanted));
-        wanted
-            .map(|ticker| {
-                let id = ticker.instrument.to_string();
-                TickerRow::new(ticker, symbols.get(ticker.instrument).unwrap_or(&id))
-            })
-            .collect()
+        wanted.cloned().collect()
     };
     let (sequence, found) = if at == Position::End {
+        // Copied first: the feed waits while the market is held.
         let market = shared.feed.market();
-        (market.position, list(&market.tickers, &symbols))
+        (market.position, list(&market.tickers))
     } else {
         let reader = shared.reader.clone();
         let past = move || {
@@ -49,9 +43,14 @@ pub(crate) async fn ticker(
             Ok::<_, ApiError>((sequence, tickers))
         };
         let (sequence, tickers) = shared.log.run(past).await?;
-        (sequence, list(&tickers, &symbols))
+        (sequence, list(&tickers))
     };
-    Ok(answer(format, "tickers", found, sequence))
+    let symbols = shared.feed.symbols();
+    let row = |ticker: &Ticker| {
+        let id = ticker.instrument.to_string();
+        TickerRow::new(ticker, symbols.get(ticker.instrument).unwrap_or(&id))
+    };
+    Ok(answer(format, "tickers", found.iter().map(row).collect(), sequence))
 }
 
 /// `/v1/status?instrument=SYMBOL&at=end`
@@ -65,11 +64,12 @@ pub(crate) async fn status(
     let instrument = params.instrument(&shared.feed)?;
     let at = params.position("at")?.unwrap_or(Position::End);
     params.finish()?;
-    let list = move |instruments: &Instruments| -> Vec<StatusRow> {
+    let list = move |instruments: &Instruments| -> Vec<Instrument> {
         let wanted = |id: InstrumentId| instrument.is_none_or(|wanted| wanted == id);
-        instruments.iter().filter(|instrument| wanted(instrument.id)).map(StatusRow::new).collect()
+        instruments.iter().filter(|instrument| wanted(instrument.id)).cloned().collect()
     };
     let (sequence, found) = if at == Position::End {
+        // Copied first: the feed waits while the market is held.
         let market = shared.feed.market();
         (market.position, list(&market.instruments))
     } else {
@@ -88,7 +88,7 @@ pub(crate) async fn status(
         };
         shared.log.run(past).await?
     };
-    Ok(answer(format, "status", found, sequence))
+    Ok(answer(format, "status", found.iter().map(StatusRow::new).collect(), sequence))
 }
 
 /// The last group end at or before what `at` means; `as_of` says it of a time.

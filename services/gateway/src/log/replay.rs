@@ -313,7 +313,7 @@ fn take_in_folded(
                 let Some(book) = books.get(change.instrument) else { continue };
                 if best.advance(change.instrument, book) {
                     out.push(span.last, |text| {
-                        let of = (change.instrument, Some(book));
+                        let of = (change.instrument, crate::feed::best(book));
                         bbo_item(text, of, span.last, Some(span.event_time), symbols, Cause::Change);
                         true
                     });

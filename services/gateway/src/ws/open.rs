@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::extract::ws::Utf8Bytes;
 use axum::http::StatusCode;
-use matchtape_market::{BookOrder, Books, Instruments, Tickers};
+use matchtape_market::{BookOrder, Books, Instruments, Level, Ticker, Tickers};
+use matchtape_schemas::event::TradingStatus;
 use matchtape_schemas::{EventTime, InstrumentId, Sequence};
 use matchtape_storage::Reader;
 
@@ -17,7 +18,7 @@ use crate::encode::{
     status_snapshot, ticker_item,
 };
 use crate::error::ApiError;
-use crate::feed::{BookCopy, Channel, Depth, Feed, Seat, resting};
+use crate::feed::{BookCopy, Channel, Depth, Feed, Seat, best, resting};
 use crate::http::candles::interval_ns;
 use crate::log::{CandleFold, Filter, Past, PastState, Replay, Wants, first_at_time, group_end_at};
 
@@ -247,13 +248,20 @@ pub(crate) fn open(
         return Err(ApiError::below_retention(from, first_kept, "from_sequence"));
     }
     let waiting = from > head.next();
-    if waiting && plan.snapshot {
+    // A candle is made of trades that may lie before the position.
+    let needs_state = plan.snapshot || plan.wants.channel == Channel::Candles;
+    if waiting && needs_state {
+        let what_to_do = if plan.wants.channel == Channel::Candles {
+            "there is no candle as of then yet: subscribe without from_sequence"
+        } else {
+            "there is no snapshot as of then yet: subscribe without from_sequence, or with \"snapshot\":false to wait"
+        };
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "beyond_head",
             format!("sequence {from} lies beyond the visible tape, which ends at {head}"),
             "from_sequence",
-            "there is no book as of then yet: subscribe without from_sequence, or with \"snapshot\":false to wait",
+            what_to_do,
         ));
     }
     open_past(plan, feed, seat, head, from, waiting, reader, message_bytes)
@@ -391,49 +399,27 @@ pub(crate) fn live_snapshot(
             let orders = instruments.iter().copied().zip(orders);
             (sequence, order_messages(id, feed, sequence, orders, message_bytes))
         }
+        // Copied first, too: the feed, and with it everybody, waits while the market is held.
         Channel::Bbo => {
-            let market = feed.market();
-            (
-                market.position,
-                bbo_messages(
-                    id,
-                    wants,
-                    &market.symbols,
-                    &market.books,
-                    market.position,
-                    cause,
-                    message_bytes,
-                ),
-            )
+            let (sequence, best) = {
+                let market = feed.market();
+                (market.position, best_of(&market.books, &wants.filter))
+            };
+            (sequence, bbo_messages(id, &feed.symbols(), &best, sequence, cause, message_bytes))
         }
         Channel::Ticker => {
-            let market = feed.market();
-            (
-                market.position,
-                ticker_messages(
-                    id,
-                    wants,
-                    &market.symbols,
-                    &market.tickers,
-                    market.position,
-                    cause,
-                    message_bytes,
-                ),
-            )
+            let (sequence, tickers) = {
+                let market = feed.market();
+                (market.position, tickers_of(&market.tickers, &wants.filter))
+            };
+            (sequence, ticker_messages(id, &feed.symbols(), &tickers, sequence, cause, message_bytes))
         }
         Channel::Status => {
-            let market = feed.market();
-            (
-                market.position,
-                status_messages(
-                    id,
-                    wants,
-                    &market.symbols,
-                    &market.instruments,
-                    market.position,
-                    message_bytes,
-                ),
-            )
+            let (sequence, statuses) = {
+                let market = feed.market();
+                (market.position, statuses_of(&market.instruments, &wants.filter))
+            };
+            (sequence, status_messages(id, &feed.symbols(), &statuses, sequence, message_bytes))
         }
         Channel::Candles | Channel::Trades | Channel::Tape => {
             unreachable!("planned only for channels that have live snapshots")
@@ -441,40 +427,52 @@ pub(crate) fn live_snapshot(
     }
 }
 
+fn best_of(books: &Books, filter: &Filter) -> Vec<(InstrumentId, [Option<Level>; 2])> {
+    match filter {
+        Filter::All => books.iter().map(|(instrument, book)| (instrument, best(book))).collect(),
+        Filter::Only(instruments) => {
+            instruments.iter().map(|id| (*id, books.get(*id).map_or([None; 2], best))).collect()
+        }
+    }
+}
+
+fn tickers_of(tickers: &Tickers, filter: &Filter) -> Vec<Ticker> {
+    tickers.iter().filter(|ticker| filter.matches(ticker.instrument)).cloned().collect()
+}
+
+fn statuses_of(instruments: &Instruments, filter: &Filter) -> Vec<(InstrumentId, TradingStatus)> {
+    let wanted = instruments.iter().filter(|instrument| filter.matches(instrument.id));
+    wanted.map(|instrument| (instrument.id, instrument.status)).collect()
+}
+
 fn bbo_messages(
     id: u64,
-    wants: &Wants,
     symbols: &Symbols,
-    books: &Books,
+    best: &[(InstrumentId, [Option<Level>; 2])],
     sequence: Sequence,
     cause: Cause,
     message_bytes: usize,
 ) -> Vec<Utf8Bytes> {
     let mut messages = Messages::new(id, Channel::Bbo, message_bytes);
-    let mut push = |of| {
+    for of in best {
         messages.push(sequence, |out| {
-            bbo_item(out, of, sequence, None, symbols, cause);
+            bbo_item(out, *of, sequence, None, symbols, cause);
             true
         });
-    };
-    match &wants.filter {
-        Filter::All => books.iter().for_each(|(instrument, book)| push((instrument, Some(book)))),
-        Filter::Only(instruments) => instruments.iter().for_each(|id| push((*id, books.get(*id)))),
     }
     messages.finish()
 }
 
 fn ticker_messages(
     id: u64,
-    wants: &Wants,
     symbols: &Symbols,
-    tickers: &Tickers,
+    tickers: &[Ticker],
     sequence: Sequence,
     cause: Cause,
     message_bytes: usize,
 ) -> Vec<Utf8Bytes> {
     let mut messages = Messages::new(id, Channel::Ticker, message_bytes);
-    for ticker in tickers.iter().filter(|ticker| wants.filter.matches(ticker.instrument)) {
+    for ticker in tickers {
         messages.push(sequence, |out| {
             ticker_item(out, ticker, sequence, symbols, cause);
             true
@@ -485,16 +483,15 @@ fn ticker_messages(
 
 fn status_messages(
     id: u64,
-    wants: &Wants,
     symbols: &Symbols,
-    instruments: &Instruments,
+    statuses: &[(InstrumentId, TradingStatus)],
     sequence: Sequence,
     message_bytes: usize,
 ) -> Vec<Utf8Bytes> {
     let mut messages = Messages::new(id, Channel::Status, message_bytes);
-    for instrument in instruments.iter().filter(|instrument| wants.filter.matches(instrument.id)) {
+    for of in statuses {
         messages.push(sequence, |out| {
-            status_snapshot(out, instrument, sequence, symbols);
+            status_snapshot(out, *of, sequence, symbols);
             true
         });
     }
@@ -530,7 +527,8 @@ fn past_snapshot(id: u64, wants: &Wants, feed: &Feed, past: &Past, message_bytes
                 book_messages(id, wants.depth, feed, sequence, books, false, message_bytes)
             }
             Channel::Bbo => {
-                bbo_messages(id, wants, &symbols, books, sequence, Cause::Snapshot, message_bytes)
+                let best = best_of(books, &wants.filter);
+                bbo_messages(id, &symbols, &best, sequence, Cause::Snapshot, message_bytes)
             }
             _ => {
                 let orders = instruments.map(|id| (*id, books.get(*id).map_or_else(Vec::new, resting)));
@@ -538,10 +536,12 @@ fn past_snapshot(id: u64, wants: &Wants, feed: &Feed, past: &Past, message_bytes
             }
         },
         PastState::Tickers(tickers) => {
-            ticker_messages(id, wants, &symbols, tickers, sequence, Cause::Snapshot, message_bytes)
+            let tickers = tickers_of(tickers, &wants.filter);
+            ticker_messages(id, &symbols, &tickers, sequence, Cause::Snapshot, message_bytes)
         }
         PastState::Instruments(instruments) => {
-            status_messages(id, wants, &symbols, instruments, sequence, message_bytes)
+            let statuses = statuses_of(instruments, &wants.filter);
+            status_messages(id, &symbols, &statuses, sequence, message_bytes)
         }
         PastState::Candles(candles) => candle_messages(id, wants, &symbols, candles, sequence, message_bytes),
         PastState::Nothing => Vec::new(),

@@ -15,7 +15,7 @@ use crate::log::{CandleFold, Counted, Replay, Wants};
 
 /// Blocks looked at per turn: the rest waits for the next, so that no subscription keeps a connection to itself.
 const BLOCKS_PER_TURN: usize = 16;
-/// Text per turn.
+/// Text per turn. Where changes may be conflated, more than this is: no client has all that is kept copied for it.
 const BYTES_PER_TURN: usize = 256 * 1024;
 
 /// One running subscription of a connection.
@@ -142,9 +142,10 @@ impl Subscription {
         }
         let mut conflated = 0;
         let symbols = feed.symbols();
+        let conflate_above = conflate_above(&wanted, limits);
         for (block, item) in wanted {
             let deltas = &waiting[&item.instrument];
-            if deltas.len() <= limits.conflate_above {
+            if deltas.len() <= conflate_above {
                 push_item(&mut messages, block, item);
             } else if item.sequence == deltas[deltas.len() - 1].sequence {
                 // In the place of the last one, so that sequences still rise.
@@ -177,9 +178,10 @@ impl Subscription {
         }
         let mut messages = Messages::new(self.id, self.wants.channel, limits.outbound_message_bytes);
         let mut conflated = 0;
+        let conflate_above = conflate_above(&wanted, limits);
         for (place, (block, item)) in wanted.into_iter().enumerate() {
             let (count, last) = waiting[&item.instrument];
-            if count <= limits.conflate_above {
+            if count <= conflate_above {
                 push_item(&mut messages, block, item);
             } else if place == last {
                 conflated += count;
@@ -262,6 +264,12 @@ impl Subscription {
     }
 }
 
+/// From how many changes of an instrument on they are conflated: in a turn with more text than is good, from two.
+fn conflate_above<T>(wanted: &[(&Arc<Block<T>>, &Item<T>)], limits: &Limits) -> usize {
+    let bytes: usize = wanted.iter().map(|(block, item)| block.text(item).len()).sum();
+    if bytes > BYTES_PER_TURN { 1 } else { limits.conflate_above }
+}
+
 fn start_of(counted: &Counted) -> EventTime {
     match counted {
         Counted::Current(candle) => candle.start,
@@ -286,4 +294,48 @@ fn push_merged(messages: &mut Messages, deltas: &[&ViewDelta], symbols: &Symbols
         book_delta(out, &merged, symbols, deltas.len());
         true
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::{Depth, Folded};
+    use crate::log::Filter;
+
+    #[test]
+    fn of_more_than_a_turn_s_text_a_client_gets_the_last_state_of_each_instrument() {
+        let limits = Limits::default();
+        let feed = Arc::new(Feed::new(Folded::empty(), &limits));
+        let wants = Wants { channel: Channel::Bbo, filter: Filter::All, depth: Depth::ALL, interval_ns: 0 };
+        let mut subscription = Subscription {
+            id: 1,
+            wants,
+            seat: feed.join(Channel::Bbo, Vec::new()),
+            position: Sequence::ZERO,
+            delivered: Sequence::ZERO,
+            phase: Phase::Live,
+            candles: None,
+            behind_since: None,
+        };
+        // Few changes of each instrument, and much text.
+        let (instruments, changes) = (500, 5);
+        let (mut block, mut sequence) = (Block::new(), 0);
+        for instrument in (1..=instruments).cycle().take(instruments as usize * changes) {
+            sequence += 1;
+            block.push(Sequence(sequence), InstrumentId(instrument), (), |out| {
+                out.push_str(&format!("{{\"item\":{sequence},\"rest\":\"{:0200}\"}}", 0));
+                true
+            });
+        }
+        feed.bbo.append(block, Sequence(sequence));
+        let Turn::Messages { messages, more, conflated } = subscription.turn(&feed, &limits) else {
+            panic!("the recent messages have it")
+        };
+        assert_eq!((conflated, more, subscription.position), (2500, false, Sequence(2500)));
+        let text: String = messages.iter().map(Utf8Bytes::as_str).collect();
+        assert!(text.len() < BYTES_PER_TURN, "{} bytes", text.len());
+        assert_eq!(text.matches("\"conflated\":5").count(), 500);
+        assert!(text.contains("\"item\":2500,") && text.contains("\"item\":2001,"));
+        assert!(!text.contains("\"item\":2000,"));
+    }
 }
