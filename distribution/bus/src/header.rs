@@ -9,7 +9,7 @@ use matchtape_schemas::{Epoch, Sequence, TapeId, Watermarks};
 use crate::error::BadSample;
 
 /// The layout below. Another version is another bus: it is also an attribute of the service, compared on opening.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 
 const KIND_FRAME: u32 = 1;
 const KIND_HEARTBEAT: u32 = 2;

@@ -85,7 +85,7 @@ impl BusPublisher {
         refuse_second(&opened.samples, name, service, Some(publisher.id()))?;
         reserve_memory(name, &opened, publisher.id(), config)?;
 
-        let Opened { samples: _, wake, node } = opened;
+        let Opened { samples: _, wake, heartbeat_interval: _, node } = opened;
         let notifier = match wake {
             None => None,
             Some(wake) => Some(wake.notifier_builder().create().map_err(|error| {

@@ -26,6 +26,8 @@ use crate::header::{FORMAT_VERSION, SampleHeader};
 use crate::name::{BusName, BusService};
 
 const FORMAT_KEY: &[u8] = b"matchtape.bus.format";
+/// In nanoseconds: how often a sign of life comes, for those who wait for one.
+const HEARTBEAT_KEY: &[u8] = b"matchtape.bus.heartbeat_interval";
 /// The way in has a format of its own.
 pub(crate) const INGRESS_FORMAT_KEY: &[u8] = b"matchtape.ingress.format";
 
@@ -43,6 +45,8 @@ pub(crate) type WakeFactory<S> = event::PortFactory<S>;
 pub(crate) struct Opened<S: Service> {
     pub samples: SampleFactory<S>,
     pub wake: Option<WakeFactory<S>>,
+    /// [`BusConfig::heartbeat_interval`] of who created it.
+    pub heartbeat_interval: Duration,
     pub node: Node<S>,
 }
 
@@ -72,6 +76,10 @@ fn create_with_format(
             Some(create_wake_ups(&node, &service_name, notifiers, listeners, &errors)?)
         }
     };
+    let heartbeat = attribute(&config.heartbeat_interval.as_nanos())?;
+    let attributes = required_format(FORMAT_KEY, format)?
+        .require(&key(HEARTBEAT_KEY)?, &heartbeat)
+        .map_err(|error| attribute_error(&error))?;
     let samples = node
         .service_builder(&service_name)
         .publish_subscribe::<[Block]>()
@@ -84,13 +92,13 @@ fn create_with_format(
         .history_size(HISTORY_SAMPLES)
         // The publisher never waits for a subscriber: the oldest sample makes room, its reader finds the gap.
         .enable_safe_overflow(true)
-        .open_or_create_with_attributes(&required_format(FORMAT_KEY, format)?)
+        .open_or_create_with_attributes(&attributes)
         .map_err(|error| match error {
             PublishSubscribeOpenOrCreateError::PublishSubscribeOpenError(error) => errors.open(error),
             PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
             PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
         })?;
-    Ok(Opened { samples, wake, node })
+    Ok(Opened { samples, wake, heartbeat_interval: config.heartbeat_interval, node })
 }
 
 /// Sleeps until a listener is notified, at most for `limit`. Returns at once when there is less than a microsecond left:
@@ -142,6 +150,12 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
         .user_header::<SampleHeader>()
         .open_with_attributes(&required_format(FORMAT_KEY, FORMAT_VERSION)?)
         .map_err(|error| errors.open(error))?;
+    let heartbeat = samples.attributes().key_value(&key(HEARTBEAT_KEY)?, 0);
+    let heartbeat_interval = heartbeat
+        .and_then(|value| std::str::from_utf8(value.as_bytes()).ok()?.parse().ok())
+        .filter(|nanoseconds| *nanoseconds > 0)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| errors.corrupted(&"it does not say how often a sign of life comes"))?;
     let wake = match wake_up {
         WakeUp::BusyPoll => None,
         WakeUp::Event => match node.service_builder(&service_name).event().open() {
@@ -159,7 +173,7 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
             Err(error) => return Err(errors.open_wake(error)),
         },
     };
-    Ok(Opened { samples, wake, node })
+    Ok(Opened { samples, wake, heartbeat_interval, node })
 }
 
 /// A node of iceoryx2 for one port. `service` is for messages.
@@ -207,19 +221,23 @@ fn check_root(name: &BusName, service: &str) -> Result<(), BusError> {
     })
 }
 
-fn format_key(key: &[u8]) -> Result<AttributeKey, BusError> {
-    AttributeKey::new(key)
-        .map_err(|error| BusError::Internal { doing: "naming the format", cause: format!("{error:?}") })
+fn attribute_error(error: &dyn std::fmt::Debug) -> BusError {
+    BusError::Internal { doing: "stating what the service is like", cause: format!("{error:?}") }
+}
+
+fn key(name: &[u8]) -> Result<AttributeKey, BusError> {
+    AttributeKey::new(name).map_err(|error| attribute_error(&error))
+}
+
+fn attribute(value: &impl std::fmt::Display) -> Result<AttributeValue, BusError> {
+    AttributeValue::new(value.to_string().as_bytes()).map_err(|error| attribute_error(&error))
 }
 
 /// What a service of this format states under `key`, and its openers ask for.
-pub(crate) fn required_format(key: &[u8], format: u32) -> Result<AttributeVerifier, BusError> {
-    let internal = |cause: String| BusError::Internal { doing: "stating the format", cause };
-    let value =
-        AttributeValue::new(format.to_string().as_bytes()).map_err(|error| internal(format!("{error:?}")))?;
+pub(crate) fn required_format(name: &[u8], format: u32) -> Result<AttributeVerifier, BusError> {
     AttributeVerifier::new()
-        .require(&format_key(key)?, &value)
-        .map_err(|error| internal(format!("{error:?}")))
+        .require(&key(name)?, &attribute(&format)?)
+        .map_err(|error| attribute_error(&error))
 }
 
 /// The format a running service states, for the message about it.
@@ -227,9 +245,8 @@ fn format_found(name: &BusName, service: &str, config: &Config) -> Option<String
     let service_name = name.service_name(service).ok()?;
     let details = ipc::Service::details(&service_name, config, MessagingPattern::PublishSubscribe).ok()??;
     let attributes = details.static_details.attributes();
-    let value = [FORMAT_KEY, INGRESS_FORMAT_KEY]
-        .iter()
-        .find_map(|key| attributes.key_value(&format_key(key).ok()?, 0))?;
+    let value =
+        [FORMAT_KEY, INGRESS_FORMAT_KEY].iter().find_map(|name| attributes.key_value(&key(name).ok()?, 0))?;
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
@@ -272,6 +289,10 @@ impl Errors<'_> {
     fn format(&self) -> BusError {
         let found =
             self.name.iceoryx_config().ok().and_then(|config| format_found(self.name, self.service, &config));
+        if found.as_ref().is_some_and(|found| *found == self.format.to_string()) {
+            // What else it states that openers may ask for.
+            return self.config_changed("heartbeat_interval is another now");
+        }
         BusError::FormatVersion {
             service: self.text(),
             found: found.unwrap_or_else(|| "unknown".into()),

@@ -155,6 +155,7 @@ pub struct BusSubscriber {
     kinds: KindMask,
     spin: Duration,
     held_max: usize,
+    heartbeat_interval: Duration,
     /// The sequence that must come next; `None` until the first sample.
     next: Option<Sequence>,
     /// Zero until the first sample.
@@ -177,7 +178,8 @@ impl BusSubscriber {
     ///
     /// The publisher connects on its next sample or heartbeat: what it sent before is in the log.
     pub fn open(name: &BusName, service: BusService, options: &SubscriberOptions) -> Result<Self, BusError> {
-        let Opened { samples, wake, node } = service::open(name, service, options.wake_up)?;
+        let Opened { samples, wake, heartbeat_interval, node } =
+            service::open(name, service, options.wake_up)?;
         let sizes = samples.static_config();
         let (slots, held_max) = (sizes.max_subscribers(), sizes.subscriber_max_borrowed_samples());
         let text = || name.service_text(service);
@@ -218,6 +220,7 @@ impl BusSubscriber {
             kinds: options.kinds,
             spin: options.spin,
             held_max,
+            heartbeat_interval,
             next: options.next,
             incarnation: 0,
             epoch: Epoch::default(),
@@ -299,6 +302,12 @@ impl BusSubscriber {
     /// Delivers only frames with one of these kinds from now on.
     pub fn set_kinds(&mut self, kinds: KindMask) {
         self.kinds = kinds;
+    }
+
+    /// How often a sign of life comes when nothing else does, as the bus was created.
+    #[must_use]
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.heartbeat_interval
     }
 
     /// How far each stage was at the last sample.

@@ -75,6 +75,7 @@ fn sizes_are_fixed_while_a_subscriber_lives() {
         ("buffer_samples", BusConfig { buffer_samples: 5, ..small() }),
         ("borrowed_samples", BusConfig { borrowed_samples: 3, ..small() }),
         ("subscribers_max", BusConfig { subscribers_max: 9, ..small() }),
+        ("heartbeat_interval", BusConfig { heartbeat_interval: 3 * small().heartbeat_interval, ..small() }),
     ];
     for (field, config) in &larger {
         match BusPublisher::open(&place.name, BusService::Live, config, &head) {
@@ -85,8 +86,14 @@ fn sizes_are_fixed_while_a_subscriber_lives() {
         }
     }
     drop(place.publisher(BusService::Live, &small(), &head));
+    assert_eq!(subscriber.heartbeat_interval(), small().heartbeat_interval);
     drop(subscriber);
-    drop(place.publisher(BusService::Live, &larger[0].1, &head));
+    for (_, config) in &larger {
+        let publisher = place.publisher(BusService::Live, config, &head);
+        let subscriber = subscribe(&place.name, BusService::Live).expect("subscriber");
+        assert_eq!(subscriber.heartbeat_interval(), config.heartbeat_interval);
+        drop((subscriber, publisher));
+    }
 }
 
 #[test]

@@ -24,6 +24,11 @@ pub trait Live {
     /// Tries to begin at `next`; `false` when there is nothing to attach to yet.
     fn attach(&mut self, next: Sequence) -> Result<bool, BusError>;
 
+    /// How often a sign of life comes, where the source says it once attached.
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        None
+    }
+
     /// Goes on at `next`.
     fn seek(&mut self, next: Sequence);
 
@@ -136,6 +141,10 @@ impl Live for BusLive {
             Err(BusError::NotFound { .. } | BusError::Busy { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        self.subscriber.as_ref().map(BusSubscriber::heartbeat_interval)
     }
 
     fn seek(&mut self, next: Sequence) {

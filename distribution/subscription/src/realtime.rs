@@ -22,7 +22,7 @@ pub struct RealTimeOptions {
     pub start: Start,
     /// What to show.
     pub filter: Filter,
-    /// How often the publisher sends a sign of life. Three missed ones raise the alarm.
+    /// How often the publisher sends a sign of life, until the bus says it. Three missed ones raise the alarm.
     pub heartbeat_interval: Duration,
 }
 
@@ -187,6 +187,11 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             }
             // The log once more: what became visible since it ended was published before this reader was known.
             self.attach_at = None;
+            if let Some(interval) = self.live.heartbeat_interval().filter(|it| *it != self.heartbeat_interval)
+            {
+                self.heartbeat_interval = interval;
+                self.alarm = HeartbeatAlarm::new(interval, now);
+            }
             return Ok(Step::Done);
         } else {
             self.handover.log_exhausted();

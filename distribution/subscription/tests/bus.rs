@@ -13,7 +13,7 @@ use matchtape_subscription::{
     BatchBuf, BusLive, Delayed, DelayedOptions, End, Events, Pace, RealTime, RealTimeOptions, Start,
     Subscription, Update, WindowStart,
 };
-use support::{Log, TAPE, all_at, trades_frame};
+use support::{Log, ManualClock, TAPE, all_at, trades_frame};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,6 +50,26 @@ fn small() -> BusConfig {
 
 fn empty_tape() -> Head {
     Head { epoch: Epoch::FIRST, ..Head::empty(TAPE) }
+}
+
+#[test]
+fn the_alarm_waits_for_three_of_the_intervals_that_the_bus_states() {
+    let place = Place::new("interval");
+    let config = BusConfig { heartbeat_interval: Duration::from_secs(1), ..small() };
+    let publisher =
+        BusPublisher::open(&place.name, BusService::Live, &config, &empty_tape()).expect("publisher");
+    let clock = ManualClock::default();
+    let live = place.live(BusService::Live, WakeUp::BusyPoll);
+    let options = RealTimeOptions::default();
+    let mut reader =
+        RealTime::open_with_clock(Log::new(Vec::new()), live, options, clock.clone()).expect("open");
+    // Attaches, and hears nothing.
+    assert!(reader.poll().expect("poll").is_none());
+    clock.pass(Duration::from_millis(2900));
+    assert!(reader.poll().expect("poll").is_none(), "it was not too long");
+    clock.pass(Duration::from_millis(200));
+    assert!(matches!(reader.poll().expect("poll"), Some(Update::Alarm { missed: 3 })));
+    drop(publisher);
 }
 
 /// Publishes `events` in frames of ten as fast as it can, each visible in `log` first; then heartbeats until told to stop.
