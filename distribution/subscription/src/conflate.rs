@@ -17,7 +17,9 @@
 //!    event of the batch names meanwhile, or whose book is cleared meanwhile, stays.
 //!
 //! So trades, executions, definitions, refusals, terms and sessions are never left out, and a book that is folded from
-//! conflated batches is, after each batch, the same as one folded from all events: the same orders in the same queues.
+//! conflated batches is, after each batch, the same as one folded from all events: the same orders in the same queues. (But for
+//! an order that was in the book before the batch and whose number another one took without a word of the first's end: it
+//! leaves the book when the number is taken, and stays where the other one came and went in one batch.)
 //! What stays keeps its position and its bytes; with events left out, the marks of group ends are no longer all there: the
 //! batch as a whole is what belongs together. A window that comes in parts is conflated part by part.
 

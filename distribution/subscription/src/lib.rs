@@ -4,7 +4,7 @@
 //! not given it is told about; a position ([`Start::At`]) is all it needs to resume.
 //!
 //! Never opens a file of the log (it comes in through [`History`]), never decides what is visible, never makes the
-//! publisher wait. Durable consumers (acknowledgement, checkpoints) build on these and do not live here yet.
+//! publisher wait. Durable consumers (acknowledgement, checkpoints) do not live here: their rules are `distribution/consumer`'s.
 //!
 //! Read in this order: `history` and `live` (the two sources), `update`, `handover` (the decisions), `realtime` (acts
 //! them out), `windows`, `batch` and `conflate` (the delayed tier's rules and bytes), `delayed`, `historical`.

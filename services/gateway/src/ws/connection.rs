@@ -2,7 +2,8 @@
 //!
 //! There is no queue per client. A subscription is a position; the loop hands over what is due from there, waits until
 //! the socket has taken it, and looks again. A client that is slow finds itself further back, and what it needs has
-//! then to be read from the log (or, for books, merged). Bytes in memory: one turn, and the socket's write buffer.
+//! then to be read from the log (or, for books, best prices, tickers and candles, is merged). Bytes in memory: one turn, and
+//! the socket's write buffer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
