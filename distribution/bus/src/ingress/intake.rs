@@ -30,7 +30,7 @@ use crate::publisher::{incarnation, reserve_segment};
 const REQUESTS_PER_TURN: usize = 64;
 
 /// What the node takes of events and tells its producers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IngressTerms {
     /// The node's term.
     pub epoch: Epoch,
@@ -153,10 +153,9 @@ impl<W> Intake<W> {
             })?),
         };
         let incarnation = incarnation();
-        let IngressTerms { epoch, skew_ns_max, group_events_max, group_bytes_max } = *terms;
-        let group_max = GroupMax { events: group_events_max, bytes: group_bytes_max };
+        let group_max = GroupMax { events: terms.group_events_max, bytes: terms.group_bytes_max };
         Ok(Self {
-            desk: Desk::new(name.tape(), incarnation, epoch, config.producers_max, group_max),
+            desk: Desk::new(name.tape(), incarnation, terms.epoch, config.producers_max, group_max),
             states: Vec::with_capacity(config.sessions_max()),
             replies: publisher,
             notifier,
@@ -165,12 +164,9 @@ impl<W> Intake<W> {
             processes: Processes { requests, name: name.clone() },
             view: NodeView {
                 incarnation,
-                epoch,
                 state: NodeState::Open,
                 watermarks: Watermarks::default(),
-                skew_ns_max,
-                group_events_max,
-                group_bytes_max,
+                terms: *terms,
             },
             name: name.clone(),
             sessions_max: config.sessions_max(),
@@ -314,6 +310,9 @@ mod tests {
     use crate::name::TestName;
     use crate::thread::on_own_thread;
 
+    const TERMS: IngressTerms =
+        IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
+
     /// A node that takes everything.
     #[derive(Default)]
     struct Taker {
@@ -349,9 +348,7 @@ mod tests {
     fn garbage_in_the_service_is_passed_over_and_others_publish_on() {
         let test = TestName::new("garbage", TapeId(3));
         let config = IngressConfig { producers_max: 2, ..IngressConfig::default() };
-        let terms =
-            IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
-        let mut intake = Intake::open(&test.name, &config, &terms).expect("intake");
+        let mut intake = Intake::open(&test.name, &config, &TERMS).expect("intake");
         let name = test.name.clone();
         let (done, finished) = std::sync::mpsc::channel();
         let honest = on_own_thread(
@@ -441,9 +438,7 @@ mod tests {
     #[test]
     fn a_producer_goes_on_only_from_an_event_that_is_safe() {
         let test = TestName::new("safe", TapeId(3));
-        let terms =
-            IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
-        let mut intake = Intake::open(&test.name, &IngressConfig::default(), &terms).expect("intake");
+        let mut intake = Intake::open(&test.name, &IngressConfig::default(), &TERMS).expect("intake");
         let sequence = matchtape_schemas::Sequence(20);
         let last = Mark { producer_sequence: ProducerSequence(7), sequence };
         let mut door = Taker { last: Some(last), ..Taker::default() };
@@ -488,9 +483,7 @@ mod tests {
     #[test]
     fn what_comes_after_the_end_is_taken_out_of_the_queues_so_that_the_thread_can_sleep() {
         let test = TestName::new("late", TapeId(3));
-        let terms =
-            IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
-        let mut intake = Intake::open(&test.name, &IngressConfig::default(), &terms).expect("intake");
+        let mut intake = Intake::open(&test.name, &IngressConfig::default(), &TERMS).expect("intake");
         let mut door = Taker { ended: true, ..Taker::default() };
         let name = test.name.clone();
         let (done, finished) = std::sync::mpsc::channel();

@@ -7,6 +7,8 @@ use iceoryx2::prelude::ZeroCopySend;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{Epoch, ProducerId, ProducerSequence, Sequence, TapeId, Watermarks};
 
+use super::intake::IngressTerms;
+
 /// The layouts below. Another version is another service: it is also an attribute, compared on opening.
 pub(crate) const INGRESS_FORMAT: u32 = 1;
 
@@ -143,12 +145,9 @@ const _: () = assert!(size_of::<ReplyHeader>() == 104, "no padding, and the form
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NodeView {
     pub incarnation: u64,
-    pub epoch: Epoch,
     pub state: NodeState,
     pub watermarks: Watermarks,
-    pub skew_ns_max: i64,
-    pub group_events_max: usize,
-    pub group_bytes_max: usize,
+    pub terms: IngressTerms,
 }
 
 impl NodeView {
@@ -159,15 +158,15 @@ impl NodeView {
             state: self.state.number(),
             tape: tape.get(),
             incarnation: self.incarnation,
-            epoch: self.epoch.get(),
+            epoch: self.terms.epoch.get(),
             accepted: self.watermarks.accepted.get(),
             written: self.watermarks.written.get(),
             durable: self.watermarks.durable.get(),
             replicated: self.watermarks.replicated.get(),
             visible: self.watermarks.visible.get(),
-            skew_ns_max: self.skew_ns_max,
-            group_events_max: self.group_events_max as u64,
-            group_bytes_max: self.group_bytes_max as u64,
+            skew_ns_max: self.terms.skew_ns_max,
+            group_events_max: self.terms.group_events_max as u64,
+            group_bytes_max: self.terms.group_bytes_max as u64,
             full: u64::from(full),
         }
     }
@@ -179,7 +178,6 @@ impl NodeView {
         }
         Some(Self {
             incarnation: header.incarnation,
-            epoch: Epoch(header.epoch),
             state: NodeState::ALL.into_iter().find(|state| state.number() == header.state)?,
             watermarks: Watermarks {
                 accepted: Sequence(header.accepted),
@@ -188,9 +186,12 @@ impl NodeView {
                 replicated: Sequence(header.replicated),
                 visible: Sequence(header.visible),
             },
-            skew_ns_max: header.skew_ns_max,
-            group_events_max: usize::try_from(header.group_events_max).ok()?,
-            group_bytes_max: usize::try_from(header.group_bytes_max).ok()?,
+            terms: IngressTerms {
+                epoch: Epoch(header.epoch),
+                skew_ns_max: header.skew_ns_max,
+                group_events_max: usize::try_from(header.group_events_max).ok()?,
+                group_bytes_max: usize::try_from(header.group_bytes_max).ok()?,
+            },
         })
     }
 }
@@ -373,12 +374,14 @@ mod tests {
     fn a_node_s_view_survives_its_header_and_nonsense_is_not_read() {
         let view = NodeView {
             incarnation: 5,
-            epoch: Epoch(2),
             state: NodeState::Poisoned,
             watermarks: Watermarks { accepted: Sequence(9), visible: Sequence(3), ..Watermarks::default() },
-            skew_ns_max: 4,
-            group_events_max: 1024,
-            group_bytes_max: 4096,
+            terms: IngressTerms {
+                epoch: Epoch(2),
+                skew_ns_max: 4,
+                group_events_max: 1024,
+                group_bytes_max: 4096,
+            },
         };
         let header = view.header(TapeId(7), true);
         assert_eq!(NodeView::read(&header, TapeId(7)), Some(view));

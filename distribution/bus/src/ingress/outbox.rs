@@ -198,7 +198,7 @@ impl Outbox {
             format_version: INGRESS_FORMAT,
             tape: self.tape.get(),
             incarnation: node.incarnation,
-            epoch: node.epoch.get(),
+            epoch: node.terms.epoch.get(),
             producer: self.producer.get(),
             attempt: self.attempt,
             ..RequestHeader::default()
@@ -269,7 +269,9 @@ impl Outbox {
         let Some(view) = NodeView::read(header, self.tape) else { return };
         match &mut self.node {
             // Left behind by a node that was replaced, or from one that wakes after it was.
-            Some(known) if view.incarnation < known.incarnation || view.epoch < known.epoch => return,
+            Some(known) if view.incarnation < known.incarnation || view.terms.epoch < known.terms.epoch => {
+                return;
+            }
             Some(known) if view.incarnation == known.incarnation => {
                 let watermarks = later(known.watermarks, view.watermarks);
                 *known = NodeView { watermarks, ..view };

@@ -468,7 +468,7 @@ impl RemotePublisher {
     pub fn publish_group(&mut self, events: &[Event]) -> Result<RemotePublished, RemotePublishError> {
         self.check_open()?;
         let limits = self.outbox.limits();
-        let group_events_max = self.outbox.node().map_or(usize::MAX, |node| node.group_events_max);
+        let group_events_max = self.outbox.node().map_or(usize::MAX, |node| node.terms.group_events_max);
         let limit = group_events_max.min(limits.events_max);
         let Some(last) = events.last().filter(|_| events.len() <= limit) else {
             return Err(RemotePublishError::GroupSize { events: events.len(), limit });
@@ -491,7 +491,7 @@ impl RemotePublisher {
             self.check_time(event.event_time)?;
             blocks += event.encoded_len() / BLOCK_BYTES;
         }
-        let group_bytes_max = self.outbox.node().map_or(usize::MAX, |node| node.group_bytes_max);
+        let group_bytes_max = self.outbox.node().map_or(usize::MAX, |node| node.terms.group_bytes_max);
         let limit = group_bytes_max.min(limits.blocks_max * BLOCK_BYTES);
         if blocks * BLOCK_BYTES > limit {
             return Err(RemotePublishError::GroupBytes { bytes: blocks * BLOCK_BYTES, limit });
@@ -668,7 +668,7 @@ impl RemotePublisher {
         if event_time <= self.horizon {
             return Ok(());
         }
-        let skew_ns_max = self.outbox.node().map_or(0, |node| node.skew_ns_max);
+        let skew_ns_max = self.outbox.node().map_or(0, |node| node.terms.skew_ns_max);
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = AcceptedTime(i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX));
         self.horizon = EventTime(now.get().saturating_add(skew_ns_max));

@@ -17,6 +17,7 @@ use matchtape_schemas::{
 };
 
 use super::desk::{Desk, Door, GroupMax, Ports, Unpublished};
+use super::intake::IngressTerms;
 use super::message::{Mark, NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
 use super::outbox::{Ended, Outbox, Reached, WindowLimits};
 use crate::block::{BLOCK_BYTES, Block, bytes_of_mut};
@@ -26,6 +27,10 @@ const QUEUE: usize = 4;
 const REPLIES: usize = 3;
 const PRODUCERS: u32 = 3;
 const GROUP_MAX: GroupMax = GroupMax { events: 8, bytes: 4096 };
+
+fn terms(epoch: u64) -> IngressTerms {
+    IngressTerms { epoch: Epoch(epoch), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 }
+}
 
 struct Random(u64);
 
@@ -195,14 +200,11 @@ impl World {
         self.epoch += self.random.below(2) + u64::from(self.epoch == 0);
         let view = NodeView {
             incarnation: self.incarnations,
-            epoch: Epoch(self.epoch),
             state: NodeState::Open,
             watermarks: Watermarks::default(),
-            skew_ns_max: 0,
-            group_events_max: 8,
-            group_bytes_max: 4096,
+            terms: terms(self.epoch),
         };
-        let desk = Desk::new(TAPE, self.incarnations, view.epoch, PRODUCERS as usize, GROUP_MAX);
+        let desk = Desk::new(TAPE, self.incarnations, view.terms.epoch, PRODUCERS as usize, GROUP_MAX);
         self.room = 16;
         self.node = Some(ModelNode { desk, view });
     }
@@ -489,15 +491,8 @@ fn nothing_is_lost_doubled_or_reordered_whatever_is_lost_or_killed() {
 }
 
 fn reply(epoch: u64, incarnation: u64) -> ReplyHeader {
-    let view = NodeView {
-        incarnation,
-        epoch: Epoch(epoch),
-        state: NodeState::Open,
-        watermarks: Watermarks::default(),
-        skew_ns_max: 0,
-        group_events_max: 8,
-        group_bytes_max: 4096,
-    };
+    let (watermarks, terms) = (Watermarks::default(), terms(epoch));
+    let view = NodeView { incarnation, state: NodeState::Open, watermarks, terms };
     view.header(TAPE, true)
 }
 
@@ -506,11 +501,11 @@ fn a_node_of_an_earlier_epoch_is_neither_heard_nor_served() {
     let limits = WindowLimits { events_max: 12, blocks_max: 200, sample_blocks_max: 16 };
     let mut outbox = Outbox::new(TAPE, ProducerId(1), 9, limits, Stage::Durable);
     outbox.reply(&reply(5, 20), &[], Duration::ZERO);
-    assert_eq!(outbox.node().map(|node| node.epoch), Some(Epoch(5)));
+    assert_eq!(outbox.node().map(|node| node.terms.epoch), Some(Epoch(5)));
     // A node that was stopped while another took over wakes again; and one that opened an old copy of the tape.
     for late in [reply(4, 10), reply(4, 30)] {
         outbox.reply(&late, &[], Duration::ZERO);
-        assert_eq!(outbox.node().map(|node| (node.epoch, node.incarnation)), Some((Epoch(5), 20)));
+        assert_eq!(outbox.node().map(|node| (node.terms.epoch, node.incarnation)), Some((Epoch(5), 20)));
     }
     outbox.reply(&reply(6, 30), &[], Duration::ZERO);
     let request = outbox.next(Duration::ZERO).expect("a greeting");
