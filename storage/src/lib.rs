@@ -12,10 +12,10 @@ mod entity;
 mod file_header;
 mod flush;
 mod fold;
+mod gauge;
 mod guard;
 mod ingest;
 mod inspect;
-mod intake;
 pub mod limits;
 mod manifest;
 mod memtable;
@@ -52,18 +52,18 @@ pub use disk::{
 pub use dump::{DumpItem, dump};
 pub use file_header::VersionError;
 pub use flush::FlushError;
+pub use gauge::{Intake, StoreGauge, StoreNumbers};
 pub use inspect::{
     Amplification, EventTableView, HoldView, IndexTableView, Inspection, MemoryView, SegmentView,
     SnapshotView,
 };
-pub use intake::{Intake, IntakeGauge};
 pub use manifest::LegalHold;
 pub use open::{OpenError, RecoveryReport};
 pub use options::{
     CompactionOptions, Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions,
     Workers,
 };
-pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView};
+pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView, RetentionMarks};
 pub use pressure::{Pressure, PressureReason};
 pub use proof::{
     PROOF_BYTES_MAX, Proof, ProofError, ProofFileError, ProveError, ProveProgress, SegmentPart,

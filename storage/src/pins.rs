@@ -18,6 +18,8 @@ use matchtape_schemas::Sequence;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::retention::Advisory;
+
 /// The longest name of a pin or hold, in bytes.
 pub const PIN_NAME_BYTES_MAX: usize = 64;
 
@@ -101,8 +103,19 @@ pub enum PinError {
     LegalHold,
 }
 
-/// The pins of one store.
-#[derive(Debug)]
+/// What retention has found and done since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionMarks {
+    /// Pins that were broken: whoever set them may have lost events.
+    pub pins_broken: u64,
+    /// Legal holds that keep more than their limit, at the last look.
+    pub holds_over_limit: u64,
+    /// Snapshots that cannot be relied on, at the last look.
+    pub snapshots_unusable: u64,
+}
+
+/// The pins of one store. Clones share them.
+#[derive(Clone, Debug)]
 pub(crate) struct Pins {
     board: Arc<Mutex<Board>>,
 }
@@ -113,6 +126,7 @@ pub(crate) struct Board {
     floor: Sequence,
     pins: BTreeMap<(PinKind, String), Pinned>,
     next_guard: u64,
+    marks: RetentionMarks,
 }
 
 #[derive(Debug)]
@@ -125,7 +139,8 @@ struct Pinned {
 
 impl Pins {
     pub(crate) fn new(first_kept: Sequence) -> Self {
-        let board = Board { floor: first_kept, pins: BTreeMap::new(), next_guard: 0 };
+        let marks = RetentionMarks::default();
+        let board = Board { floor: first_kept, pins: BTreeMap::new(), next_guard: 0, marks };
         Self { board: Arc::new(Mutex::new(board)) }
     }
 
@@ -147,6 +162,24 @@ impl Pins {
 
     pub(crate) fn list(&self) -> Vec<PinView> {
         self.board.lock().list()
+    }
+
+    pub(crate) fn marks(&self) -> RetentionMarks {
+        self.board.lock().marks
+    }
+
+    /// What a look of retention has said.
+    pub(crate) fn note(&self, advisories: &[Advisory]) {
+        let mut board = self.board.lock();
+        let marks = &mut board.marks;
+        (marks.holds_over_limit, marks.snapshots_unusable) = (0, 0);
+        for advisory in advisories {
+            *match advisory {
+                Advisory::PinBroken { .. } => &mut marks.pins_broken,
+                Advisory::HoldOverLimit { .. } => &mut marks.holds_over_limit,
+                Advisory::SnapshotUnusable { .. } => &mut marks.snapshots_unusable,
+            } += 1;
+        }
     }
 
     /// Lets `decide` choose what goes while no pin can change, and raises the floor to what it returns.

@@ -17,10 +17,10 @@ use crate::compaction::choose::Shape;
 use crate::compaction::{CompactError, CompactProgress, CompactionTotals, Outcome};
 use crate::disk::{Disk, DiskLock};
 use crate::flush::FlushError;
+use crate::gauge::StoreGauge;
 use crate::guard::caught;
 use crate::ingest::{Ingest, StoreFirst};
 use crate::inspect::{self, Inspection};
-use crate::intake::IntakeGauge;
 use crate::manifest::{Contents, Edit, LegalHold};
 use crate::open::{self, OpenError, Opened, RecoveryReport};
 use crate::options::{Compression, StoreMistakes, StoreOptions, Workers};
@@ -191,9 +191,9 @@ impl EventStore {
         self.ingest.pressure()
     }
 
-    /// Tells how fast events are taken, and why not faster, beside the store's owner.
-    pub fn intake_gauge(&self) -> IntakeGauge {
-        IntakeGauge::new(Arc::clone(&self.ingest))
+    /// Tells beside the store's owner how it is: how fast events are taken, what was done, what there is.
+    pub fn gauge(&self) -> StoreGauge {
+        StoreGauge::new(Arc::clone(&self.ingest), self.segments.clone(), self.pins.clone())
     }
 
     /// The failure that ended indexing or flushing, if one did: nothing more should be appended, for memory would only
@@ -437,7 +437,9 @@ impl EventStore {
         let reader = self.reader();
         let scope = self.scope(&reader, policy, now);
         let early = self.mistakes.files_go_before_the_manifest;
-        retention::retain(&scope, &self.ingest.flusher, &self.pins, early)
+        let choice = retention::retain(&scope, &self.ingest.flusher, &self.pins, early)?;
+        self.pins.note(&choice.advisories);
+        Ok(choice)
     }
 
     /// Copies what is visible now into the empty directory `target`, while this store goes on, and reads the copy back. With

@@ -10,7 +10,7 @@ use matchtape_schemas::*;
 use matchtape_storage::sim::{Random, SimDisk};
 use matchtape_storage::{
     Advisory, Disk, EventStore, HoldError, OpenError, PinError, PinKind, PinLimit, PinLimits, ReadError,
-    ReadOnlyOptions, ReadOnlyStore, Restraint, RetentionPolicy,
+    ReadOnlyOptions, ReadOnlyStore, Restraint, RetentionMarks, RetentionPolicy,
 };
 use model::*;
 
@@ -150,6 +150,10 @@ fn a_pin_holds_back_what_it_needs_until_it_moves_on_or_is_over_its_limit() {
     );
     assert!(choice.first_kept > 60);
     assert!(pin.is_broken());
+    let marks = || driven.store.gauge().numbers().retention;
+    assert_eq!(marks(), RetentionMarks { pins_broken: 1, ..RetentionMarks::default() });
+    driven.store.retain(&policy, now(&driven)).expect("looked again");
+    assert_eq!(marks().pins_broken, 1, "it is broken once");
     assert!(matches!(pin.advance(Sequence(100)), Err(PinError::Broken { .. })));
     let refused = driven.store.pin(PinKind::Consumer, "clearing", Sequence(60)).expect_err("gone");
     assert_eq!(
@@ -174,6 +178,8 @@ fn a_legal_hold_outlives_the_process_and_only_alarms() {
     let choice = driven.store.retain(&policy, now(&driven)).expect("ran");
     assert!(choice.first_kept <= 20, "{choice:?}");
     assert!(matches!(&choice.advisories[0], Advisory::HoldOverLimit { hold, .. } if hold.name == "case 7"));
+    let numbers = driven.store.gauge().numbers();
+    assert_eq!((numbers.legal_holds, numbers.retention.holds_over_limit), (1, 1));
     let refused = driven.store.hold("too late", Sequence(1), now(&driven));
     if choice.first_kept > 1 {
         assert!(matches!(refused, Err(HoldError::Pin(PinError::BelowRetention { .. }))));
@@ -182,6 +188,8 @@ fn a_legal_hold_outlives_the_process_and_only_alarms() {
     assert!(driven.store.lift_hold("case 7", now(&driven)).expect("durable"));
     let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
     assert!(choice.first_kept > 60, "{choice:?}");
+    let numbers = driven.store.gauge().numbers();
+    assert_eq!((numbers.legal_holds, numbers.retention.holds_over_limit), (0, 0));
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::serve::ListenerExt;
-use matchtape_node::Sealer;
 use matchtape_node::consumers::Consumers;
+use matchtape_node::{NodeGauge, Sealer};
 use matchtape_schemas::Watermarks;
-use matchtape_storage::{IntakeGauge, Reader};
+use matchtape_storage::Reader;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -34,8 +34,8 @@ pub struct TapeHandle {
     pub ingress: Option<Arc<dyn Ingress>>,
     /// Its durable consumers; without them, none are offered.
     pub consumers: Option<Consumers>,
-    /// How fast it takes events, for `/v1/health` and the page; without it, nothing is said of that.
-    pub intake: Option<IntakeGauge>,
+    /// How its node is, for `/v1/health`, `/metrics` and the page; without it, nothing is said of that.
+    pub gauge: Option<NodeGauge>,
     /// Seals its log on demand; without it, that is not offered.
     pub sealer: Option<Sealer>,
 }
@@ -43,7 +43,7 @@ pub struct TapeHandle {
 impl TapeHandle {
     /// A tape that is only shown.
     pub fn shown(reader: Reader, tail: watch::Receiver<Watermarks>) -> Self {
-        Self { reader, tail, ingress: None, consumers: None, intake: None, sealer: None }
+        Self { reader, tail, ingress: None, consumers: None, gauge: None, sealer: None }
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Shared {
     /// One permit per request that brings events.
     pub(crate) publishes: Arc<Semaphore>,
     pub(crate) consumers: Option<Consumers>,
-    pub(crate) intake: Option<IntakeGauge>,
+    pub(crate) gauge: Option<NodeGauge>,
     pub(crate) sealer: Option<Sealer>,
     /// Held while the log is sealed.
     pub(crate) seals: Arc<Semaphore>,
@@ -89,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) hosts: Vec<String>,
     pub(crate) started: Instant,
+    pub(crate) started_at: SystemTime,
     /// One permit per WebSocket connection.
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) drain: watch::Receiver<Option<Instant>>,
@@ -126,7 +127,7 @@ impl Gateway {
             log: LogPool::new(limits.log_reads_max),
             ingress: tape.ingress,
             consumers: tape.consumers,
-            intake: tape.intake,
+            gauge: tape.gauge,
             sealer: tape.sealer,
             seals: Arc::new(Semaphore::new(1)),
             consumer_waits: Arc::new(Semaphore::new(limits.connections_max)),
@@ -135,6 +136,7 @@ impl Gateway {
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             metrics: Metrics::default(),
             started: Instant::now(),
+            started_at: SystemTime::now(),
             reader: tape.reader,
             tail: tape.tail,
             drain: draining.clone(),

@@ -57,8 +57,8 @@ async fn health_heartbeats_and_metrics_say_why_events_are_slowed_and_when_they_a
     let node = Node::open(folder.path(), options, Vec::new()).unwrap();
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
     let (_sender, tail) = watch::channel(node.watermarks());
-    let intake_gauge = Some(node.store().intake_gauge());
-    let tape = TapeHandle { intake: intake_gauge, ..TapeHandle::shown(node.reader(), tail) };
+    let gauge = Some(node.gauge());
+    let tape = TapeHandle { gauge, ..TapeHandle::shown(node.reader(), tail) };
     let limits = Limits { heartbeat_interval: Duration::from_millis(20), ..generous() };
     let gateway = Gateway::start(config(limits), tape).await.unwrap();
     let mut client = Client::connect(gateway.address()).await;

@@ -95,6 +95,11 @@ impl Ingress {
         *self.counters.lock()
     }
 
+    /// The same, for whoever looks again later.
+    pub(crate) fn shared_counters(&self) -> Arc<Mutex<IngressCounters>> {
+        Arc::clone(&self.counters)
+    }
+
     /// Tells producers why it ends, and ends the thread. Call after the stages have ended.
     pub(crate) fn stop(mut self) {
         self.stop.store(true, Ordering::Release);

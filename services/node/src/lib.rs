@@ -17,6 +17,7 @@ mod bell;
 mod bus;
 pub mod consumers;
 mod framer;
+mod gauge;
 mod history;
 mod idle;
 mod ingress;
@@ -31,6 +32,7 @@ mod seal;
 mod stages;
 
 pub use bus::BusOptions;
+pub use gauge::NodeGauge;
 pub use history::{FollowedHistory, StoreFrame, StoreHistory};
 pub use ingress::IngressOptions;
 pub use latency::StageLatency;

@@ -20,6 +20,7 @@ use matchtape_storage::{
 use crate::bus::{BusOptions, LiveBus, LiveLane, SpeculativeBus};
 use crate::consumers::{self, ConsumerError, Consumers, ConsumersOptions};
 use crate::framer::Framer;
+use crate::gauge::NodeGauge;
 use crate::idle::IdleClock;
 use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
@@ -205,12 +206,9 @@ impl Node {
         let ring = Arc::new(Ring::new(options.ring_slots, found.last_sequence));
         let ring_reader = RingReader::new(Arc::clone(&ring));
         let skew_ns_max = i64::try_from(options.event_time_skew_max.as_nanos()).unwrap_or(i64::MAX);
-        #[cfg_attr(
-            not(any(test, feature = "mistakes")),
-            expect(unused_mut, reason = "mistakes are set below")
-        )]
         let mut intake =
             Intake::new(ring, Arc::clone(&stages), skew_ns_max, store.space_problem(), epoch_start, marks);
+        *intake.accepted_time.get_mut() = found.accepted_time.get();
         #[cfg(any(test, feature = "mistakes"))]
         {
             intake.mistakes = options.mistakes;
@@ -375,6 +373,16 @@ impl Node {
     /// How long events take to become durable and visible.
     pub fn latency(&self) -> Arc<StageLatency> {
         Arc::clone(&self.latency)
+    }
+
+    /// Tells beside the node's owner how it is.
+    pub fn gauge(&self) -> NodeGauge {
+        NodeGauge {
+            intake: Arc::clone(&self.intake),
+            latency: Arc::clone(&self.latency),
+            store: self.store().gauge(),
+            ingress: self.ingress.as_ref().map(Ingress::shared_counters),
+        }
     }
 
     /// Follows the watermarks and waits for stages, also after the node is gone.

@@ -303,8 +303,9 @@ impl<S: Speculative> Pipeline<S> {
             Ok(frame) => {
                 self.inside_group = !frame.ends_group();
                 self.ring.release(taken);
-                // Relaxed: only the idle clock looks, and only whether the tape is of today.
+                // Relaxed: only the idle clock looks, and only whether the tape is of today; and whoever asks a gauge.
                 self.intake.max_event_time.store(frame.max_event_time.get(), Ordering::Relaxed);
+                self.intake.accepted_time.store(frame.accepted_time.get(), Ordering::Relaxed);
                 self.intake.stages.raise(Stage::Accepted, frame.last_sequence());
                 self.speculative.appended();
                 true

@@ -5,7 +5,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use matchtape_schemas::event::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Payload, encode_event};
@@ -127,6 +127,10 @@ pub(crate) struct Intake {
     space: SpaceProblem,
     /// The greatest event time of the tape so far, ns; the pipeline keeps it.
     pub(crate) max_event_time: AtomicI64,
+    /// The last accepted time of the tape, ns; the pipeline keeps it.
+    pub(crate) accepted_time: AtomicI64,
+    /// Groups refused because an event's time was too far ahead.
+    pub(crate) event_times_refused: AtomicU64,
     /// The event that starts this epoch, until the first publish puts it on the tape.
     epoch_start: Mutex<Option<Event>>,
     producers: Mutex<Producers>,
@@ -157,6 +161,8 @@ impl Intake {
             skew_ns_max,
             space,
             max_event_time: AtomicI64::new(epoch_start.event_time.get()),
+            accepted_time: AtomicI64::new(i64::MIN),
+            event_times_refused: AtomicU64::new(0),
             epoch_start: Mutex::new(Some(epoch_start)),
             producers: Mutex::new(Producers { marks, live: Vec::new() }),
             ended_parts: EndedParts::default(),
@@ -522,6 +528,8 @@ impl Publisher {
         if event_time <= self.horizon {
             return Ok(());
         }
+        // Relaxed: a counter, looked at alone.
+        self.intake.event_times_refused.fetch_add(1, Ordering::Relaxed);
         Err(PublishError::EventTimeAhead { event_time, now, skew_ns_max })
     }
 }

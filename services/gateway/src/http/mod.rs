@@ -9,6 +9,7 @@ mod consumers;
 mod events;
 mod guard;
 mod instruments;
+mod metrics;
 mod orders;
 mod params;
 mod publish;
@@ -72,7 +73,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .layer(from_fn_with_state(shared.clone(), count));
     page::routes(Router::new())
         .nest("/v1", v1)
-        .route("/metrics", get(status::metrics))
+        .route("/metrics", get(metrics::metrics))
         .fallback(unknown)
         .layer(from_fn_with_state(shared.clone(), guard::guard))
         .with_state(shared)

@@ -1,9 +1,9 @@
-//! `/v1/watermarks`, `/v1/health`, `/metrics`: how far the tape has come, and whether all is well.
+//! `/v1/watermarks`, `/v1/health`: how far the tape has come, and whether all is well.
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use matchtape_node::{NodeGauge, WaitError};
 use matchtape_schemas::Stage;
 use matchtape_storage::Intake;
 
@@ -26,25 +26,29 @@ pub(crate) async fn watermarks(State(shared): Gateway) -> Response {
     })
 }
 
-/// `/v1/health`: 200 while the feeds go on, 503 when they do not.
+/// `/v1/health`: 200 while events are taken and the feeds go on, 503 when they do not.
 pub(crate) async fn health(State(shared): Gateway) -> Response {
     let head = shared.feed.head().borrow().clone();
     let visible = shared.reader.visible();
     let behind = visible.get().saturating_sub(head.position.get());
+    let poisoned = shared.gauge.as_ref().and_then(NodeGauge::ended).filter(|why| *why == WaitError::Poisoned);
     let (status, word) = match &head.failed {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+        None if poisoned.is_some() => (StatusCode::SERVICE_UNAVAILABLE, "poisoned"),
         None if head.ended => (StatusCode::SERVICE_UNAVAILABLE, "tape_closed"),
         None => (StatusCode::OK, "ok"),
     };
     let mut response = json(|object| {
         object.word("status", word);
-        if let Some(why) = &head.failed {
-            object.text("what", why);
+        match (&head.failed, poisoned) {
+            (Some(why), _) => _ = object.text("what", why),
+            (None, Some(why)) => _ = object.text("what", &why.to_string()),
+            (None, None) => {}
         }
         object.number("visible", visible.get()).number("feed", head.position.get()).number("behind", behind);
         object.number("uptime_ms", shared.started.elapsed().as_millis() as u64);
-        if let Some(intake) = &shared.intake {
-            let Intake { slowed_permille, reason, what, pressure } = intake.look();
+        if let Some(gauge) = &shared.gauge {
+            let Intake { slowed_permille, reason, what, pressure } = gauge.store().intake();
             let mut inner = Json::object(object.key("intake"));
             inner.number("slowed_permille", slowed_permille.into()).word("reason", reason);
             if !what.is_empty() {
@@ -61,35 +65,4 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
     });
     *response.status_mut() = status;
     response
-}
-
-/// `/metrics`, in the Prometheus text format.
-pub(crate) async fn metrics(State(shared): Gateway) -> Response {
-    let mut out = String::new();
-    shared.metrics.write(&mut out);
-    let watermarks = *shared.tail.borrow();
-    out.push_str(
-        "# HELP matchtape_watermark_sequence The highest sequence that has reached each stage.\n\
-         # TYPE matchtape_watermark_sequence gauge\n",
-    );
-    for stage in Stage::ALL {
-        let sequence = watermarks.get(stage);
-        out.push_str(&format!("matchtape_watermark_sequence{{stage=\"{stage}\"}} {sequence}\n"));
-    }
-    let position = shared.feed.head().borrow().position;
-    let open = shared.limits.connections_max - shared.connections.available_permits();
-    out.push_str(&format!(
-        "# HELP matchtape_gateway_feed_sequence How far the live feeds have come.\n\
-         # TYPE matchtape_gateway_feed_sequence gauge\nmatchtape_gateway_feed_sequence {position}\n\
-         # HELP matchtape_gateway_connections WebSocket connections open now.\n\
-         # TYPE matchtape_gateway_connections gauge\nmatchtape_gateway_connections {open}\n"
-    ));
-    if let Some(intake) = &shared.intake {
-        let share = f64::from(intake.look().slowed_permille) / 1000.0;
-        out.push_str(&format!(
-            "# HELP matchtape_intake_slowed_ratio How much of the time no events are taken, 0 to 1.\n\
-             # TYPE matchtape_intake_slowed_ratio gauge\nmatchtape_intake_slowed_ratio {share}\n"
-        ));
-    }
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out).into_response()
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::SinkExt;
 use matchtape_schemas::Sequence;
-use matchtape_storage::{IntakeGauge, ReadError};
+use matchtape_storage::ReadError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
@@ -473,7 +473,7 @@ impl Connection {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
         let watermarks = *self.shared.tail.borrow();
         let position = self.head.borrow().position;
-        let intake = self.shared.intake.as_ref().map(IntakeGauge::look);
+        let intake = self.shared.gauge.as_ref().map(|gauge| gauge.store().intake());
         self.send(message::heartbeat(now, &watermarks, position, intake.as_ref())).await
     }
 

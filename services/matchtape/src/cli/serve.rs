@@ -310,10 +310,9 @@ impl Running {
                 Publishing::NotOffered => None,
             };
             let consumers = Some(node.consumers());
-            let intake = Some(node.store().intake_gauge());
-            let sealer = Some(node.sealer());
+            let (gauge, sealer) = (Some(node.gauge()), Some(node.sealer()));
             let tape =
-                TapeHandle { ingress, consumers, intake, sealer, ..TapeHandle::shown(node.reader(), tail) };
+                TapeHandle { ingress, consumers, gauge, sealer, ..TapeHandle::shown(node.reader(), tail) };
             let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
             gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(|error| {
                 CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")

@@ -1,0 +1,56 @@
+//! How a node is while it works, for whoever has to tell it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use matchtape_bus::IngressCounters;
+use matchtape_storage::StoreGauge;
+use parking_lot::Mutex;
+
+use crate::latency::StageLatency;
+use crate::publisher::{Intake, wall_clock};
+use crate::stages::WaitError;
+
+/// Asks a node how it is. Clones ask the same one; it may outlive the node, and tells its last state then.
+#[derive(Clone)]
+pub struct NodeGauge {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) latency: Arc<StageLatency>,
+    pub(crate) store: StoreGauge,
+    pub(crate) ingress: Option<Arc<Mutex<IngressCounters>>>,
+}
+
+impl NodeGauge {
+    /// Why the node takes no events any more, if it does not; `Poisoned`: the log, indexing, flushing or a thread failed.
+    pub fn ended(&self) -> Option<WaitError> {
+        self.intake.stages.ended()
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &StoreGauge {
+        &self.store
+    }
+
+    /// How long events take to become durable and visible.
+    pub fn latency(&self) -> &StageLatency {
+        &self.latency
+    }
+
+    /// Groups that were refused because an event's time was too far ahead of this machine's clock.
+    pub fn event_times_refused(&self) -> u64 {
+        self.intake.event_times_refused.load(Ordering::Relaxed)
+    }
+
+    /// How far this machine's clock is behind the tape's last accepted time: more than nothing after it was set back.
+    /// Events are accepted at that last time until the clock has passed it again.
+    pub fn clock_behind(&self) -> Duration {
+        let accepted = self.intake.accepted_time.load(Ordering::Relaxed);
+        Duration::from_nanos(accepted.saturating_sub(wall_clock().get()).max(0).unsigned_abs())
+    }
+
+    /// What has come in from producers in other processes, as of the last heartbeat; `None`: they cannot.
+    pub fn ingress(&self) -> Option<IngressCounters> {
+        self.ingress.as_ref().map(|counters| *counters.lock())
+    }
+}

@@ -1,0 +1,126 @@
+//! How a store is while it works, for whoever has to tell it: how fast new events are taken and why not faster, what was
+//! done, what there is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use matchtape_schemas::Sequence;
+
+use crate::compaction::CompactionTotals;
+use crate::ingest::Ingest;
+use crate::pins::{PinView, Pins, RetentionMarks};
+use crate::pressure::{Pressure, PressureReason};
+use crate::wal::Segments;
+
+/// Asks a store how it is. Clones ask the same one; it may outlive the store, and tells its last state then.
+#[derive(Clone)]
+pub struct StoreGauge {
+    ingest: Arc<Ingest>,
+    segments: Segments,
+    pins: Pins,
+}
+
+/// How intake is at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// How much of the time no events are taken, in thousandths. 1000: none are, for now or (`failed`) until the store is
+    /// opened again.
+    pub slowed_permille: u32,
+    /// Why, as one word: `none`, `memtables`, `indexing`, `compaction`, `no_space` or `failed`.
+    pub reason: &'static str,
+    /// Why, for people; empty at full speed.
+    pub what: String,
+    /// The numbers it follows from.
+    pub pressure: Pressure,
+}
+
+/// What a store has done since it was opened, and what it has.
+#[derive(Clone, Debug)]
+pub struct StoreNumbers {
+    /// Memtables that became tables.
+    pub flushes: u64,
+    /// The last event in tables.
+    pub flushed_through: Sequence,
+    /// Indexing or flushing has ended: no more events are taken until the store is opened again.
+    pub flush_failed: bool,
+    /// What compaction has done.
+    pub compaction: CompactionTotals,
+    /// Compaction has ended: tables become more until the store is opened again.
+    pub compaction_failed: bool,
+    /// New events are refused for want of space.
+    pub lacks_space: bool,
+    /// Free on the device that the directory is on, if it says.
+    pub free_bytes: Option<u64>,
+    /// Segments of the log, the growing one included.
+    pub log_segments: u64,
+    /// Tables of events, those in the cold tier included.
+    pub event_tables: u64,
+    /// Tables of index entries.
+    pub index_tables: u64,
+    /// Bytes of the tables and snapshots on the local disk.
+    pub table_bytes: u64,
+    /// Bytes of the event tables in the cold tier.
+    pub cold_bytes: u64,
+    /// Who needs old events, in this process.
+    pub pins: Vec<PinView>,
+    /// Legal holds.
+    pub legal_holds: u64,
+    /// What retention has found and done.
+    pub retention: RetentionMarks,
+}
+
+impl StoreGauge {
+    pub(crate) fn new(ingest: Arc<Ingest>, segments: Segments, pins: Pins) -> Self {
+        Self { ingest, segments, pins }
+    }
+
+    /// How intake is now. Costs what a look at the list of memtables does.
+    pub fn intake(&self) -> Intake {
+        let pressure = self.ingest.pressure();
+        let refused = |reason, what| Intake { slowed_permille: 1000, reason, what, pressure };
+        if let Some(failure) = self.ingest.flusher.failure() {
+            return refused("failed", failure.to_string());
+        }
+        if let Some(what) = self.ingest.space.reason() {
+            return refused("no_space", what);
+        }
+        let (slowed_permille, reason) = pressure.slow_down();
+        let what = if reason == PressureReason::None { String::new() } else { reason.to_string() };
+        Intake { slowed_permille, reason: reason.word(), what, pressure }
+    }
+
+    /// The numbers now. Costs a look at the list of tables, and asks the device for its free space.
+    pub fn numbers(&self) -> StoreNumbers {
+        let ingest = &self.ingest;
+        let view = ingest.shared.view();
+        let (mut table_bytes, mut cold_bytes) = (0, 0);
+        for table in &view.event_tables {
+            *(if table.cold.is_some() { &mut cold_bytes } else { &mut table_bytes }) += table.meta.bytes;
+        }
+        table_bytes += view.index_tables.iter().map(|table| table.meta.bytes).sum::<u64>();
+        table_bytes += view.snapshots.iter().map(|snapshot| snapshot.meta.bytes).sum::<u64>();
+        StoreNumbers {
+            flushes: ingest.flusher.flushes(),
+            flushed_through: view.flushed_through(),
+            flush_failed: ingest.flusher.failure().is_some(),
+            compaction: ingest.compactor.totals(),
+            compaction_failed: ingest.compactor.failure().is_some(),
+            lacks_space: ingest.space.is_set(),
+            free_bytes: ingest.shared.disk.free_bytes().ok(),
+            log_segments: self.segments.list().len() as u64,
+            event_tables: view.event_tables.len() as u64,
+            index_tables: view.index_tables.len() as u64,
+            table_bytes,
+            cold_bytes,
+            pins: self.pins.list(),
+            legal_holds: view.holds.len() as u64,
+            retention: self.pins.marks(),
+        }
+    }
+}
+
+impl fmt::Debug for StoreGauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoreGauge").field(&self.intake()).finish()
+    }
+}
