@@ -12,6 +12,7 @@ mod import;
 mod ingress;
 mod inspect;
 mod interrupt;
+mod notify;
 mod position;
 mod proof;
 mod query;

@@ -27,6 +27,7 @@ use super::config::{ColdSection, CompressionName, Config, ConfigError};
 use super::error::CliError;
 use super::ingress::NodeIngress;
 use super::inspect::ReportFormat;
+use super::notify;
 use super::retention;
 use super::store::open_error;
 
@@ -153,7 +154,9 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     let config = args.node.load()?;
     let running = Running::start(&config, projections(), Publishing::Offered, args.report)?;
     running.announce();
+    notify::ready(&format!("tape {:016x}, epoch {}", running.node.tape().get(), running.node.epoch()));
     running.tended(&config, |running| running.runtime.block_on(interrupted()))?;
+    notify::stopping("what was accepted is made durable");
     eprintln!("stopping: what was accepted is made durable");
     running.stop()
 }
