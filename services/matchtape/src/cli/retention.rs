@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use matchtape_schemas::AcceptedTime;
-use matchtape_storage::{EventStore, RetentionChoice, RetentionPolicy};
+use matchtape_storage::{Advisory, EventStore, RetentionChoice, RetentionPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
@@ -74,7 +74,7 @@ impl Default for SnapshotSection {
 struct Keeper {
     policy: RetentionPolicy,
     snapshot_after: Option<Duration>,
-    /// Advisories that still hold are told once.
+    /// What there were advisories about at the last look: they are told once while they hold.
     said: BTreeSet<String>,
 }
 
@@ -110,11 +110,25 @@ impl Keeper {
             let (from, before) = (choice.first_kept, choice.first_kept_before);
             tracing::info!("the tape begins at sequence {from} now (before: {before})");
         }
-        let advisories: BTreeSet<String> = choice.advisories.iter().map(ToString::to_string).collect();
-        for advisory in advisories.difference(&self.said) {
+        for advisory in self.news(&choice.advisories) {
             tracing::warn!("{advisory}");
         }
-        self.said = advisories;
+    }
+
+    /// The advisories about what there was none about at the last look.
+    fn news<'a>(&mut self, advisories: &'a [Advisory]) -> Vec<&'a Advisory> {
+        let before = std::mem::take(&mut self.said);
+        self.said = advisories.iter().map(subject).collect();
+        advisories.iter().filter(|advisory| !before.contains(&subject(advisory))).collect()
+    }
+}
+
+/// What an advisory is about. Its numbers change from look to look.
+fn subject(advisory: &Advisory) -> String {
+    match advisory {
+        Advisory::PinBroken { pin, .. } => format!("broken {} {}", pin.kind, pin.name),
+        Advisory::HoldOverLimit { hold, .. } => format!("{} {}", hold.kind, hold.name),
+        Advisory::SnapshotUnusable { file, .. } => file.clone(),
     }
 }
 
@@ -136,7 +150,7 @@ mod tests {
     use matchtape_schemas::{
         Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Sequence, Stage,
     };
-    use matchtape_storage::PinKind;
+    use matchtape_storage::{Excess, PinKind, PinView};
 
     use super::*;
 
@@ -212,6 +226,21 @@ mod tests {
         Keeper::new(&config).look(node.store(), later(31));
         assert_eq!(node.store().flushed_through(), last);
         node.close().unwrap();
+    }
+
+    #[test]
+    fn an_advisory_is_told_once_while_it_holds_though_its_numbers_change_and_again_when_it_comes_back() {
+        let hold = |name: &str, seconds| Advisory::HoldOverLimit {
+            hold: PinView { name: name.into(), kind: PinKind::LegalHold, from: 1, broken: false },
+            excess: Excess::Age { seconds, limit_seconds: 1 },
+        };
+        let mut keeper = Keeper::new(&Config::default());
+        let mut news = |advisories: &[Advisory]| keeper.news(advisories).len();
+        assert_eq!(news(&[hold("a", 2)]), 1);
+        assert_eq!(news(&[hold("a", 3)]), 0);
+        assert_eq!(news(&[hold("a", 4), hold("b", 4)]), 1);
+        assert_eq!(news(&[]), 0);
+        assert_eq!(news(&[hold("a", 6)]), 1);
     }
 
     #[test]

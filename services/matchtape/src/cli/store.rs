@@ -37,7 +37,8 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
         | OpenError::LogMissing { .. }
         | OpenError::LogGap { .. }
         | OpenError::Diverged { .. } => {
-            "nothing was changed; `matchtape salvage` with the same --data tells what could be saved, and              `matchtape restore` makes a store from a backup"
+            "nothing was changed; `matchtape salvage` with the same --data tells what could be saved, and \
+             `matchtape restore` makes a store from a backup"
         }
         OpenError::HistoryGone { .. } => {
             "no snapshot has its state any more: open it with the projections it had, or `matchtape restore` a backup"
