@@ -256,16 +256,29 @@ pub fn microseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 /// Calls `operation` at a fixed rate for a while and records, from when each call was due, when it was done.
 ///
 /// `operation` is given the call's number. Returns the histogram of nanoseconds.
-pub fn open_loop(rate_per_second: f64, duration: Duration, mut operation: impl FnMut(u64)) -> Histogram<u64> {
+pub fn open_loop(rate_per_second: f64, duration: Duration, operation: impl FnMut(u64)) -> Histogram<u64> {
+    let spin = |due| {
+        while Instant::now() < due {
+            std::hint::spin_loop();
+        }
+    };
+    open_loop_waiting(spin, rate_per_second, duration, operation)
+}
+
+/// The same, where `wait` returns when a moment has come, or later: what it is late counts as the operation's latency.
+pub fn open_loop_waiting(
+    wait: impl Fn(Instant),
+    rate_per_second: f64,
+    duration: Duration,
+    mut operation: impl FnMut(u64),
+) -> Histogram<u64> {
     let mut histogram = nanoseconds();
     let gap = Duration::from_secs_f64(1.0 / rate_per_second);
     let start = Instant::now();
     let calls = (duration.as_secs_f64() * rate_per_second) as u64;
     for call in 0..calls {
         let due = start + gap.mul_f64(call as f64);
-        while Instant::now() < due {
-            std::hint::spin_loop();
-        }
+        wait(due);
         operation(call);
         histogram.saturating_record(due.elapsed().as_nanos().max(1) as u64);
     }

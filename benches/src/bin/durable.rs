@@ -33,21 +33,45 @@ fn publish(publisher: &mut Publisher, events: &[Event]) -> matchtape_schemas::Se
 /// Single events come at this rate, the device's own writes likewise: each measured from when it was due.
 const SINGLE_PER_SECOND: f64 = 1000.0;
 /// In turn, so that what else the machine does meets both alike.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 20;
+
+/// What all rounds gave together, and the P99 of the middle one: a core that the hypervisor takes away for ten milliseconds
+/// makes a hundredth of a second's events late, whoever writes them, and a node is on more cores than a loop.
+struct Rounds {
+    all: Histogram<u64>,
+    p99: Vec<u64>,
+}
+
+impl Rounds {
+    fn new() -> Self {
+        Self { all: nanoseconds(), p99: Vec::new() }
+    }
+
+    fn add(&mut self, round: Histogram<u64>) {
+        self.p99.push(round.value_at_quantile(0.99));
+        self.all += round;
+    }
+
+    /// In microseconds.
+    fn middle_p99(&mut self) -> f64 {
+        self.p99.sort_unstable();
+        self.p99[self.p99.len() / 2] as f64 / 1000.0
+    }
+}
 
 /// One producer, one event at a time, each awaited; the device alone, and the node.
-fn single(folder: &Path, node: &Node, options: &Options) -> [Histogram<u64>; 2] {
+fn single(folder: &Path, node: &Node, options: &Options) -> [Rounds; 2] {
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut writes = device::SyncedWrites::create(folder, 4096);
-    let (mut device, mut ours, mut number) = (nanoseconds(), nanoseconds(), 0);
+    let (mut device, mut ours, mut number) = (Rounds::new(), Rounds::new(), 0);
     let share = options.duration() / ROUNDS;
     for _ in 0..ROUNDS {
-        device += open_loop(SINGLE_PER_SECOND, share, |_| writes.write());
-        ours += open_loop(SINGLE_PER_SECOND, share, |_| {
+        device.add(open_loop(SINGLE_PER_SECOND, share, |_| writes.write()));
+        ours.add(open_loop(SINGLE_PER_SECOND, share, |_| {
             number += 1;
             let sequence = publish(&mut publisher, &[tape::order(number, 16)]);
             node.wait(sequence, Stage::Durable).expect("a disk that syncs");
-        });
+        }));
     }
     [device, ours]
 }
@@ -124,18 +148,18 @@ fn main() {
         [(WriteBackend::Buffered, "buffered + fdatasync"), (WriteBackend::Direct, "O_DIRECT | O_DSYNC")]
     {
         let node = open(&folder.path().join(format!("single-{name}").replace([' ', '|'], "")), backend);
-        let [device, ours] = single(folder.path(), &node, &options);
-        for (quantile_name, quantile, goal) in [("P50", 0.5, None), ("P99", 0.99, Some("<= 1.5 x"))] {
-            let row = report.row(
-                format!("{name}: one event, 1 000/s, due to durable, {quantile_name}"),
-                microseconds(&ours, quantile),
-                "us",
-            );
-            row.beside("pwrite 4 KiB + fdatasync, 1 000/s", microseconds(&device, quantile));
-            if let Some(goal) = goal {
-                row.goal(goal);
-            }
-        }
+        let [mut device, mut ours] = single(folder.path(), &node, &options);
+        let what = format!("{name}: one event, 1 000/s, due to durable");
+        let beside = "pwrite 4 KiB + fdatasync, 1 000/s";
+        let [p50, p99] =
+            [0.5, 0.99].map(|quantile| [&ours, &device].map(|rounds| microseconds(&rounds.all, quantile)));
+        let middle = [ours.middle_p99(), device.middle_p99()];
+        report.row(format!("{what}, P50"), p50[0], "us").beside(beside, p50[1]);
+        report.row(format!("{what}, P99"), p99[0], "us").beside(beside, p99[1]).goal("<= 1.5 x");
+        report
+            .row(format!("{what}, P99 of the middle of {ROUNDS} rounds"), middle[0], "us")
+            .beside(beside, middle[1])
+            .goal("<= 1.5 x");
         let syncs =
             device::sync_latency(folder.path(), 4096, options.duration()).len() as f64 / options.seconds;
         let rate = threads(&node, 32, &options);

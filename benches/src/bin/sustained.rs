@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use matchtape_benches::{Options, Report, device, open_loop, tape};
+use matchtape_benches::{Options, Report, device, open_loop, open_loop_waiting, tape};
 use matchtape_node::{Node, NodeOptions, PublishError};
 use matchtape_schemas::event::{Event, OrderCancelled};
 use matchtape_schemas::{Body, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Stage};
@@ -40,6 +40,10 @@ struct SustainedOptions {
     /// Of the cancellations so many in a hundred are of any order there ever was, whatever its age.
     #[arg(long, default_value_t = 0)]
     old: u64,
+    /// The load's thread sleeps until the next call is due, and leaves its core to the node. Looking at the clock instead
+    /// takes a core whole, whatever the rate; but then the latency is not that of its own waking.
+    #[arg(long)]
+    sleep: bool,
     /// Whether the log goes past the page cache.
     #[arg(long)]
     direct: bool,
@@ -138,6 +142,9 @@ fn main() {
          log-uniform age",
         options.group, options.old
     ));
+    if options.sleep {
+        report.guarantee("the load's thread sleeps between calls: its waking is part of what `publish` took");
+    }
     let device = device::sync_throughput(folder.path(), 1 << 20, Duration::from_secs(2));
     let mut settings = NodeOptions::default();
     settings.store.memtable_bytes = options.memtable_mib << 20;
@@ -158,7 +165,7 @@ fn main() {
     // A second at a time: one in which the compacting thread worked is one under compaction.
     loop {
         let before = thread_time("store-compact");
-        let histogram = open_loop(calls_per_second, Duration::from_secs(1), |_| {
+        let call = |_| {
             let first = (number % PREPARED) as usize;
             let group = &mut events[first..first + options.group];
             for (event, number) in group.iter_mut().zip(number + 1..) {
@@ -173,7 +180,14 @@ fn main() {
                 Err(PublishError::WouldBlock) => refused += 1,
                 Err(error) => panic!("{error}"),
             }
-        });
+        };
+        let second = Duration::from_secs(1);
+        let histogram = if options.sleep {
+            let sleep = |due: Instant| std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            open_loop_waiting(sleep, calls_per_second, second, call)
+        } else {
+            open_loop(calls_per_second, second, call)
+        };
         let worked = thread_time("store-compact") - before;
         let of = if worked >= Duration::from_millis(20) { &mut merging } else { &mut quiet };
         of.add(histogram).expect("the same range");

@@ -426,8 +426,7 @@ impl Node {
     }
 
     fn stop_pipeline(&mut self) {
-        self.intake.ring.close();
-        self.intake.bell.ring();
+        self.intake.close();
         if let Some(pipeline) = self.pipeline.take()
             && let Err(panic) = pipeline.join()
             && !std::thread::panicking()

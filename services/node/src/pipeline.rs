@@ -150,7 +150,7 @@ impl CommitObserver for Progress {
         self.wake();
         // Release: pairs with the Acquire in `Pipeline::wait_for_log`.
         self.commits.fetch_add(1, Ordering::Release);
-        self.intake.bell.ring();
+        self.intake.room.ring();
     }
 
     fn durable(&mut self, durable: Sequence) {
@@ -163,8 +163,7 @@ impl CommitObserver for Progress {
         if !matches!(**error, WalError::Closed) {
             tracing::error!(%error, "the log failed: no more events are taken, and the outcome of those under way is unknown");
             self.stages.end(WaitError::Poisoned);
-            self.intake.ring.close();
-            self.intake.bell.ring();
+            self.intake.close();
         }
     }
 }
@@ -329,7 +328,7 @@ impl<S: Speculative> Pipeline<S> {
         // Acquire: pairs with the Release in `Progress::committed`.
         let moved = || self.commits.load(Ordering::Acquire) != seen || self.intake.ring.is_closed();
         if !moved() {
-            self.intake.bell.sleep_unless(moved, self.speculative.next_beat());
+            self.intake.room.sleep_unless(moved, self.speculative.next_beat());
         }
         self.beat_if_due();
     }

@@ -121,7 +121,11 @@ pub(crate) fn wall_clock() -> AcceptedTime {
 /// What publishers and pipeline share.
 pub(crate) struct Intake {
     pub(crate) ring: Arc<Ring>,
+    /// Rung when there is something in the ring.
     pub(crate) bell: Bell,
+    /// Rung when the log has written a commit, for a pipeline that waits for its buffers. Not the same bell: a pipeline without
+    /// events would be woken by every commit, and look for events for a while, on a core that others need.
+    pub(crate) room: Bell,
     pub(crate) stages: Arc<Stages>,
     pub(crate) skew_ns_max: i64,
     space: SpaceProblem,
@@ -157,6 +161,7 @@ impl Intake {
         Self {
             ring,
             bell: Bell::default(),
+            room: Bell::default(),
             stages,
             skew_ns_max,
             space,
@@ -169,6 +174,13 @@ impl Intake {
             #[cfg(any(test, feature = "mistakes"))]
             mistakes: crate::node::NodeMistakes::default(),
         }
+    }
+
+    /// Nothing more is claimed: the pipeline ends when it has read what was.
+    pub(crate) fn close(&self) {
+        self.ring.close();
+        self.bell.ring();
+        self.room.ring();
     }
 
     fn refusal(&self, why: ClaimError) -> PublishError {
