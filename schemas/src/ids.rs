@@ -31,6 +31,8 @@ macro_rules! newtype {
             }
         }
 
+        impl crate::event::Field for $name {}
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)

@@ -10,7 +10,7 @@ use crate::event::{
     OrderCancelled, OrderExecuted, OrderRejected, OrderReplaced, PositionChanged, SessionClosed,
     SessionOpened, StateDeleted, StateSet, TimeAdvanced, TradeBusted, TradeMatched, TradingStatusChanged,
 };
-use crate::event::{Payload, PayloadError};
+use crate::event::{Payload, PayloadError, Shape};
 
 macro_rules! kinds {
     ($($number:literal $kind:ident $name:literal,)*) => {
@@ -99,6 +99,13 @@ macro_rules! kinds {
             }
         }
 
+        /// By number, what the events of a kind look like.
+        static SHAPES: [Shape; 64] = {
+            let mut shapes = [Shape::NONE; 64];
+            $(shapes[$number] = <$kind as Payload>::SHAPE;)*
+            shapes
+        };
+
         /// Checks that `bytes` are a valid payload of `kind`.
         #[inline]
         pub(crate) fn check(kind: Kind, bytes: &[u8]) -> Result<(), PayloadError> {
@@ -142,6 +149,14 @@ kinds! {
     56 EpochStarted "epoch_started",
     57 EpochEnded "epoch_ended",
     58 TimeAdvanced "time_advanced",
+}
+
+/// The kind of the event that starts `bytes`, if one look at length, tag and choices shows that these are as they should be.
+/// `None` says nothing.
+#[inline]
+pub(crate) fn plainly(bytes: &[u8]) -> Option<Kind> {
+    let [low, high, ..] = *bytes.get(4..)? else { return None };
+    SHAPES.get(usize::from(u16::from_le_bytes([low, high])))?.fits(bytes)
 }
 
 impl Kind {

@@ -214,7 +214,17 @@ pub(crate) fn event_length(bytes: &[u8]) -> Result<usize, EventError> {
 }
 
 /// Checks that `bytes` begin with a whole valid event, at a multiple of 16; returns its header.
+#[inline]
 pub fn check_event(bytes: &[u8]) -> Result<EventHeader, EventError> {
+    match tags::plainly(bytes) {
+        Some(kind) if EventFlags::from_bits(bytes[6]).is_some() => Ok(read_header(bytes, kind)),
+        Some(_) | None => check_in_full(bytes),
+    }
+}
+
+/// The same field by field: for what is not of a fixed size, and to say what is wrong.
+#[inline(never)]
+pub(super) fn check_in_full(bytes: &[u8]) -> Result<EventHeader, EventError> {
     let size = event_length(bytes)?;
     let tag = u16::from_le_bytes(array(bytes, 4));
     let kind = Kind::from_tag(tag).ok_or(EventError::Tag(tag))?;

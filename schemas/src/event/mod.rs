@@ -10,6 +10,7 @@ mod header;
 mod instrument;
 mod order;
 mod session;
+mod shape;
 mod state;
 mod trade;
 
@@ -35,6 +36,7 @@ pub use self::order::{
     OrderExecuted, OrderRejected, OrderReplaced, OrderType, RejectReason, Side, TimeInForce,
 };
 pub use self::session::{ArchivedSessionClosed, ArchivedSessionOpened, SessionClosed, SessionOpened};
+pub(crate) use self::shape::{Field, Shape};
 pub use self::state::{
     ArchivedStateDeleted, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, StateDeleted, StateError, StateSet,
     StateSetView,
@@ -67,6 +69,9 @@ pub enum PayloadError {
 pub trait Payload: Sized {
     /// Which kind it is.
     const KIND: Kind;
+
+    /// What its events look like, if they all have one size.
+    const SHAPE: Shape;
 
     /// The checked payload where it lies.
     type View<'a>: Copy;
@@ -136,6 +141,8 @@ macro_rules! payload {
 
         impl $crate::event::Payload for $kind {
             const KIND: $crate::tags::Kind = $crate::tags::Kind::$kind;
+            const SHAPE: $crate::event::Shape = $crate::event::Shape::of(Self::KIND, $bytes)
+                $(.with(std::mem::offset_of!($archived, $field), <$type as $crate::event::Field>::GREATEST))*;
             type View<'a> = &'a $archived;
 
             #[inline]
@@ -193,6 +200,10 @@ macro_rules! choices {
 
         const _: () = assert!(size_of::<$archived>() == 1);
 
+        impl $crate::event::Field for $name {
+            const GREATEST: u8 = Self::ALL.len() as u8 - 1;
+        }
+
         impl $name {
             /// Every value, in the order of its persisted number.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
@@ -227,6 +238,8 @@ pub(crate) use choices;
 /// Bytes kept for later use: written as zero, ignored when read.
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved<const N: usize>([u8; N]);
+
+impl<const N: usize> Field for Reserved<N> {}
 
 impl<const N: usize> std::fmt::Debug for ArchivedReserved<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -8,7 +8,7 @@
 //! 4  u32 value bytes    16 key, value, zeros
 //! ```
 
-use super::{ALIGNMENT, Payload, PayloadError, Reserved, payload};
+use super::{ALIGNMENT, Field, Payload, PayloadError, Reserved, Shape, payload};
 
 /// Longest key, in bytes.
 pub const STATE_KEY_BYTES_MAX: usize = 128;
@@ -88,6 +88,7 @@ fn lengths(bytes: &[u8]) -> Result<(usize, usize), PayloadError> {
 
 impl Payload for StateSet {
     const KIND: crate::tags::Kind = crate::tags::Kind::StateSet;
+    const SHAPE: Shape = Shape::NONE;
     type View<'a> = StateSetView<'a>;
 
     fn encoded_len(&self) -> usize {
@@ -124,6 +125,8 @@ impl Payload for StateSet {
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
 pub struct KeyBytes([u8; STATE_KEY_BYTES_MAX]);
+
+impl Field for KeyBytes {}
 
 impl Default for KeyBytes {
     fn default() -> Self {
