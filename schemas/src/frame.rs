@@ -463,25 +463,6 @@ impl<'a> Frame<'a> {
         self.events().nth(usize::try_from(index).ok()?)
     }
 
-    /// The event of this frame at a position whose offset from the frame's start is known (from
-    /// [`Frame::offset_of`]).
-    ///
-    /// Returns `None` where no event could start; an offset that is inside an event is the caller's mistake and shows
-    /// up as another event's bytes being refused.
-    pub fn event_at(&self, sequence: Sequence, offset: usize) -> Option<EventRef<'a>> {
-        let rest = self.bytes.get(offset..)?;
-        let header = check_event(rest).ok()?;
-        // SAFETY: `check_event` accepted exactly these bytes just now, where they lie.
-        Some(unsafe {
-            EventRef::new_unchecked(
-                sequence,
-                self.header.epoch,
-                self.header.accepted_time,
-                &rest[..header.length as usize],
-            )
-        })
-    }
-
     /// Where an event of this frame starts, in bytes from the frame's start.
     pub fn offset_of(&self, event: &EventRef<'a>) -> usize {
         event.bytes().as_ptr().addr() - self.bytes.as_ptr().addr()

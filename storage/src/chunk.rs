@@ -175,6 +175,16 @@ impl Chunk {
         unsafe { Frame::assume_checked(bytes) }
     }
 
+    /// The event at `sequence`, which starts so many bytes into frame `number`. Where the frame lies and what holds for it is known
+    /// here: its own header, which is far from the event, is not looked at.
+    #[inline]
+    fn event(&self, number: usize, offset: usize, sequence: Sequence) -> EventRef<'_> {
+        let FrameAt { header, start, .. } = &self.frames[number];
+        let frame = &self.bytes()[*start as usize..][..header.length as usize];
+        EventRef::decode_first(sequence, header.epoch, header.accepted_time, &frame[offset..])
+            .expect("the offset came from the frame's own events")
+    }
+
     /// Where each event starts in its frame, in units of 16 bytes.
     fn offsets(&self) -> &[u16] {
         self.offsets.get_or_init(|| {
@@ -315,9 +325,6 @@ impl EventHandle {
     /// The event, where it lies.
     #[inline]
     pub fn event(&self) -> EventRef<'_> {
-        let frame = self.chunk.frame(self.frame as usize);
-        frame
-            .event_at(self.sequence, self.offset as usize)
-            .expect("the offset came from the frame's own events")
+        self.chunk.event(self.frame as usize, self.offset as usize, self.sequence)
     }
 }

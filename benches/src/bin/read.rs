@@ -2,9 +2,11 @@
 //! which nothing is in the page cache.
 //!
 //!     cargo run --release -p matchtape-benches --bin read -- --events 4000000 --data /some/disk
+//!     cargo run --release -p matchtape-benches --bin read -- --tape tape/      scans only: of an imported feed, say
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -13,7 +15,7 @@ use matchtape_benches::flow::{OrderFlow, PRODUCER};
 use matchtape_benches::{Options, Report, device, microseconds, nanoseconds};
 use matchtape_node::{Node, NodeOptions, PublishError, Publisher};
 use matchtape_schemas::{Body, Event, InstrumentId, OrderId, Sequence, Stage};
-use matchtape_storage::{Query, Reader};
+use matchtape_storage::{Query, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk};
 
 #[derive(clap::Parser)]
 struct ReadOptions {
@@ -28,6 +30,9 @@ struct ReadOptions {
     /// Point reads of which each begins with an empty page cache.
     #[arg(long, default_value_t = 3_000)]
     cold_reads: u64,
+    /// Instead of all that: this tape is scanned, by one thread, until the time is over.
+    #[arg(long)]
+    tape: Option<PathBuf>,
 }
 
 /// An order, and where it was accepted.
@@ -99,14 +104,15 @@ fn by_sequence(reader: &Reader, sequence: Sequence) -> Duration {
     took
 }
 
-fn by_order(reader: &Reader, order: Order) -> Duration {
+/// How long it took, and how many events there were.
+fn by_order(reader: &Reader, order: Order) -> (Duration, usize) {
     let begun = Instant::now();
     let query = Query { instrument: Some(order.instrument), order: Some(order.order), ..Query::default() };
     let found = reader.query(&query).expect("an undamaged tape");
     let found: Vec<_> = found.map(|event| event.expect("an undamaged tape").sequence()).collect();
     let took = begun.elapsed();
     assert_eq!(found.first(), Some(&order.accepted));
-    took
+    (took, found.len())
 }
 
 fn measure(report: &mut Report, what: &str, reader: &Reader, written: &Written, reads: u64) {
@@ -117,22 +123,20 @@ fn measure(report: &mut Report, what: &str, reader: &Reader, written: &Written, 
     }
     report.latency(&format!("{what}: event by sequence"), &histogram);
     let (mut place, mut histogram) = (places(written.orders.len() as u64), nanoseconds());
+    let mut counts = nanoseconds();
     for _ in 0..reads / 4 {
-        let took = by_order(reader, written.orders[place() as usize]);
+        let (took, count) = by_order(reader, written.orders[place() as usize]);
         histogram.saturating_record(took.as_nanos() as u64);
+        counts.saturating_record(count as u64);
     }
     report.latency(&format!("{what}: events of one order"), &histogram);
+    for (name, quantile) in [("P50", 0.5), ("P99", 0.99)] {
+        let count = counts.value_at_quantile(quantile) as f64;
+        report.row(format!("{what}: events of one order, how many {name}"), count, "events");
+    }
 
     let start = Instant::now();
-    let mut frames = reader.frames(Sequence::FIRST).expect("an undamaged tape");
-    let (mut events, mut bytes, mut sum) = (0u64, 0u64, 0u64);
-    while let Some(frame) = frames.next_frame().expect("an undamaged tape") {
-        for event in frame.frame().events() {
-            events += 1;
-            sum = sum.wrapping_add(event.header().producer_sequence.get());
-        }
-        bytes += frame.bytes().len() as u64;
-    }
+    let (events, bytes, sum) = scan_all(reader);
     let seconds = start.elapsed().as_secs_f64();
     let last = written.last.get();
     assert_eq!((events, sum), (last, last * (last - 1) / 2));
@@ -157,6 +161,46 @@ fn measure(report: &mut Report, what: &str, reader: &Reader, written: &Written, 
     report
         .row(format!("{what}: the same by {threads} threads, each a part"), rate, "events/s")
         .goal(">= 20 000 000");
+}
+
+/// Looks at every event; how many there were, the bytes of their frames, and the sum of their producers' numbers.
+fn scan_all(reader: &Reader) -> (u64, u64, u64) {
+    let mut frames = reader.frames(Sequence::FIRST).expect("an undamaged tape");
+    let (mut events, mut bytes, mut sum) = (0u64, 0u64, 0u64);
+    while let Some(frame) = frames.next_frame().expect("an undamaged tape") {
+        for event in frame.frame().events() {
+            events += 1;
+            sum = sum.wrapping_add(event.header().producer_sequence.get());
+        }
+        bytes += frame.bytes().len() as u64;
+    }
+    (events, bytes, sum)
+}
+
+/// A tape that is there, scanned again and again: all but the first time from the page cache.
+fn scan_tape(tape: &Path, duration: Duration) -> Report {
+    let mut report = Report::new("read", tape);
+    let disk = RealDisk::open(tape).expect("a directory");
+    let store = ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).expect("a tape");
+    let reader = store.reader();
+    let (events, bytes, sum) = scan_all(&reader);
+    let (start, mut scans) = (Instant::now(), 0);
+    while scans == 0 || start.elapsed() < duration {
+        assert_eq!(scan_all(&reader), (events, bytes, sum));
+        scans += 1;
+    }
+    let rate = (events * scans) as f64 / start.elapsed().as_secs_f64();
+    report.guarantee(format!(
+        "{events} events, {} bytes each on average; every one checked as one from outside; files in the page cache, blocks read past \
+         the block cache",
+        bytes / events.max(1)
+    ));
+    let copy = device::memory_copy(Duration::from_millis(500));
+    report
+        .row("scan, every event looked at, one thread", rate, "events/s")
+        .beside("memory copy of one core, in events", copy / (bytes as f64 / events as f64))
+        .goal(">= 20 000 000");
+    report
 }
 
 /// Looks at every event of a part of the tape; how many there were.
@@ -230,6 +274,9 @@ fn measure_cold(
 
 fn main() {
     let options = ReadOptions::parse();
+    if let Some(tape) = &options.tape {
+        return scan_tape(tape, options.common.duration()).print(options.common.format);
+    }
     let folder = options.common.folder();
     let mut report = Report::new("read", folder.path());
     let mut settings = NodeOptions::default();
@@ -256,6 +303,17 @@ fn main() {
         raw / written.last.get(),
         raw as f64 / stored as f64
     ));
+    let share = |cache: usize| 100.0 * (cache as f64 / raw as f64).min(1.0);
+    let cold_cache = NodeOptions::default().store.block_cache_bytes;
+    report.guarantee(format!(
+        "tables: a block cache of {} MiB, room for {:.0} % of the {} MiB of events; cold: of {} MiB, for {:.0} % (the default; what blocks \
+         are found by stays in it)",
+        settings.store.block_cache_bytes >> 20,
+        share(settings.store.block_cache_bytes),
+        raw >> 20,
+        cold_cache >> 20,
+        share(cold_cache)
+    ));
     // The first pass finds nothing decompressed, the second what the first left in the block cache.
     measure(&mut report, "tables, block cache empty", &node.reader(), &written, options.reads);
     measure(&mut report, "tables, block cache full", &node.reader(), &written, options.reads);
@@ -263,8 +321,7 @@ fn main() {
 
     let own =
         device::read_latency(folder.path(), 1 << 30, options.common.duration().min(Duration::from_secs(3)));
-    // As it is by default: the indexes of the tables stay in it, of the data little.
-    settings.store.block_cache_bytes = NodeOptions::default().store.block_cache_bytes;
+    settings.store.block_cache_bytes = cold_cache;
     let node = Node::open(&data, settings, Vec::new()).expect("the tape just written");
     let (reader, pages) = (node.reader(), PageCache::of(&data));
     let mut place = places(written.last.get() - 1);
@@ -273,7 +330,7 @@ fn main() {
     });
     let mut place = places(written.orders.len() as u64);
     measure_cold(&mut report, "events of one order", &own, &pages, options.cold_reads, || {
-        by_order(&reader, written.orders[place() as usize])
+        by_order(&reader, written.orders[place() as usize]).0
     });
     let last = report.rows.len() - 2;
     report.rows[last].goal("< 100 us");

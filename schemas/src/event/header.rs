@@ -275,6 +275,24 @@ impl<'a> EventRef<'a> {
         Ok(Self { sequence, epoch, accepted_time, kind: header.kind, bytes })
     }
 
+    /// The event that `bytes`, at a multiple of 16, begin with, checked here.
+    #[inline]
+    pub fn decode_first(
+        sequence: Sequence,
+        epoch: Epoch,
+        accepted_time: AcceptedTime,
+        bytes: &'a [u8],
+    ) -> Result<Self, EventError> {
+        let header = check_event(bytes)?;
+        Ok(Self {
+            sequence,
+            epoch,
+            accepted_time,
+            kind: header.kind,
+            bytes: &bytes[..header.length as usize],
+        })
+    }
+
     /// # Safety
     /// [`check_event`] has accepted `bytes`, which are exactly one event, at this address, and they have not changed.
     #[inline]

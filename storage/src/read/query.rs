@@ -1,8 +1,9 @@
 //! A question about events, and its answer one event at a time.
 //!
 //! The most selective index gives positions, oldest (or newest) part first; each event is then fetched and asked the rest
-//! of the query. Events that no index covers yet are filtered one by one. Memory stays flat: one block of postings
-//! and one of frames at a time, and the view that pins what is being read.
+//! of the query. The disk is told of the blocks of the next few at once, so that it reads them beside each other. Events that no
+//! index covers yet are filtered one by one. Memory stays flat: one block of postings and a few of frames at a time, and the
+//! view that pins what is being read.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::view::View;
 use crate::chunk::{Chunk, EventHandle};
 use crate::entity::Selector;
 use crate::memtable::{Run, RunPostings};
-use crate::sstable::{Caller, IndexTable, Postings, TableError};
+use crate::sstable::{BlockEntry, Caller, EventLeaf, IndexTable, Postings, TableError};
 
 /// Which way the answer goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +108,7 @@ enum Plan {
     /// Look at every event of the range.
     Scan(Scan),
     /// Ask the indexes first.
-    Lookup(Lookup),
+    Lookup(Box<Lookup>),
 }
 
 impl QueryCursor {
@@ -115,9 +116,9 @@ impl QueryCursor {
         query.check()?;
         let mut cursor = Self::scanning(view, query, visible);
         if let Some(selector) = cursor.filter.most_selective() {
-            let lookup =
-                Lookup::new(&cursor.view, selector.clone(), cursor.from, cursor.through, cursor.forward);
-            cursor.plan = Plan::Lookup(lookup);
+            let (selector, range) = (selector.clone(), (cursor.from, cursor.through));
+            let lookup = Lookup::new(&cursor.view, selector, range, cursor.forward, cursor.left);
+            cursor.plan = Plan::Lookup(Box::new(lookup));
         }
         Ok(cursor)
     }
@@ -198,13 +199,18 @@ struct Lookup {
     parts: Vec<Part>,
     active: Option<Active>,
     caller: Caller,
-    /// The chunk of the last event: the next one is often there too.
-    chunk: Option<Arc<Chunk>>,
+    ahead: Ahead,
     buffer: Vec<u8>,
 }
 
 impl Lookup {
-    fn new(view: &View, selector: Selector, from: Sequence, through: Sequence, forward: bool) -> Self {
+    fn new(
+        view: &View,
+        selector: Selector,
+        (from, through): (Sequence, Sequence),
+        forward: bool,
+        limit: u64,
+    ) -> Self {
         let mut parts = Vec::new();
         let overlaps = |first: Sequence, last: Sequence| first <= through && last >= from;
         let mut key = Vec::new();
@@ -256,13 +262,20 @@ impl Lookup {
             parts,
             active: None,
             caller,
-            chunk: None,
+            ahead: Ahead::new(limit),
             buffer: Vec::new(),
         }
     }
 
     fn next(&mut self, view: &View, filter: &Filter) -> Result<Option<EventHandle>, TableError> {
         loop {
+            while let Some((position, number)) = self.ahead.positions.pop() {
+                let chunk = self.ahead.blocks[number].load(view, self.caller, &mut self.buffer)?;
+                let event = EventHandle::of(chunk, position);
+                if filter.matches(&event.event()) {
+                    return Ok(Some(event));
+                }
+            }
             let position = match &mut self.active {
                 None => {
                     let Some(part) = self.parts.pop() else { return Ok(None) };
@@ -273,7 +286,12 @@ impl Lookup {
                     Some(event) => return Ok(Some(event)),
                     None => None,
                 },
-                Some(Active::Table(postings)) => postings.next()?,
+                Some(Active::Table(postings)) => {
+                    if !self.ahead.fill(view, filter, postings)? {
+                        self.active = None;
+                    }
+                    continue;
+                }
                 Some(Active::Run { run, postings, given }) => {
                     let left = postings.len() - *given;
                     let at =
@@ -285,7 +303,10 @@ impl Lookup {
             match position {
                 None => self.active = None,
                 Some(position) => {
-                    if let Some(event) = self.fetch(view, filter, position)? {
+                    // Of a run, so it is in memory.
+                    let chunk = view.chunk_holding(position, self.caller, &mut self.buffer)?;
+                    let event = EventHandle::of(&chunk, position);
+                    if filter.matches(&event.event()) {
                         return Ok(Some(event));
                     }
                 }
@@ -313,31 +334,115 @@ impl Lookup {
             }
         }
     }
+}
 
-    /// The event at a position, if it satisfies the whole query.
-    fn fetch(
-        &mut self,
-        view: &View,
-        filter: &Filter,
-        position: Sequence,
-    ) -> Result<Option<EventHandle>, TableError> {
-        let holds =
-            |chunk: &Arc<Chunk>| chunk.first_sequence() <= position && position <= chunk.last_sequence();
-        if !self.chunk.as_ref().is_some_and(holds) {
-            if position <= view.flushed_through() {
-                let table = &view.event_tables[view.table_holding(position)];
-                let entry = table.entry_holding(position)?.expect("a table's index covers its range");
-                if !filter.may_match(&entry) {
-                    return Ok(None);
-                }
-                self.chunk = Some(table.chunk(&entry, self.caller, &mut self.buffer)?);
-            } else {
-                self.chunk = Some(view.chunk_holding(position, self.caller, &mut self.buffer)?);
+/// So many blocks are looked ahead; each stays in memory until the last of them was given.
+const AHEAD_BLOCKS: usize = 16;
+/// So many events are looked ahead.
+const AHEAD_EVENTS: usize = 64;
+
+/// The next positions that a table named, and the blocks they are in.
+#[derive(Debug)]
+struct Ahead {
+    /// Each with the number of its block; the next one last.
+    positions: Vec<(Sequence, usize)>,
+    blocks: Vec<Block>,
+    /// No more events are wanted at a time.
+    events_max: usize,
+    /// The last leaf, and the number of its table: the next block is often there too.
+    leaf: Option<(usize, Arc<EventLeaf>)>,
+}
+
+#[derive(Debug)]
+struct Block {
+    first: Sequence,
+    last: Sequence,
+    from: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// It is at hand.
+    Chunk(Arc<Chunk>),
+    /// To be read from the event table of this number.
+    Table(usize, BlockEntry),
+    /// Nothing in it can satisfy the query.
+    Nothing,
+}
+
+impl Block {
+    fn load(&mut self, view: &View, caller: Caller, buffer: &mut Vec<u8>) -> Result<&Arc<Chunk>, TableError> {
+        if let Source::Table(number, entry) = &self.from {
+            self.from = Source::Chunk(view.event_tables[*number].chunk(entry, caller, buffer)?);
+        }
+        match &self.from {
+            Source::Chunk(chunk) => Ok(chunk),
+            Source::Table(..) | Source::Nothing => unreachable!("positions are of blocks that can be read"),
+        }
+    }
+}
+
+impl Ahead {
+    fn new(limit: u64) -> Self {
+        let events_max = usize::try_from(limit).unwrap_or(AHEAD_EVENTS).min(AHEAD_EVENTS);
+        Self { positions: Vec::new(), blocks: Vec::new(), events_max, leaf: None }
+    }
+
+    /// Takes over the next positions, as far as they are known without reading more postings; `false` if there are no more. All
+    /// before were given.
+    fn fill(&mut self, view: &View, filter: &Filter, postings: &mut Postings) -> Result<bool, TableError> {
+        // The last block may go on.
+        self.blocks.drain(..self.blocks.len().saturating_sub(1));
+        let Some(mut position) = postings.next()? else { return Ok(false) };
+        loop {
+            let holds = |block: &Block| block.first <= position && position <= block.last;
+            if !self.blocks.last().is_some_and(holds) {
+                let block = self.locate(view, filter, position)?;
+                self.blocks.push(block);
+            }
+            let number = self.blocks.len() - 1;
+            if !matches!(self.blocks[number].from, Source::Nothing) {
+                self.positions.push((position, number));
+            }
+            if number + 1 == AHEAD_BLOCKS || self.positions.len() >= self.events_max {
+                break;
+            }
+            match postings.next_at_hand() {
+                Some(next) => position = next,
+                None => break,
             }
         }
-        let chunk = self.chunk.as_ref().expect("just loaded");
-        let event = EventHandle::of(chunk, position);
-        let wanted = filter.matches(&event.event());
-        Ok(wanted.then_some(event))
+        self.positions.reverse();
+        // One alone is read at once.
+        let missing = || self.blocks.iter().filter(|block| matches!(block.from, Source::Table(..)));
+        if missing().nth(1).is_some() {
+            for block in missing() {
+                if let Source::Table(number, entry) = &block.from {
+                    view.event_tables[*number].will_need(entry)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn locate(&mut self, view: &View, filter: &Filter, position: Sequence) -> Result<Block, TableError> {
+        if position > view.flushed_through() {
+            let chunk = view.chunk_holding(position, Caller::Point, &mut Vec::new())?;
+            let (first, last) = (chunk.first_sequence(), chunk.last_sequence());
+            return Ok(Block { first, last, from: Source::Chunk(chunk) });
+        }
+        let number = view.table_holding(position);
+        let table = &view.event_tables[number];
+        let known = self.leaf.take().filter(|(of, leaf)| *of == number && leaf.holding(position).is_some());
+        let (_, leaf) = self.leaf.insert(match known {
+            Some(leaf) => leaf,
+            None => (number, table.leaf_holding(position)?),
+        });
+        let entry = leaf.entries()[leaf.holding(position).expect("a leaf covers its range")];
+        let from = match filter.may_match(&entry) {
+            false => Source::Nothing,
+            true => table.cached(&entry).map_or(Source::Table(number, entry), Source::Chunk),
+        };
+        Ok(Block { first: entry.first, last: entry.last(), from })
     }
 }

@@ -255,7 +255,7 @@ impl View {
             return Ok(Arc::clone(memtable.chunk(number).expect("just found")));
         }
         let table = &self.event_tables[self.table_holding(sequence)];
-        let entry = table.entry_holding(sequence)?.expect("a table's index covers its range");
+        let entry = table.entry_holding(sequence)?;
         table.chunk(&entry, caller, buffer)
     }
 

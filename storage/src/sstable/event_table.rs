@@ -266,12 +266,32 @@ impl EventTable {
         Ok(leaf)
     }
 
-    /// The entry of the block that holds `sequence`, which the table covers.
-    pub(crate) fn entry_holding(&self, sequence: Sequence) -> Result<Option<BlockEntry>, TableError> {
+    /// The leaf that knows the block that holds `sequence`, which the table covers.
+    pub(crate) fn leaf_holding(&self, sequence: Sequence) -> Result<Arc<EventLeaf>, TableError> {
         let top = &self.opened()?.top;
-        let Some(number) = top.holding(sequence) else { return Ok(None) };
-        let leaf = self.leaf(&top.entries()[number])?;
-        Ok(leaf.holding(sequence).map(|number| leaf.entries()[number]))
+        let number = top.holding(sequence).expect("a table's index covers its range");
+        self.leaf(&top.entries()[number])
+    }
+
+    /// The entry of the block that holds `sequence`, which the table covers.
+    pub(crate) fn entry_holding(&self, sequence: Sequence) -> Result<BlockEntry, TableError> {
+        let leaf = self.leaf_holding(sequence)?;
+        let number = leaf.holding(sequence).expect("a leaf covers its range");
+        Ok(leaf.entries()[number])
+    }
+
+    /// The frames of a block, if they are at hand.
+    pub(crate) fn cached(&self, entry: &BlockEntry) -> Option<Arc<Chunk>> {
+        match self.cache.get(self.meta.number, entry.at.offset) {
+            Some(Cached::Frames(chunk)) => Some(chunk),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Asks for a block that will be read.
+    pub(crate) fn will_need(&self, entry: &BlockEntry) -> Result<(), TableError> {
+        self.opened()?.file.will_need(entry.at.offset, u64::from(entry.at.bytes));
+        Ok(())
     }
 
     /// The frames of a block.
@@ -281,7 +301,7 @@ impl EventTable {
         caller: Caller,
         buffer: &mut Vec<u8>,
     ) -> Result<Arc<Chunk>, TableError> {
-        if let Some(Cached::Frames(chunk)) = self.cache.get(self.meta.number, entry.at.offset) {
+        if let Some(chunk) = self.cached(entry) {
             return Ok(chunk);
         }
         let chunk = Arc::new(self.load_chunk(entry, caller, buffer)?);

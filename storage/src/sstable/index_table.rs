@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::{Sequence, TapeId};
 
-use super::block::{BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId, read_ahead};
+use super::block::{self, BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId, read_ahead};
 use super::cache::{BlockCache, Cached};
 use super::event_table::load_payload;
 use super::filter;
@@ -379,17 +379,39 @@ impl IndexTable {
     }
 
     /// `false`: the entity with this key has no posting in the block.
-    pub(super) fn may_hold(&self, entry: &LeafEntry, key: &[u8]) -> Result<bool, TableError> {
+    pub(super) fn may_hold(&self, entry: &LeafEntry, key: &[u8], caller: Caller) -> Result<bool, TableError> {
         // The index itself says so of the block's first key.
         let Some(at) = entry.filter_at().filter(|_| *entry.key != *key) else { return Ok(true) };
         let hash = filter::hash(key);
         if let Some(Cached::Filter(filter)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(filter::may_contain(&filter, hash));
         }
-        let file = &self.opened()?.file;
-        let raw = load_payload(file.path(), &**file, self.id(), at, BlockKind::Filter, &mut Vec::new())?;
-        let found = filter::may_contain(&raw, hash);
-        self.cache.insert(self.meta.number, at.offset, Cached::Filter(raw.into()));
+        let (file, mut buffer) = (&self.opened()?.file, Vec::new());
+        // Whoever asks the filter will most often want the block before it too: both are one read, which costs a disk no more.
+        let both =
+            entry.at.bytes.checked_add(at.bytes).filter(|_| {
+                caller == Caller::Point && !self.cache.contains(self.meta.number, entry.at.offset)
+            });
+        let block_bytes = match both {
+            Some(bytes) => {
+                block::load(&**file, BlockAt { offset: entry.at.offset, bytes }, &mut buffer)?;
+                entry.at.bytes as usize
+            }
+            None => {
+                block::load(&**file, at, &mut buffer)?;
+                0
+            }
+        };
+        let (block, filter) = buffer.split_at(block_bytes);
+        let filter = block::read_payload(file.path(), self.id(), at.offset, BlockKind::Filter, filter)?;
+        let found = filter::may_contain(&filter, hash);
+        self.cache.insert(self.meta.number, at.offset, Cached::Filter(filter.into()));
+        if found && !block.is_empty() {
+            let offset = entry.at.offset;
+            let raw = block::read_payload(file.path(), self.id(), offset, BlockKind::Postings, block)?;
+            let block = PostingBlock::decode(raw).map_err(|impossible| self.refuse(offset, impossible))?;
+            self.cache.insert(self.meta.number, offset, Cached::Postings(Arc::new(block)));
+        }
         Ok(found)
     }
 

@@ -50,7 +50,7 @@ pub(crate) use self::index_scan::IndexScan;
 pub(crate) use self::index_table::{IndexFooter, IndexTable, IndexTableMeta};
 pub(crate) use self::index_writer::{ENTRY_POSTINGS_MAX, Fit, IndexTableWriter, WholeBlock};
 pub(crate) use self::key::Key;
-pub(crate) use self::leaf::BlockEntry;
+pub(crate) use self::leaf::{BlockEntry, EventLeaf};
 pub(crate) use self::posting_block::{Cursor, Encoded, PostingBlock};
 pub(crate) use self::posting_list::{PostingList, Postings as EncodedPostings};
 pub(crate) use self::postings::Postings;

@@ -55,13 +55,19 @@ impl Postings {
         }
     }
 
+    /// The next position, if no block has to be read for it.
+    pub(crate) fn next_at_hand(&mut self) -> Option<Sequence> {
+        let left = self.ready.len().checked_sub(self.given + 1)?;
+        let at = if self.forward { self.given } else { left };
+        self.given += 1;
+        Some(Sequence(self.ready[at]))
+    }
+
     /// The next position.
     pub(crate) fn next(&mut self) -> Result<Option<Sequence>, TableError> {
         loop {
-            if self.given < self.ready.len() {
-                let at = if self.forward { self.given } else { self.ready.len() - 1 - self.given };
-                self.given += 1;
-                return Ok(Some(Sequence(self.ready[at])));
+            if let Some(position) = self.next_at_hand() {
+                return Ok(Some(position));
             }
             if self.done {
                 return Ok(None);
@@ -101,7 +107,7 @@ impl Postings {
         }
         // Backwards, a block that begins at or before the first wanted posting is the last one to look at.
         self.done = !self.forward && entry.begins() <= (&self.key, self.from);
-        if table.may_hold(&entry, &self.key)? {
+        if table.may_hold(&entry, &self.key, self.caller)? {
             table.collect(&entry, &self.key, true, self.caller, &mut self.ready)?;
         }
         Ok(())

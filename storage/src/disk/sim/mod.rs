@@ -41,6 +41,17 @@ pub enum Fault {
     SyncIgnored,
 }
 
+/// A file was read, or it was said that it will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadStep {
+    /// Which one.
+    pub path: PathBuf,
+    /// Which bytes.
+    pub bytes: Range<u64>,
+    /// Nothing was read: see [`DiskFile::will_need`].
+    pub is_hint: bool,
+}
+
 /// A simulated data directory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
@@ -63,6 +74,7 @@ struct State {
     /// Operations that were under way together.
     at_once: Vec<Range<usize>>,
     before_write: Option<BeforeWrite>,
+    reads: Option<Vec<ReadStep>>,
 }
 
 /// Called before a write, with its place in the file.
@@ -96,8 +108,14 @@ impl SimDisk {
                 random: Random::new(seed),
                 at_once: Vec::new(),
                 before_write: None,
+                reads: None,
             })),
         }
+    }
+
+    /// What was read since this was called last; nothing the first time.
+    pub fn take_reads(&self) -> Vec<ReadStep> {
+        self.state.lock().reads.replace(Vec::new()).unwrap_or_default()
     }
 
     /// How many mutating operations were recorded.
@@ -522,14 +540,23 @@ impl DiskFile for SimFile {
                 return Err(DiskError::new(Operation::Read, &self.path, error_of(Fault::Eio)).at(offset));
             }
             if self.caching != Caching::Buffered {
-                state.now.drop_cache(self.file, wanted);
+                state.now.drop_cache(self.file, wanted.clone());
             }
             let cached = state.now.cached(self.file);
             let start = cached.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
             let read = buffer.len().min(cached.len() - start);
             buffer[..read].copy_from_slice(&cached[start..start + read]);
+            if let Some(reads) = &mut state.reads {
+                reads.push(ReadStep { path: self.path.clone(), bytes: wanted, is_hint: false });
+            }
             Ok(read)
         })
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        if let Some(reads) = &mut self.disk.state.lock().reads {
+            reads.push(ReadStep { path: self.path.clone(), bytes: offset..offset + bytes, is_hint: true });
+        }
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
