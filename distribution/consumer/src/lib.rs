@@ -6,7 +6,7 @@
 //! | order is kept, within an instrument (`explicit`) or altogether (`all`): what waits to be delivered again holds back what comes after it | redelivery lets later messages pass | a book built out of order is wrong |
 //! | members attach; one that dies (replaced, silent for `member_timeout`, panicking, the node restarted) ends the time of what it had: it comes again at once, or when its `backoff` step is over; one that detaches gives it back at once | the server does not know who has a message: it comes again after `ack_wait` or the `backoff` step | nobody is left to wait for; the backoff is about the event, so it stays; leaving is a refusal |
 //! | what was delivered `max_deliver` times is parked: listed, told, kept on the tape, delivered again on request | it stays in the stream, an advisory is sent | nothing is skipped silently |
-//! | an acknowledgement under `all` does not cover what was unparked and not delivered since | there is no such list | nobody can have meant it |
+//! | an acknowledgement under `all` does not cover what was unparked, or sent with an answer that never arrived, and not delivered since | it does | nobody can have meant it |
 //! | an acknowledgement of what was never delivered is an error | it is ignored | it is a mistake of the caller |
 //! | `all` is the default ack policy, `max_ack_pending` at most 2000 | `explicit`, no limit | the cursor of a tape's reader; what is pending fits one record |
 //!
@@ -43,7 +43,7 @@ pub use definition::{
     AckPolicy, BACKOFF_STEPS_MAX, ConsumerFilter, ConsumerName, Definition, DefinitionError, DeliverPolicy,
     INSTRUMENTS_MAX, MAX_ACK_PENDING_MAX, MEMBERS_MAX, MemberName,
 };
-pub use machine::{AckError, Acked, Delivered, Machine, MachineInfo, MemberInfo, Want};
+pub use machine::{AckError, Acked, AnswerError, Delivered, Machine, MachineInfo, MemberInfo, Want};
 pub use members::{AttachError, MemberId};
 pub use state::{PARKED_MAX, PENDING_MAX, Parked, PendingState, State, decode_parked, encode_parked};
 pub use store::{Change, ConsumerStore, Kept, StoreFailure, keys};

@@ -26,7 +26,7 @@ use rustc_hash::FxHashSet;
 
 use crate::advisory::{Advisory, ParkReason};
 use crate::definition::{AckPolicy, Definition, DefinitionError, DeliverPolicy, MemberName};
-use crate::members::{AttachError, MemberId, Members};
+use crate::members::{AttachError, Member, MemberId, Members};
 use crate::notices::Notices;
 use crate::pending::{Pending, PendingSet, Place};
 use crate::state::{PARKED_MAX, PENDING_MAX, Parked, PendingState, State};
@@ -89,6 +89,16 @@ pub enum AckError {
         /// As given.
         sequence: Sequence,
     },
+}
+
+/// A member says to have an answer that it was never given.
+#[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
+#[error("answer {received} was never given to this member: the last one is {last}")]
+pub struct AnswerError {
+    /// As it says.
+    pub received: u64,
+    /// The last one begun.
+    pub last: u64,
 }
 
 /// What an acknowledgement did.
@@ -224,9 +234,8 @@ impl Machine {
             });
         }
         self.definition = definition;
-        if self.pending.waiting().any(|(_, pending)| self.is_exhausted(pending)) {
-            self.quiet_until = Duration::ZERO;
-        }
+        // Members may be given up earlier now, and fewer deliveries be allowed: to be looked at anew.
+        self.quiet_until = Duration::ZERO;
         Ok(())
     }
 
@@ -309,11 +318,21 @@ impl Machine {
     /// once, or where there is a backoff when its step is over. So an event that kills its members does not kill them as
     /// fast as they can be started, and is parked in the end.
     pub fn lose(&mut self, member: MemberId, now: Duration) {
-        self.take_off(member, now, |machine, pending| machine.due_without_member(pending, now));
+        if let Some(gone) =
+            self.take_off(member, now, |machine, pending| machine.due_without_member(pending, now))
+        {
+            // Whether it has these nobody knows.
+            self.notices.tell_again(gone.told.into_iter().map(|(_, advisory)| advisory).collect());
+        }
     }
 
-    fn take_off(&mut self, member: MemberId, now: Duration, due: impl Fn(&Self, &Pending) -> Duration) {
-        let Some(gone) = self.members.remove(member) else { return };
+    fn take_off(
+        &mut self,
+        member: MemberId,
+        now: Duration,
+        due: impl Fn(&Self, &Pending) -> Duration,
+    ) -> Option<Member> {
+        let gone = self.members.remove(member)?;
         let held = self.pending.select(|_, pending| pending.is_with(member));
         if !held.is_empty() {
             let (member, pending) = (gone.name.to_string(), held.len() as u32);
@@ -323,6 +342,7 @@ impl Machine {
             let due = self.pending.get(sequence).map_or(now, |pending| due(self, pending));
             self.fail(sequence, ParkReason::Expired, due, now);
         }
+        Some(gone)
     }
 
     /// When a pending event is to be delivered again if whoever has it is dead.
@@ -332,6 +352,35 @@ impl Machine {
             Place::Out { .. } | Place::Stuck { .. } => now,
             Place::Waiting { due } => due,
         }
+    }
+
+    /// A member elsewhere asks for more, and says which of its answers was the last to arrive; zero: none. What it was
+    /// given and told with later ones never arrived, and comes again: the events first, in their order, without that
+    /// delivery counting against `max_deliver`. Returns the number of the answer that begins; the earlier ones are over.
+    /// `None`: it is not attached (any more).
+    pub fn ask(
+        &mut self,
+        member: MemberId,
+        received: u64,
+        now: Duration,
+    ) -> Result<Option<u64>, AnswerError> {
+        let Some(asking) = self.members.get_mut(member) else { return Ok(None) };
+        let last = asking.answer;
+        let (answer, untold) = asking.ask(received).ok_or(AnswerError { received, last })?;
+        self.heard(member, now);
+        self.changed |= !untold.is_empty();
+        self.notices.tell_again(untold);
+        let missed = |pending: &Pending| matches!(pending.place, Place::Out { member: with, answer, .. } if with == member && answer > received);
+        for sequence in self.pending.select(|_, pending| missed(pending)) {
+            self.pending.take_back(sequence, now);
+            self.changed = true;
+        }
+        Ok(Some(answer))
+    }
+
+    /// Whether this is the answer the member is given now.
+    pub fn is_answer(&self, member: MemberId, answer: u64) -> bool {
+        self.members.answer(member) == answer
     }
 
     /// A sign of life; `false`: it is not attached (any more).
@@ -408,9 +457,9 @@ impl Machine {
     /// # Panics
     /// When it does not wait.
     pub fn redeliver(&mut self, member: MemberId, sequence: Sequence, now: Duration) -> Delivered {
-        let definition = &self.definition;
+        let (definition, answer) = (&self.definition, self.members.answer(member));
         let until = |pending: &Pending| now.saturating_add(definition.wait_after(pending.attempts()));
-        let pending = self.pending.send(sequence, member, until);
+        let pending = self.pending.send(sequence, member, answer, until);
         self.quiet_until = self.quiet_until.min(until(&pending));
         self.delivered += 1;
         self.changed = true;
@@ -480,7 +529,8 @@ impl Machine {
         let until = now.saturating_add(self.definition.wait_after(1));
         self.quiet_until = self.quiet_until.min(until);
         self.delivered += 1;
-        (pending.deliveries, pending.place) = (1, Place::Out { until, member });
+        let answer = self.members.answer(member);
+        (pending.deliveries, pending.place) = (1, Place::Out { until, member, answer });
         self.pending.insert(sequence, pending);
         Some(Delivered {
             sequence,
@@ -771,10 +821,13 @@ impl Machine {
     // --- telling ---
 
     /// The next thing a member has to hear of before further events.
-    pub fn tell(&mut self) -> Option<Advisory> {
-        let told = self.notices.tell();
-        self.changed |= matches!(told, Some(Advisory::Lost { .. }));
-        told
+    pub fn tell(&mut self, member: MemberId) -> Option<Advisory> {
+        let told = self.notices.tell()?;
+        self.changed |= matches!(told, Advisory::Lost { .. });
+        if let Some(member) = self.members.get_mut(member) {
+            member.tell(&told);
+        }
+        Some(told)
     }
 
     fn advise(&mut self, now: Duration, advisory: Advisory) {
@@ -833,9 +886,21 @@ impl Machine {
             delivered: self.delivered,
             reserved_through,
             pending: pending.collect(),
-            lost: self.notices.lost().to_vec(),
+            lost: self.lost(),
         };
         (state, std::mem::take(&mut self.parked_changed))
+    }
+
+    /// Lost positions that no member is known to have been told of.
+    fn lost(&self) -> Vec<(Sequence, Sequence)> {
+        let told = self.members.iter().flat_map(|member| &member.told).map(|(_, advisory)| advisory.clone());
+        let told: Vec<Advisory> = told.filter(|one| matches!(one, Advisory::Lost { .. })).collect();
+        if told.is_empty() {
+            return self.notices.lost().to_vec();
+        }
+        let mut notices = self.notices.clone();
+        notices.tell_again(told);
+        notices.lost().to_vec()
     }
 
     /// A record is durable: deliveries may go as far as it says.

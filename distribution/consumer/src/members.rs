@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::advisory::Advisory;
 use crate::definition::MemberName;
 
 /// One attachment of a member: attaching again, under the same name too, gives another, and so does another life of the
@@ -34,6 +35,10 @@ pub(crate) struct Member {
     pub(crate) id: MemberId,
     pub(crate) name: MemberName,
     heard: Duration,
+    /// The number of the answer it is given now; a member that asks for none has number zero.
+    pub(crate) answer: u64,
+    /// What it was told with answers that it has not said to have.
+    pub(crate) told: Vec<(u64, Advisory)>,
     /// Given up when it is not heard of; a member in the same process is not.
     expires: bool,
 }
@@ -44,6 +49,30 @@ impl Member {
         if self.expires { self.heard.saturating_add(timeout) } else { Duration::MAX }
     }
 }
+
+impl Member {
+    /// Begins the answer to a request that says which was the last to arrive. Returns its number, and what the member was
+    /// told with those that did not arrive; `None`: there was no such answer.
+    pub(crate) fn ask(&mut self, received: u64) -> Option<(u64, Vec<Advisory>)> {
+        if received > self.answer {
+            return None;
+        }
+        let told = std::mem::take(&mut self.told).into_iter();
+        let untold = told.filter(|(answer, _)| *answer > received).map(|(_, advisory)| advisory);
+        self.answer += 1;
+        Some((self.answer, untold.collect()))
+    }
+
+    /// Keeps what it is told until it says to have it. One that asks for no answers has it at once.
+    pub(crate) fn tell(&mut self, advisory: &Advisory) {
+        if self.answer > 0 && self.told.len() < TOLD_MAX {
+            self.told.push((self.answer, advisory.clone()));
+        }
+    }
+}
+
+/// Advisories of answers that did not arrive which are told again, of one member; the latest are listed all the same.
+const TOLD_MAX: usize = 256;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Members {
@@ -88,8 +117,24 @@ impl Members {
         }
         self.last_id = self.last_id.wrapping_add(1).max(1);
         let id = MemberId(self.last_id);
-        self.attached.push(Member { id, name: name.clone(), heard: now, expires });
+        self.attached.push(Member {
+            id,
+            name: name.clone(),
+            heard: now,
+            answer: 0,
+            told: Vec::new(),
+            expires,
+        });
         Ok(id)
+    }
+
+    /// The number of the answer a member is given now.
+    pub(crate) fn answer(&self, id: MemberId) -> u64 {
+        self.attached.iter().find(|member| member.id == id).map_or(0, |member| member.answer)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.attached.iter_mut().find(|member| member.id == id)
     }
 
     pub(crate) fn remove(&mut self, id: MemberId) -> Option<Member> {

@@ -35,7 +35,7 @@ impl Random {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     NotYet,
-    Out { member: MemberId, until: Duration },
+    Out { member: MemberId, until: Duration, answer: u64 },
     Waiting { due: Duration },
     Settled,
     Parked,
@@ -69,6 +69,8 @@ struct Run {
     ever: Vec<u32>,
     record: Record,
     members: Vec<MemberId>,
+    /// The answer each member is given now.
+    answers: std::collections::BTreeMap<MemberId, u64>,
     /// The wall clock at the time zero of `now`.
     origin: Duration,
     now: Duration,
@@ -117,6 +119,7 @@ impl Run {
             ever: Vec::new(),
             record,
             members: Vec::new(),
+            answers: Default::default(),
             origin: Duration::ZERO,
             now: Duration::ZERO,
             lives: 0,
@@ -170,7 +173,7 @@ impl Run {
     fn gone(&mut self, id: MemberId, dead: bool) {
         self.members.retain(|member| *member != id);
         for index in 0..self.rows.len() {
-            if let At::Out { member, until } = self.rows[index].at
+            if let At::Out { member, until, .. } = self.rows[index].at
                 && member == id
             {
                 self.fail(index, if dead { self.due_without_member(until) } else { self.now });
@@ -212,13 +215,31 @@ impl Run {
         row.at = if over { At::Parked } else { At::Waiting { due } };
     }
 
+    /// Half of the members say which answers arrived: most often the last one, at times an earlier one.
+    fn ask(&mut self, member: MemberId) {
+        if member.0.is_multiple_of(2) {
+            return;
+        }
+        let last = self.answers.get(&member).copied().unwrap_or(0);
+        let received = if self.random.below(4) == 0 { self.random.below(last + 1) } else { last };
+        assert_eq!(self.machine.ask(member, received, self.now), Ok(Some(last + 1)));
+        self.answers.insert(member, last + 1);
+        for row in &mut self.rows {
+            if matches!(row.at, At::Out { member: with, answer, .. } if with == member && answer > received) {
+                row.at = At::Waiting { due: self.now };
+                row.forgiven += 1;
+            }
+        }
+    }
+
     fn fetch(&mut self) {
         let Some(place) = (!self.members.is_empty()).then(|| self.random.below(self.members.len() as u64))
         else {
             return;
         };
         let member = self.members[place as usize];
-        while let Some(advisory) = self.machine.tell() {
+        self.ask(member);
+        while let Some(advisory) = self.machine.tell(member) {
             if let Advisory::Lost { first, last } = advisory {
                 self.lost_told.push((first, last));
             }
@@ -339,10 +360,11 @@ impl Run {
         self.ever[index] += 1;
         let attempts = row.deliveries + 1 - row.forgiven;
         let until = self.now + self.machine.definition().wait_after(attempts);
+        let answer = self.answers.get(&member).copied().unwrap_or(0);
         let settled = self.ack_policy() == AckPolicy::None;
         let row = self.row(delivered.sequence);
         row.deliveries += 1;
-        row.at = if settled { At::Settled } else { At::Out { member, until } };
+        row.at = if settled { At::Settled } else { At::Out { member, until, answer } };
         let out = self.rows.iter().filter(|row| matches!(row.at, At::Out { .. })).count();
         self.max_out = self.max_out.max(out);
     }
@@ -384,11 +406,11 @@ impl Run {
             1 => {
                 let found = self.machine.in_progress(sequence, now);
                 match (expected, row.map(|row| row.at)) {
-                    (Ok(true), Some(At::Out { member, .. })) => {
+                    (Ok(true), Some(At::Out { member, answer, .. })) => {
                         assert_eq!(found.unwrap().settled, 1);
                         let attempts = row.map_or(0, |row| row.deliveries - row.forgiven);
                         let until = now + self.machine.definition().wait_after(attempts);
-                        self.row(sequence).at = At::Out { member, until };
+                        self.row(sequence).at = At::Out { member, until, answer };
                     }
                     (Ok(true), _) => assert_eq!(found, Err(AckError::Waiting { sequence })),
                     (Ok(false), _) => assert_eq!(found.unwrap().settled, 0),
@@ -561,7 +583,7 @@ impl Run {
         let untold = self.lost_expected.iter().filter(|sequence| !told(sequence)).count();
         let mut copy = self.machine.clone();
         let mut left = 0;
-        while let Some(advisory) = copy.tell() {
+        while let Some(advisory) = copy.tell(MemberId::NOBODY) {
             if let Advisory::Lost { first, last } = advisory {
                 left += (last.get() - first.get() + 1) as usize;
             }

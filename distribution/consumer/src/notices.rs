@@ -44,6 +44,16 @@ impl Notices {
         Some(Advisory::Lost { first, last })
     }
 
+    /// What was told with an answer that never arrived is told again, before everything else.
+    pub(crate) fn tell_again(&mut self, untold: Vec<Advisory>) {
+        for advisory in untold.into_iter().rev() {
+            match advisory {
+                Advisory::Lost { first, last } => self.keep_lost(first, last),
+                other => self.told.push_front(other),
+            }
+        }
+    }
+
     pub(crate) fn advise(&mut self, at: AcceptedTime, advisory: Advisory) {
         if advisory.is_told_to_members() {
             // What is parked can be listed, and what is not told is still in `kept`; a consumer nobody reads does not grow.
@@ -56,6 +66,11 @@ impl Notices {
     }
 
     pub(crate) fn lose(&mut self, at: AcceptedTime, first: Sequence, last: Sequence) {
+        self.keep_lost(first, last);
+        self.keep(at, Advisory::Lost { first, last });
+    }
+
+    fn keep_lost(&mut self, first: Sequence, last: Sequence) {
         let place = self.lost.partition_point(|(other, _)| *other < first);
         self.lost.insert(place, (first, last));
         // Neighbours are one range; beyond the limit, the two with the smallest hole between them are.
@@ -72,7 +87,6 @@ impl Notices {
             let smallest = (0..self.lost.len() - 1).min_by_key(hole).expect("there are at least two");
             self.join_lost(smallest);
         }
-        self.keep(at, Advisory::Lost { first, last });
     }
 
     /// There is nothing from a position on: nothing of that was lost.

@@ -14,8 +14,8 @@ use crate::members::MemberId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// With a member until then.
-    Out { until: Duration, member: MemberId },
+    /// With a member until then, which was given it with this answer.
+    Out { until: Duration, member: MemberId, answer: u64 },
     /// To be delivered, not before then.
     Waiting { due: Duration },
     /// To be parked as soon as there is room.
@@ -26,7 +26,8 @@ pub(crate) enum Place {
 pub(crate) struct Pending {
     pub(crate) instrument: InstrumentId,
     pub(crate) deliveries: u32,
-    /// Deliveries that do not count against `max_deliver`: those before it was taken back from what is parked.
+    /// Deliveries that do not count against `max_deliver`: those before it was taken back from what is parked, and those
+    /// that never arrived.
     pub(crate) forgiven: u32,
     /// It was, or may have been, delivered before it was taken up by this machine.
     pub(crate) repeated: bool,
@@ -43,7 +44,7 @@ impl Pending {
         self.deliveries - self.forgiven
     }
 
-    /// It was taken back from what is parked, and not delivered since.
+    /// It was taken back from what is parked, or never arrived, and was not delivered since.
     pub(crate) fn is_unparked(&self) -> bool {
         self.deliveries > 0 && self.attempts() == 0
     }
@@ -177,17 +178,25 @@ impl PendingSet {
         &mut self,
         sequence: Sequence,
         member: MemberId,
+        answer: u64,
         until: impl Fn(&Pending) -> Duration,
     ) -> Pending {
         let pending = self.by_sequence.get_mut(&sequence).expect("it waits");
         let waited = self.waiting.remove(&sequence);
         debug_assert!(waited);
         pending.deliveries += 1;
-        pending.place = Place::Out { until: until(pending), member };
+        pending.place = Place::Out { until: until(pending), member, answer };
         let bound = self.instruments.get_mut(&pending.instrument).expect("it has one pending");
         bound.waiting -= 1;
         bound.member = Some(member);
         *pending
+    }
+
+    /// What is out never arrived: it waits, and that delivery does not count.
+    pub(crate) fn take_back(&mut self, sequence: Sequence, due: Duration) {
+        self.wait(sequence, due);
+        let pending = self.by_sequence.get_mut(&sequence).expect("it waits");
+        pending.forgiven += 1;
     }
 
     /// What waits is to be parked as soon as there is room.

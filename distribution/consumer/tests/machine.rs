@@ -123,7 +123,7 @@ fn an_event_that_fails_as_often_as_allowed_is_parked_and_told_and_can_be_taken_b
     };
     assert_eq!(parked, [expected]);
     let told = Advisory::Parked { sequence: Sequence(1), deliveries: 2, reason: ParkReason::Refused };
-    assert_eq!((machine.tell(), machine.tell()), (Some(told), None));
+    assert_eq!((machine.tell(member), machine.tell(member)), (Some(told), None));
     assert_eq!(
         (machine.floor(), machine.needed_from()),
         (Sequence(1), Sequence(1)),
@@ -180,7 +180,10 @@ fn a_record_beyond_the_tapes_end_is_pulled_back_and_what_comes_then_is_marked() 
     assert!(!found.pull_back(Sequence(10), START), "the tape has it all");
     assert!(found.pull_back(Sequence(6), START));
     assert_eq!((found.next(), found.floor()), (Sequence(7), Sequence(3)));
-    assert_eq!(found.tell(), Some(Advisory::PulledBack { from: Sequence(11), to: Sequence(7) }));
+    assert_eq!(
+        found.tell(MemberId::NOBODY),
+        Some(Advisory::PulledBack { from: Sequence(11), to: Sequence(7) })
+    );
     let member = found.attach(&"m".parse().unwrap(), false, START).unwrap();
     assert_eq!(waiting_for(&mut found, member, START), [(4, 2), (5, 2), (6, 2)]);
     let (state, _) = found.record(Epoch(2), START);
@@ -283,7 +286,7 @@ fn behind_a_lost_end_everything_is_wanted_and_not_only_the_last_of_each_instrume
     let mut machine = new(definition.checked().unwrap());
     assert!(machine.pull_back(Sequence(10), START), "to be recorded before there is more");
     assert_eq!((machine.next(), machine.initial_through()), (Sequence(1), Sequence(10)));
-    assert!(machine.is_changed() && machine.tell().is_none());
+    assert!(machine.is_changed() && machine.tell(MemberId::NOBODY).is_none());
 }
 
 #[test]
@@ -372,7 +375,7 @@ fn what_was_delivered_as_often_as_allowed_is_not_delivered_again_by_a_restart_or
     assert!(after.tick(START));
     assert_eq!(after.parked().map(|one| one.sequence).collect::<Vec<_>>(), [Sequence(1)]);
     let told = Advisory::Parked { sequence: Sequence(1), deliveries: 2, reason: ParkReason::Expired };
-    assert_eq!(after.tell(), Some(told));
+    assert_eq!(after.tell(MemberId::NOBODY), Some(told));
     assert!(after.is_changed() && after.record(Epoch(2), START).1, "and that is recorded");
     assert!(after.update(Definition { max_deliver: Some(1), ..group(1) }).is_ok());
     assert!(after.tick(START));
@@ -397,4 +400,65 @@ fn whoever_finished_a_parked_event_after_all_takes_it_off_the_list() {
     assert!(machine.tick(ms(101)), "and those that found no room have it now");
     assert_eq!((machine.info().parked as usize, machine.info().waiting), (PARKED_MAX, 0));
     assert!(machine.record(Epoch(1), ms(101)).1);
+}
+
+#[test]
+fn what_was_in_an_answer_that_never_arrived_comes_again_in_order_and_is_meant_by_no_acknowledgement() {
+    for ack in [AckPolicy::All, AckPolicy::Explicit] {
+        let mut machine = machine(Definition { ack, max_deliver: Some(1), ..Definition::default() });
+        let member = machine.attach(&"m".parse().unwrap(), true, START).unwrap();
+        assert_eq!(machine.ask(member, 0, START), Ok(Some(1)));
+        for sequence in 1..=10 {
+            assert!(take(&mut machine, member, sequence, 7, START));
+        }
+        // The answer with 11 to 20 does not arrive: the member asks again, and is given no others instead.
+        assert_eq!(machine.ask(member, 1, START), Ok(Some(2)));
+        for sequence in 11..=20 {
+            assert!(take(&mut machine, member, sequence, 7, START));
+        }
+        assert_eq!(machine.ask(member, 1, ms(1)), Ok(Some(3)));
+        assert!(!machine.is_answer(member, 2) && machine.is_answer(member, 3));
+        // Whatever is acknowledged behind them: nobody has seen them.
+        let settled = if ack == AckPolicy::All { 10 } else { 1 };
+        assert_eq!(machine.ack(Sequence(10)), Ok(Acked { settled }));
+        let again = waiting_for(&mut machine, member, ms(1));
+        assert_eq!(again, (11..=20).map(|sequence| (sequence, 2)).collect::<Vec<_>>());
+        // What arrived is not taken back, also by a request that comes late; what is not said to have arrived is.
+        assert_eq!(machine.ask(member, 3, ms(2)), Ok(Some(4)));
+        assert_eq!(waiting_for(&mut machine, member, ms(2)), []);
+        assert_eq!(machine.ask(member, 9, ms(2)), Err(AnswerError { received: 9, last: 4 }));
+        // A delivery that arrived counts, the one that did not does not.
+        machine.nak(Sequence(20), START, ms(2)).unwrap();
+        assert_eq!(machine.parked().map(|one| one.sequence).collect::<Vec<_>>(), [Sequence(20)]);
+        assert_eq!(machine.ask(MemberId(999), 0, ms(2)), Ok(None));
+    }
+}
+
+#[test]
+fn what_a_member_was_told_with_an_answer_that_never_arrived_is_told_again_and_recorded_until_it_has_it() {
+    let lost = Advisory::Lost { first: Sequence(1), last: Sequence(5) };
+    let mut machine = machine(group(1));
+    let member = machine.attach(&"m".parse().unwrap(), true, START).unwrap();
+    machine.keep_from(Sequence(6), START);
+    assert_eq!(machine.ask(member, 0, START), Ok(Some(1)));
+    assert_eq!(machine.tell(member), Some(lost.clone()));
+    assert_eq!(machine.record(Epoch(1), START).0.lost, [(Sequence(1), Sequence(5))], "it may not have it");
+    assert_eq!(machine.ask(member, 0, START), Ok(Some(2)));
+    assert_eq!((machine.tell(member), machine.tell(member)), (Some(lost.clone()), None));
+    // It dies without a word: the next one is told. That one says to have it.
+    machine.lose(member, START);
+    let next = machine.attach(&"n".parse().unwrap(), true, START).unwrap();
+    assert_eq!(machine.ask(next, 0, START), Ok(Some(1)));
+    assert_eq!(machine.tell(next), Some(lost));
+    assert_eq!(machine.ask(next, 1, START), Ok(Some(2)));
+    assert_eq!((machine.tell(next), machine.record(Epoch(1), START).0.lost), (None, Vec::new()));
+}
+
+#[test]
+fn a_shorter_member_timeout_counts_at_once() {
+    let mut machine = machine(Definition { member_timeout: ms(60_000), ..group(1) });
+    let silent = machine.attach(&"silent".parse().unwrap(), true, START).unwrap();
+    assert!(!machine.tick(ms(200)));
+    machine.update(Definition { member_timeout: ms(100), ..group(1) }).unwrap();
+    assert!(machine.tick(ms(200)) && !machine.heard(silent, ms(200)));
 }

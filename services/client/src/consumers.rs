@@ -161,6 +161,9 @@ pub struct DeliveryView {
 /// What there was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConsumerBatch {
+    /// The answer's number in its session, to be said with the next request: what was in answers after the one that is said
+    /// there comes again.
+    pub answer: u64,
     /// In order; empty when there was nothing in time.
     pub items: Vec<ConsumerItem>,
 }
@@ -181,6 +184,9 @@ pub struct Acknowledgement {
     pub term: Vec<u64>,
     /// Answer when it is recorded, so that no crash repeats what was acknowledged.
     pub durable: bool,
+    /// Who says so, if the member is to count as heard of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// What an acknowledgement, or an order to unpark or discard, did.

@@ -169,3 +169,56 @@ async fn whoever_does_not_wait_is_given_what_there_is_however_far_it_lies_behind
     }
     served.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_says_which_answer_arrived_and_takes_the_place_of_the_one_before() {
+    let served = Served::start(10, generous()).await;
+    assert_eq!(served.send("PUT /v1/consumers/risk", json!({})).await.status, 200);
+    let session = served.send("POST /v1/consumers/risk/members/m", json!(null)).await.json();
+    let session = session["session"].as_str().unwrap().to_owned();
+    let next = |rest: &str| format!("POST /v1/consumers/risk/next?session={session}&batch=3{rest}");
+    let sequences = |answer: &serde_json::Value| -> Vec<u64> {
+        let items = answer["items"].as_array().unwrap();
+        items.iter().map(|item| item["event"]["sequence"].as_u64().unwrap()).collect()
+    };
+    let first = served.send(&next(""), json!(null)).await.json();
+    assert_eq!((first["answer"].as_u64(), sequences(&first)), (Some(1), vec![1, 2, 3]));
+    // As if that had not arrived.
+    let again = served.send(&next("&received=0"), json!(null)).await.json();
+    assert_eq!((again["answer"].as_u64(), sequences(&again)), (Some(2), vec![1, 2, 3]));
+    assert!(again["items"][0]["redelivered"].as_bool().unwrap());
+    let more = served.send(&next("&received=2"), json!(null)).await.json();
+    assert_eq!((more["answer"].as_u64(), sequences(&more)), (Some(3), vec![4, 5, 6]));
+    let wrong = served.send(&next("&received=9"), json!(null)).await;
+    assert_eq!((wrong.status, &wrong.json()["error"]), (409, &json!("unknown_answer")), "{}", wrong.body);
+    // One that waits for what is not there is over when the next one comes.
+    let rest = served.send(&next("&received=3&batch=100"), json!(null)).await;
+    assert_eq!(rest.status, 400, "one batch is enough: {}", rest.body);
+    let mut received = 3;
+    loop {
+        let answer = served.send(&next(&format!("&received={received}")), json!(null)).await.json();
+        received = answer["answer"].as_u64().unwrap();
+        if answer["items"].as_array().unwrap().is_empty() {
+            break;
+        }
+    }
+    let waiting = next(&format!("&received={received}&wait_ms=20000"));
+    let (superseded, later) = tokio::join!(served.send(&waiting, json!(null)), async {
+        loop {
+            tokio::task::yield_now().await;
+            let later = served.send(&next(&format!("&received={received}")), json!(null)).await.json();
+            // The first of these may have come before the one that waits.
+            if later["answer"].as_u64().unwrap() > received + 1 {
+                break later;
+            }
+        }
+    });
+    assert_eq!(
+        (superseded.status, &superseded.json()["error"]),
+        (409, &json!("superseded")),
+        "{}",
+        superseded.body
+    );
+    assert!(later["items"].as_array().unwrap().is_empty());
+    served.stop().await;
+}

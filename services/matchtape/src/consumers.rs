@@ -19,12 +19,14 @@ pub struct Member<'s> {
     consumer: String,
     member: String,
     session: Option<String>,
+    /// The last answer of this session that arrived.
+    received: u64,
 }
 
 impl<'s> Member<'s> {
     /// A member; it attaches when it first asks for events.
     pub fn new(server: &'s Server, consumer: &str, member: &str) -> Self {
-        Self { server, consumer: consumer.to_owned(), member: member.to_owned(), session: None }
+        Self { server, consumer: consumer.to_owned(), member: member.to_owned(), session: None, received: 0 }
     }
 
     fn path(&self, rest: &str) -> String {
@@ -54,11 +56,13 @@ impl<'s> Member<'s> {
                     let attach =
                         |server: &Server| server.send::<MemberSession>(Method::Post, &path, &[], None::<&()>);
                     let attached = server.persistently(stop, notice, attach)?.answer;
+                    self.received = 0;
                     self.session.insert(attached.session).clone()
                 }
             };
             let parameters = [
                 ("session", session),
+                ("received", self.received.to_string()),
                 ("batch", batch.to_string()),
                 ("wait_ms", wait.min(WAIT).as_millis().to_string()),
             ];
@@ -66,7 +70,10 @@ impl<'s> Member<'s> {
             let ask =
                 |server: &Server| server.send::<ConsumerBatch>(Method::Post, &path, &parameters, None::<&()>);
             match server.persistently(stop, notice, ask) {
-                Ok(answered) => return Ok(answered.answer.items),
+                Ok(answered) => {
+                    self.received = answered.answer.answer;
+                    return Ok(answered.answer.items);
+                }
                 // The node was restarted, or did not hear of this member for too long.
                 Err(ServerError::Refused { error, .. }) if error == "not_attached" => {
                     notice("not attached any more; attaching again");
@@ -85,7 +92,8 @@ impl<'s> Member<'s> {
         notice: &mut dyn FnMut(&str),
     ) -> Result<u32, ServerError> {
         let path = self.path("/ack");
-        let say = |server: &Server| server.send::<Settled>(Method::Post, &path, &[], Some(said));
+        let said = Acknowledgement { session: self.session.clone(), ..said.clone() };
+        let say = |server: &Server| server.send::<Settled>(Method::Post, &path, &[], Some(&said));
         match self.server.persistently(stop, notice, say) {
             Ok(answered) => Ok(answered.answer.settled),
             // A node that was killed may have forgotten the deliveries of its last moments.

@@ -481,6 +481,59 @@ fn a_member_elsewhere_is_given_up_when_it_is_not_heard_of() {
 }
 
 #[test]
+fn whoever_works_long_and_says_so_is_heard_of() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=1);
+    let consumers = node.consumers();
+    let member_timeout = Duration::from_millis(150);
+    consumers.add(&name("c"), Definition { member_timeout, ..explicit() }).unwrap();
+    let busy = consumers.attach_remote(&name("c"), &member("busy")).unwrap();
+    assert_eq!(busy.fetch(2, LONG).unwrap().len(), 2);
+    // Three times as long as it may be silent, without asking for anything.
+    for step in 0..9 {
+        std::thread::park_timeout(member_timeout / 3);
+        match step % 3 {
+            0 => busy.in_progress(Sequence(1)).map(|_| ()).unwrap(),
+            1 => busy.ack(Sequence(2)).map(|_| ()).unwrap(),
+            _ => busy.nak(Sequence(7), Duration::ZERO).map(|_| ()).unwrap_err().to_string().clear(),
+        }
+    }
+    let attached: Vec<_> = consumers.info(&name("c")).unwrap().machine.members;
+    assert_eq!(attached.len(), 1, "it was given up");
+    assert_eq!((attached[0].name.as_str(), attached[0].pending), ("busy", 1));
+    drop((busy, publisher));
+    node.close().unwrap();
+}
+
+#[test]
+fn a_filter_that_changes_in_the_middle_of_the_last_of_each_instrument_counts_from_there_on() {
+    let place = Place::new();
+    let node = place.open();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    publish(&node, &mut publisher, 1..=9);
+    let consumers = node.consumers();
+    let only = |instruments: &[u32]| Definition {
+        deliver: DeliverPolicy::LastPerInstrument,
+        filter: ConsumerFilter {
+            instruments: instruments.iter().copied().map(InstrumentId).collect(),
+            ..ConsumerFilter::default()
+        },
+        ..explicit()
+    };
+    consumers.add(&name("c"), only(&[1, 2, 3])).unwrap();
+    let handle = consumers.attach(&name("c"), &member("m")).unwrap();
+    // Events 7, 8, 9 are the last of instruments 2, 3 and 1; they lie one behind the tape's first.
+    let first = handle.fetch(1, LONG).unwrap();
+    assert_eq!(first[0].delivery().unwrap().sequence(), Sequence(8));
+    consumers.update(&name("c"), only(&[1])).unwrap();
+    assert_eq!(drain(&handle, 5), new([10]), "not the last of an instrument that is not wanted any more");
+    drop((handle, publisher));
+    node.close().unwrap();
+}
+
+#[test]
 fn a_session_of_an_earlier_life_of_the_node_is_nobody_in_this_one() {
     let place = Place::new();
     let (mut ever, mut earlier) = (std::collections::BTreeSet::new(), Vec::new());

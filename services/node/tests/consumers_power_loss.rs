@@ -28,13 +28,19 @@ const SHORT: Duration = Duration::from_millis(2);
 struct TwoDisks {
     main: SimDisk,
     system: SimDisk,
+    /// The system tape's tables on another one, where they are to lack room by themselves.
+    tables: Option<SimDisk>,
 }
 
 impl TwoDisks {
     fn route(&self, path: &Path) -> (&SimDisk, PathBuf) {
         let mut parts = path.components();
         match parts.next() {
-            Some(Component::Normal(first)) if first == "system" => (&self.system, parts.as_path().to_owned()),
+            Some(Component::Normal(first)) if first == "system" => {
+                let path = parts.as_path();
+                let disk = self.tables.as_ref().filter(|_| path.starts_with("tables"));
+                (disk.unwrap_or(&self.system), path.to_owned())
+            }
             _ => (&self.main, path.to_owned()),
         }
     }
@@ -137,7 +143,7 @@ impl Run {
     }
 
     fn record(ack: AckPolicy) -> Self {
-        let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
+        let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
         let mut run =
             Self { disks, made: None, promised: Vec::new(), delivered: Vec::new(), durable: Vec::new() };
         let mut number = 0;
@@ -292,6 +298,7 @@ fn a_consumer_resumes_after_every_loss_of_power() {
             let disks = TwoDisks {
                 main: run.disks.main.crash_at(at.main, choice),
                 system: run.disks.system.crash_at(at.system, choice),
+                tables: None,
             };
             if let Err(wrong) = run.judge(&disks, at) {
                 panic!("{ack:?}, {at:?}, {choice:?}: {wrong}");
@@ -313,6 +320,7 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
         let disks = TwoDisks {
             main: run.disks.main.crash_at(earlier, choice),
             system: run.disks.system.kill_at(system),
+            tables: None,
         };
         match run.judge(&disks, at) {
             Ok(back) => pulled_back += u32::from(back),
@@ -324,6 +332,7 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
         let disks = TwoDisks {
             main: run.disks.main.kill_at(main),
             system: run.disks.system.crash_at(earlier, choice),
+            tables: None,
         };
         if let Err(wrong) = run.judge(&disks, at) {
             panic!("the system tape at {earlier} of {system}, {choice:?}: {wrong}");
@@ -334,7 +343,7 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
 
 #[test]
 fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_tape_is_long_enough() {
-    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
+    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
     let publish = |node: &Node, count: u64| {
         let mut publisher = node.publisher(ProducerId(1)).unwrap();
         let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
@@ -363,14 +372,14 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
 
     // The tape loses its second half and grows again where nobody knows of the consumer.
     let main = disks.main.crash_at(kept, PowerLoss::LoseUnsynced);
-    let elsewhere = TwoDisks { main: main.clone(), system: SimDisk::new(3) };
+    let elsewhere = TwoDisks { main: main.clone(), system: SimDisk::new(3), tables: None };
     let node = open(&elsewhere);
     let left = node.watermarks().durable;
     assert!(left >= Sequence(11) && left < Sequence(15), "{left}");
     publish(&node, 30);
     node.close().unwrap();
 
-    let node = open(&TwoDisks { main, system: disks.system });
+    let node = open(&TwoDisks { main, system: disks.system, tables: None });
     let info = node.consumers().info(&name()).unwrap();
     assert_eq!(info.machine.next, left.next(), "what is there now was never delivered");
     let handle = node.consumers().attach(&name(), &member()).unwrap();
@@ -380,7 +389,7 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
 
 #[test]
 fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() {
-    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2) };
+    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
     let node = open(&disks);
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
     let last = put(&mut publisher, &order(1)).sequence();
@@ -398,4 +407,56 @@ fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() 
     // The tape itself goes on.
     let last = put(&mut publisher, &order(2)).sequence();
     node.wait(last, Stage::Durable).unwrap();
+}
+
+#[test]
+fn no_room_to_clear_what_records_have_replaced_is_waited_out_and_ends_nothing() {
+    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: Some(SimDisk::new(3)) };
+    let full = disks.tables.as_ref().unwrap();
+    let mut options = small();
+    options.consumers.record_interval = Duration::from_millis(1);
+    options.consumers.system_log_bytes = 64 << 10;
+    let node = Node::open_on(Arc::new(disks.clone()), options, Vec::new()).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let mut last = Sequence::ZERO;
+    for number in 1..=400 {
+        last = put(&mut publisher, &order(number)).sequence();
+    }
+    node.wait(last, Stage::Visible).unwrap();
+    let definition = Definition { ack: AckPolicy::Explicit, max_ack_pending: 1000, ..Definition::default() };
+    node.consumers().add(&name(), definition).unwrap();
+    let handle = node.consumers().attach(&name(), &member()).unwrap();
+    let tables = || full.list(Path::new("tables")).unwrap().len();
+    // Each record says of some hundred events that they are out: a few dozen are what the log may grow by.
+    let go_on = |rounds: std::ops::Range<u64>, done: &dyn Fn()| {
+        for round in rounds {
+            let mut given = 0;
+            while given < 5 {
+                given += handle.fetch(5 - given, LONG).unwrap().len();
+            }
+            handle.ack_durable(Sequence(1 + 5 * round)).unwrap();
+            done();
+        }
+    };
+    go_on(0..20, &|| ());
+    full.set_capacity(1 << 10);
+    let before = tables();
+    let (done, rounds) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let more = scope.spawn(move || go_on(20..70, &|| done.send(()).unwrap()));
+        // Until no more is recorded: the store takes nothing more while it has no room for tables.
+        let mut went_on = 0;
+        while rounds.recv_timeout(Duration::from_millis(300)).is_ok() {
+            went_on += 1;
+        }
+        assert!(went_on > 3, "records went on for a while: {went_on}");
+        assert_eq!(tables(), before, "there was no room for any");
+        assert!(!more.is_finished(), "more was recorded than the log may grow by, and nothing cleared");
+        full.set_capacity(1 << 40);
+        more.join().unwrap();
+    });
+    assert!(tables() > before, "it was tried again");
+    assert_eq!(node.consumers().info(&name()).unwrap().machine.out, 280);
+    drop(publisher);
+    node.close().unwrap();
 }

@@ -1,7 +1,8 @@
 //! `/v1/consumers`: durable consumers for members in other processes.
 //!
-//! A member attaches and gets a session; asking for events with it is its sign of life. What was given and never
-//! acknowledged, for whatever reason, is given again: a request that broke off loses nothing.
+//! A member attaches and gets a session; asking for events or acknowledging with it is its sign of life. Each request for
+//! events says which answer was the last to arrive, so that what was in a lost one is given again and meant by no
+//! acknowledgement.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -160,7 +161,7 @@ pub(crate) async fn detach(
     Ok(answer(&Settled { settled: 1 }))
 }
 
-/// `POST /v1/consumers/{name}/next?session=&batch=&wait_ms=`
+/// `POST /v1/consumers/{name}/next?session=&received=&batch=&wait_ms=`
 pub(crate) async fn next(
     State(shared): Gateway,
     Path(name): Path<String>,
@@ -168,6 +169,7 @@ pub(crate) async fn next(
 ) -> Result<Response, ApiError> {
     let mut params = Params::of(query)?;
     let session = params.text("session");
+    let received = params.id("received")?.unwrap_or(0);
     let batch = params.number("batch", BATCH, BATCH_MAX)?.max(1);
     let wait = Duration::from_millis(params.number("wait_ms", 0, WAIT_MS_MAX)?);
     params.finish()?;
@@ -179,7 +181,9 @@ pub(crate) async fn next(
             "try again later",
         )
     })?;
-    let handle = Arc::new(handle(&shared, &name, session.as_deref())?);
+    let mut handle = handle(&shared, &name, session.as_deref())?;
+    let ask = move || handle.ask(received).map(|answer| (answer, Arc::new(handle)));
+    let (number, handle) = shared.log.run(ask).await.map_err(refusal)?;
     let begun = Instant::now();
     let mut drain = shared.drain.clone();
     loop {
@@ -187,14 +191,14 @@ pub(crate) async fn next(
         let attempt = move || Ok((reading.attempt(batch)?, reading.member_timeout()?));
         let (attempt, timeout) = shared.log.run(attempt).await.map_err(refusal)?;
         let ready = match attempt {
-            Attempt::Items(items) => return Ok(batch_of(&shared, &items)),
+            Attempt::Items(items) => return Ok(batch_of(&shared, number, &items)),
             Attempt::Wait(ready) => ready,
         };
         let left = wait.saturating_sub(begun.elapsed());
         // A search of the tape is no waiting: it goes on for whoever does not want to wait, too.
         let searching = ready.is_turn() && begun.elapsed() < SEARCH_MAX;
         if left.is_zero() && !searching {
-            return Ok(batch_of(&shared, &[]));
+            return Ok(batch_of(&shared, number, &[]));
         }
         // Every attempt is a sign of life: waiting must not look like being gone.
         tokio::select! {
@@ -203,7 +207,7 @@ pub(crate) async fn next(
                     outcome.map_err(refusal)?;
                 }
             }
-            _ = drain.wait_for(Option::is_some) => return Ok(batch_of(&shared, &[])),
+            _ = drain.wait_for(Option::is_some) => return Ok(batch_of(&shared, number, &[])),
         }
     }
 }
@@ -219,7 +223,7 @@ pub(crate) async fn acknowledge(
     Params::of(query)?.finish()?;
     let said: Acknowledgement = read_body(&headers, &body)?;
     // Whoever dealt with an event may say so, also after its session has ended.
-    let handle = handle(&shared, &name, None)?;
+    let handle = handle(&shared, &name, said.session.as_deref())?;
     let (settled, handle) =
         shared.log.run(move || (settle(&handle, &said).map(|n| (n, said.durable)), handle)).await;
     let (settled, durable) = settled.map_err(refusal)?;
@@ -483,7 +487,7 @@ fn advisory(one: &Advisory) -> AdvisoryView {
     }
 }
 
-fn batch_of(shared: &Shared, items: &[Item]) -> Response {
+fn batch_of(shared: &Shared, number: u64, items: &[Item]) -> Response {
     let symbols = shared.feed.symbols();
     let item = |item: &Item| match item {
         Item::Advisory(one) => ConsumerItem::Advisory(advisory(one)),
@@ -497,7 +501,7 @@ fn batch_of(shared: &Shared, items: &[Item]) -> Response {
             }))
         }
     };
-    answer(&ConsumerBatch { items: items.iter().map(item).collect() })
+    answer(&ConsumerBatch { answer: number, items: items.iter().map(item).collect() })
 }
 
 fn refusal(error: ConsumerError) -> ApiError {
@@ -533,6 +537,18 @@ fn refusal(error: ConsumerError) -> ApiError {
             "not_attached",
             "session",
             "attach again: what was not acknowledged comes again",
+        ),
+        ConsumerError::Superseded => new(
+            StatusCode::CONFLICT,
+            "superseded",
+            "session",
+            "a member has one request for events at a time: wait for the later one's answer",
+        ),
+        ConsumerError::Answer(_) => new(
+            StatusCode::CONFLICT,
+            "unknown_answer",
+            "received",
+            "say the `answer` of the last answer that arrived in this session; 0 before the first",
         ),
         ConsumerError::Ack(_) => new(
             StatusCode::CONFLICT,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use matchtape_consumer::{AckError, AttachError, ConsumerName, DecodeError, DefinitionError, StoreFailure};
+use matchtape_consumer::{
+    AckError, AnswerError, AttachError, ConsumerName, DecodeError, DefinitionError, StoreFailure,
+};
 use matchtape_schemas::Sequence;
 use matchtape_storage::ReadError;
 
@@ -31,6 +33,12 @@ pub enum ConsumerError {
     /// What it had is delivered to others.
     #[error("this member is not attached any more: attach again")]
     NotAttached,
+    /// A later request of this member has taken this one's place: what there is comes with that one's answer.
+    #[error("a later request of this member took the place of this one")]
+    Superseded,
+    /// The member says to have what it was never given.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     /// The acknowledgement says nothing.
     #[error(transparent)]
     Ack(#[from] AckError),

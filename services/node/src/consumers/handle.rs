@@ -81,13 +81,15 @@ pub struct ConsumerHandle {
     shared: Arc<Shared>,
     one: Arc<One>,
     member: MemberId,
+    /// The answer it is given: zero for a member that gets what it fetches for sure.
+    answer: u64,
     /// A member elsewhere stays attached between its requests.
     stays: bool,
 }
 
 impl ConsumerHandle {
     pub(super) fn new(shared: Arc<Shared>, one: Arc<One>, member: MemberId, stays: bool) -> Self {
-        Self { shared, one, member, stays }
+        Self { shared, one, member, answer: 0, stays }
     }
 
     /// The consumer.
@@ -105,10 +107,18 @@ impl ConsumerHandle {
         Ok(self.one.lock()?.machine.definition().member_timeout)
     }
 
+    /// Begins the answer to a request of a member elsewhere, whose way there may lose it. `received` is the number of the
+    /// last answer that arrived, zero for none: what was in later ones comes again, and requests that are still under way
+    /// get nothing more. Returns the number of this answer, which is what is fetched from here on.
+    pub fn ask(&mut self, received: u64) -> Result<u64, ConsumerError> {
+        self.answer = self.one.ask(self.member, received, self.shared.now())?;
+        Ok(self.answer)
+    }
+
     /// What there is now, at most `max`, or what to wait for before trying again. Reads the tape, from memory near its end
     /// and from disk otherwise: for executors that must not, the other half of [`fetch_async`](Self::fetch_async).
     pub fn attempt(&self, max: usize) -> Result<Attempt, ConsumerError> {
-        Ok(match self.one.fetch(self.member, max.max(1), self.shared.now())? {
+        Ok(match self.one.fetch(self.member, self.answer, max.max(1), self.shared.now())? {
             Tried::Items(items) => Attempt::Items(items),
             Tried::Nothing(pause) => Attempt::Wait(Ready::new(&self.shared, &self.one, pause)),
         })
@@ -144,7 +154,7 @@ impl ConsumerHandle {
 
     /// The same for several, in order, up to the first that fails.
     pub fn ack_each(&self, sequences: &[Sequence]) -> Result<Acked, ConsumerError> {
-        self.one.settle(Verb::Ack, sequences, self.shared.now())
+        self.one.settle(Verb::Ack, sequences, self.member, self.shared.now())
     }
 
     /// As [`ack`](Self::ack); returns when it is recorded, so that no crash repeats the event.
@@ -166,17 +176,17 @@ impl ConsumerHandle {
 
     /// It could not be dealt with: it is delivered again after `delay`.
     pub fn nak(&self, sequence: Sequence, delay: Duration) -> Result<Acked, ConsumerError> {
-        self.one.settle(Verb::Nak(delay), &[sequence], self.shared.now())
+        self.one.settle(Verb::Nak(delay), &[sequence], self.member, self.shared.now())
     }
 
     /// It is being worked on: its time begins anew.
     pub fn in_progress(&self, sequence: Sequence) -> Result<Acked, ConsumerError> {
-        self.one.settle(Verb::InProgress, &[sequence], self.shared.now())
+        self.one.settle(Verb::InProgress, &[sequence], self.member, self.shared.now())
     }
 
     /// It is given up: never delivered again.
     pub fn term(&self, sequence: Sequence) -> Result<Acked, ConsumerError> {
-        self.one.settle(Verb::Term, &[sequence], self.shared.now())
+        self.one.settle(Verb::Term, &[sequence], self.member, self.shared.now())
     }
 
     /// Takes the member off, also one that stays otherwise.

@@ -26,7 +26,7 @@ mod waiters;
 pub use error::ConsumerError;
 pub use handle::{Attempt, ConsumerHandle, Delivery, Item, Ready, Recorded};
 pub use matchtape_consumer::{
-    AckError, AckPolicy, Acked, Advisory, AttachError, ConsumerFilter, ConsumerName, Definition,
+    AckError, AckPolicy, Acked, Advisory, AnswerError, AttachError, ConsumerFilter, ConsumerName, Definition,
     DefinitionError, DeliverPolicy, MemberId, MemberInfo, MemberName, ParkReason, Parked,
 };
 pub use service::{ConsumerInfo, Consumers};

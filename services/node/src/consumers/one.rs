@@ -4,7 +4,9 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use matchtape_consumer::{AckError, Acked, ConsumerFilter, ConsumerName, Delivered, Machine, MemberId, Want};
+use matchtape_consumer::{
+    AckError, Acked, ConsumerFilter, ConsumerName, Definition, Delivered, Machine, MemberId, Want,
+};
 use matchtape_schemas::{InstrumentId, Sequence};
 use matchtape_storage::{
     Direction, EventHandle, EventStore, FrameCursor, FrameHandle, Pin, PinError, PinKind, Query, ReadError,
@@ -142,13 +144,32 @@ impl One {
         Ok(done)
     }
 
-    /// What there is for a member, at most `max`, without waiting.
-    pub(super) fn fetch(&self, member: MemberId, max: usize, now: Duration) -> Result<Tried, ConsumerError> {
+    /// A member elsewhere asks for more, and says which answer was the last to arrive. Returns the number of the one that
+    /// begins.
+    pub(super) fn ask(&self, member: MemberId, received: u64, now: Duration) -> Result<u64, ConsumerError> {
+        let asked = self.change(true, |machine| {
+            machine.tick(now);
+            machine.ask(member, received, now)
+        });
+        asked??.ok_or(ConsumerError::NotAttached)
+    }
+
+    /// What there is for a member's answer, at most `max`, without waiting.
+    pub(super) fn fetch(
+        &self,
+        member: MemberId,
+        answer: u64,
+        max: usize,
+        now: Duration,
+    ) -> Result<Tried, ConsumerError> {
         let mut guard = self.lock()?;
         let inner = &mut *guard;
         let mut others = inner.machine.tick(now);
         if !inner.machine.heard(member, now) {
             return Err(ConsumerError::NotAttached);
+        }
+        if !inner.machine.is_answer(member, answer) {
+            return Err(ConsumerError::Superseded);
         }
         let mut fetch = Fetching { member, now, max, items: Vec::new(), held: false };
         let outcome = fetch.run(&mut inner.machine, &mut inner.feed);
@@ -163,6 +184,18 @@ impl One {
             Ok(until) => Ok(Tried::Nothing(Pause { wakes: inner.wakes, until })),
             Err(error) => Err(error),
         }
+    }
+
+    /// Becomes what is asked for now, if an existing consumer may.
+    pub(super) fn update(&self, definition: Definition) -> Result<(), ConsumerError> {
+        let mut inner = self.lock()?;
+        let inner = &mut *inner;
+        inner.machine.update(definition)?;
+        // It was made with the filter there was.
+        inner.feed.initial = None;
+        inner.wake();
+        self.recorder.touched(inner.machine.is_changed(), inner.machine.quiet_until());
+        Ok(())
     }
 
     /// Whether somebody was woken since; else `waker` is woken with the next ones, until its ticket is given back.
@@ -185,14 +218,17 @@ impl One {
         self.inner.lock().waiting.len()
     }
 
+    /// Does something to delivered events, in order, up to the first that fails. Whoever says so is alive.
     pub(super) fn settle(
         &self,
         verb: Verb,
         sequences: &[Sequence],
+        member: MemberId,
         now: Duration,
     ) -> Result<Acked, ConsumerError> {
         let mut inner = self.lock()?;
         let inner = &mut *inner;
+        inner.machine.heard(member, now);
         let mut settled = 0;
         let mut outcome = Ok(());
         for sequence in sequences {
@@ -273,7 +309,7 @@ impl Fetching {
     fn run(&mut self, machine: &mut Machine, feed: &mut Feed) -> Result<Until, ConsumerError> {
         let mut turns = FRAMES_PER_TURN;
         loop {
-            while let Some(advisory) = machine.tell() {
+            while let Some(advisory) = machine.tell(self.member) {
                 self.items.push(Item::Advisory(advisory));
             }
             let room = self.max.saturating_sub(self.items.len());

@@ -1,10 +1,12 @@
 //! The thread that records what consumers have come to, and does what time alone does to them.
 //!
 //! One round at a time: everything that has changed goes to the store in one write, which is durable when it returns. Rounds
-//! come at most every `record_interval`, or at once when somebody waits for one. A full disk does not end the recording: the
-//! round is written again until there is room, and no other begins meanwhile.
+//! come at most every `record_interval`, or at once when somebody waits for one: whoever does so after each event has a round
+//! for each, as fast as the disk makes them durable. A full disk does not end the recording: the round is written again until
+//! there is room, and no other begins meanwhile. A panic ends it as a failed write does.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -140,8 +142,21 @@ impl Recorder {
         self.bell.notify_one();
     }
 
-    /// The thread. Returns the store when it was stopped.
-    pub(super) fn run<S: ConsumerStore>(&self, mut store: S, round: &mut dyn Round, interval: Duration) -> S {
+    /// The thread. Returns the store when it was stopped. A panic ends recording as a failed write does: nobody goes on
+    /// waiting for a thread that is gone.
+    pub(super) fn run<S: ConsumerStore>(&self, store: S, round: &mut dyn Round, interval: Duration) -> S {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.rounds(store, round, interval)));
+        outcome.unwrap_or_else(|panic| {
+            let mut asked = self.asked.lock();
+            asked.failed = Some(Arc::new(StoreFailure("the thread that records them panicked".into())));
+            asked.wake();
+            drop(asked);
+            round.ended();
+            resume_unwind(panic)
+        })
+    }
+
+    fn rounds<S: ConsumerStore>(&self, mut store: S, round: &mut dyn Round, interval: Duration) -> S {
         let mut next_round = Duration::ZERO;
         // What the last round found no room for.
         let mut unwritten: Vec<Vec<Change>> = Vec::new();
@@ -389,6 +404,37 @@ mod tests {
         let (disk, hours, waited) = run(3, PublishError::Poisoned);
         assert!(matches!(waited, Poll::Ready(Err(ConsumerError::Recording(_)))), "{waited:?}");
         assert_eq!((disk.tried.len(), hours.recorded, hours.ended), (1, 0, true));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_recorder_that_panics_is_told() {
+        struct Breaks(bool);
+        impl Round for Breaks {
+            fn now(&self) -> Duration {
+                Duration::ZERO
+            }
+            fn tick(&mut self) -> Option<Duration> {
+                None
+            }
+            fn collect(&mut self, _last: bool) -> Vec<Vec<Change>> {
+                panic!("as a mistake would")
+            }
+            fn recorded(&mut self) {}
+            fn ended(&mut self) {
+                self.0 = true;
+            }
+        }
+        let recorder = Arc::new(Recorder::new());
+        let waited = Recorded::new(&recorder);
+        let mut breaks = Breaks(false);
+        let thread = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let disk = Disk { full: 0, tried: Vec::new(), failure: PublishError::NoSpace };
+            recorder.run(disk, &mut breaks, Duration::ZERO);
+        }));
+        assert!(thread.is_err() && breaks.0);
+        let told = super::super::handle::block_on(waited, None).expect("there is no deadline");
+        assert!(matches!(told, Err(ConsumerError::Recording(_))), "{told:?}");
+        assert!(recorder.ask(None).is_err(), "nor is anything asked of it any more");
     }
 
     #[test]

@@ -143,12 +143,15 @@ impl Consumers {
                 let one = this.shared.one(name.clone(), machine);
                 this.shared.by_name.write().insert(name, one);
             }
-            this.start(&mut this.shared.thread.lock(), system)?;
             if pulled_back {
                 // Before anything is appended: once the tape is as long again, the record could not be told from a sound
-                // one.
-                block_on(Recorded::new(&this.shared.recorder), None).expect("there is no deadline")?;
+                // one. And not by the recorder, which waits while the disk is full: then the node does not open.
+                let mut rounds = Rounds { shared: Arc::clone(&this.shared), in_flight: Vec::new() };
+                let groups = rounds.collect(false);
+                system.write_at_open(&groups)?;
+                rounds.recorded();
             }
+            this.start(&mut this.shared.thread.lock(), system)?;
         }
         Ok(this)
     }
@@ -252,7 +255,12 @@ impl Consumers {
         machine.recorded(state.reserved_through);
         let one = self.shared.one(name.clone(), machine);
         let info = self.describe(&one, &*one.lock()?);
-        self.shared.by_name.write().insert(name.clone(), one);
+        self.shared.by_name.write().insert(name.clone(), Arc::clone(&one));
+        // Whoever ended all others before it was among them has said so before.
+        if let Err(error) = self.shared.recorder.check() {
+            one.end(error.clone());
+            return Err(error);
+        }
         Ok(info)
     }
 
@@ -262,7 +270,7 @@ impl Consumers {
         let _one_at_a_time = self.shared.thread.lock();
         let one = self.shared.find(name)?;
         let value = definition.encode();
-        one.change(true, |machine| machine.update(definition))??;
+        one.update(definition)?;
         self.write(vec![Change::Set { key: keys::key(name, Part::Definition), value }])?;
         Ok(self.describe(&one, &*one.lock()?))
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use matchtape_consumer::{Change, ConsumerStore, Kept, StoreFailure};
 use matchtape_schemas::event::{
@@ -17,6 +18,7 @@ use matchtape_schemas::{
 use matchtape_storage::{Disk, DiskBelow, RetentionPolicy};
 
 use super::ConsumersOptions;
+use super::error::ConsumerError;
 use crate::node::{Node, NodeError, NodeOptions};
 use crate::publisher::{PublishError, Publisher, wall_clock};
 
@@ -24,6 +26,8 @@ use crate::publisher::{PublishError, Publisher, wall_clock};
 pub(crate) const DIRECTORY: &str = "system";
 /// The one producer of it.
 const PRODUCER: ProducerId = ProducerId(1);
+/// How long what has to be recorded before the node opens may take.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// The section's name in its snapshots.
 const SECTION: &str = "system-state";
 
@@ -196,28 +200,44 @@ impl SystemTape {
         self.node.take().expect("there until closed").close()
     }
 
-    /// Lets go of what later records have replaced, once that is worth it.
-    fn clear(&mut self) -> Result<(), StoreFailure> {
+    /// Lets go of what later records have replaced, once that is worth it. The records are durable by now, and stay so if
+    /// this fails, for want of room or otherwise: it is tried again when an eighth more has come.
+    fn clear(&mut self) {
         if self.written < self.log_bytes {
-            return Ok(());
+            return;
         }
-        self.written = 0;
         let store = self.node().store();
-        store.flush().map_err(|error| StoreFailure(Box::new(error)))?;
-        // The snapshot has every value; the newest tables stay as a second way to them.
-        let policy = RetentionPolicy { bytes: Some(0), snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
-        store.retain(&policy, wall_clock()).map_err(|error| StoreFailure(Box::new(error)))?;
-        Ok(())
+        let cleared = store.flush().map_err(|error| error.to_string()).and_then(|_| {
+            // The snapshot has every value; the newest tables stay as a second way to them.
+            let policy =
+                RetentionPolicy { bytes: Some(0), snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
+            store.retain(&policy, wall_clock()).map_err(|error| error.to_string())
+        });
+        self.written = match cleared {
+            Ok(_) => 0,
+            Err(error) => {
+                tracing::warn!(error, "what later records of consumers have replaced stays for now");
+                self.log_bytes - self.log_bytes / 8
+            }
+        };
     }
-}
 
-impl ConsumerStore for SystemTape {
-    fn load(&mut self) -> Result<Vec<Kept>, StoreFailure> {
-        let values = std::mem::take(&mut self.recovered).values;
-        Ok(values.into_iter().map(|(key, value)| Kept { key, value }).collect())
+    /// Writes before the recorder runs: it waits while the disk is full, this gives up.
+    pub(super) fn write_at_open(&mut self, groups: &[Vec<Change>]) -> Result<(), ConsumerError> {
+        let failed = |failure: StoreFailure| match failure.0.downcast_ref() {
+            Some(PublishError::NoSpace) => ConsumerError::NoSpace,
+            _ => ConsumerError::Recording(Arc::new(failure)),
+        };
+        let last = self.publish_all(groups).map_err(failed)?;
+        match self.node().wait_for(last, Stage::Durable, OPEN_WAIT) {
+            Ok(()) => Ok(()),
+            Err(_) if self.node().store().space_problem().reason().is_some() => Err(ConsumerError::NoSpace),
+            Err(error) => Err(failed(StoreFailure(Box::new(error)))),
+        }
     }
 
-    fn write(&mut self, groups: &[Vec<Change>]) -> Result<(), StoreFailure> {
+    /// Returns the position of the last change.
+    fn publish_all(&mut self, groups: &[Vec<Change>]) -> Result<Sequence, StoreFailure> {
         let mut number = self.publisher().last().map_or(0, |mark| mark.producer_sequence.get());
         let mut last = Sequence::ZERO;
         for group in groups.iter().filter(|group| !group.is_empty()) {
@@ -230,8 +250,21 @@ impl ConsumerStore for SystemTape {
                 })
                 .sum::<u64>();
         }
+        Ok(last)
+    }
+}
+
+impl ConsumerStore for SystemTape {
+    fn load(&mut self) -> Result<Vec<Kept>, StoreFailure> {
+        let values = std::mem::take(&mut self.recovered).values;
+        Ok(values.into_iter().map(|(key, value)| Kept { key, value }).collect())
+    }
+
+    fn write(&mut self, groups: &[Vec<Change>]) -> Result<(), StoreFailure> {
+        let last = self.publish_all(groups)?;
         self.node().wait(last, Stage::Durable).map_err(|error| StoreFailure(Box::new(error)))?;
-        self.clear()
+        self.clear();
+        Ok(())
     }
 }
 
