@@ -1,12 +1,13 @@
 //! Durable consumers inside the node's process: events delivered and acknowledged per second, and how soon a member that
-//! waits has what became visible.
+//! waits has what was published: beside the same without a consumer, and beside the device's own sync.
 //!
 //!     cargo run --release -p matchtape-benches --bin consumer -- --seconds 5
 
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use matchtape_benches::{Options, Report, nanoseconds, tape};
+use hdrhistogram::Histogram;
+use matchtape_benches::{Options, Report, device, microseconds, nanoseconds, tape};
 use matchtape_node::consumers::{AckPolicy, ConsumerHandle, Definition, Item};
 use matchtape_node::{Node, NodeOptions, PublishError, Publisher};
 use matchtape_schemas::{ProducerId, Sequence, Stage};
@@ -14,6 +15,8 @@ use matchtape_schemas::{ProducerId, Sequence, Stage};
 const INSTRUMENTS: u32 = 100;
 /// Events of one call.
 const BATCH: usize = 500;
+/// In turn, so that what else the machine does meets all alike.
+const ROUNDS: u32 = 5;
 const WAIT: Duration = Duration::from_secs(10);
 
 #[derive(clap::Parser)]
@@ -70,19 +73,81 @@ fn main() {
     let deliver = matchtape_node::consumers::DeliverPolicy::New;
     consumers.add(&name, Definition { deliver, ..Definition::default() }).expect("made");
     let handle = consumers.attach(&name, &"m".parse().expect("a name")).expect("attached");
-    let (mut delay, mut number, begun) = (nanoseconds(), events, Instant::now());
-    while begun.elapsed() < options.duration() {
-        number += 1;
-        let started = Instant::now();
-        publisher.publish(&tape::order(number, INSTRUMENTS)).expect("an idle ring has room");
-        let items = handle.fetch(BATCH, WAIT).expect("an undamaged tape");
-        delay.saturating_record(started.elapsed().as_nanos() as u64);
-        acknowledge(&handle, AckPolicy::All, &items);
+    let mut writes = device::SyncedWrites::create(folder.path(), 4096);
+    let (mut device, mut visible, mut delivered) = (nanoseconds(), nanoseconds(), nanoseconds());
+    let mut stage = NodeStage::new(&node);
+    let (mut number, share) = (events, options.duration() / ROUNDS);
+    for _ in 0..ROUNDS {
+        closed_loop(share, &mut device, || writes.write());
+        let mut publish = || {
+            number += 1;
+            publisher.publish(&tape::order(number, INSTRUMENTS)).expect("an idle ring has room").sequence()
+        };
+        closed_loop(share, &mut visible, || {
+            node.wait(publish(), Stage::Visible).expect("the node is open");
+        });
+        // What came meanwhile is not to be delivered to this one.
+        while handle.next(Duration::ZERO).expect("an undamaged tape").is_some_and(|item| {
+            acknowledge(&handle, AckPolicy::All, &[item]);
+            true
+        }) {}
+        stage.begin();
+        closed_loop(share, &mut delivered, || {
+            publish();
+            let items = handle.fetch(BATCH, WAIT).expect("an undamaged tape");
+            acknowledge(&handle, AckPolicy::All, &items);
+        });
+        stage.end();
     }
-    report.latency("one at a time: publish to delivery, a sync included", &delay);
+    for (quantile_name, quantile) in [("P50", 0.5), ("P99", 0.99), ("P99.9", 0.999)] {
+        let at = |histogram| microseconds(histogram, quantile);
+        report
+            .row(format!("one after the other: publish to delivery {quantile_name}"), at(&delivered), "us")
+            .beside("publish to visible, nobody consumes", at(&visible));
+        report
+            .row(format!("of that, framed to visible {quantile_name}"), at(&stage.total), "us")
+            .beside("pwrite 4 KiB + fdatasync", at(&device));
+    }
     drop((handle, publisher));
     node.close().expect("closed");
     report.print(options.format);
+}
+
+/// Calls `operation` again and again for a while, and records how long each took.
+fn closed_loop(duration: Duration, histogram: &mut Histogram<u64>, mut operation: impl FnMut()) {
+    let begun = Instant::now();
+    while begun.elapsed() < duration {
+        let started = Instant::now();
+        operation();
+        histogram.saturating_record(started.elapsed().as_nanos() as u64);
+    }
+}
+
+/// What a node itself says of how long its events take to be visible, in parts of its life.
+struct NodeStage<'a> {
+    node: &'a Node,
+    before: Histogram<u64>,
+    total: Histogram<u64>,
+}
+
+impl<'a> NodeStage<'a> {
+    fn new(node: &'a Node) -> Self {
+        Self { node, before: nanoseconds(), total: nanoseconds() }
+    }
+
+    fn now(&self) -> Histogram<u64> {
+        self.node.latency().histogram(Stage::Visible).expect("it is recorded")
+    }
+
+    fn begin(&mut self) {
+        self.before = self.now();
+    }
+
+    fn end(&mut self) {
+        let mut part = self.now();
+        part -= &self.before;
+        self.total += part;
+    }
 }
 
 fn fill(node: &Node, publisher: &mut Publisher, events: u64) -> Sequence {
