@@ -240,6 +240,9 @@ fn a_bust_by_a_number_that_is_used_again_takes_back_the_newest_trade_before_it()
         bust(7, 0),
         numbered(at(traded(1, 2, "13", 1), MINUTE + 1), 7),
     ]);
+    let bust =
+        Bust { at: Sequence(4), instrument: INSTRUMENT, trade_sequence: Sequence(0), trade_id: TradeId(7) };
+    assert_eq!([3, 4, 5].map(|at| bust.may_mean(Sequence(at), TradeId(7))), [true, false, false]);
     let (mut live, mut tickers) = (Candles::live(INSTRUMENT, MINUTE), Tickers::new());
     let mut history = Candles::without(INSTRUMENT, MINUTE, busts(&tape));
     tape.each(|event| {
