@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use matchtape_gateway::{Gateway, GatewayHandle, TapeHandle};
 use matchtape_node::consumers::Definition;
-use matchtape_node::{Node, NodeOptions, PublishError, Publisher, WaitError};
-use matchtape_schemas::event::OrderCancelled;
+use matchtape_node::{BusOptions, Node, NodeOptions, PublishError, Publisher, WaitError};
+use matchtape_schemas::event::{OrderCancelled, StateSet};
 use matchtape_schemas::*;
 use matchtape_storage::PinKind;
 use matchtape_storage::sim::{Fault, SimDisk};
@@ -27,8 +27,11 @@ struct Served {
 
 impl Served {
     async fn start() -> Self {
+        Self::start_with(NodeOptions { ring_slots: 1024, ..NodeOptions::default() }).await
+    }
+
+    async fn start_with(mut options: NodeOptions) -> Self {
         let disk = SimDisk::new(1);
-        let mut options = NodeOptions { ring_slots: 1024, ..NodeOptions::default() };
         options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
         options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
         let node = Node::open_on(Arc::new(disk.clone()), options, Vec::new()).unwrap();
@@ -159,6 +162,41 @@ async fn a_full_disk_is_a_number_until_there_is_room() {
     served.gateway.shutdown().await;
     drop(served.publisher);
     served.node.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bus_that_ended_is_a_number_and_has_its_reason_in_health_while_the_tape_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let mut bus = BusOptions {
+        namespace: format!("ended-{}", std::process::id()),
+        root: Some(root.path().to_owned()),
+        ..BusOptions::default()
+    };
+    // Too small for the node's frames: the first large one ends it.
+    bus.config.frame_bytes_max = 1024;
+    let mut served = Served::start_with(NodeOptions { bus: Some(bus), ..NodeOptions::default() }).await;
+    let health = get(served.address(), "/v1/health").await;
+    assert_eq!((health.status, served.number("matchtape_ended_parts").await), (200, 0.0), "{}", health.body);
+    let number = ProducerSequence(served.next());
+    let state = StateSet::new(b"key", &[7; 2048]).unwrap();
+    let event = Event::new(InstrumentId(0), number, EventTime(5), state);
+    served.publisher.publish(&event).unwrap();
+    while served.number("matchtape_ended_parts").await == 0.0 {}
+    let health = get(served.address(), "/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (503, &"degraded".into()), "{}", health.body);
+    assert!(health.json()["ended"]["live_bus"].as_str().unwrap().contains("1024"), "{}", health.body);
+    served.publish();
+    served.gateway.shutdown().await;
+    drop(served.publisher);
+    let prefix = served.node.bus_name().unwrap().prefix();
+    served.node.close().unwrap();
+    for entry in std::fs::read_dir("/dev/shm").unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            // iceoryx2's 16-byte counter of the namespace.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

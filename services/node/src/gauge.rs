@@ -9,6 +9,7 @@ use matchtape_storage::StoreGauge;
 use parking_lot::Mutex;
 
 use crate::latency::StageLatency;
+use crate::parts::EndedPart;
 use crate::publisher::{Intake, wall_clock};
 use crate::stages::WaitError;
 
@@ -25,6 +26,11 @@ impl NodeGauge {
     /// Why the node takes no events any more, if it does not; `Poisoned`: the log, indexing, flushing or a thread failed.
     pub fn ended(&self) -> Option<WaitError> {
         self.intake.stages.ended()
+    }
+
+    /// The parts beside the tape that have ended early, for good: buses and the way in.
+    pub fn ended_parts(&self) -> Vec<EndedPart> {
+        self.intake.ended_parts.list()
     }
 
     /// The store below.

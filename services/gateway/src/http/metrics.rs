@@ -96,6 +96,11 @@ fn node(gauge: &NodeGauge, out: &mut Exposition) {
         "1: the log, indexing or flushing failed; no events are taken until the node is started again.",
         poisoned,
     );
+    out.gauge(
+        "matchtape_ended_parts",
+        "Buses and the way in that ended early; the tape goes on. /v1/health names them.",
+        gauge.ended_parts().len(),
+    );
     let name = "matchtape_stage_latency_seconds";
     let help = "From being framed to the stage, of each commit's oldest event.";
     out.family(name, "histogram", help);

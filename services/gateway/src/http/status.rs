@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use matchtape_node::{NodeGauge, WaitError};
+use matchtape_node::{EndedPart, NodeGauge, WaitError};
 use matchtape_schemas::Stage;
 use matchtape_storage::Intake;
 
@@ -26,16 +26,18 @@ pub(crate) async fn watermarks(State(shared): Gateway) -> Response {
     })
 }
 
-/// `/v1/health`: 200 while events are taken and the feeds go on, 503 when they do not.
+/// `/v1/health`: 200 while events are taken, the feeds go on and no part of the node has ended early, else 503.
 pub(crate) async fn health(State(shared): Gateway) -> Response {
     let head = shared.feed.head().borrow().clone();
     let visible = shared.reader.visible();
     let behind = visible.get().saturating_sub(head.position.get());
     let poisoned = shared.gauge.as_ref().and_then(NodeGauge::ended).filter(|why| *why == WaitError::Poisoned);
+    let ended = shared.gauge.as_ref().map(NodeGauge::ended_parts).unwrap_or_default();
     let (status, word) = match &head.failed {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
         None if poisoned.is_some() => (StatusCode::SERVICE_UNAVAILABLE, "poisoned"),
         None if head.ended => (StatusCode::SERVICE_UNAVAILABLE, "tape_closed"),
+        None if !ended.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
         None => (StatusCode::OK, "ok"),
     };
     let mut response = json(|object| {
@@ -44,6 +46,13 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
             (Some(why), _) => _ = object.text("what", why),
             (None, Some(why)) => _ = object.text("what", &why.to_string()),
             (None, None) => {}
+        }
+        if !ended.is_empty() {
+            let mut inner = Json::object(object.key("ended"));
+            for EndedPart { part, why } in &ended {
+                inner.text(part, why);
+            }
+            inner.close();
         }
         object.number("visible", visible.get()).number("feed", head.position.get()).number("behind", behind);
         object.number("uptime_ms", shared.started.elapsed().as_millis() as u64);
