@@ -2,7 +2,7 @@
 //!
 //! `MATCHTAPE_CONSUMER_EVENTS` is how many events each of them goes through.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -221,6 +221,95 @@ fn a_killed_consumer_that_stores_its_position_with_its_effect_has_every_effect_o
     assert_eq!(std::fs::read_to_string(&state).unwrap(), format!("{last} {last} {expected}"));
     eprintln!("{rounds} consumers for {last} events");
     assert!(rounds > 30, "{rounds}");
+    node.stop();
+}
+
+/// Passes requests on to `url`, and drops every third answer to a request for events on its way back.
+fn forgetful_proxy(url: &str) -> (String, std::sync::Arc<std::sync::atomic::AtomicU64>) {
+    let upstream = url.strip_prefix("http://").unwrap().to_owned();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let lost = std::sync::Arc::<std::sync::atomic::AtomicU64>::default();
+    let counted = std::sync::Arc::clone(&lost);
+    std::thread::spawn(move || {
+        let mut asked = 0;
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let mut request = BufReader::new(client.try_clone().unwrap());
+            let (mut head, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                if request.read_line(&mut line).unwrap_or(0) <= 2 {
+                    break;
+                }
+                let lower = line.to_ascii_lowercase();
+                if let Some(value) = lower.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if !lower.starts_with("connection:") {
+                    head += &line;
+                }
+            }
+            let mut body = vec![0; length];
+            if head.is_empty() || request.read_exact(&mut body).is_err() {
+                continue;
+            }
+            let mut server = std::net::TcpStream::connect(&upstream).unwrap();
+            write!(server, "{head}Connection: close\r\n\r\n").unwrap();
+            server.write_all(&body).unwrap();
+            let mut answer = Vec::new();
+            server.read_to_end(&mut answer).unwrap();
+            if head.contains("/next?") {
+                asked += 1;
+                if asked % 3 == 0 {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    continue;
+                }
+            }
+            let _ = (&client).write_all(&answer);
+        }
+    });
+    (address, lost)
+}
+
+#[test]
+fn what_was_in_answers_that_got_lost_comes_before_anything_else_and_nothing_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Served::start(&folder.path().join("tape"), "0");
+    let last = publish(&node.url, 1, 1_000);
+    let (proxy, lost) = forgetful_proxy(&node.url);
+    for ack in ["all", "explicit"] {
+        node.succeed(&["consumer", "add", ack, "--ack", ack, "--ack-wait", "60s", "--max-deliver", "1"]);
+        let server = Server::new(&proxy).unwrap();
+        let mut member = matchtape::consumers::Member::new(&server, ack, "m");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let mut came = Vec::new();
+        while came.last() != Some(&last) {
+            let items = member.next(25, std::time::Duration::ZERO, &stop, &mut |_| ()).unwrap();
+            let given: Vec<u64> = items
+                .iter()
+                .map(|item| match item {
+                    matchtape_client::consumers::ConsumerItem::Delivery(delivery) => {
+                        delivery.event.sequence.get()
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            came.extend(&given);
+            if given.is_empty() {
+                continue;
+            }
+            let acknowledged = if ack == "all" { given[given.len() - 1..].to_vec() } else { given };
+            let said =
+                matchtape_client::consumers::Acknowledgement { ack: acknowledged, ..Default::default() };
+            member.acknowledge(&said, &stop, &mut |_| ()).unwrap();
+        }
+        assert_eq!(came, (1..=last).collect::<Vec<_>>(), "{ack}");
+        let view = member.info().unwrap();
+        assert_eq!((view.ack_floor, view.parked), (last, 0));
+        assert!(view.delivered > last, "some were sent twice");
+    }
+    assert!(lost.load(std::sync::atomic::Ordering::Relaxed) > 30);
     node.stop();
 }
 
