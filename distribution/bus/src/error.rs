@@ -33,8 +33,8 @@ pub enum BusError {
     /// The bus would not fit into shared memory.
     #[error(
         "the bus needs {} bytes of shared memory ({} chunks of {} bytes and {} of management, for {subscriber_slots} \
-         subscriber slots), /dev/shm has {available_bytes} free: lower subscribers_max, buffer_samples or \
-         frame_bytes_max, or enlarge it (docker run --shm-size, compose shm_size, kubernetes an emptyDir with \
+         subscriber slots), /dev/shm has {available_bytes} free: lower the readers at the same time \
+         (subscribers_max) or the frames that wait for each (buffer_samples), or enlarge it (docker run --shm-size, compose shm_size, kubernetes an emptyDir with \
          medium Memory, or mount -o remount,size=... /dev/shm)",
         required.total_bytes(), required.chunks, required.chunk_bytes, required.management_bytes
     )]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use matchtape_bus::BusError;
 use matchtape_examples::demo::{Demo, DemoOptions};
 use matchtape_examples::engine::{EngineProjection, FlowOptions};
 use matchtape_gateway::{Gateway, GatewayConfig, GatewayHandle, Ingress, TapeHandle};
@@ -156,8 +157,12 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     running.announce();
     notify::ready(&format!("tape {:016x}, epoch {}", running.node.tape().get(), running.node.epoch()));
     running.tended(&config, |running| running.runtime.block_on(interrupted()))?;
-    notify::stopping("what was accepted is made durable");
-    eprintln!("stopping: what was accepted is made durable");
+    let what = match running.node.gauge().ended() {
+        None => "what was accepted is made durable",
+        Some(_) => "no events were taken any more; what became of the last ones the next start tells",
+    };
+    notify::stopping(what);
+    eprintln!("stopping: {what}");
     running.stop()
 }
 
@@ -252,6 +257,10 @@ fn move_to_cold(store: &EventStore, settings: &ColdSection, stopped: &mpsc::Rece
 fn node_error(directory: &Path, error: &NodeError) -> CliError {
     match error {
         NodeError::Open(error) => open_error(directory, error),
+        NodeError::Bus(BusError::NotEnoughSharedMemory { .. }) => CliError::with_advice(
+            error,
+            "`bus.subscribers_max` and `bus.buffer_frames` of the configuration decide how much it takes (`matchtape config show`)",
+        ),
         other => CliError::failed(other),
     }
 }
