@@ -307,7 +307,7 @@ impl<'a> Copy<'a> {
         edits.into_iter().for_each(|edit| plan.contents.apply(edit));
         plan.contents.apply(Edit::NextFile(next_file));
         self.head = plan.contents.event_tables.last().map_or(whole, |table| table.footer.after);
-        Manifest::write(&**self.target, plan.contents, 1).map_err(CopyError::Target)?;
+        Manifest::write(self.target, plan.contents, 1).map_err(CopyError::Target)?;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::archive::cold::NoCold;
 use crate::chunk::ChunkBuilder;
-use crate::disk::{Disk, DiskError, DiskLock, EntryKind, LockError, LockHolder};
+use crate::disk::{Access, Caching, Disk, DiskError, DiskLock, EntryKind, LockError, LockHolder};
 use crate::flush::{FlushError, Flusher};
 use crate::fold::Fold;
 use crate::ingest::Ingest;
@@ -71,6 +71,18 @@ pub enum OpenError {
     LogMissing {
         /// Where it should be.
         directory: PathBuf,
+    },
+    /// The manifest's last change is damaged, and files are gone that only it can have let go of: it had been durable, and what
+    /// it named in their place may be all that is left.
+    #[error(
+        "{MANIFEST}: the last change, from byte {at} on, does not check, but it had been durable: {} is not there whole",
+        file.display()
+    )]
+    ChangeLost {
+        /// Where the damaged record begins.
+        at: u64,
+        /// A file that the changes before it name.
+        file: PathBuf,
     },
     /// Events between the tables and the log are missing: the manifest may have lost its end.
     #[error("{MANIFEST} names tables through sequence {flushed}, but the log begins with {log_first}")]
@@ -206,14 +218,20 @@ pub(crate) fn open(
 ) -> Result<Opened, OpenError> {
     let lock = take_lock(&*disk)?;
     let mut report = RecoveryReport::default();
-    let (contents, generation) = load_or_create(&*disk, options, &mut report)?;
+    let (contents, generation, torn_at) = load_or_create(&*disk, options)?;
+    report.created = generation == 0;
+    report.manifest_torn = torn_at.is_some();
+    if let Some(torn_at) = torn_at {
+        check_torn(&*disk, &contents, torn_at)?;
+    }
     let next_file =
         if options.mistakes().file_numbers_restart { 1 } else { above_all_files(&*disk, &contents)? };
     let contents = Contents { next_file, ..contents };
     // What was never whole is nothing, whatever the manifest says: its space may be what the rest lacks.
     remove_temporaries(&*disk, &mut report)?;
     // Written anew: whatever an earlier process left in the page cache is durable from here on, or not there.
-    let manifest = Manifest::write(&*disk, contents, generation + 1)?;
+    let mut manifest = Manifest::write(&disk, contents, generation + 1)?;
+    manifest.keep_reserve()?;
     let contents = manifest.contents().clone();
     let flushed = contents.event_tables.last().map_or(Head::empty(contents.tape), |table| table.footer.after);
     report.tape = format!("{:016x}", contents.tape.0);
@@ -268,18 +286,17 @@ pub(crate) fn take_lock(disk: &dyn Disk) -> Result<Box<dyn DiskLock>, LockError>
     disk.lock(Path::new(LOCK), &holder)
 }
 
+/// What exists, the manifest's generation (0: there is none yet), and where its last record is torn, if it is.
 fn load_or_create(
     disk: &dyn Disk,
     options: &StoreOptions,
-    report: &mut RecoveryReport,
-) -> Result<(Contents, u64), OpenError> {
+) -> Result<(Contents, u64, Option<u64>), OpenError> {
     if let Some(loaded) = manifest::load(disk)? {
         let found = loaded.contents.tape;
         if let Some(expected) = options.tape.filter(|expected| *expected != found) {
             return Err(OpenError::Tape { expected, found });
         }
-        report.manifest_torn = loaded.torn_at.is_some();
-        return Ok((loaded.contents, loaded.generation));
+        return Ok((loaded.contents, loaded.generation, loaded.torn_at));
     }
     // A log or a table without a manifest: the manifest was lost, for it is written first.
     for directory in [WAL, TABLES] {
@@ -305,8 +322,24 @@ fn load_or_create(
             TapeId(u64::from_le_bytes(random).max(1))
         }
     };
-    report.created = true;
-    Ok((Contents::empty(tape), 0))
+    Ok((Contents::empty(tape), 0, None))
+}
+
+/// A last record that does not check is a change that was never promised, unless files went on its strength: what it named
+/// may be all there is of them.
+fn check_torn(disk: &dyn Disk, contents: &Contents, torn_at: u64) -> Result<(), OpenError> {
+    for (file, bytes) in contents.local_files() {
+        let file = file.path();
+        let there = match disk.open(&file, Access::Read, Caching::Buffered) {
+            Ok(open) => open.len_bytes()? == bytes,
+            Err(error) if error.is_missing() => false,
+            Err(error) => return Err(error.into()),
+        };
+        if !there {
+            return Err(OpenError::ChangeLost { at: torn_at, file });
+        }
+    }
+    Ok(())
 }
 
 /// Removes files that were being written: under such a name nothing is ever read.

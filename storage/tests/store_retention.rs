@@ -401,3 +401,41 @@ fn a_deleted_keys_tombstone_goes_with_what_it_hid_when_tables_are_merged() {
     assert!(left < 60, "{left} entities for 40 keys that are kept");
     assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
 }
+
+/// Not a byte more fits.
+fn fill(disk: &SimDisk) {
+    const PLENTY: u64 = 1 << 40;
+    disk.set_capacity(PLENTY);
+    let used = PLENTY - disk.free_bytes().expect("told");
+    disk.set_capacity(used);
+}
+
+#[test]
+fn on_a_full_disk_retention_and_the_log_still_make_room() {
+    let disk = SimDisk::new(1);
+    let mut driven = flushed(&disk, 12);
+    fill(&disk);
+    let choice = driven.store.retain(&older_than(40), now(&driven)).expect("dropped");
+    assert!(choice.first_kept > 40 && files(&disk, "events") < 12, "{choice:?}");
+    driven.check(20);
+    // With room again, the next change sets some aside anew.
+    disk.set_capacity(u64::MAX);
+    driven.append(3, true);
+    driven.store.flush().expect("flushed");
+    fill(&disk);
+    let before = driven.store.segment_facts();
+    let through = driven.store.flushed_through();
+    let first = driven.store.release_log(through).expect("let go of");
+    assert!(first > Sequence::FIRST);
+    assert_eq!(driven.store.segment_facts(), before);
+    disk.set_capacity(u64::MAX);
+    driven.append(3, true);
+    driven.store.flush().expect("flushed");
+    driven.check(20);
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let (mut driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 9).expect("opened");
+    assert_eq!(driven.store.reader().first_kept().0, choice.first_kept);
+    driven.check(20);
+}

@@ -8,7 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
-use matchtape_storage::{Disk, EventStore, SalvageError, SalvageOptions, SalvageReport, Span, salvage};
+use matchtape_storage::{
+    Disk, EventStore, ReadOnlyOptions, ReadOnlyStore, SalvageError, SalvageOptions, SalvageReport, Span,
+    salvage,
+};
 use model::damage::{Damage, damaged};
 use model::*;
 use proptest::prelude::*;
@@ -261,6 +264,33 @@ fn a_lost_or_damaged_manifest_is_made_from_the_files() {
             assert_eq!(report.kept, Some(Span { first: 1, last: events.len() as u64 }));
         }
     }
+}
+
+#[test]
+fn what_only_the_manifest_knew_is_taken_from_its_whole_records() {
+    let (disk, events) = store(true);
+    let (driven, _) =
+        Driven::open(Arc::new(disk.clone()), small_options(), events.clone(), 1).expect("opened");
+    driven.store.hold("case-17", Sequence(3), AcceptedTime(7)).expect("placed");
+    driven.store.hold("case-18", Sequence(5), AcceptedTime(8)).expect("placed");
+    let facts: Vec<_> = driven.store.segment_facts().iter().map(|facts| facts.root).collect();
+    assert!(!facts.is_empty());
+    driven.store.hold("case-19", Sequence(7), AcceptedTime(9)).expect("placed");
+    drop(driven);
+    disk.kill();
+    // The record of the second of three is damaged; the file ends behind the third, of which nothing is missing.
+    disk.edit(Path::new("manifest"), |bytes| {
+        let name = bytes.windows(7).rposition(|window| window == b"case-18").expect("there");
+        bytes[name] ^= 1;
+    });
+    let report = salvaged(&disk, &events);
+    assert!(report.manifest_rebuilt && report.lost.is_empty(), "{report:?}");
+    assert!(report.warnings.iter().any(|warning| warning.contains("2 legal holds")), "{report:?}");
+    let store = ReadOnlyStore::open(Arc::new(disk.clone()), ReadOnlyOptions::default()).expect("opened");
+    let holds: Vec<String> = store.inspect().holds.iter().map(|hold| hold.name.clone()).collect();
+    assert_eq!(holds, ["case-17", "case-19"]);
+    let kept: Vec<_> = store.segment_facts().expect("read").iter().map(|facts| facts.root).collect();
+    assert!(facts.iter().all(|root| kept.contains(root)), "what was let go of can still be checked");
 }
 
 #[test]

@@ -405,6 +405,70 @@ fn a_segment_that_is_asked_to_end_ends_with_the_next_frame_and_whoever_waits_for
 }
 
 #[test]
+fn what_was_recovered_is_proven_although_nothing_follows() {
+    for backend in [WriteBackend::Buffered, WriteBackend::Direct] {
+        let disk = SimDisk::new(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let config = WalConfig { backend, ..small_config() };
+        let opened = wal::open(Arc::clone(&shared), config.clone()).expect("opened");
+        let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 1));
+        let buffer = maker.commit(&writer, 3, false, FrameFlags::NONE);
+        writer.commit(buffer).expect("committed");
+        // The process dies before anything proves that commit.
+        drop(writer);
+        let (log, head, _reports) = start(&shared, &config, WAIT);
+        assert_eq!(head, maker.head);
+        let patience = Instant::now() + Duration::from_secs(20);
+        let proven = || {
+            let found: Arc<dyn Disk> = Arc::new(disk.kill_at(disk.operations()));
+            let follower = WalFollower::open(found, config.clone(), Sequence::FIRST).expect("opened");
+            follower.expect("begun").through()
+        };
+        while proven() < head.last_sequence {
+            assert!(Instant::now() < patience, "{backend:?}: {} of {}", proven(), head.last_sequence);
+            std::thread::yield_now();
+        }
+        log.close().expect("closed");
+    }
+}
+
+/// Told of everything, says nothing.
+struct Silent;
+
+impl CommitObserver for Silent {
+    fn committed(&mut self, _: &Committed) {}
+    fn durable(&mut self, _: Sequence) {}
+    fn failed(&mut self, _: &Arc<WalError>) {}
+}
+
+#[test]
+fn an_owner_that_panics_does_not_let_go_of_the_log_while_its_threads_write() {
+    let disk = SimDisk::new(1);
+    let opened = wal::open(Arc::new(disk.clone()), small_config()).expect("opened");
+    let (begins, let_go) = hold_write(&disk, Some(4096));
+    let (say, said) = channel();
+    let owner = std::thread::spawn(move || {
+        let mut maker = FrameMaker::new(opened.head, 1);
+        let log = GroupCommit::start(opened.writer, Silent, WAIT);
+        append(&log, &mut maker, 1, false).expect("appended");
+        begins.recv().expect("begun");
+        say.send(()).expect("the test listens");
+        panic!("as a bug in whoever has the log");
+    });
+    said.recv().expect("it panics now");
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until && !owner.is_finished() {
+        std::thread::yield_now();
+    }
+    assert!(!owner.is_finished(), "gone, and its log still writes");
+    let_go.send(()).expect("it waits");
+    assert!(owner.join().is_err());
+    let opened = wal::open(Arc::new(disk), small_config()).expect("opened");
+    assert_eq!(opened.report.cut, None);
+    assert!(opened.head.last_sequence > Sequence::ZERO, "what was appended was written");
+}
+
+#[test]
 fn under_an_interval_policy_durability_follows_within_the_interval() {
     let disk = SimDisk::new(1);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());

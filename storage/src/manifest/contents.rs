@@ -19,7 +19,7 @@ use crate::compaction::choose::{LEVELS, Levels};
 use crate::pins;
 use crate::segment_facts::SegmentFacts;
 use crate::snapshot::{SnapshotFooter, SnapshotMeta};
-use crate::sstable::{EventFooter, EventTableMeta, IndexFooter, IndexTableMeta};
+use crate::sstable::{EventFooter, EventTableMeta, IndexFooter, IndexTableMeta, TableFile};
 
 /// One change of what exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,16 @@ pub struct LegalHold {
 }
 
 impl Edit {
+    /// Files may go on its strength.
+    pub(super) fn makes_room(&self) -> bool {
+        matches!(self, Self::Remove(_) | Self::ReleaseSegment(_) | Self::MovedCold(_))
+    }
+
+    /// There are files because of it.
+    pub(super) fn takes_room(&self) -> bool {
+        matches!(self, Self::AddEvents(_) | Self::AddIndex(_) | Self::AddSnapshot(_))
+    }
+
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::AddEvents(meta) => {
@@ -210,6 +220,15 @@ impl Contents {
     /// Every event up to here is in a table, and in the index tables.
     pub(crate) fn flushed_through(&self) -> Sequence {
         self.event_tables.last().map_or(Sequence::ZERO, EventTableMeta::last)
+    }
+
+    /// The files that have to be on the local disk, and their bytes.
+    pub(crate) fn local_files(&self) -> impl Iterator<Item = (TableFile, u64)> {
+        let events = self.event_tables.iter().map(|table| (table.file(), table.bytes));
+        let events = events.filter(|(file, _)| !self.cold.contains_key(&file.number));
+        let indexes = self.index_tables.iter().map(|table| (table.file(), table.bytes));
+        let snapshots = self.snapshots.iter().map(|snapshot| (snapshot.file(), snapshot.bytes));
+        events.chain(indexes).chain(snapshots)
     }
 
     /// Whether a file of this number is part of the store.

@@ -17,7 +17,12 @@
 //!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
-//! last record is gone. After that, each change appends one record and syncs.
+//! last record is gone. After that, each change appends one record and syncs, and then an empty one in the same way: it proves
+//! that the change was whole, so that a bit that rots in it is not taken for a torn tail. A file that has grown to several
+//! times what it says is written anew while the store goes on.
+//!
+//! Dropping files, which makes room, first takes a record of the manifest, which needs some: while the store is open, the
+//! temporary name has a reserve of zeros that is given up for that on a full disk.
 
 pub(crate) mod contents;
 
@@ -29,7 +34,7 @@ use matchtape_schemas::TapeId;
 pub use self::contents::LegalHold;
 pub(crate) use self::contents::{Contents, Edit};
 use crate::codec::Fields;
-use crate::disk::{Access, Caching, Disk, DiskError, DiskFile};
+use crate::disk::{Access, Caching, Disk, DiskError, DiskFile, Operation};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
 use crate::sstable::{TableError, new_path};
 use crate::wal::Damage;
@@ -39,6 +44,12 @@ pub(crate) const MANIFEST: &str = "manifest";
 const RECORD_HEADER_BYTES: usize = 16;
 /// A longer payload is impossible: about a million tables.
 const PAYLOAD_BYTES_MAX: usize = 512 << 20;
+/// A file that is not longer than this is never written anew for its length.
+const GROWN_BYTES_MIN: u64 = 1 << 20;
+/// A longer one is when it has so many times the bytes it had when it was new.
+const GROWN_TIMES: u64 = 4;
+/// For records that make room on a full disk: of a retention that drops a thousand tables.
+const RESERVE_BYTES: usize = 16 << 10;
 
 /// What was read.
 #[derive(Debug)]
@@ -59,17 +70,27 @@ fn checksum(tape: TapeId, generation: u64, offset: u64, header: &[u8], payload: 
     hasher.finalize()
 }
 
-fn encode_record(tape: TapeId, generation: u64, offset: u64, number: u32, edits: &[Edit]) -> Vec<u8> {
+fn encode_record(
+    tape: TapeId,
+    generation: u64,
+    offset: u64,
+    number: u32,
+    edits: &[Edit],
+) -> Result<Vec<u8>, DiskError> {
     let mut record = vec![0; RECORD_HEADER_BYTES];
     for edit in edits {
         edit.put(&mut record);
     }
-    let length = (record.len() - RECORD_HEADER_BYTES) as u32;
-    record[0..4].copy_from_slice(&length.to_le_bytes());
+    let length = record.len() - RECORD_HEADER_BYTES;
+    if length > PAYLOAD_BYTES_MAX {
+        let source = std::io::Error::other(format!("a record of {length} bytes could not be read again"));
+        return Err(DiskError::new(Operation::Write, Path::new(MANIFEST), source));
+    }
+    record[0..4].copy_from_slice(&(length as u32).to_le_bytes());
     record[4..8].copy_from_slice(&number.to_le_bytes());
     let sum = checksum(tape, generation, offset, &record, &record[RECORD_HEADER_BYTES..]);
     record[12..16].copy_from_slice(&sum.to_le_bytes());
-    record
+    Ok(record)
 }
 
 /// The payload of the record at `offset`, and its number, if one stands there whole.
@@ -143,28 +164,18 @@ pub(crate) struct RecordView {
     pub damage: Option<String>,
 }
 
-/// Gives every record, whole or not, to `visit`, until it returns `false`. Goes on behind damage with the next whole record.
+/// Gives every record, whole or not, to `visit`, until it returns `false`.
 pub(crate) fn for_each_record(bytes: &[u8], visit: &mut dyn FnMut(RecordView) -> bool) {
-    let word = |at: usize| {
-        bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().expect("eight")))
-    };
-    let (tape, generation) = (TapeId(word(16)), word(24));
-    let mut offset = FILE_HEADER_BYTES;
-    while offset < bytes.len() {
-        let Some((number, payload)) = record_at(bytes, tape, generation, offset) else {
-            let whole = |at: &usize| record_at(bytes, tape, generation, *at).is_some();
-            let next = (offset + 1..bytes.len()).find(whole).unwrap_or(bytes.len());
-            let damage = Some("no whole record".to_owned());
-            let view =
-                RecordView { at: offset, bytes: next - offset, number: None, edits: Vec::new(), damage };
-            if !visit(view) {
-                return;
+    visit_records(bytes, &mut |at, record| {
+        let (number, payload) = match record {
+            Ok((number, payload)) => (number, payload),
+            Err(bytes) => {
+                let damage = Some("no whole record".to_owned());
+                return visit(RecordView { at, bytes, number: None, edits: Vec::new(), damage });
             }
-            offset = next;
-            continue;
         };
         let mut view = RecordView {
-            at: offset,
+            at,
             bytes: RECORD_HEADER_BYTES + payload.len(),
             number: Some(number),
             edits: Vec::new(),
@@ -172,7 +183,7 @@ pub(crate) fn for_each_record(bytes: &[u8], visit: &mut dyn FnMut(RecordView) ->
         };
         let mut fields = Fields::new(payload);
         while !fields.is_empty() {
-            let at = offset + RECORD_HEADER_BYTES + fields.at();
+            let at = at + RECORD_HEADER_BYTES + fields.at();
             match Edit::read(&mut fields) {
                 Ok(edit) => view.edits.push((at, format!("{edit:?}"))),
                 Err(short) => {
@@ -181,15 +192,59 @@ pub(crate) fn for_each_record(bytes: &[u8], visit: &mut dyn FnMut(RecordView) ->
                 }
             }
         }
-        offset += view.bytes;
-        if !visit(view) {
+        visit(view)
+    });
+}
+
+/// A record's number and payload or, where none stands whole, the bytes to the next one that does.
+type FoundRecord<'a> = Result<(u32, &'a [u8]), usize>;
+
+/// Gives every record with its place to `visit`, until it returns `false`.
+fn visit_records(bytes: &[u8], visit: &mut dyn FnMut(usize, FoundRecord<'_>) -> bool) {
+    let word = |at: usize| {
+        bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().expect("eight")))
+    };
+    let (tape, generation) = (TapeId(word(16)), word(24));
+    let mut offset = FILE_HEADER_BYTES;
+    while offset < bytes.len() {
+        let (length, record) = match record_at(bytes, tape, generation, offset) {
+            Some((number, payload)) => (RECORD_HEADER_BYTES + payload.len(), Ok((number, payload))),
+            None => {
+                let whole = |at: &usize| record_at(bytes, tape, generation, *at).is_some();
+                let length = (offset + 1..bytes.len()).find(whole).unwrap_or(bytes.len()) - offset;
+                (length, Err(length))
+            }
+        };
+        if !visit(offset, record) {
             return;
         }
+        offset += length;
     }
+}
+
+/// What the whole records of a damaged manifest say, leaving out what is between them: it need not fit together.
+pub(crate) fn whole_records(disk: &dyn Disk) -> Result<Contents, TableError> {
+    let mut contents = Contents::empty(TapeId(0));
+    let Some(bytes) = read(disk)? else { return Ok(contents) };
+    visit_records(&bytes, &mut |_, record| {
+        if let Ok((_, payload)) = record {
+            let mut fields = Fields::new(payload);
+            while let Some(edit) = (!fields.is_empty()).then(|| Edit::read(&mut fields)).and_then(Result::ok)
+            {
+                contents.apply(edit);
+            }
+        }
+        true
+    });
+    Ok(contents)
 }
 
 /// Reads the manifest; `None` if there is none.
 pub(crate) fn load(disk: &dyn Disk) -> Result<Option<Loaded>, TableError> {
+    read(disk)?.map(|bytes| decode(Path::new(MANIFEST), &bytes)).transpose()
+}
+
+fn read(disk: &dyn Disk) -> Result<Option<Vec<u8>>, TableError> {
     let path = Path::new(MANIFEST);
     let file = match disk.open(path, Access::Read, Caching::Buffered) {
         Ok(file) => file,
@@ -208,39 +263,99 @@ pub(crate) fn load(disk: &dyn Disk) -> Result<Option<Loaded>, TableError> {
     }
     let mut bytes = vec![0; length];
     let read = file.read_at(&mut bytes, 0)?;
-    decode(path, &bytes[..read]).map(Some)
+    bytes.truncate(read);
+    Ok(Some(bytes))
 }
 
 /// The manifest of a store that is open for writing.
 #[derive(Debug)]
 pub(crate) struct Manifest {
+    disk: Arc<dyn Disk>,
     contents: Contents,
     generation: u64,
     file: Arc<dyn DiskFile>,
     length: u64,
     records: u32,
     broken: bool,
+    /// Beyond this length it is written anew.
+    length_max: u64,
+    reserve: Reserve,
+}
+
+/// Space set aside for records that make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserve {
+    /// Nobody has asked for one.
+    None,
+    There,
+    /// It was needed, or there was no room for it: tried again with the next change.
+    Missing,
+}
+
+/// The name of a manifest that is being written, and of the reserve at other times.
+fn temporary() -> PathBuf {
+    new_path(Path::new(MANIFEST))
+}
+
+fn remove_temporary(disk: &dyn Disk) -> Result<(), DiskError> {
+    match disk.remove(&temporary()) {
+        Err(error) if !error.is_missing() => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 impl Manifest {
     /// Writes the whole manifest anew and makes it the one that counts.
-    pub(crate) fn write(disk: &dyn Disk, contents: Contents, generation: u64) -> Result<Self, DiskError> {
-        let path = PathBuf::from(MANIFEST);
-        let temporary = new_path(&path);
-        match disk.remove(&temporary) {
-            Ok(()) => {}
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error),
-        }
+    pub(crate) fn write(
+        disk: &Arc<dyn Disk>,
+        contents: Contents,
+        generation: u64,
+    ) -> Result<Self, DiskError> {
+        let temporary = temporary();
+        remove_temporary(&**disk)?;
         let mut bytes = file_header::encode(FileKind::Manifest, contents.tape, generation).to_vec();
-        let record = encode_record(contents.tape, generation, bytes.len() as u64, 1, &contents.edits());
+        let record = encode_record(contents.tape, generation, bytes.len() as u64, 1, &contents.edits())?;
         bytes.extend_from_slice(&record);
         let file = disk.open(&temporary, Access::CreateNew, Caching::Buffered)?;
         file.write_at(&bytes, 0)?;
         file.sync_all()?;
-        disk.rename(&temporary, &path)?;
+        disk.rename(&temporary, Path::new(MANIFEST))?;
         disk.sync_directory(Path::new(""))?;
-        Ok(Self { contents, generation, file, length: bytes.len() as u64, records: 1, broken: false })
+        let length = bytes.len() as u64;
+        Ok(Self {
+            disk: Arc::clone(disk),
+            contents,
+            generation,
+            file,
+            length,
+            records: 1,
+            broken: false,
+            length_max: GROWN_BYTES_MIN.max(GROWN_TIMES * length),
+            reserve: Reserve::None,
+        })
+    }
+
+    /// Sets space aside for records that make room, from now on and as soon as there is any.
+    pub(crate) fn keep_reserve(&mut self) -> Result<(), DiskError> {
+        self.reserve = Reserve::Missing;
+        let made = remove_temporary(&*self.disk).and_then(|()| {
+            let file = self.disk.open(&temporary(), Access::CreateNew, Caching::Buffered)?;
+            file.write_at(&[0; RESERVE_BYTES], 0)
+        });
+        match made {
+            Err(error) if error.may_pass() => remove_temporary(&*self.disk),
+            made => made.map(|()| self.reserve = Reserve::There),
+        }
+    }
+
+    /// Gives the reserve up, if there is one.
+    fn give_up_reserve(&mut self) -> Result<bool, DiskError> {
+        let there = self.reserve == Reserve::There;
+        if there {
+            self.reserve = Reserve::Missing;
+            remove_temporary(&*self.disk)?;
+        }
+        Ok(there)
     }
 
     pub(crate) fn contents(&self) -> &Contents {
@@ -259,28 +374,75 @@ impl Manifest {
     pub(crate) fn append(&mut self, mut edits: Vec<Edit>) -> Result<(), DiskError> {
         if self.broken {
             let source = std::io::Error::other("an earlier change of the manifest failed");
-            return Err(DiskError::new(crate::disk::Operation::Write, self.file.path(), source));
+            return Err(DiskError::new(Operation::Write, self.file.path(), source));
         }
+        let makes_room = edits.iter().any(Edit::makes_room) && !edits.iter().any(Edit::takes_room);
         edits.push(Edit::NextFile(self.contents.next_file));
-        let record =
-            encode_record(self.contents.tape, self.generation, self.length, self.records + 1, &edits);
-        self.broken = true;
-        if let Err(error) = self.file.write_at(&record, self.length) {
-            // Without its last bytes it is no record. What could be taken for a part of the next one is cut off.
-            if error.may_pass() {
-                self.file.set_len(self.length)?;
-                self.broken = false;
-            }
-            return Err(error);
-        }
+        self.put_record(&edits, makes_room)?;
         self.file.sync_data()?;
         self.broken = false;
-        self.length += record.len() as u64;
-        self.records += 1;
         for edit in edits {
             self.contents.apply(edit);
         }
+        self.prove()?;
+        if self.length > self.length_max {
+            self.write_anew()?;
+        }
+        if self.reserve == Reserve::Missing && !makes_room { self.keep_reserve() } else { Ok(()) }
+    }
+
+    /// Puts a record behind the last one. The manifest is broken until whoever wants it has synced it.
+    fn put_record(&mut self, edits: &[Edit], makes_room: bool) -> Result<(), DiskError> {
+        let (tape, number) = (self.contents.tape, self.records + 1);
+        let record = encode_record(tape, self.generation, self.length, number, edits)?;
+        self.broken = true;
+        while let Err(error) = self.file.write_at(&record, self.length) {
+            if !error.may_pass() {
+                return Err(error);
+            }
+            // Without its last bytes it is no record. What could be taken for a part of the next one is cut off.
+            self.file.set_len(self.length)?;
+            if !(makes_room && self.give_up_reserve()?) {
+                self.broken = false;
+                return Err(error);
+            }
+        }
+        self.length += record.len() as u64;
+        self.records = number;
         Ok(())
+    }
+
+    /// An empty record proves the one before, which is durable: whatever comes of this one, nobody was promised anything of
+    /// it. Where there is no room for it, it is left out.
+    fn prove(&mut self) -> Result<(), DiskError> {
+        match self.put_record(&[], false) {
+            Ok(()) => {
+                // Before the next one: of two records that are not durable, the device may keep the later one alone.
+                self.file.sync_data()?;
+                self.broken = false;
+                Ok(())
+            }
+            Err(error) if error.may_pass() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All that was promised is durable in the file there is; on a full disk that goes on growing.
+    fn write_anew(&mut self) -> Result<(), DiskError> {
+        self.broken = true;
+        self.give_up_reserve()?;
+        match Self::write(&self.disk, self.contents.clone(), self.generation + 1) {
+            Ok(written) => {
+                *self = Self { reserve: self.reserve, ..written };
+                Ok(())
+            }
+            Err(error) if error.may_pass() => {
+                self.length_max = 2 * self.length;
+                self.broken = false;
+                remove_temporary(&*self.disk)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -289,14 +451,19 @@ mod tests {
     use super::contents::tests::{TAPE, flush, released};
     use super::*;
     use crate::archive::cold::ColdObject;
-    use crate::disk::sim::SimDisk;
+    use crate::disk::sim::{PowerLoss, SimDisk};
     use matchtape_schemas::{AcceptedTime, Sequence};
     use proptest::prelude::*;
+
+    fn begin(disk: &SimDisk, contents: Contents, generation: u64) -> Manifest {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        Manifest::write(&disk, contents, generation).unwrap()
+    }
 
     /// A manifest of three flushes and a removal, and its bytes.
     fn example() -> (SimDisk, Contents) {
         let disk = SimDisk::new(1);
-        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 4).unwrap();
+        let mut manifest = begin(&disk, Contents::empty(TAPE), 4);
         for round in 0..3 {
             let number = manifest.take_files(3);
             let mut edits = flush(number, round * 10, round * 10 + 10);
@@ -318,7 +485,7 @@ mod tests {
         let loaded = load(&disk).unwrap().unwrap();
         assert_eq!((loaded.contents, loaded.generation, loaded.torn_at), (contents.clone(), 4, None));
         assert_eq!(contents.flushed_through(), Sequence(30));
-        let again = Manifest::write(&disk, contents.clone(), 5).unwrap();
+        let again = begin(&disk, contents.clone(), 5);
         assert_eq!(load(&disk).unwrap().unwrap().contents, *again.contents());
         assert_eq!(*again.contents(), contents);
     }
@@ -340,7 +507,8 @@ mod tests {
             }
         }
         ends.dedup();
-        let flushed: Vec<u64> = ends.iter().map(|(_, flushed)| *flushed).collect();
+        let mut flushed: Vec<u64> = ends.iter().map(|(_, flushed)| *flushed).collect();
+        flushed.dedup();
         assert_eq!(flushed, [0, 10, 20, 30], "one prefix of whole records per stretch");
     }
 
@@ -365,7 +533,7 @@ mod tests {
     #[test]
     fn tables_that_do_not_fit_together_are_refused() {
         let disk = SimDisk::new(1);
-        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+        let mut manifest = begin(&disk, Contents::empty(TAPE), 1);
         manifest.append(flush(1, 0, 10)).unwrap();
         manifest.append(flush(4, 11, 20)).unwrap();
         let error = load(&disk).unwrap_err().to_string();
@@ -375,7 +543,7 @@ mod tests {
     #[test]
     fn what_retention_and_holds_say_outlives_a_rewrite_and_must_fit_the_tables() {
         let disk = SimDisk::new(1);
-        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+        let mut manifest = begin(&disk, Contents::empty(TAPE), 1);
         manifest.append(flush(1, 0, 10)).unwrap();
         manifest.append(flush(4, 10, 20)).unwrap();
         let hold = |name: &str, from| LegalHold {
@@ -390,18 +558,59 @@ mod tests {
         let contents = load(&disk).unwrap().unwrap().contents;
         assert_eq!((contents.first_kept, contents.holds.as_slice()), (Sequence(11), &[hold("a", 12)][..]));
         assert_eq!(contents, *manifest.contents());
-        Manifest::write(&disk, contents.clone(), 2).unwrap();
+        begin(&disk, contents.clone(), 2);
         assert_eq!(load(&disk).unwrap().unwrap().contents, contents);
-        manifest = Manifest::write(&disk, contents, 3).unwrap();
+        manifest = begin(&disk, contents, 3);
         manifest.append(vec![Edit::FirstKept(Sequence(15))]).unwrap();
         let error = load(&disk).unwrap_err().to_string();
         assert!(error.contains("kept from 15") && error.contains("begin with 11"), "{error}");
     }
 
+    fn hold(name: &str, from: u64) -> Edit {
+        Edit::Hold(LegalHold { name: name.to_owned(), from: Sequence(from), placed: AcceptedTime(7) })
+    }
+
+    #[test]
+    fn a_manifest_that_has_grown_is_written_anew_and_a_crash_at_any_step_of_that_costs_nothing() {
+        let disk = SimDisk::new(1);
+        let mut manifest = begin(&disk, Contents::empty(TAPE), 1);
+        manifest.append(flush(1, 0, 10)).unwrap();
+        let mut grown = 0;
+        for round in 1..400 {
+            let (before, operations) = (manifest.contents().clone(), disk.operations());
+            // Much that leaves nothing, and one thing that stays.
+            let name = |name: u64| format!("{name:060}");
+            let mut edits: Vec<Edit> =
+                (0..120).flat_map(|number| [hold(&name(number), 1), hold(&name(number), 0)]).collect();
+            edits.push(hold("last", round));
+            manifest.append(edits).unwrap();
+            let loaded = load(&disk).unwrap().unwrap();
+            assert_eq!(loaded.contents, *manifest.contents());
+            let bytes = disk.content(Path::new(MANIFEST)).unwrap().len();
+            assert!(bytes <= 2 << 20, "{bytes} bytes in round {round}");
+            if loaded.generation == 1 + grown {
+                continue;
+            }
+            grown += 1;
+            for operation in operations..=disk.operations() {
+                for choice in
+                    [PowerLoss::LoseUnsynced, PowerLoss::KeepUnsynced, PowerLoss::Seeded(operation as u64)]
+                {
+                    let found = load(&disk.crash_at(operation, choice)).unwrap().unwrap().contents;
+                    assert!(
+                        found == before || found == *manifest.contents(),
+                        "operation {operation}, {choice:?}"
+                    );
+                }
+            }
+        }
+        assert!(grown >= 3, "{grown}");
+    }
+
     #[test]
     fn after_a_failed_sync_nothing_more_is_appended() {
         let disk = SimDisk::new(1);
-        let mut manifest = Manifest::write(&disk, Contents::empty(TAPE), 1).unwrap();
+        let mut manifest = begin(&disk, Contents::empty(TAPE), 1);
         disk.fail_at(disk.operations() + 1, crate::disk::sim::Fault::Eio);
         assert!(manifest.append(flush(1, 0, 10)).is_err());
         let operations = disk.operations();
@@ -436,7 +645,7 @@ mod tests {
     #[test]
     fn tables_in_the_cold_tier_are_known_by_their_objects_until_those_are_removed() {
         let (disk, contents) = example();
-        let mut manifest = Manifest::write(&disk, contents, 5).unwrap();
+        let mut manifest = begin(&disk, contents, 5);
         manifest.append(vec![object(1, "a/1"), object(4, "a/4")]).unwrap();
         manifest.append(vec![Edit::Remove(1)]).unwrap();
         let loaded = load(&disk).unwrap().unwrap().contents;
@@ -447,7 +656,7 @@ mod tests {
             "the object of 1 is still to be removed"
         );
         assert!(loaded.names(4) && !loaded.names_locally(4) && loaded.names_locally(7));
-        let mut again = Manifest::write(&disk, loaded, 6).unwrap();
+        let mut again = begin(&disk, loaded, 6);
         again.append(vec![Edit::RemovedCold(1)]).unwrap();
         assert_eq!(load(&disk).unwrap().unwrap().contents.cold.keys().copied().collect::<Vec<_>>(), [4]);
     }
@@ -458,7 +667,7 @@ mod tests {
         // An index table, a path that leads out of its place, another length than the table has.
         for edit in [object(2, "a/2"), object(1, "../1"), Edit::MovedCold(longer)] {
             let (disk, contents) = example();
-            let mut manifest = Manifest::write(&disk, contents, 5).unwrap();
+            let mut manifest = begin(&disk, contents, 5);
             manifest.append(vec![edit]).unwrap();
             let error = load(&disk).unwrap_err();
             assert!(matches!(error, TableError::Damage(_)), "{error}");

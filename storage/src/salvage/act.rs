@@ -207,7 +207,7 @@ pub(super) fn act(
     for path in [directory.join(TABLES), directory.join(WAL), directory.clone(), PathBuf::new()] {
         disk.sync_directory(&path)?;
     }
-    Manifest::write(&**disk, contents, found.generation + 1)?;
+    Manifest::write(disk, contents, found.generation + 1)?;
     for path in files.iter().filter(|path| *path != Path::new(MANIFEST) && exists(&**disk, path)) {
         disk.remove(path)?;
     }

@@ -133,7 +133,7 @@ impl Found {
 
     /// Whether retention has dropped this event: it is nothing that could be missing.
     fn is_dropped(&self, last: Sequence) -> bool {
-        let first = self.contents.event_tables.first();
+        let first = self.contents.event_tables.first().filter(|_| !self.manifest_rebuilt);
         first.is_some_and(|table| last <= table.footer.before.last_sequence)
     }
 
@@ -181,9 +181,13 @@ pub(super) fn gather(
         return Err(SalvageError::Nothing);
     }
     let manifest_rebuilt = loaded.is_none();
+    let mut warnings = Vec::new();
     let Loaded { contents, generation, .. } = match loaded {
         Some(loaded) => loaded,
-        None => Loaded { contents: Contents::empty(whose(&**disk, &files)?), generation: 0, torn_at: None },
+        None => {
+            let contents = known_only_to_the_manifest(&**disk, whose(&**disk, &files)?, &mut warnings);
+            Loaded { contents, generation: 0, torn_at: None }
+        }
     };
     let mut found = Found {
         tape: contents.tape,
@@ -198,21 +202,50 @@ pub(super) fn gather(
         log_sound: true,
         damage,
         bad_files,
-        warnings: Vec::new(),
+        warnings,
         last_known: contents.flushed_through(),
         last_epoch: contents.event_tables.last().map_or(Epoch(0), |table| table.footer.after.epoch),
         next_file: files.iter().map(|file| file.number + 1).max().unwrap_or(1).max(contents.next_file),
         contents,
     };
-    if manifest_rebuilt {
-        found.warnings.push(
-            "the manifest could not be read: legal holds that it held are lost, place them again".to_owned(),
-        );
-    }
     let mut step = Steps { progress, done: 0, total: total_bytes(&**disk, &files, &found.log_files) };
     read_tables(disk, &files, &mut found, &mut step)?;
     read_log(disk, &mut found, &mut step)?;
     Ok(found)
+}
+
+/// What no other file says, as far as whole records of the manifest still do: holds, the objects of the cold tier, and the facts of
+/// segments that the log has let go of. Tables are taken from their files.
+fn known_only_to_the_manifest(disk: &dyn Disk, tape: TapeId, warnings: &mut Vec<String>) -> Contents {
+    let mut contents = Contents::empty(tape);
+    // What cannot be read at all says nothing.
+    if let Ok(found) = manifest::whole_records(disk) {
+        contents.holds = found.holds;
+        for table in found.event_tables.into_iter().filter(|table| table.footer.after.tape == tape) {
+            if let Some(object) = found.cold.get(&table.number) {
+                contents.cold.insert(table.number, object.clone());
+                contents.event_tables.push(table);
+            }
+        }
+        // One that no table is known of would be taken for one that nobody needs, and removed.
+        for object in found.cold.values().filter(|object| !contents.cold.contains_key(&object.number)) {
+            warnings
+                .push(format!("nothing is known of what the object {} of the cold tier holds", object.key));
+        }
+        for facts in found.released {
+            if contents.released.last().is_none_or(|last| last.last < facts.first) {
+                contents.released.push(facts);
+            }
+        }
+    }
+    warnings.push(format!(
+        "the manifest could not be read whole: {} legal holds, {} objects of the cold tier and the facts of {} segments were found in \
+         it; what else it held of these is lost, so place holds again that are missing",
+        contents.holds.len(),
+        contents.cold.len(),
+        contents.released.len()
+    ));
+    contents
 }
 
 struct Steps<'a> {

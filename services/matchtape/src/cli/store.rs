@@ -35,6 +35,7 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
         | OpenError::Wal(_)
         | OpenError::ManifestMissing { .. }
         | OpenError::LogMissing { .. }
+        | OpenError::ChangeLost { .. }
         | OpenError::LogGap { .. }
         | OpenError::Diverged { .. } => {
             "nothing was changed; `matchtape salvage` with the same --data tells what could be saved, and \

@@ -172,7 +172,8 @@ impl<O: CommitObserver> Log<O> {
     }
 
     fn serve(&self) -> Result<(), WalError> {
-        let mut deadline = None;
+        // What recovery has found at the end of the log is not proven yet, and nothing may ever follow it.
+        let mut deadline = self.deadline(&self.core.lock());
         loop {
             match self.next(deadline) {
                 Next::Commit => {

@@ -33,6 +33,7 @@ use super::error::WalError;
 use super::segments::Segments;
 use super::space::SpaceProblem;
 use super::writer::{Committed, Writer};
+use crate::guard::caught;
 
 /// What an append does when the log is behind by all its buffers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -217,9 +218,8 @@ impl GroupCommit {
 
 impl Drop for GroupCommit {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // Whoever cares about the result calls `close`; the observer was told of a failure anyway.
-            let _ = self.end();
-        }
+        // Whoever cares about the result calls `close`; the observer was told of a failure anyway. Also when the owner
+        // panics: it lets go of the directory next, and then no thread may write there.
+        let _ = caught(|| self.end());
     }
 }
