@@ -198,8 +198,8 @@ pub struct MemoryView {
     pub table_index_bytes: u64,
     /// Files that are not part of the store any more and are about to be removed.
     pub obsolete_files: usize,
-    /// How far indexing and flushing are behind.
-    pub pressure: Pressure,
+    /// How far indexing and flushing are behind; `None` where the store is only read.
+    pub pressure: Option<Pressure>,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -214,7 +214,7 @@ fn compression(table: &EventTable) -> Option<&'static str> {
 pub(crate) fn inspect(
     shared: &Shared,
     segments: &[SegmentInfo],
-    pressure: Pressure,
+    pressure: Option<Pressure>,
     written: Written,
 ) -> Inspection {
     let view = shared.view();

@@ -18,7 +18,6 @@ use crate::memtable::MemTable;
 use crate::obsolete::{Obsolete, Removal};
 use crate::open::{OpenError, WAL};
 use crate::options::{ReadOnlyOptions, WalOptions};
-use crate::pressure::Pressure;
 use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionPolicy};
@@ -211,16 +210,7 @@ impl ReadOnlyStore {
 
     /// Which files there are and what is in them. Segments are not listed: only the writer knows them without reading.
     pub fn inspect(&self) -> Inspection {
-        let view = self.shared.view();
-        let held: usize = view.memtables.iter().map(|memtable| memtable.memory_bytes()).sum();
-        let pressure = Pressure {
-            unindexed_bytes: 0,
-            unflushed_bytes: held as u64,
-            limit_bytes: u64::MAX,
-            level0_tables: view.level0_tables() as u64,
-            level0_tables_max: u64::MAX,
-        };
-        inspect::inspect(&self.shared, &[], pressure, inspect::Written::default())
+        inspect::inspect(&self.shared, &[], None, inspect::Written::default())
     }
 
     /// What is known of every sealed segment there ever was since the store was made, oldest first, also of those that the log

@@ -315,7 +315,7 @@ impl EventStore {
         let (flushed_raw, flushed) = self.ingest.flusher.written();
         let compacted = self.compaction_totals().bytes_written;
         let written = inspect::Written { flushed_raw, flushed, compacted };
-        inspect::inspect(&self.ingest.shared, &self.segments.list(), self.ingest.pressure(), written)
+        inspect::inspect(&self.ingest.shared, &self.segments.list(), Some(self.ingest.pressure()), written)
     }
 
     /// Keeps events from `from` on until the returned guard is dropped, within the limits of the retention policy.
@@ -332,6 +332,10 @@ impl EventStore {
     /// return.
     pub fn hold(&self, name: &str, from: Sequence, now: AcceptedTime) -> Result<(), HoldError> {
         crate::pins::check_name(name)?;
+        let last = self.ingest.shared.visible.get();
+        if from > last.next() {
+            return Err(HoldError::Beyond { asked: from, last });
+        }
         let hold = LegalHold { name: name.to_owned(), from: from.max(Sequence::FIRST), placed: now };
         self.ingest.flusher.decide_files(&self.ingest.shared, |contents| {
             let first_kept = contents.event_tables.first().map_or(contents.first_kept, |table| table.first());
@@ -516,6 +520,15 @@ pub enum HoldError {
     /// Its name or its place are impossible.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// It would begin further on than with the next event. What comes from now on can be held; a number beyond that is a mistake
+    /// that would only be noticed when what it was meant to keep is gone.
+    #[error("sequence {asked} is beyond the end of the tape, {last}: a hold begins with sequence {} at the latest", last.next())]
+    Beyond {
+        /// As given.
+        asked: Sequence,
+        /// The last event.
+        last: Sequence,
+    },
     /// The manifest could not be changed.
     #[error("cannot make the hold durable: {0}")]
     Flush(#[from] FlushError),

@@ -258,7 +258,7 @@ fn main() {
         .beside("1 MiB writes, each synced, of nobody else", device);
     report.row("index tables a lookup asks at most", amplification.tables_per_lookup as f64, "");
     lookups(&mut report, &node, number);
-    let limit = inspection.memory.pressure.limit_bytes as f64;
+    let limit = inspection.memory.pressure.expect("open for writing").limit_bytes as f64;
     report.row("memory of memtables, the most", unflushed_most as f64 / 1048576.0, "MiB");
     report.row("  it may become", limit / 1048576.0, "MiB");
     report.row(

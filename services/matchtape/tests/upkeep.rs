@@ -135,7 +135,18 @@ fn old_days_go_when_told_and_a_hold_keeps_them() {
     assert!(refused(with(&["retain"], &["--trading-days", "2", "--apply"])).contains("is held by process"));
     node.close().unwrap();
 
-    report(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
+    let placed = report(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
+    let last = placed["last"].as_u64().unwrap();
+    assert_eq!(placed, serde_json::json!({"name": "case-1", "from": 300, "last": last}));
+    // What comes from now on can be held; a number further on is a mistake.
+    let placed = report(with(&["hold", "add"], &["--name", "case-2", "--from", "end"]));
+    assert_eq!((placed["from"].as_u64(), placed["last"].as_u64()), (Some(last + 1), Some(last)));
+    let said = refused(with(&["hold", "add"], &["--name", "case-2", "--from", "12000000"]));
+    assert!(said.contains(&format!("sequence 12000000 is beyond the end of the tape, {last}")), "{said}");
+    assert!(said.contains("--from end"), "{said}");
+    let lifted = report(with(&["hold", "rm"], &["--name", "case-2"]));
+    assert_eq!(lifted, serde_json::json!({"name": "case-2", "from": null, "last": last}));
+    assert!(report(with(&["inspect"], &[]))["memory"]["pressure"].is_null(), "nobody writes here");
     let listed = report(with(&["hold", "list"], &[]));
     assert_eq!((listed[0]["name"].as_str(), listed[0]["from"].as_u64()), (Some("case-1"), Some(300)));
     let kept = report(with(&["retain"], &["--trading-days", "2"]));

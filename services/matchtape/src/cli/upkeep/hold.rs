@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use matchtape_client::time::rfc3339;
 use matchtape_schemas::Sequence;
 use matchtape_storage::{HoldError, HoldView, PinError};
+use serde::Serialize;
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
@@ -20,6 +21,7 @@ use super::{now, open_for_change, print};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   matchtape hold add --data tape/ --name case-2026-17 --from 1200000
+  matchtape hold add --data tape/ --name case-2026-18 --from end        (what comes from now on)
   matchtape hold list --data tape/
   matchtape hold rm --data tape/ --name case-2026-17")]
 pub(in super::super) struct HoldArgs {
@@ -37,9 +39,12 @@ enum What {
         /// What it is called: 1 to 64 bytes
         #[arg(long)]
         name: String,
-        /// The first event that stays [default: the first there is]
-        #[arg(long, value_name = "SEQUENCE")]
-        from: Option<u64>,
+        /// The first event that stays; `end`: the next one [default: the first there is]
+        #[arg(long, value_name = "SEQUENCE", value_parser = from)]
+        from: Option<Start>,
+        /// How it is written [default: text on a terminal, else json]
+        #[arg(long, value_enum)]
+        format: Option<ReportFormat>,
     },
     /// Show the holds
     List {
@@ -58,33 +63,66 @@ enum What {
         /// What it is called
         #[arg(long)]
         name: String,
+        /// How it is written [default: text on a terminal, else json]
+        #[arg(long, value_enum)]
+        format: Option<ReportFormat>,
     },
+}
+
+/// Where a hold begins.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Sequence(Sequence),
+    End,
+}
+
+fn from(text: &str) -> Result<Start, String> {
+    match text.parse() {
+        Ok(number) => Ok(Start::Sequence(Sequence(number))),
+        Err(_) if text == "end" => Ok(Start::End),
+        Err(_) => Err(format!("{text:?} is neither a sequence nor `end`")),
+    }
+}
+
+/// What became of a hold.
+#[derive(Serialize, Debug)]
+struct Report<'a> {
+    name: &'a str,
+    /// `None`: it is lifted.
+    from: Option<u64>,
+    /// The last event of the tape then.
+    last: u64,
 }
 
 pub(in super::super) fn run(args: &HoldArgs) -> Result<(), CliError> {
     match &args.what {
-        What::Add { data, name, from } => {
+        What::Add { data, name, from, format } => {
             let store = open_for_change(data)?;
-            let from = from.map_or_else(|| store.reader().first_kept(), Sequence);
+            let reader = store.reader();
+            let from = match from {
+                None => reader.first_kept(),
+                Some(Start::Sequence(from)) => *from,
+                Some(Start::End) => reader.visible().next(),
+            };
             store.hold(name, from, now()).map_err(|error| failed(data, &error))?;
-            eprintln!("hold {name:?} keeps everything from sequence {from} on");
-            Ok(())
+            let report = Report { name, from: Some(from.0), last: reader.visible().0 };
+            print(*format, &report, |_| format!("hold {name:?} keeps everything from sequence {from} on"))
         }
         What::List { data, format } => {
             let holds = store::open(data)?.inspect().holds;
             print(*format, &holds, |holds| describe(holds))
         }
-        What::Rm { data, name } => {
-            let lifted =
-                open_for_change(data)?.lift_hold(name, now()).map_err(|error| failed(data, &error))?;
+        What::Rm { data, name, format } => {
+            let store = open_for_change(data)?;
+            let lifted = store.lift_hold(name, now()).map_err(|error| failed(data, &error))?;
             if !lifted {
                 return Err(CliError::with_advice(
                     format_args!("{}: there is no hold {name:?}", data.display()),
                     "`matchtape hold list` shows them",
                 ));
             }
-            eprintln!("hold {name:?} is lifted");
-            Ok(())
+            let report = Report { name, from: None, last: store.reader().visible().0 };
+            print(*format, &report, |_| format!("hold {name:?} is lifted"))
         }
     }
 }
@@ -92,6 +130,7 @@ pub(in super::super) fn run(args: &HoldArgs) -> Result<(), CliError> {
 fn failed(data: &Path, error: &HoldError) -> CliError {
     let advice = match error {
         HoldError::Pin(PinError::BelowRetention { .. }) => "`matchtape inspect` shows the first event kept",
+        HoldError::Beyond { .. } => "--from end holds what comes from now on",
         HoldError::Pin(_) => "--name is what `matchtape hold list` shows it by",
         HoldError::Flush(_) => "check the space left on the device, and run it again",
     };

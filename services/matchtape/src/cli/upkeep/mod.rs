@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use matchtape_schemas::AcceptedTime;
@@ -34,6 +34,17 @@ fn progress_bar() -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{prefix:9} [{bar:40}] {bytes}/{total_bytes}  {wide_msg}");
     ProgressBar::new(0).with_style(style.expect("the template is right"))
+}
+
+/// How long a step has taken whose end cannot be told; silent where standard error is no terminal.
+fn spinner(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {elapsed}  {wide_msg}");
+    let bar = ProgressBar::no_length().with_style(style.expect("the template is right")).with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 fn show_verifying(bar: &ProgressBar, step: VerifyProgress) {

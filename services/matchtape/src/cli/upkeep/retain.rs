@@ -11,7 +11,7 @@ use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
 use super::super::position::Interval;
 use super::super::store::{self, open_error};
-use super::{now, open_for_change, print};
+use super::{now, open_for_change, print, spinner};
 
 /// Show which old files would go, and why not more; with --apply, drop them.
 ///
@@ -72,17 +72,22 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
         abandoned_sections: args.abandon_section.clone(),
         ..RetentionPolicy::default()
     };
+    let bar = spinner("opening");
     let choice = if args.apply {
-        open_for_change(&args.data)?.retain(&policy, now()).map_err(|error| {
+        let store = open_for_change(&args.data)?;
+        bar.set_message("reading what the rules ask for, and dropping");
+        store.retain(&policy, now()).map_err(|error| {
             CliError::with_advice(
                 format_args!("{}: {error}", args.data.display()),
                 "what is kept is whole; run it again when the cause is gone",
             )
         })?
     } else {
-        let planned = store::open(&args.data)?.plan_retention(&policy, now());
-        planned.map_err(|error| open_error(&args.data, &error))?
+        let store = store::open(&args.data)?;
+        bar.set_message("reading what the rules ask for");
+        store.plan_retention(&policy, now()).map_err(|error| open_error(&args.data, &error))?
     };
+    bar.finish_and_clear();
     print(args.format, &choice, |choice| describe(choice, args.apply))
 }
 

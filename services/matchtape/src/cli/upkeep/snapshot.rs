@@ -11,7 +11,7 @@ use matchtape_storage::{SnapshotView, StoreOptions, WalOptions, wal::Preparation
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
 use super::super::store::{self, open_error};
-use super::print;
+use super::{print, spinner};
 
 /// Bring everything in the log into tables and take a snapshot of the state there.
 ///
@@ -39,11 +39,16 @@ pub(in super::super) fn run(args: &SnapshotArgs) -> Result<(), CliError> {
         store: StoreOptions { wal, ..StoreOptions::default() },
         ..NodeOptions::default()
     };
-    let closed = Node::open(&args.data, options, projections).and_then(Node::close);
-    closed.map_err(|error| match &error {
+    let bar = spinner("opening: the end of the log is read");
+    let failed = |error: NodeError| match &error {
         NodeError::Open(error) => open_error(&args.data, error),
         other => CliError::failed(format_args!("{}: {other}", args.data.display())),
-    })?;
+    };
+    let node = Node::open(&args.data, options, projections).map_err(failed)?;
+    let (flushed, visible) = (node.store().flushed_through(), node.watermarks().visible);
+    bar.set_message(format!("writing tables and the snapshot: sequences {flushed} to {visible}"));
+    node.close().map_err(failed)?;
+    bar.finish_and_clear();
     let snapshots = store::open(&args.data)?.inspect().snapshots;
     let Some(newest) = snapshots.last() else {
         return Err(CliError::failed(format_args!("{}: the tape is empty", args.data.display())));
