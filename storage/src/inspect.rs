@@ -182,8 +182,10 @@ impl Amplification {
     }
 }
 
-/// What is in memory only. All of it is bounded: `pressure.limit_bytes` for what is not in tables, `block_cache_bytes_max`
-/// for blocks, and `table_index_bytes`, which grows with the tables by about 1 byte in 4000.
+/// What is in memory only, and the files that are open for it. Bounded are what is not in tables (`pressure.limit_bytes`), blocks
+/// (`block_cache_bytes_max`) and the tables' open files (`open_tables_max`, and one more for each thread that reads or merges).
+/// `table_index_bytes` grows with the tables that were read, by about 1 byte in 4000, and what is known of released segments with
+/// the log, by 120 bytes per segment.
 #[derive(Clone, Debug, Serialize)]
 pub struct MemoryView {
     /// Memtables, the growing one included.
@@ -194,8 +196,12 @@ pub struct MemoryView {
     pub block_cache_bytes: u64,
     /// The most that they may be.
     pub block_cache_bytes_max: u64,
-    /// The tops of the indexes of the tables that are open, in bytes.
+    /// The tops of the indexes of the tables that were read, in bytes.
     pub table_index_bytes: u64,
+    /// Tables whose files are open.
+    pub open_tables: usize,
+    /// The most that are kept open.
+    pub open_tables_max: usize,
     /// Files that are not part of the store any more and are about to be removed.
     pub obsolete_files: usize,
     /// How far indexing and flushing are behind; `None` where the store is only read.
@@ -305,6 +311,8 @@ pub(crate) fn inspect(
             block_cache_bytes_max: shared.cache.bytes_max() as u64,
             table_index_bytes: view.event_tables.iter().map(|table| table.memory_bytes() as u64).sum::<u64>()
                 + view.index_tables.iter().map(|table| table.memory_bytes() as u64).sum::<u64>(),
+            open_tables: shared.files.count(),
+            open_tables_max: shared.files.files_max(),
             obsolete_files: shared.obsolete_files(),
             pressure,
         },

@@ -23,6 +23,10 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 /// The greatest segment: recovery reads one whole one, and it is the unit of retention.
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 
+/// The usual number of tables whose files are kept open: a tenth of a terabyte of events, and half of the 1024 files that a
+/// process usually may have.
+pub const OPEN_TABLES_DEFAULT: usize = 512;
+
 const _: () = assert!(COMMIT_BYTES_MIN <= COMMIT_BYTES_DEFAULT && COMMIT_BYTES_DEFAULT <= COMMIT_BYTES_MAX);
 const _: () =
     assert!(COMMIT_BYTES_MAX.is_multiple_of(BLOCK_BYTES) && COMMIT_BYTES_MIN.is_multiple_of(BLOCK_BYTES));

@@ -25,7 +25,7 @@ use crate::options::{StoreOptions, VisibleAtOpen};
 use crate::read::ReadError;
 use crate::read::view::Shared;
 use crate::snapshot::Snapshot;
-use crate::sstable::{BlockCache, Caller, TABLES, TableError, TableFile};
+use crate::sstable::{BlockCache, Caller, OpenFiles, TABLES, TableError, TableFile};
 use crate::visible::VisibleGate;
 use crate::wal::{self, OpenedWal, WalConfig, WalError, WalReader, WalReport};
 
@@ -251,8 +251,9 @@ pub(crate) fn open(
     let mistake = options.mistakes().files_removed_under_readers;
     let removal = if mistake { Removal::AtOnce } else { Removal::WhenUnread };
     let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), removal));
+    let files = OpenFiles::new(Arc::clone(&disk), options.open_tables_max);
     let cold = options.cold.clone().unwrap_or_else(|| Arc::new(NoCold));
-    let shared = Arc::new(Shared::new(Arc::clone(&disk), cold, cache, gate, obsolete, &contents, memtable));
+    let shared = Arc::new(Shared::new(files, cold, cache, gate, obsolete, &contents, memtable));
     let fold = fold_tables(&shared, fold, flushed, &mut report)?;
 
     let OpenedWal { writer, head, segments, report: wal_report } =

@@ -6,7 +6,7 @@ use matchtape_schemas::{Head, Sequence, TapeId};
 
 use crate::archive::ColdStore;
 use crate::compaction::choose::Shape;
-use crate::limits::SEGMENT_BYTES_DEFAULT;
+use crate::limits::{OPEN_TABLES_DEFAULT, SEGMENT_BYTES_DEFAULT};
 use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 
 /// The store's configuration. The default is meant for production.
@@ -20,6 +20,8 @@ pub struct StoreOptions {
     pub immutable_memtables_max: usize,
     /// Decompressed blocks kept for lookups.
     pub block_cache_bytes: usize,
+    /// Of so many tables the files are kept open; others are opened when they are read.
+    pub open_tables_max: usize,
     /// How blocks of events are stored.
     pub compression: Compression,
     /// When tables are merged.
@@ -65,6 +67,7 @@ impl Default for StoreOptions {
             memtable_bytes: 128 << 20,
             immutable_memtables_max: 2,
             block_cache_bytes: 64 << 20,
+            open_tables_max: OPEN_TABLES_DEFAULT,
             compression: Compression::default(),
             compaction: CompactionOptions::default(),
             visible_at_open: VisibleAtOpen::default(),
@@ -245,6 +248,10 @@ pub struct ReadOnlyOptions {
     pub tape: Option<TapeId>,
     /// Decompressed blocks kept for lookups.
     pub block_cache_bytes: usize,
+    /// So many tables are opened at once and kept open, so that they can be read also when a writer has removed their names.
+    /// A table beyond them, or one that had to give its place, is opened when it is read; if it is gone then, the answer is an
+    /// error, [`ReadError::is_file_missing`](crate::ReadError::is_file_missing): refresh and ask again.
+    pub open_tables_max: usize,
     /// Recent events are kept in pieces of this size, given back once they are in tables.
     pub memtable_bytes: usize,
     /// The deployment.
@@ -258,6 +265,7 @@ impl Default for ReadOnlyOptions {
         Self {
             tape: None,
             block_cache_bytes: 64 << 20,
+            open_tables_max: OPEN_TABLES_DEFAULT,
             memtable_bytes: 64 << 20,
             cluster: ClusterId::default(),
             cold: None,

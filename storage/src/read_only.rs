@@ -22,7 +22,7 @@ use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionPolicy};
 use crate::segment_facts::SegmentFacts;
-use crate::sstable::{BlockCache, TableError};
+use crate::sstable::{BlockCache, OpenFiles, TableError};
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
 use crate::wal::{self, WalConfig, WalError, WalFollower};
@@ -68,9 +68,10 @@ impl ReadOnlyStore {
         let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
         let gate = Arc::new(VisibleGate::new(flushed.last_sequence));
         let obsolete = Arc::new(Obsolete::new(Arc::clone(&disk), Arc::clone(&cache), Removal::Never));
+        let files = OpenFiles::new(disk, options.open_tables_max);
         let cold = options.cold.clone().unwrap_or_else(|| Arc::new(NoCold));
         let shared =
-            Arc::new(Shared::new(disk, cold, cache, gate, obsolete, &contents, Arc::clone(&memtable)));
+            Arc::new(Shared::new(files, cold, cache, gate, obsolete, &contents, Arc::clone(&memtable)));
         let follow = Mutex::new(Follow { follower: None, memtable, head: flushed });
         let store = Self { shared, options: options.clone(), contents: Mutex::new(contents.clone()), follow };
         store.follow(&contents)?;
@@ -165,20 +166,19 @@ impl ReadOnlyStore {
         Ok(())
     }
 
-    /// Makes the manifest's files the view's, all of them open, and lets go of memtables whose events are in them.
+    /// Makes the manifest's files the view's, as many of them open as may be, and lets go of memtables whose events are in them.
     fn install(&self, contents: &Contents) -> Result<(), TableError> {
         let flushed = contents.flushed_through();
         let mut opened = Ok(());
         self.shared.change(|view| {
             let before = view.clone();
             self.shared.install_files(view, contents);
-            opened = view
-                .event_tables
-                .iter()
-                // Objects of the cold tier have no name that a writer could take away under a reader's hand.
-                .filter(|table| table.cold.is_none())
-                .try_for_each(|table| table.top().map(|_| ()))
-                .and_then(|()| view.index_tables.iter().try_for_each(|table| table.prepare()));
+            // Objects of the cold tier have no name that a writer could take away under a reader's hand.
+            let events = view.event_tables.iter().filter(|table| table.cold.is_none());
+            // A writer replaces index tables most often, then the newest event tables: those are in front.
+            let indexes = view.index_tables.iter().map(|table| table.top().map(|_| ()));
+            let tables = indexes.chain(events.rev().map(|table| table.top().map(|_| ())));
+            opened = tables.take(self.options.open_tables_max).collect();
             if opened.is_err() {
                 *view = before;
                 return;

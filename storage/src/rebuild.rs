@@ -12,7 +12,7 @@ use crate::memtable::{PLACES_MAX, Run};
 use crate::options::Compression;
 use crate::sstable::{
     BlockCache, ColdTable, EventTable, EventTableMeta, EventTableWriter, IndexTableMeta, IndexTableWriter,
-    TABLES, TableError, install,
+    OpenFiles, TABLES, TableError, install,
 };
 
 /// A table made here is closed at the first group end behind so many bytes of frames, as a memtable is by default.
@@ -150,7 +150,8 @@ pub(crate) fn for_each_frame<E: From<TableError>>(
     cold: Option<ColdTable>,
     mut visit: impl FnMut(&Frame<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let table = EventTable::new(*meta, cold, Arc::clone(disk), Arc::new(BlockCache::new(0)));
+    let table =
+        EventTable::new(*meta, cold, OpenFiles::new(Arc::clone(disk), 1), Arc::new(BlockCache::new(0)));
     let mut buffer = Vec::new();
     for leaf in table.top()? {
         for entry in table.leaf(leaf)?.entries() {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use crate::chunk::Chunk;
 use crate::disk::{Disk, DiskError};
 use crate::options::Compression;
-use crate::sstable::{BlockCache, BlockEntry, EventTable, EventTableMeta, EventTableWriter, TableError};
+use crate::sstable::{
+    BlockCache, BlockEntry, EventTable, EventTableMeta, EventTableWriter, OpenFiles, TableError,
+};
 
 /// So many neighbours are worth one merge: an event is rewritten about log4(small / first table) times.
 const FAN_IN: usize = 4;
@@ -58,11 +60,11 @@ impl EventMerge {
         number: u64,
         compression: Compression,
     ) -> Result<Self, DiskError> {
-        let cache = Arc::new(BlockCache::new(0));
+        let (files, cache) = (OpenFiles::new(Arc::clone(disk), 1), Arc::new(BlockCache::new(0)));
         let out = EventTableWriter::create(&**disk, number, tables[0].footer.before, compression)?;
         let tables = tables.iter().rev();
         let tables =
-            tables.map(|meta| EventTable::new(*meta, None, Arc::clone(disk), Arc::clone(&cache))).collect();
+            tables.map(|meta| EventTable::new(*meta, None, Arc::clone(&files), Arc::clone(&cache))).collect();
         Ok(Self { tables, blocks: Vec::new(), reading: None, out, buffer: Vec::new() })
     }
 

@@ -16,8 +16,10 @@ use matchtape_schemas::Sequence;
 use super::choose::{Merge, Shape};
 use super::partition::Partition;
 use crate::disk::{Disk, DiskError};
+use crate::limits::OPEN_TABLES_DEFAULT;
 use crate::sstable::{
-    BlockCache, Fit, IndexScan, IndexTable, IndexTableMeta, Key, PostingList, TableError, WholeBlock,
+    BlockCache, Fit, IndexScan, IndexTable, IndexTableMeta, Key, OpenFiles, PostingList, TableError,
+    WholeBlock,
 };
 
 /// The tables of a run, one after the other.
@@ -113,9 +115,10 @@ impl<'a> IndexMerge<'a> {
     ) -> Result<Self, TableError> {
         // Nothing is cached: this one has room for nothing.
         let cache = Arc::new(BlockCache::new(0));
+        let files = OpenFiles::new(Arc::clone(disk), OPEN_TABLES_DEFAULT);
         let open = |number: &u64| {
             let meta = tables.iter().find(|meta| meta.number == *number).expect("the tables of the merge");
-            Arc::new(IndexTable::new(meta.clone(), Arc::clone(disk), Arc::clone(&cache)))
+            Arc::new(IndexTable::new(meta.clone(), Arc::clone(&files), Arc::clone(&cache)))
         };
         let mut runs = Vec::with_capacity(merge.runs.len());
         for run in &merge.runs {

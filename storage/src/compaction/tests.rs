@@ -13,7 +13,8 @@ use super::merge::IndexMerge;
 use crate::disk::Disk;
 use crate::disk::sim::{Random, SimDisk};
 use crate::sstable::{
-    BlockCache, IndexScan, IndexTable, IndexTableMeta, IndexTableWriter, Key, TABLES, TableError, install,
+    BlockCache, IndexScan, IndexTable, IndexTableMeta, IndexTableWriter, Key, OpenFiles, TABLES, TableError,
+    install,
 };
 
 const TAPE: TapeId = TapeId(7);
@@ -88,7 +89,11 @@ impl Tables {
         let mut found: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
         for meta in tables {
             let cache = Arc::new(BlockCache::new(0));
-            let mut scan = IndexScan::new(Arc::new(IndexTable::new(meta, Arc::clone(&self.disk), cache)));
+            let mut scan = IndexScan::new(Arc::new(IndexTable::new(
+                meta,
+                OpenFiles::new(Arc::clone(&self.disk), 1),
+                cache,
+            )));
             while scan.advance().unwrap() {
                 let positions = found.entry(scan.key().to_bytes()).or_default();
                 scan.postings().decode(|position| positions.push(position)).unwrap();
@@ -258,7 +263,7 @@ proptest! {
         // Every filter knows its block's entities, and every footer what is in its table.
         for meta in &store.tables {
             let cache = Arc::new(BlockCache::new(0));
-            let table = Arc::new(IndexTable::new(meta.clone(), Arc::clone(&store.disk), cache));
+            let table = Arc::new(IndexTable::new(meta.clone(), OpenFiles::new(Arc::clone(&store.disk), 1), cache));
             let (mut postings, mut keys) = (0, BTreeSet::new());
             table.for_each_posting(|key, _| { postings += 1; keys.insert(key.to_vec()); }).unwrap();
             prop_assert_eq!((postings, keys.len() as u64), (meta.footer.postings, meta.footer.entities));

@@ -85,8 +85,7 @@ impl Scan {
             }
             let table = &view.event_tables[view.table_holding(position)];
             let footer = &table.meta.footer;
-            let top = table.top()?;
-            let leaf_entry = top[top.partition_point(|leaf| leaf.last() < position)];
+            // The footer is in the manifest: a table that cannot match is not even opened.
             let whole_table = crate::sstable::BlockEntry {
                 first: table.meta.first(),
                 at: footer.top,
@@ -99,6 +98,8 @@ impl Scan {
                 self.cut(table.meta.first(), table.meta.last());
                 continue;
             }
+            let top = table.top()?;
+            let leaf_entry = top[top.partition_point(|leaf| leaf.last() < position)];
             if !filter.may_match(&leaf_entry) {
                 self.cut(leaf_entry.first, leaf_entry.last());
                 continue;

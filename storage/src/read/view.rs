@@ -15,7 +15,8 @@ use crate::memtable::MemTable;
 use crate::obsolete::{FileLife, Obsolete};
 use crate::snapshot::SnapshotMeta;
 use crate::sstable::{
-    BlockCache, Caller, ColdTable, EventTable, EventTableMeta, IndexTable, IndexTableMeta, TableError,
+    BlockCache, Caller, ColdTable, EventTable, EventTableMeta, IndexTable, IndexTableMeta, OpenFiles,
+    TableError,
 };
 use crate::visible::{Bell, VisibleGate};
 
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub tape: TapeId,
     pub disk: Arc<dyn Disk>,
     pub cache: Arc<BlockCache>,
+    /// Which tables' files are open.
+    pub files: Arc<OpenFiles>,
     pub visible: Arc<VisibleGate>,
     /// Where files go that are no longer named.
     obsolete: Arc<Obsolete>,
@@ -37,7 +40,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        disk: Arc<dyn Disk>,
+        files: Arc<OpenFiles>,
         cold: Arc<dyn ColdStore>,
         cache: Arc<BlockCache>,
         visible: Arc<VisibleGate>,
@@ -54,7 +57,8 @@ impl Shared {
         };
         let view = RwLock::new(Arc::new(view));
         let (tape, cold_readers) = (contents.tape, Mutex::default());
-        let shared = Self { tape, disk, cache, visible, obsolete, cold, cold_readers, view };
+        let disk = Arc::clone(files.disk());
+        let shared = Self { tape, disk, cache, files, visible, obsolete, cold, cold_readers, view };
         shared.change(|view| shared.install_files(view, contents));
         shared
     }
@@ -90,10 +94,10 @@ impl Shared {
             if events.get(&meta.number).is_some_and(stays) {
                 return events.remove(&meta.number).expect("just found");
             }
-            let (disk, cache) = (&self.disk, &self.cache);
+            let (files, cache) = (&self.files, &self.cache);
             let cold =
                 object.map(|object| ColdTable { store: Arc::clone(&self.cold), object: object.clone() });
-            let table = Arc::new(EventTable::new(*meta, cold, Arc::clone(disk), Arc::clone(cache)));
+            let table = Arc::new(EventTable::new(*meta, cold, Arc::clone(files), Arc::clone(cache)));
             if object.is_some() {
                 self.cold_readers.lock().insert(meta.number, Arc::downgrade(&table.life));
             }
@@ -101,11 +105,11 @@ impl Shared {
         };
         view.event_tables = contents.event_tables.iter().map(of_events).collect();
         let of_index = |meta: &IndexTableMeta| {
-            let (disk, cache) = (&self.disk, &self.cache);
+            let (files, cache) = (&self.files, &self.cache);
             match indexes.remove(&meta.number) {
                 Some(table) if table.meta == *meta => table,
                 Some(table) => Arc::new(table.moved(meta.clone())),
-                None => Arc::new(IndexTable::new(meta.clone(), Arc::clone(disk), Arc::clone(cache))),
+                None => Arc::new(IndexTable::new(meta.clone(), Arc::clone(files), Arc::clone(cache))),
             }
         };
         view.index_tables = contents.index_tables.iter().map(of_index).collect();

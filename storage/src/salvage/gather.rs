@@ -16,7 +16,8 @@ use crate::options::WalOptions;
 use crate::snapshot::{Snapshot, SnapshotFooter, SnapshotMeta};
 use crate::sstable::block::{self, BLOCK_HEADER_BYTES, BLOCK_RAW_BYTES_MAX, BlockAt, BlockKind, FileId};
 use crate::sstable::{
-    BlockCache, EventFooter, EventTableMeta, IndexTable, IndexTableMeta, TABLES, TableError, TableFile,
+    BlockCache, EventFooter, EventTableMeta, IndexTable, IndexTableMeta, OpenFiles, TABLES, TableError,
+    TableFile,
 };
 use crate::verify::Finding;
 use crate::wal::collect::{self, LooseFrame};
@@ -409,10 +410,10 @@ fn read_tables(
         scan_damaged(&**disk, file, found)?;
     }
 
-    let cache = Arc::new(BlockCache::new(0));
+    let (files_open, cache) = (OpenFiles::new(Arc::clone(disk), 1), Arc::new(BlockCache::new(0)));
     for meta in found.contents.index_tables.clone() {
         steps.step(&**disk, &meta.file().path());
-        let table = Arc::new(IndexTable::new(meta.clone(), Arc::clone(disk), Arc::clone(&cache)));
+        let table = Arc::new(IndexTable::new(meta.clone(), Arc::clone(&files_open), Arc::clone(&cache)));
         let mut postings = 0;
         match table.for_each_posting(|_, _| postings += 1) {
             Ok(()) if postings == meta.footer.postings => found.indexes.push(meta),

@@ -8,13 +8,14 @@ use matchtape_schemas::{AcceptedTime, EventTime, Head, InstrumentId, KindMask, S
 use super::block::{self, BLOCK_HEADER_BYTES, BlockAt, BlockKind, FileId, Stored};
 use super::cache::{BlockCache, Cached};
 use super::leaf::{BlockEntry, EventLeaf};
+use super::open_files::{Handle, OpenFiles};
 use super::table_file::{TableFile, check_header, open_file};
 use super::{Caller, TableError};
 use crate::archive::ColdStore;
 use crate::archive::cold::{self, ColdObject};
 use crate::chunk::Chunk;
 use crate::codec::{Fields, HEAD_BYTES, Short, put_head};
-use crate::disk::{Access, Caching, Disk, DiskFile};
+use crate::disk::{Access, Caching, DiskFile};
 use crate::file_header::{FILE_HEADER_BYTES, FileKind};
 use crate::obsolete::FileLife;
 use crate::wal::Damage;
@@ -121,7 +122,7 @@ impl EventTableMeta {
     }
 }
 
-/// An event table, opened when first read.
+/// An event table, asked for the top of its index when first read.
 #[derive(Debug)]
 pub(crate) struct EventTable {
     pub meta: EventTableMeta,
@@ -129,9 +130,10 @@ pub(crate) struct EventTable {
     pub life: Arc<FileLife>,
     /// Where it is, if it has left the local disk.
     pub cold: Option<ColdTable>,
-    disk: Arc<dyn Disk>,
+    files: Arc<OpenFiles>,
+    handle: Arc<Handle>,
     cache: Arc<BlockCache>,
-    opened: OnceLock<Opened>,
+    top: OnceLock<EventLeaf>,
 }
 
 /// The object that an event table has become.
@@ -141,53 +143,52 @@ pub(crate) struct ColdTable {
     pub object: ColdObject,
 }
 
-#[derive(Debug)]
-struct Opened {
-    file: Arc<dyn DiskFile>,
-    top: EventLeaf,
-}
-
 impl EventTable {
     pub(crate) fn new(
         meta: EventTableMeta,
         cold: Option<ColdTable>,
-        disk: Arc<dyn Disk>,
+        files: Arc<OpenFiles>,
         cache: Arc<BlockCache>,
     ) -> Self {
-        Self { life: FileLife::new(meta.file()), meta, cold, disk, cache, opened: OnceLock::new() }
+        let life = FileLife::new(meta.file());
+        Self { life, meta, cold, files, handle: Arc::default(), cache, top: OnceLock::new() }
     }
 
     fn id(&self) -> FileId {
         FileId { tape: self.meta.footer.after.tape, number: self.meta.number }
     }
 
-    fn opened(&self) -> Result<&Opened, TableError> {
-        if let Some(opened) = self.opened.get() {
-            return Ok(opened);
-        }
-        let opened = self.open()?;
-        // Two threads may have opened it at once; one result is kept.
-        Ok(self.opened.get_or_init(|| opened))
-    }
-
-    /// Memory of the top of the index, in bytes; nothing while the table is closed.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.opened.get().map_or(0, |opened| opened.top.memory_bytes())
-    }
-
-    fn open(&self) -> Result<Opened, TableError> {
-        let file = match &self.cold {
-            None => {
-                let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
+    fn file(&self) -> Result<Arc<dyn DiskFile>, TableError> {
+        match &self.cold {
+            None => self.files.get(&self.handle, |disk| {
+                let file = open_file(disk, self.meta.file(), self.id(), self.meta.bytes)?;
                 file.expect_lookups();
-                file
-            }
-            Some(cold) => {
-                let file = cold::open_object(&cold.store, &cold.object);
-                check_header(&*file, self.meta.file(), self.id())?;
-                file
-            }
-        };
+                Ok(file)
+            }),
+            // Nothing of the system is held for an object.
+            Some(cold) => Ok(cold::open_object(&cold.store, &cold.object)),
+        }
+    }
+
+    fn top_leaf(&self) -> Result<&EventLeaf, TableError> {
+        if let Some(top) = self.top.get() {
+            return Ok(top);
+        }
+        let top = self.load_top()?;
+        // Two threads may have loaded it at once; one result is kept.
+        Ok(self.top.get_or_init(|| top))
+    }
+
+    /// Memory of the top of the index, in bytes; nothing while the table was not asked.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.top.get().map_or(0, EventLeaf::memory_bytes)
+    }
+
+    fn load_top(&self) -> Result<EventLeaf, TableError> {
+        let file = self.file()?;
+        if self.cold.is_some() {
+            check_header(&*file, self.meta.file(), self.id())?;
+        }
         let path = file.path().to_path_buf();
         let mut buffer = Vec::new();
         let bytes = (BLOCK_HEADER_BYTES + EventFooter::BYTES) as u32;
@@ -211,7 +212,7 @@ impl EventTable {
             (self.meta.first(), self.meta.last()),
             (top.first(), top.last()),
         )?;
-        Ok(Opened { file, top })
+        Ok(top)
     }
 
     fn check_range(
@@ -237,14 +238,14 @@ impl EventTable {
     /// table stays closed if it is.
     pub(crate) fn stored_as(&self) -> Result<Option<Stored>, TableError> {
         let mut header = [0; BLOCK_HEADER_BYTES];
-        let file = self.disk.open(&self.meta.file().path(), Access::Read, Caching::Buffered)?;
+        let file = self.files.disk().open(&self.meta.file().path(), Access::Read, Caching::Buffered)?;
         file.read_exact_at(&mut header, FILE_HEADER_BYTES as u64)?;
         Ok(Stored::from_byte(header[9]))
     }
 
     /// One entry per leaf.
     pub(crate) fn top(&self) -> Result<&[BlockEntry], TableError> {
-        Ok(self.opened()?.top.entries())
+        Ok(self.top_leaf()?.entries())
     }
 
     /// The leaf that an entry of the top names.
@@ -252,8 +253,8 @@ impl EventTable {
         if let Some(Cached::EventLeaf(leaf)) = self.cache.get(self.meta.number, entry.at.offset) {
             return Ok(leaf);
         }
-        let file = &self.opened()?.file;
-        let raw = load_payload(file.path(), &**file, self.id(), entry.at, BlockKind::Leaf, &mut Vec::new())?;
+        let file = self.file()?;
+        let raw = load_payload(file.path(), &*file, self.id(), entry.at, BlockKind::Leaf, &mut Vec::new())?;
         let leaf = EventLeaf::decode(file.path(), entry.at.offset, &raw)?;
         self.check_range(
             file.path(),
@@ -268,7 +269,7 @@ impl EventTable {
 
     /// The leaf that knows the block that holds `sequence`, which the table covers.
     pub(crate) fn leaf_holding(&self, sequence: Sequence) -> Result<Arc<EventLeaf>, TableError> {
-        let top = &self.opened()?.top;
+        let top = self.top_leaf()?;
         let number = top.holding(sequence).expect("a table's index covers its range");
         self.leaf(&top.entries()[number])
     }
@@ -290,7 +291,7 @@ impl EventTable {
 
     /// Asks for a block that will be read.
     pub(crate) fn will_need(&self, entry: &BlockEntry) -> Result<(), TableError> {
-        self.opened()?.file.will_need(entry.at.offset, u64::from(entry.at.bytes));
+        self.file()?.will_need(entry.at.offset, u64::from(entry.at.bytes));
         Ok(())
     }
 
@@ -317,11 +318,11 @@ impl EventTable {
         caller: Caller,
         buffer: &mut Vec<u8>,
     ) -> Result<Chunk, TableError> {
-        let file = &self.opened()?.file;
+        let file = self.file()?;
         if caller == Caller::Scan {
-            block::read_ahead(&**file, entry.at);
+            block::read_ahead(&*file, entry.at);
         }
-        block::load(&**file, entry.at, buffer)?;
+        block::load(&*file, entry.at, buffer)?;
         let (path, offset) = (file.path(), entry.at.offset);
         let (raw, length) = block::read_payload_aligned(path, self.id(), offset, BlockKind::Frames, buffer)?;
         let chunk = Chunk::decode(raw, length).map_err(|(at, error)| Damage {

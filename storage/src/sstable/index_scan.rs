@@ -74,10 +74,10 @@ impl IndexScan {
     }
 
     fn load_leaf(&mut self) -> Result<bool, TableError> {
-        let opened = self.table.opened()?;
-        let Some(entry) = opened.top.entries.get(self.next_leaf) else { return Ok(false) };
-        let (file, path) = (&opened.file, opened.file.path());
-        let raw = load_payload(path, &**file, self.table.id(), entry.at, BlockKind::Leaf, &mut Vec::new())?;
+        let Some(entry) = self.table.top()?.entries.get(self.next_leaf) else { return Ok(false) };
+        let file = self.table.file()?;
+        let path = file.path();
+        let raw = load_payload(path, &*file, self.table.id(), entry.at, BlockKind::Leaf, &mut Vec::new())?;
         self.blocks = IndexLeaf::decode(path, entry.at.offset, &raw)?.entries.into_vec();
         self.blocks.reverse();
         self.next_leaf += 1;
@@ -113,8 +113,8 @@ impl IndexScan {
     }
 
     fn read(&mut self, at: BlockAt, kind: BlockKind) -> Result<Vec<u8>, TableError> {
-        let file = &self.table.opened()?.file;
-        let bytes = self.window.block(&**file, self.table.meta.bytes, at)?;
+        let file = self.table.file()?;
+        let bytes = self.window.block(&*file, self.table.meta.bytes, at)?;
         block::read_payload(file.path(), self.table.id(), at.offset, kind, bytes)
     }
 
@@ -160,7 +160,7 @@ impl IndexScan {
         if let Some(next) = self.blocks.last() {
             return Ok(Some(&next.key));
         }
-        Ok(self.table.opened()?.top.entries.get(self.next_leaf).map(|leaf| &*leaf.key))
+        Ok(self.table.top()?.entries.get(self.next_leaf).map(|leaf| &*leaf.key))
     }
 
     /// The block's filter.
@@ -178,9 +178,9 @@ impl IndexScan {
 
     /// Lets the kernel forget the pages of what was read: they go when the table goes, and until then hotter ones need the room.
     pub(crate) fn drop_cache(&self) {
-        if let Ok(opened) = self.table.opened() {
+        if let Ok(file) = self.table.file() {
             // Only a hint: if it fails, some pages stay longer.
-            let _ = opened.file.drop_cache(0, self.table.meta.bytes);
+            let _ = file.drop_cache(0, self.table.meta.bytes);
         }
     }
 }

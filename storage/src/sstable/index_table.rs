@@ -11,11 +11,12 @@ use super::event_table::load_payload;
 use super::filter;
 use super::index_scan::IndexScan;
 use super::key::bounded;
+use super::open_files::{Handle, OpenFiles};
 use super::posting_block::{Impossible, PostingBlock};
 use super::table_file::{TableFile, open_file};
 use super::{Caller, TableError};
 use crate::codec::{Fields, Short, put_varint};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::DiskFile;
 use crate::entity::ENTITY_KEY_BYTES_MAX;
 use crate::file_header::FileKind;
 use crate::obsolete::FileLife;
@@ -206,21 +207,16 @@ impl IndexLeaf {
     }
 }
 
-/// An index table, opened when first asked.
+/// An index table, asked for the top of its index when first read.
 #[derive(Debug)]
 pub(crate) struct IndexTable {
     pub meta: IndexTableMeta,
     /// Its file stays while anybody holds this.
     pub life: Arc<FileLife>,
-    disk: Arc<dyn Disk>,
+    files: Arc<OpenFiles>,
+    handle: Arc<Handle>,
     cache: Arc<BlockCache>,
-    opened: Arc<OnceLock<Opened>>,
-}
-
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub file: Arc<dyn DiskFile>,
-    pub top: IndexLeaf,
+    top: Arc<OnceLock<IndexLeaf>>,
 }
 
 /// The place of a block: its leaf, and its entry there.
@@ -231,8 +227,9 @@ pub(super) struct Place {
 }
 
 impl IndexTable {
-    pub(crate) fn new(meta: IndexTableMeta, disk: Arc<dyn Disk>, cache: Arc<BlockCache>) -> Self {
-        Self { life: FileLife::new(meta.file()), meta, disk, cache, opened: Arc::default() }
+    pub(crate) fn new(meta: IndexTableMeta, files: Arc<OpenFiles>, cache: Arc<BlockCache>) -> Self {
+        let life = FileLife::new(meta.file());
+        Self { life, meta, files, handle: Arc::default(), cache, top: Arc::default() }
     }
 
     /// The same file as the manifest knows it now: on another level.
@@ -242,30 +239,44 @@ impl IndexTable {
             (self.meta.number, &self.meta.footer),
             "a file never changes"
         );
-        let (disk, cache) = (Arc::clone(&self.disk), Arc::clone(&self.cache));
-        Self { meta, life: Arc::clone(&self.life), disk, cache, opened: Arc::clone(&self.opened) }
+        Self {
+            meta,
+            life: Arc::clone(&self.life),
+            files: Arc::clone(&self.files),
+            handle: Arc::clone(&self.handle),
+            cache: Arc::clone(&self.cache),
+            top: Arc::clone(&self.top),
+        }
     }
 
     pub(super) fn id(&self) -> FileId {
         FileId { tape: self.meta.footer.tape, number: self.meta.number }
     }
 
-    pub(super) fn opened(&self) -> Result<&Opened, TableError> {
-        if let Some(opened) = self.opened.get() {
-            return Ok(opened);
+    pub(super) fn file(&self) -> Result<Arc<dyn DiskFile>, TableError> {
+        self.files.get(&self.handle, |disk| {
+            let file = open_file(disk, self.meta.file(), self.id(), self.meta.bytes)?;
+            file.expect_lookups();
+            Ok(file)
+        })
+    }
+
+    /// One entry per leaf.
+    pub(crate) fn top(&self) -> Result<&IndexLeaf, TableError> {
+        if let Some(top) = self.top.get() {
+            return Ok(top);
         }
-        let opened = self.open()?;
-        Ok(self.opened.get_or_init(|| opened))
+        let top = self.load_top()?;
+        Ok(self.top.get_or_init(|| top))
     }
 
-    /// Memory of the top of the index, in bytes; nothing while the table is closed.
+    /// Memory of the top of the index, in bytes; nothing while the table was not asked.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.opened.get().map_or(0, |opened| opened.top.memory_bytes())
+        self.top.get().map_or(0, IndexLeaf::memory_bytes)
     }
 
-    fn open(&self) -> Result<Opened, TableError> {
-        let file = open_file(&*self.disk, self.meta.file(), self.id(), self.meta.bytes)?;
-        file.expect_lookups();
+    fn load_top(&self) -> Result<IndexLeaf, TableError> {
+        let file = self.file()?;
         let path = file.path().to_path_buf();
         let mut buffer = Vec::new();
         let bytes = (BLOCK_HEADER_BYTES + IndexFooter::BYTES) as u32;
@@ -282,21 +293,15 @@ impl IndexTable {
         }
         let top_at = self.meta.footer.top;
         let raw = load_payload(&path, &*file, self.id(), top_at, BlockKind::Top, &mut buffer)?;
-        let top = IndexLeaf::decode(&path, top_at.offset, &raw)?;
-        Ok(Opened { file, top })
-    }
-
-    /// Opens the file now, so that it can be read even when its name is gone.
-    pub(crate) fn prepare(&self) -> Result<(), TableError> {
-        self.opened().map(|_| ())
+        Ok(IndexLeaf::decode(&path, top_at.offset, &raw)?)
     }
 
     fn leaf(&self, at: BlockAt) -> Result<Arc<IndexLeaf>, TableError> {
         if let Some(Cached::IndexLeaf(leaf)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(leaf);
         }
-        let file = &self.opened()?.file;
-        let raw = load_payload(file.path(), &**file, self.id(), at, BlockKind::Leaf, &mut Vec::new())?;
+        let file = self.file()?;
+        let raw = load_payload(file.path(), &*file, self.id(), at, BlockKind::Leaf, &mut Vec::new())?;
         let leaf = Arc::new(IndexLeaf::decode(file.path(), at.offset, &raw)?);
         self.cache.insert(self.meta.number, at.offset, Cached::IndexLeaf(Arc::clone(&leaf)));
         Ok(leaf)
@@ -304,14 +309,14 @@ impl IndexTable {
 
     /// The block in which the first posting of `key` at or behind `position` is, if there is one, or before which.
     pub(super) fn seek(&self, key: &[u8], position: Sequence) -> Result<Place, TableError> {
-        let top = &self.opened()?.top;
+        let top = self.top()?;
         let leaf = top.seek(key, position);
         Ok(Place { leaf, entry: self.leaf(top.entries[leaf].at)?.seek(key, position) })
     }
 
     /// The block before or behind one.
     pub(super) fn neighbour(&self, place: Place, forward: bool) -> Result<Option<Place>, TableError> {
-        let top = &self.opened()?.top;
+        let top = self.top()?;
         let entries = |leaf: usize| Ok::<_, TableError>(self.leaf(top.entries[leaf].at)?.entries.len());
         let Place { leaf, entry } = place;
         Ok(match forward {
@@ -325,7 +330,7 @@ impl IndexTable {
 
     /// What the index says of the block at a place.
     pub(super) fn entry(&self, place: Place) -> Result<LeafEntry, TableError> {
-        let leaf = self.leaf(self.opened()?.top.entries[place.leaf].at)?;
+        let leaf = self.leaf(self.top()?.entries[place.leaf].at)?;
         Ok(leaf.entries[place.entry].clone())
     }
 
@@ -347,7 +352,7 @@ impl IndexTable {
             return Ok(block);
         }
         if caller == Caller::Scan {
-            read_ahead(&*self.opened()?.file, at);
+            read_ahead(&*self.file()?, at);
         }
         let block = Arc::new(self.load_block(at)?);
         if caller == Caller::Point {
@@ -357,8 +362,8 @@ impl IndexTable {
     }
 
     fn load_block(&self, at: BlockAt) -> Result<PostingBlock, TableError> {
-        let file = &self.opened()?.file;
-        let raw = load_payload(file.path(), &**file, self.id(), at, BlockKind::Postings, &mut Vec::new())?;
+        let file = self.file()?;
+        let raw = load_payload(file.path(), &*file, self.id(), at, BlockKind::Postings, &mut Vec::new())?;
         PostingBlock::decode(raw).map_err(|impossible| self.refuse(at.offset, impossible))
     }
 
@@ -386,7 +391,7 @@ impl IndexTable {
         if let Some(Cached::Filter(filter)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(filter::may_contain(&filter, hash));
         }
-        let (file, mut buffer) = (&self.opened()?.file, Vec::new());
+        let (file, mut buffer) = (self.file()?, Vec::new());
         // Whoever asks the filter will most often want the block before it too: both are one read, which costs a disk no more.
         let both =
             entry.at.bytes.checked_add(at.bytes).filter(|_| {
@@ -394,11 +399,11 @@ impl IndexTable {
             });
         let block_bytes = match both {
             Some(bytes) => {
-                block::load(&**file, BlockAt { offset: entry.at.offset, bytes }, &mut buffer)?;
+                block::load(&*file, BlockAt { offset: entry.at.offset, bytes }, &mut buffer)?;
                 entry.at.bytes as usize
             }
             None => {
-                block::load(&**file, at, &mut buffer)?;
+                block::load(&*file, at, &mut buffer)?;
                 0
             }
         };

@@ -95,6 +95,8 @@ fn text(out: &mut impl Write, inspection: &Inspection, segments: &[(String, u64)
     writeln!(out, "visible         {}", inspection.visible)?;
     writeln!(out, "flushed through {}", inspection.flushed_through)?;
     writeln!(out, "in memory only  {} events", inspection.memory.events)?;
+    let memory = &inspection.memory;
+    writeln!(out, "open files      {} of tables, at most {}", memory.open_tables, memory.open_tables_max)?;
     writeln!(out, "tables          {} bytes", inspection.table_bytes)?;
     let amplification = &inspection.amplification;
     if let Some(space) = amplification.space {

@@ -13,6 +13,7 @@ mod ingress;
 mod inspect;
 mod interrupt;
 mod notify;
+mod open_files;
 mod position;
 mod proof;
 mod query;
@@ -109,6 +110,7 @@ impl FormatArg {
 pub fn main() -> ExitCode {
     // Where it is not glibc's, the allocator does so by itself, or not.
     matchtape_storage::return_large_memory();
+    open_files::raise();
     let outcome = match Cli::parse().command {
         Command::Demo(args) => serve::demo(&args),
         Command::Serve(args) => serve::serve(&args),

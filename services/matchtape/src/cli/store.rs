@@ -14,7 +14,11 @@ pub(super) fn open(directory: &Path) -> Result<ReadOnlyStore, CliError> {
     let disk = RealDisk::open(directory).map_err(|error| {
         CliError::with_advice(error, "--data names the directory that `matchtape import` or a node writes to")
     })?;
-    let options = ReadOnlyOptions { cold: super::cold::of(directory)?, ..ReadOnlyOptions::default() };
+    let options = ReadOnlyOptions {
+        cold: super::cold::of(directory)?,
+        open_tables_max: super::open_files::tables_max(),
+        ..ReadOnlyOptions::default()
+    };
     ReadOnlyStore::open(Arc::new(disk), options).map_err(|error| open_error(directory, &error))
 }
 

@@ -75,6 +75,8 @@ struct State {
     at_once: Vec<Range<usize>>,
     before_write: Option<BeforeWrite>,
     reads: Option<Vec<ReadStep>>,
+    open_files: usize,
+    open_files_peak: usize,
 }
 
 /// Called before a write, with its place in the file.
@@ -109,6 +111,8 @@ impl SimDisk {
                 at_once: Vec::new(),
                 before_write: None,
                 reads: None,
+                open_files: 0,
+                open_files_peak: 0,
             })),
         }
     }
@@ -116,6 +120,16 @@ impl SimDisk {
     /// What was read since this was called last; nothing the first time.
     pub fn take_reads(&self) -> Vec<ReadStep> {
         self.state.lock().reads.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Files that are open now.
+    pub fn open_files(&self) -> usize {
+        self.state.lock().open_files
+    }
+
+    /// The most files that were open at one moment.
+    pub fn open_files_peak(&self) -> usize {
+        self.state.lock().open_files_peak
     }
 
     /// How many mutating operations were recorded.
@@ -315,6 +329,8 @@ impl Disk for SimDisk {
             }
         };
         let life = state.life;
+        state.open_files += 1;
+        state.open_files_peak = state.open_files_peak.max(state.open_files);
         drop(state);
         Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_path_buf(), file, access, caching, life }))
     }
@@ -449,6 +465,12 @@ struct SimFile {
     access: Access,
     caching: Caching,
     life: u64,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state.lock().open_files -= 1;
+    }
 }
 
 impl SimFile {
