@@ -414,7 +414,7 @@ fn restore_projections(
                 Some(error) => error.to_string(),
             },
             Err(TableError::Damage(damage)) => damage.to_string(),
-            Err(TableError::Disk(error)) if error.is_missing() => error.to_string(),
+            Err(TableError::Disk(error)) if error.is_unreadable() => error.to_string(),
             Err(error) => return Err(error.into()),
         };
         report.snapshots_refused.push(refused);

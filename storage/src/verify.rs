@@ -199,7 +199,8 @@ impl VerifyReport {
         self.findings.push(Finding { file: file.to_owned(), offset: None, what });
     }
 
-    /// Damage and missing files are findings; a disk that does not answer otherwise ends the check.
+    /// Damage, missing files and sectors that cannot be read are findings; what this process may not open, or cannot just now, ends
+    /// the check.
     fn note(&mut self, file: &str, error: TableError) -> Result<(), ReadError> {
         match error {
             TableError::Damage(Damage { offset, part, expected, found, .. }) => {
@@ -208,8 +209,8 @@ impl VerifyReport {
             }
             TableError::Version(version) => self.find(file, version.to_string()),
             TableError::Feature(feature) => self.find(file, feature.to_string()),
-            TableError::Disk(error) if error.is_missing() => self.find(file, error.to_string()),
-            TableError::Disk(error) => self.find(file, error.to_string()),
+            TableError::Disk(error) if error.is_unreadable() => self.find(file, error.to_string()),
+            error @ TableError::Disk(_) => return Err(error.into()),
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ const TABLE: &[(File, Class, Noticed)] = &[
     (Snapshot, Swapped, Noticed::Report),
     (Snapshot, OtherTape, Noticed::Report),
     (Snapshot, FutureVersion, Noticed::Open),
-    (Snapshot, Unreadable, Noticed::Open),
+    (Snapshot, Unreadable, Noticed::Report),
     (Manifest, FlippedBit, Noticed::Open),
     (Manifest, Missing, Noticed::Open),
     (Manifest, Cut, Noticed::Open),

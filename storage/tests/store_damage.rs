@@ -188,6 +188,15 @@ fn a_damaged_snapshot_is_passed_over_for_an_older_one() {
         driven.store.reader().snapshot_before(Sequence::MAX).expect("read").expect("the older one");
     assert_eq!(snapshot.sequence().0, report.snapshot_sequence);
 
+    // Nor does a sector of it that cannot be read end the opening.
+    let unreadable = copy(&disk);
+    unreadable.make_unreadable(&newer, 70..71);
+    let (driven, again) =
+        Driven::open(Arc::new(unreadable), small_options(), events.clone(), 1).expect("opened");
+    assert!(again.snapshots_refused[0].contains("cannot read"), "{again}");
+    assert_eq!(again.snapshot_sequence, report.snapshot_sequence);
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&events).bytes()));
+
     let damaged = copy(&disk);
     damaged.flip_bit(&newer, 100, 3);
     damaged.remove(&older).expect("removed");

@@ -393,6 +393,27 @@ fn salvage_that_is_interrupted_anywhere_can_be_run_again() {
 }
 
 #[test]
+fn a_file_that_may_not_be_opened_just_now_is_no_damage_and_is_not_given_up() {
+    for released in [false, true] {
+        let (disk, events) = store(released);
+        // But for the spare files of the log, of which nothing is read.
+        let read = |path: &PathBuf| path.extension().is_none_or(|extension| extension != "free");
+        for path in all_files(&disk).into_iter().filter(read) {
+            let disk = copy(&disk);
+            disk.forbid(std::slice::from_ref(&path));
+            let before = disk.operations();
+            let error = run(&disk, true).expect_err("it cannot judge").to_string();
+            assert!(error.contains("cannot open") && error.contains(&*path.display().to_string()), "{error}");
+            assert_eq!(disk.operations(), before, "nothing was changed for {}", path.display());
+            disk.forbid(&[]);
+            let report = run(&disk, true).expect("salvaged");
+            assert!(report.is_sound() && !report.applied, "{report:?}");
+            check_salvaged(&disk, &events, &report);
+        }
+    }
+}
+
+#[test]
 fn what_is_not_damage_is_refused() {
     let (disk, _) = store(false);
     for path in all_files(&disk) {

@@ -84,6 +84,12 @@ impl DiskError {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// Whether it is the file that is at fault: it does not exist, or the device does not give back what is in it. Other
+    /// failures (no permission, too many open files) say nothing about its bytes.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_missing() || self.operation == Operation::Read
+    }
+
     /// Whether it exists already.
     pub fn is_existing(&self) -> bool {
         self.source.kind() == io::ErrorKind::AlreadyExists
@@ -108,9 +114,7 @@ impl DiskError {
     /// Whether it was for want of space and puts nothing in doubt that was written before: the same may be tried again when
     /// there is room. A sync that fails is final whatever its reason.
     pub fn may_pass(&self) -> bool {
-        let synced =
-            matches!(self.operation, Operation::SyncData | Operation::SyncAll | Operation::SyncDirectory);
-        self.is_full() && !synced
+        self.is_full() && !self.is_sync()
     }
 }
 

@@ -14,7 +14,7 @@ use super::{SalvageError, SalvageProgress, SalvageReport, Span};
 use crate::archive::ColdStore;
 use crate::archive::cold::ColdObject;
 use crate::backup::begin_epoch;
-use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskLock};
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskLock};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
 use crate::open::{OpenError, WAL};
 use crate::options::ReadOnlyOptions;
@@ -139,9 +139,12 @@ pub(super) fn report(
     let mut files = aside(found, plan);
     let objects = objects_aside(found, plan);
     // What has become an object has no file here.
-    files.retain(|path| {
-        !objects.iter().any(|(meta, _)| meta.file().path() == **path) || exists(&**disk, path)
-    });
+    for (meta, _) in &objects {
+        let path = meta.file().path();
+        if files.contains(&path) && !exists(&**disk, &path)? {
+            files.remove(&path);
+        }
+    }
     report.files_aside = files.iter().map(|path| path.display().to_string()).collect();
     report.objects_aside = objects.iter().map(|(_, object)| object.key.clone()).collect();
     report.directory = Some(free_directory(&**disk)?);
@@ -199,16 +202,19 @@ pub(super) fn act(
     // What is damaged gets its second name before the switch and loses its first one after it: it is never without.
     write_frames_aside(&**disk, &directory, &frames_aside(&found, &plan), &mut report)?;
     write_objects_aside(&**disk, &directory, &objects, &mut report)?;
-    let files = aside(&found, &plan);
-    for path in files.iter().filter(|path| exists(&**disk, path)) {
-        say(path);
-        put_aside(&**disk, path, &directory.join(path))?;
+    let mut files = Vec::new();
+    for path in aside(&found, &plan) {
+        if exists(&**disk, &path)? {
+            say(&path);
+            put_aside(&**disk, &path, &directory.join(&path))?;
+            files.push(path);
+        }
     }
     for path in [directory.join(TABLES), directory.join(WAL), directory.clone(), PathBuf::new()] {
         disk.sync_directory(&path)?;
     }
     Manifest::write(disk, contents, found.generation + 1)?;
-    for path in files.iter().filter(|path| *path != Path::new(MANIFEST) && exists(&**disk, path)) {
+    for path in files.iter().filter(|path| *path != Path::new(MANIFEST)) {
         disk.remove(path)?;
     }
     disk.sync_directory(Path::new(TABLES))?;
@@ -283,8 +289,13 @@ fn ensure_directory(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     }
 }
 
-fn exists(disk: &dyn Disk, path: &Path) -> bool {
-    disk.open(path, Access::Read, Caching::Buffered).is_ok()
+/// Asked of the directory: a file that this process may not open is there all the same.
+fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    match disk.list(path.parent().unwrap_or(Path::new(""))) {
+        Ok(entries) => Ok(entries.iter().any(|entry| Some(entry.name.as_ref()) == path.file_name())),
+        Err(error) if error.is_missing() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The event tables of the store: those that are whole, and new ones for the frames between them.
@@ -357,7 +368,7 @@ fn write_frames_aside(
         // Two lines of the tape may hold the same sequences.
         let mut path = directory.join(format!("{first}-{last}.frames"));
         let mut copy = 1;
-        while exists(disk, &path) {
+        while exists(disk, &path)? {
             copy += 1;
             path = directory.join(format!("{first}-{last}.{copy}.frames"));
         }
@@ -416,13 +427,44 @@ fn put_aside(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), DiskError> {
     let length = source.len_bytes()?;
     let mut at = 0;
     while at < length {
-        // An unreadable stretch stays zeros.
-        let wanted = COPY_BYTES.min(usize::try_from(length - at).unwrap_or(usize::MAX));
-        if let Ok(read) = source.read_at(&mut buffer[..wanted], at) {
-            target.write_at(&buffer[..read], at)?;
+        let left = usize::try_from(length - at).unwrap_or(usize::MAX);
+        let wanted = COPY_BYTES.min(left);
+        match source.read_at(&mut buffer[..wanted], at) {
+            Ok(read) => target.write_at(&buffer[..read], at)?,
+            // Some of it may be readable: block by block, and a block that is not stays zeros.
+            Err(_) => {
+                for block in (0..wanted).step_by(BLOCK_BYTES) {
+                    let (at, wanted) = (at + block as u64, BLOCK_BYTES.min(wanted - block));
+                    if let Ok(read) = source.read_at(&mut buffer[..wanted], at) {
+                        target.write_at(&buffer[..read], at)?;
+                    }
+                }
+            }
         }
         at += wanted as u64;
     }
     target.set_len(length)?;
     target.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::{Fault, SimDisk};
+
+    #[test]
+    fn a_copy_lacks_the_blocks_that_cannot_be_read_and_no_more() {
+        let disk = SimDisk::new(1);
+        let (from, to) = (Path::new("damaged"), Path::new("aside"));
+        let bytes: Vec<u8> = (0..COPY_BYTES + 3 * BLOCK_BYTES + 5).map(|at| (at % 251) as u8).collect();
+        disk.open(from, Access::CreateNew, Caching::Buffered).unwrap().write_at(&bytes, 0).unwrap();
+        let bad = 2 * BLOCK_BYTES..3 * BLOCK_BYTES;
+        disk.make_unreadable(from, bad.start as u64 + 7..bad.start as u64 + 8);
+        // No second names here.
+        disk.fail_at(disk.operations(), Fault::Eio);
+        put_aside(&disk, from, to).unwrap();
+        let mut expected = bytes;
+        expected[bad].fill(0);
+        assert!(disk.content(to).unwrap() == expected);
+    }
 }

@@ -8,7 +8,7 @@ use matchtape_schemas::{Epoch, Frame, FrameHeader, Head, Sequence, TapeId};
 
 use super::{SalvageError, SalvageProgress};
 use crate::codec::Fields;
-use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, EntryKind, Operation};
+use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, EntryKind};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind, HeaderError};
 use crate::manifest::{self, Contents, Loaded};
 use crate::open::WAL;
@@ -85,7 +85,9 @@ impl From<TableError> for Wrong {
             }),
             TableError::Version(version) => Self::Stop(version.into()),
             TableError::Feature(feature) => Self::Stop(feature.into()),
-            // A file or a sector that cannot be read is damage too.
+            // A file that is gone and a sector that cannot be read are damage too. What this process may not open, or cannot just
+            // now, is not: given up, it would be removed.
+            TableError::Disk(error) if !error.is_unreadable() => Self::Stop(error.into()),
             TableError::Disk(error) => Self::Damage(Finding {
                 file: error.path.display().to_string(),
                 offset: error.offset,
@@ -293,10 +295,14 @@ fn table_files(disk: &dyn Disk) -> Result<Vec<TableFile>, SalvageError> {
 fn whose(disk: &dyn Disk, files: &[TableFile]) -> Result<TapeId, SalvageError> {
     let mut tapes = BTreeMap::new();
     for file in files {
-        if let Ok(header) = read_start(disk, &file.path())
-            && let Ok((tape, _)) = file_header::decode(&file.path(), file.kind, &header)
-        {
-            *tapes.entry(tape).or_insert(0_u64) += 1;
+        match read_start(disk, &file.path()) {
+            Ok(header) => {
+                if let Ok((tape, _)) = file_header::decode(&file.path(), file.kind, &header) {
+                    *tapes.entry(tape).or_insert(0_u64) += 1;
+                }
+            }
+            Err(error) if error.is_unreadable() => {}
+            Err(error) => return Err(error.into()),
         }
     }
     if let Ok(Some(identity)) = wal::identify(disk, Path::new(WAL)) {
@@ -481,8 +487,12 @@ fn check_events(disk: &Arc<dyn Disk>, meta: &EventTableMeta) -> Result<(), Wrong
 /// Every frame of every block that checks, wherever it begins: the index of the table may be what is damaged.
 fn scan_damaged(disk: &dyn Disk, file: TableFile, found: &mut Found) -> Result<(), SalvageError> {
     let path = file.path();
-    let Ok(open) = disk.open(&path, Access::Read, Caching::Buffered) else { return Ok(()) };
-    let Ok(length) = open.len_bytes() else { return Ok(()) };
+    let open = match disk.open(&path, Access::Read, Caching::Buffered) {
+        Ok(open) => open,
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let length = open.len_bytes()?;
     let id = FileId { tape: found.tape, number: file.number };
     let mut window = Window { file: &*open, start: 0, bytes: Vec::new() };
     let mut buffer = Vec::new();
@@ -591,7 +601,7 @@ fn read_log(disk: &Arc<dyn Disk>, found: &mut Found, steps: &mut Steps<'_>) -> R
         }
         Err(Some(error @ WalError::Version { .. })) => return Err(error.into()),
         // A sector that cannot be read is damage; a disk that cannot be written is not.
-        Err(Some(WalError::Disk(error))) if error.operation != Operation::Read => return Err(error.into()),
+        Err(Some(WalError::Disk(error))) if !error.is_unreadable() => return Err(error.into()),
         Err(Some(error)) => {
             found.log_sound = false;
             let (file, offset) = match &error {
@@ -611,7 +621,7 @@ fn read_log(disk: &Arc<dyn Disk>, found: &mut Found, steps: &mut Steps<'_>) -> R
                     found.note_rest(collected.damages);
                 }
             }
-            Err(WalError::Disk(_)) => continue,
+            Err(WalError::Disk(error)) if error.is_unreadable() => continue,
             Err(error) => return Err(error.into()),
         }
         for (header, place) in frames {

@@ -65,6 +65,7 @@ struct State {
     trace: Vec<Op>,
     faults: Vec<(usize, Fault)>,
     unreadable: Vec<(PathBuf, Range<u64>)>,
+    forbidden: Vec<PathBuf>,
     locks: BTreeSet<PathBuf>,
     lock_text: Option<LockHolder>,
     /// Raised by `kill`: handles of an earlier life cannot act any more.
@@ -103,6 +104,7 @@ impl SimDisk {
                 trace: Vec::new(),
                 faults: Vec::new(),
                 unreadable: Vec::new(),
+                forbidden: Vec::new(),
                 locks: BTreeSet::new(),
                 lock_text: None,
                 life: 0,
@@ -210,6 +212,11 @@ impl SimDisk {
         self.state.lock().unreadable.push((path.to_path_buf(), bytes));
     }
 
+    /// Refuses to open these files from now on, as if this process had no right to; an empty list ends that.
+    pub fn forbid(&self, paths: &[PathBuf]) {
+        self.state.lock().forbidden = paths.to_vec();
+    }
+
     /// Limits the sum of all file lengths; beyond it, writes fail with "no space".
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity_bytes = bytes;
@@ -310,6 +317,9 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, access: Access, caching: Caching) -> Result<Arc<dyn DiskFile>, DiskError> {
         check_relative(Operation::Open, path)?;
         let mut state = self.state.lock();
+        if state.forbidden.iter().any(|forbidden| forbidden == path) {
+            return Err(DiskError::new(Operation::Open, path, io::ErrorKind::PermissionDenied));
+        }
         let file = match access {
             Access::Read | Access::ReadWrite => state
                 .now
