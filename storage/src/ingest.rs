@@ -5,7 +5,7 @@
 //! far they are behind is in [`Pressure`], which the pipeline looks at.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use matchtape_schemas::{AcceptedTime, Sequence};
@@ -53,6 +53,8 @@ pub(crate) struct Ingest {
     pub space: SpaceProblem,
     /// How far the log is durable: tables must not overtake it.
     durable: VisibleGate,
+    /// The last event that is in no growing memtable: to be flushed once the log is durable so far.
+    sealed: AtomicU64,
     log_kept_bytes: u64,
     pub compactor: Compactor,
     active: Mutex<Active>,
@@ -88,6 +90,7 @@ impl Ingest {
             releaser: writer.releaser(),
             space: writer.space_problem(),
             durable: VisibleGate::new(writer.durable_group_end()),
+            sealed: AtomicU64::new(0),
             log_kept_bytes: options.log_kept_bytes,
             compactor,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
@@ -133,8 +136,15 @@ impl Ingest {
         self.durable.raise(durable);
     }
 
+    /// Whether a flush waits for the log to be durable: then memory fills until it is.
+    fn wants_sync(&self) -> bool {
+        self.sealed.load(Ordering::Relaxed) > self.durable.get().0
+    }
+
     /// Closes the growing memtable and begins another.
     fn seal(&self, active: &mut Active) {
+        // Relaxed: read by the log's thread that has just brought the commit, or soon after.
+        self.sealed.store(active.memtable.last_sequence().0, Ordering::Relaxed);
         let next = Arc::new(MemTable::new(active.memtable.head()));
         active.memtable = Arc::clone(&next);
         self.shared.change(|view| view.memtables.push(next));
@@ -349,6 +359,10 @@ impl<O: CommitObserver> CommitObserver for StoreFirst<O> {
         self.ingest.take(Chunk::of_commit(Arc::clone(&committed.commit)));
         self.ingest.made_durable(committed.durable);
         self.next.committed(committed);
+    }
+
+    fn wants_sync(&mut self) -> bool {
+        self.ingest.wants_sync() || self.next.wants_sync()
     }
 
     fn durable(&mut self, durable: Sequence) {

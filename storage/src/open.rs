@@ -239,7 +239,11 @@ pub(crate) fn open(
     report.event_tables = contents.event_tables.len() as u64;
     report.index_tables = contents.index_tables.len() as u64;
 
-    let wal_config = options.wal.config(flushed, flushed.last_sequence);
+    let mut wal_config = options.wal.config(flushed, flushed.last_sequence);
+    // After a restore or a salvage the log is empty, and one that was there before has used these numbers.
+    if let Some(facts) = contents.released.last() {
+        wal_config.first_segment = facts.number.next();
+    }
     if contents.log_begun && wal::identify(&*disk, &wal_config.directory)?.is_none() {
         return Err(OpenError::LogMissing { directory: wal_config.directory });
     }

@@ -208,6 +208,40 @@ fn the_facts_of_segments_are_the_same_for_who_only_reads_beside_the_writer_and_f
 }
 
 #[test]
+fn the_log_of_a_copy_goes_on_with_numbers_that_the_copied_one_has_not_used() {
+    let (driven, facts) = store();
+    let copy = SimDisk::new(2);
+    let target: Arc<dyn Disk> = Arc::new(copy.clone());
+    driven.store.copy_to(&target, None, &mut |_| {}).expect("copied");
+    let mut options = StoreOptions { log_kept_bytes: 0, ..small_options() };
+    options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
+    let known = {
+        let reading = ReadOnlyStore::open(Arc::clone(&target), ReadOnlyOptions::default()).expect("opened");
+        reading.segment_facts().expect("read")
+    };
+    assert!(!known.is_empty() && known.iter().all(|segment| facts.contains(segment)));
+    for life in 0..2 {
+        let (mut copied, _) =
+            Driven::open(Arc::clone(&target), options.clone(), driven.events.clone(), life).expect("opened");
+        copied.append(1, true);
+        let sealed = copied.store.segment_facts().len();
+        while copied.store.segment_facts().len() < sealed + 2 {
+            copied.append(3, true);
+            copied.writer.maintain().expect("maintained");
+        }
+        copied.store.flush().expect("flushed");
+        let all = copied.store.segment_facts();
+        assert!(all.starts_with(&known));
+        let numbers: Vec<u64> = all.iter().map(|segment| segment.number.0).collect();
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "two segments of one number: {numbers:?}");
+        let new = &all[known.len()..];
+        let (frames, proof) = prove(&copied.store.reader(), &all, new[0].first, new[1].last).expect("proven");
+        check_proof(&proof, &frames, roots(&all)).expect("checked");
+        copy.kill();
+    }
+}
+
+#[test]
 fn a_footer_that_is_damaged_is_told_and_not_passed_over() {
     let (driven, disk, _) = store_on_disk();
     let sealed = driven.store.segments().list();

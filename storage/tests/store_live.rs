@@ -10,7 +10,7 @@ use matchtape_schemas::event::{OrderAccepted, encode_event};
 use matchtape_schemas::*;
 use matchtape_storage::sim::Random;
 use matchtape_storage::wal::{
-    AppendError, CommitObserver, Committed, GroupCommitOptions, WalError, WhenFull,
+    AppendError, CommitObserver, Committed, GroupCommitOptions, SyncPolicy, WalError, WhenFull,
 };
 use matchtape_storage::{
     AlignedBytes, Disk, EventStore, OpenError, Query, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk,
@@ -29,6 +29,21 @@ impl CommitObserver for ShowDurable {
     fn durable(&mut self, durable: Sequence) {
         self.0.raise(durable);
     }
+
+    fn failed(&mut self, error: &Arc<WalError>) {
+        assert!(matches!(**error, WalError::Closed), "{error}");
+    }
+}
+
+/// What a node does that has to show what is only written.
+struct ShowWritten(Arc<VisibleGate>);
+
+impl CommitObserver for ShowWritten {
+    fn committed(&mut self, committed: &Committed) {
+        self.0.raise(committed.written);
+    }
+
+    fn durable(&mut self, _: Sequence) {}
 
     fn failed(&mut self, error: &Arc<WalError>) {
         assert!(matches!(**error, WalError::Closed), "{error}");
@@ -185,6 +200,24 @@ fn readers_get_complete_answers_while_the_store_indexes_flushes_and_rotates() {
     let verified = store.verify(&mut |_| {}).unwrap();
     assert!(verified.is_sound() && verified.sealed_segments > 0, "{verified:?}");
     assert!(store.segment_facts().len() > 4, "rotated, and most of the log let go of");
+}
+
+#[test]
+fn without_a_sync_policy_memory_is_flushed_all_the_same_long_before_the_segment_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(directory.path()).unwrap());
+    let wal = WalOptions { sync: SyncPolicy::None, segment_bytes: 64 << 20, ..options().wal };
+    let options = StoreOptions { wal, ..options() };
+    let limit = options.memtable_bytes * (options.immutable_memtables_max + 1);
+    let (store, _) = EventStore::open(disk, options, projections()).unwrap();
+    let mut tape = store.head();
+    let show_written = ShowWritten(Arc::clone(store.visible()));
+    store.start_log(show_written, GroupCommitOptions::default());
+    // `write` waits while memory is full, for ever if it is not flushed.
+    let events = 4 * limit as u64 / 128;
+    write(&store, &mut tape, events, &mut Random::new(1));
+    assert!(store.flushes() > 2 && store.segments().list().len() == 1);
+    assert_eq!(store.close().unwrap(), tape.last_sequence);
 }
 
 #[test]

@@ -336,6 +336,73 @@ fn a_full_disk_is_said_before_it_matters_and_loses_nothing() {
 }
 
 #[test]
+fn a_next_segment_that_found_no_room_is_tried_again_with_the_next_commit() {
+    let disk = SimDisk::new(5);
+    disk.set_capacity(small_config().segment_bytes + 4096);
+    let opened = open(&disk, &small_config()).expect("opened");
+    let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 5));
+    assert!(writer.space_problem().is_set());
+    disk.set_capacity(1 << 30);
+    for _ in 0..2 {
+        let buffer = maker.commit(&writer, 1, false, FrameFlags::NONE);
+        writer.commit(buffer).expect("committed");
+    }
+    assert_eq!(writer.space_problem().reason(), None, "nobody has to end a segment by force for that");
+}
+
+#[test]
+fn a_sync_that_fails_while_the_next_segment_is_prepared_ends_the_log_and_is_never_tried_again() {
+    let steps = {
+        let disk = SimDisk::new(5);
+        let created = disk.operations();
+        open(&disk, &small_config()).expect("opened");
+        disk.describe_trace().split_off(created)
+    };
+    // Of the second segment: the first one cannot be begun without.
+    let preparing = steps.iter().position(|step| step.contains("000000000002.wal.new")).expect("prepared");
+    let syncs = (preparing..steps.len()).filter(|step| steps[*step].starts_with("sync"));
+    let mut ended = 0;
+    for step in syncs {
+        let disk = SimDisk::new(5);
+        disk.fail_at(step, Fault::Eio);
+        let opened = open(&disk, &small_config()).expect("the first segment is there");
+        let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 5));
+        let buffer = maker.commit(&writer, 1, false, FrameFlags::NONE);
+        let before = disk.operations();
+        let error = writer.commit(buffer).expect_err("the log has ended");
+        assert!(
+            matches!(&error, WalError::Poisoned(_)) && error.to_string().contains("cannot sync"),
+            "{error}"
+        );
+        assert!(!writer.space_problem().is_set(), "space is not what it lacks");
+        assert!(writer.maintain().is_err() && writer.close().is_err());
+        assert_eq!(disk.operations(), before, "nothing more is written");
+        ended += 1;
+    }
+    assert_eq!(ended, 2, "the file and its name: {steps:?}");
+}
+
+#[test]
+fn a_commit_that_only_the_page_cache_has_is_nowhere_after_the_next_opening() {
+    let disk = SimDisk::new(5);
+    let opened = open(&disk, &small_config()).expect("opened");
+    let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 5));
+    let buffer = maker.commit(&writer, 1, false, FrameFlags::NONE);
+    writer.commit(buffer).expect("committed");
+    let head = maker.head;
+    let buffer = maker.commit(&writer, 2, false, FrameFlags::NONE);
+    disk.fail_at(disk.operations() + 1, Fault::Eio);
+    writer.commit(buffer).expect_err("its sync failed");
+    let shown = disk.content(&segment(1)).expect("there");
+    disk.kill();
+    assert_eq!(open(&disk, &small_config()).expect("opened").head, head);
+    let now = disk.content(&segment(1)).expect("there");
+    let device =
+        disk.crash_at(disk.operations(), PowerLoss::LoseUnsynced).content(&segment(1)).expect("there");
+    assert!(shown != now && now == device, "a reader would find it behind what is appended next");
+}
+
+#[test]
 fn refused_commits_write_nothing_and_leave_the_log_usable() {
     let disk = SimDisk::new(5);
     let opened = open(&disk, &small_config()).expect("opened");
@@ -433,7 +500,7 @@ fn a_full_disk_at_any_step_of_writing_is_waited_for_and_a_sync_that_says_so_is_f
         let Some(operation) = disk.describe_trace().get(begun + step).cloned() else { continue };
         let found = open(&disk.crash_at(disk.operations(), PowerLoss::KeepUnsynced), &small_config())
             .unwrap_or_else(|error| panic!("step {step}, {operation}: {error}"));
-        if operation.starts_with("sync of file") && closed.is_err() {
+        if closed.as_ref().is_err_and(|error| error.to_string().contains("cannot sync")) {
             assert!(found.head.last_sequence <= head.last_sequence);
             ended += 1;
             continue;

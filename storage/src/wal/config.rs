@@ -6,7 +6,7 @@ use std::time::Duration;
 use matchtape_schemas::{Head, Sequence, TapeId};
 
 use super::error::WalError;
-use super::segment::ClusterId;
+use super::segment::{ClusterId, SegmentNumber};
 use crate::disk::{BLOCK_BYTES, Caching};
 use crate::limits;
 
@@ -55,7 +55,8 @@ pub enum SyncPolicy {
     EveryBatch,
     /// Commits are made durable at least this often: events of the last interval may be lost.
     Interval(Duration),
-    /// Made durable only where a segment ends and when the log is closed: any event of the open segment may be lost.
+    /// Made durable only where a segment ends, when the log is closed, and (of a store) whenever a memtable is full, which is flushed
+    /// only then: any event of the open segment may be lost.
     None,
 }
 
@@ -78,6 +79,8 @@ pub struct WalConfig {
     pub cluster: ClusterId,
     /// Where an empty log starts. Its `tape` is the log's tape; a segment of another one is refused.
     pub start: Head,
+    /// The segment that an empty log begins with: its number is above that of every segment whose facts are kept.
+    pub first_segment: SegmentNumber,
     /// Bytes of a segment file; the last commits of a segment may make it somewhat longer.
     pub segment_bytes: u64,
     /// Bytes of one commit buffer: header, frames and padding. The most that one write carries.
@@ -106,6 +109,7 @@ impl WalConfig {
             directory: PathBuf::from("wal"),
             cluster: ClusterId::default(),
             start: Head::empty(tape),
+            first_segment: SegmentNumber::FIRST,
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
             commit_bytes: limits::COMMIT_BYTES_DEFAULT,
             recycled_files_max: 4,

@@ -8,6 +8,8 @@
 //! bytes of an earlier process that never reached the disk, and call them clean. What a later block states to have been
 //! durable may come from the cache, even if that block does: whoever wrote it had seen the sync succeed.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -202,7 +204,7 @@ fn read_headers(
     }
     if begun == 0
         && let Some(first) = numbers.first()
-        && *first != SegmentNumber::FIRST
+        && *first != config.first_segment
     {
         let file = SegmentNumber(first.0 - 1).path(&config.directory);
         return Err(WalError::MissingSegment { file, next: first.0 });
@@ -251,17 +253,17 @@ fn check_never_begun(disk: &dyn Disk, file: &Arc<dyn DiskFile>, damage: Damage) 
         return Err(WalError::Corrupt { damage, because });
     }
     if !rest.stale.is_empty() {
-        erase(disk, file.path(), &rest.stale)?;
+        erase(disk, file.path(), rest.stale)?;
     }
     Ok(())
 }
 
 /// Overwrites blocks with zeros, durably.
-fn erase(disk: &dyn Disk, path: &Path, blocks: &[u64]) -> Result<(), DiskError> {
+fn erase(disk: &dyn Disk, path: &Path, blocks: impl IntoIterator<Item = u64>) -> Result<(), DiskError> {
     let file = disk.open(path, Access::ReadWrite, Caching::Buffered)?;
     let zeros = AlignedBytes::zeroed(BLOCK_BYTES);
     for offset in blocks {
-        file.write_at(&zeros, *offset)?;
+        file.write_at(&zeros, offset)?;
     }
     file.sync_all()
 }
@@ -291,6 +293,8 @@ struct Tail {
     /// Blocks behind `at` that hold something, and why they are to be cut.
     stale: Vec<u64>,
     reason: Option<CutReason>,
+    /// What the page cache shows as commits and the device does not have whole.
+    shown: Range<u64>,
 }
 
 struct Recovery {
@@ -306,8 +310,8 @@ impl Recovery {
     /// An empty log: begins the first segment.
     fn start(mut self, ready: Option<SegmentNumber>) -> Result<OpenedWal, WalError> {
         let head = self.config.start;
-        let first = SegmentNumber::FIRST;
-        let spares = self.spares(ready.unwrap_or(SegmentNumber(0)));
+        let first = self.config.first_segment;
+        let spares = self.spares(ready.unwrap_or(SegmentNumber(first.0 - 1)));
         let open = self.begin(&spares, first, head, SegmentRoot::NONE, SegmentId([0; 16]))?;
         let segments =
             Segments::of(vec![SegmentInfo { number: first, id: open.header.id, begins: head, sealed: None }]);
@@ -518,7 +522,8 @@ impl Recovery {
         let mut found = find_traces(file, life(&header), from..written_to)?;
         found.extend(traces);
         let last_in_group = end.head.last_sequence;
-        let end = end.clone();
+        let end = Tail { shown: end.at..written_to, ..end.clone() };
+        let shown = end.shown.clone();
         let mut tail = match *footer {
             Some(footer) => {
                 check_root(file, &end, footer)?;
@@ -530,7 +535,7 @@ impl Recovery {
             let stale = judge_traces(&found, before.at, before.head.last_sequence.next()).stale;
             let first = before.head.last_sequence.next().0;
             let reason = Some(CutReason::UnfinishedGroup { first, last: last_in_group.0 });
-            tail = Tail { stale, reason, proven: tail.proven, ..before };
+            tail = Tail { stale, reason, shown, proven: tail.proven, ..before };
         }
         self.report.replayed_events = tail.head.last_sequence.0 - header.head.last_sequence.0;
         Ok(tail)
@@ -568,17 +573,19 @@ impl Recovery {
         Ok(Tail { stale: rest.stale, reason, ..tail })
     }
 
-    /// Crash rule 4: the stale tail is erased and synced before the first append.
+    /// Crash rule 4: the stale tail is erased and synced before the first append. So is what only the page cache has of it (crash rule
+    /// 8): whoever reads the file would find it there, behind what is appended.
     fn cut(&mut self, path: &Path, tail: &Tail) -> Result<(), WalError> {
-        let Some(reason) = &tail.reason else { return Ok(()) };
-        self.report.cut = Some(Cut {
+        self.report.cut = tail.reason.clone().map(|reason| Cut {
             file: path.display().to_string(),
             offset: tail.at,
             blocks: tail.stale.len() as u64,
-            reason: reason.clone(),
+            reason,
         });
-        if !self.config.mistakes().append_after_garbage {
-            erase(&*self.disk, path, &tail.stale)?;
+        let shown = tail.shown.clone().step_by(BLOCK_BYTES);
+        let blocks: BTreeSet<u64> = tail.stale.iter().copied().chain(shown).collect();
+        if !blocks.is_empty() && !self.config.mistakes().append_after_garbage {
+            erase(&*self.disk, path, blocks)?;
         }
         Ok(())
     }
@@ -600,6 +607,7 @@ fn tail_at((at, commits, head): (u64, u64, Head), scan: &SegmentScan, tally: Tal
         footer: None,
         stale: Vec::new(),
         reason: None,
+        shown: 0..0,
     }
 }
 

@@ -74,8 +74,11 @@ impl SegmentNumber {
     /// The number a file name states; `None` for other files.
     pub(super) fn from_name(name: &str) -> Option<Self> {
         let digits = name.strip_suffix(".wal")?;
+        if digits.len() != 12 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
         let number = digits.parse().ok()?;
-        (digits.len() == 12 && number > 0).then_some(Self(number))
+        (number > 0).then_some(Self(number))
     }
 }
 
@@ -471,7 +474,14 @@ mod tests {
         let path = SegmentNumber(42).path(Path::new("wal"));
         assert_eq!(path, Path::new("wal/000000000042.wal"));
         assert_eq!(SegmentNumber::from_name("000000000042.wal"), Some(SegmentNumber(42)));
-        for name in ["000000000042.wal.new", "42.wal", "000000000000.wal", "00000000004x.wal", "LOCK"] {
+        for name in [
+            "000000000042.wal.new",
+            "42.wal",
+            "000000000000.wal",
+            "00000000004x.wal",
+            "+00000000042.wal",
+            "LOCK",
+        ] {
             assert_eq!(SegmentNumber::from_name(name), None, "{name}");
         }
     }

@@ -45,6 +45,8 @@ struct Maker {
     mistakes: Mistakes,
     /// The negative control of a lost name.
     sync_directory: bool,
+    /// The segment that an empty log begins with.
+    first: SegmentNumber,
 }
 
 /// Why no spare was made.
@@ -70,7 +72,7 @@ impl Maker {
 
     /// Before any commit in it: an acknowledged event must not lie in a file that can lose its name.
     fn sync_name(&self, number: SegmentNumber) -> Result<(), DiskError> {
-        if self.sync_directory || number == SegmentNumber::FIRST {
+        if self.sync_directory || number == self.first {
             return self.disk.sync_directory(&self.directory);
         }
         Ok(())
@@ -171,8 +173,8 @@ struct State {
     /// The last failure, for the one who waits for it.
     failure: Option<DiskError>,
     closing: bool,
-    /// The background thread is gone, and this is what it said.
-    panicked: Option<String>,
+    /// No further segment will ever be prepared: a sync failed, or the background thread panicked.
+    ended: Option<Arc<WalError>>,
 }
 
 /// The background thread's name.
@@ -203,6 +205,7 @@ impl Spares {
             pool: Pool::new(free, config.recycled_files_max),
             mistakes: config.mistakes(),
             sync_directory: !config.mistakes().rotate_without_sync,
+            first: config.first_segment,
         };
         let state = State {
             ready,
@@ -213,7 +216,7 @@ impl Spares {
             failures: 0,
             failure: None,
             closing: false,
-            panicked: None,
+            ended: None,
         };
         let shared = Arc::new(Shared {
             maker,
@@ -263,11 +266,17 @@ impl Spares {
 
     /// A commit of so many bytes was written: it pays for some zeros in the next segment.
     pub(super) fn pay(&self, commit_bytes: usize) {
-        if self.thread.is_none() {
-            return;
-        }
         let mut state = self.shared.state.lock();
         if state.ready >= state.wanted {
+            return;
+        }
+        if self.thread.is_none() {
+            // The one made ahead found no room: there may be some by now.
+            if state.ended.is_none() {
+                let number = state.ready.next();
+                drop(state);
+                self.shared.attempt(number, || Some(ZERO_PIECE_BYTES_MAX));
+            }
             return;
         }
         let was_short = state.paid_bytes < ZERO_PIECE_BYTES as u64;
@@ -321,10 +330,7 @@ impl NextSegment {
 
 impl State {
     fn check(&self) -> Result<(), WalError> {
-        match &self.panicked {
-            None => Ok(()),
-            Some(message) => Err(WalError::Panicked { thread: THREAD, message: message.clone() }),
-        }
+        self.ended.as_ref().map_or(Ok(()), |cause| Err(WalError::Poisoned(Arc::clone(cause))))
     }
 }
 
@@ -372,7 +378,7 @@ impl Shared {
                 Lacking::NextSegment,
                 Some(format!("no next segment: the thread {THREAD} panicked: {message}")),
             );
-            self.state.lock().panicked = Some(message);
+            self.state.lock().ended = Some(Arc::new(WalError::Panicked { thread: THREAD, message }));
             self.changed.notify_all();
         }
     }
@@ -388,6 +394,12 @@ impl Shared {
                 state.paid_bytes = 0;
             }
             Err(NotMade::Closing) => {}
+            // Never again (crash rule 1): what else that device lost nobody knows. The writer ends with its next commit, which has to
+            // be let through for that.
+            Err(NotMade::Failed(error)) if error.is_sync() => {
+                self.problem.set(Lacking::NextSegment, None);
+                state.ended = Some(Arc::new(error.into()));
+            }
             Err(NotMade::Failed(error)) => {
                 self.problem.set(Lacking::NextSegment, Some(format!("no next segment: {error}")));
                 state.retrying = true;
@@ -401,7 +413,7 @@ impl Shared {
 
     fn serve(&self) {
         let mut state = self.state.lock();
-        while !state.closing {
+        while !state.closing && state.ended.is_none() {
             if state.ready >= state.wanted {
                 self.changed.wait(&mut state);
                 continue;

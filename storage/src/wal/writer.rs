@@ -395,7 +395,8 @@ impl Writer {
         self.spares.check().map_err(|error| self.poison_with(error))?;
         self.tally();
         if self.rotation_due && !self.has_under_way() {
-            self.spares.wait(self.open.header.number.next())?;
+            let ready = self.spares.wait(self.open.header.number.next());
+            ready.map_err(|error| self.unless_full(error))?;
             self.rotate().map_err(|error| self.unless_full(error))?;
         }
         Ok(())

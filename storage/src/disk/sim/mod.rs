@@ -572,13 +572,17 @@ impl DiskFile for SimFile {
             if bad {
                 return Err(DiskError::new(Operation::Read, &self.path, error_of(Fault::Eio)).at(offset));
             }
-            if self.caching != Caching::Buffered {
-                state.now.drop_cache(self.file, wanted.clone());
-            }
-            let cached = state.now.cached(self.file);
-            let start = cached.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
-            let read = buffer.len().min(cached.len() - start);
-            buffer[..read].copy_from_slice(&cached[start..start + read]);
+            let on_device;
+            // Past the cache, which goes on showing what it showed.
+            let content = if self.caching == Caching::Buffered {
+                state.now.cached(self.file)
+            } else {
+                on_device = state.now.on_device(self.file);
+                &on_device
+            };
+            let start = content.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+            let read = buffer.len().min(content.len() - start);
+            buffer[..read].copy_from_slice(&content[start..start + read]);
             if let Some(reads) = &mut state.reads {
                 reads.push(ReadStep { path: self.path.clone(), bytes: wanted, is_hint: false });
             }

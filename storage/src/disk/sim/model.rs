@@ -182,6 +182,11 @@ impl Model {
         &self.files[file].cache
     }
 
+    /// What the device holds once what is dirty in the cache was written to it.
+    pub(super) fn on_device(&self, file: usize) -> Vec<u8> {
+        self.files[file].with_pending()
+    }
+
     pub(super) fn len_bytes(&self, file: usize) -> u64 {
         self.files[file].cache.len() as u64
     }

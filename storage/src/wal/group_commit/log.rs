@@ -281,9 +281,11 @@ impl<O: CommitObserver> Log<O> {
             return Ok(());
         }
         core.last_settled = Instant::now();
-        if let SyncPolicy::Interval(every) = core.writer.config().sync
-            && core.last_sync.elapsed() >= every
-        {
+        let due = match core.writer.config().sync {
+            SyncPolicy::Interval(every) => core.last_sync.elapsed() >= every,
+            SyncPolicy::EveryBatch | SyncPolicy::None => false,
+        };
+        if due || core.writer.has_unsynced() && core.observer.wants_sync() {
             core.sync()?;
         }
         let ends_segment = core.writer.is_at_segment_end() && !core.writer.has_under_way();

@@ -76,6 +76,11 @@ pub trait CommitObserver: Send + 'static {
     /// One commit was written. Its `durable` is the last group end that is durable: what is behind it, inside a group
     /// that goes on, recovery would drop.
     fn committed(&mut self, committed: &Committed);
+    /// Asked after commits were told: whether what was written is to be made durable now, whatever the policy. By it the observer
+    /// bounds how much waits for the log to be durable.
+    fn wants_sync(&mut self) -> bool {
+        false
+    }
     /// A sync outside a commit (an interval's, a rotation's, the last one) has made everything up to this group end
     /// durable.
     fn durable(&mut self, durable: Sequence);
