@@ -45,7 +45,7 @@ pub struct StoreNumbers {
     pub flush_failed: bool,
     /// What compaction has done.
     pub compaction: CompactionTotals,
-    /// Compaction has ended: tables become more until the store is opened again.
+    /// The last try to compact failed: tables become more until one does better, or until the store is opened again.
     pub compaction_failed: bool,
     /// New events are refused for want of space.
     pub lacks_space: bool,

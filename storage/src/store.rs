@@ -295,9 +295,10 @@ impl EventStore {
         self.ingest.compactor.totals()
     }
 
-    /// The failure that ended compaction, if one did: nothing is lost, but tables become more until the store is opened again.
+    /// The failure of the last try to compact, if it failed: nothing is lost, but tables become more until a later try does better,
+    /// or, where [`EventStore::compact`] says [`CompactError::Ended`], until the store is opened again.
     pub fn compaction_health(&self) -> Result<(), Arc<CompactError>> {
-        self.ingest.compactor.failure().map_or(Ok(()), |failure| Err(Arc::clone(failure)))
+        self.ingest.compactor.failure().map_or(Ok(()), Err)
     }
 
     /// Memtables that became tables since the store was opened.

@@ -3,9 +3,10 @@
 mod model;
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use matchtape_schemas::event::EventRef;
@@ -19,7 +20,7 @@ use matchtape_storage::{
     Access, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EventStore, FlushError, LockError,
     LockHolder, StoreMistakes, StoreOptions,
 };
-use model::small_options;
+use model::{Driven, small_options};
 use support::{FrameMaker, small_config};
 
 /// Tells of the end; panics at a commit if it is told to.
@@ -80,17 +81,23 @@ fn an_observer_that_panics_ends_the_log_and_a_waiting_appender_is_told() {
     assert!(again.head.last_sequence >= Sequence(6));
 }
 
-/// A disk on which preparing a segment panics once it is armed.
+/// A disk that panics once: where a segment is prepared, or a table removed, for the so manieth time. Zero: never.
 #[derive(Debug)]
 struct Trap {
     disk: SimDisk,
-    armed: Arc<AtomicBool>,
+    at: Arc<AtomicI64>,
+}
+
+impl Trap {
+    fn spring(&self, trodden: bool) {
+        assert!(!trodden || self.at.fetch_sub(1, Ordering::AcqRel) != 1, "a trap");
+    }
 }
 
 impl Disk for Trap {
     fn open(&self, path: &Path, access: Access, caching: Caching) -> Result<Arc<dyn DiskFile>, DiskError> {
         let preparing = path.extension().is_some_and(|extension| extension == "new");
-        assert!(!(preparing && self.armed.load(Ordering::Acquire)), "a trap for whoever prepares segments");
+        self.spring(preparing && path.starts_with("wal"));
         self.disk.open(path, access, caching)
     }
     fn list(&self, directory: &Path) -> Result<Vec<Entry>, DiskError> {
@@ -103,6 +110,7 @@ impl Disk for Trap {
         self.disk.rename(from, to)
     }
     fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        self.spring(path.extension().is_some_and(|extension| extension == "index" || extension == "events"));
         self.disk.remove(path)
     }
     fn hard_link(&self, existing: &Path, new: &Path) -> Result<(), DiskError> {
@@ -124,11 +132,11 @@ impl Disk for Trap {
 
 #[test]
 fn a_panic_while_the_next_segment_is_prepared_ends_the_log_instead_of_its_rotation_waiting_for_ever() {
-    let armed = Arc::new(AtomicBool::new(false));
-    let disk: Arc<dyn Disk> = Arc::new(Trap { disk: SimDisk::new(1), armed: Arc::clone(&armed) });
+    let at = Arc::new(AtomicI64::new(0));
+    let disk: Arc<dyn Disk> = Arc::new(Trap { disk: SimDisk::new(1), at: Arc::clone(&at) });
     let config = WalConfig { preparation: Preparation::Background, ..small_config() };
     let opened = wal::open(disk, config).expect("opened");
-    armed.store(true, Ordering::Release);
+    at.store(1, Ordering::Release);
     let mut maker = FrameMaker::new(opened.head, 1);
     let (failed, failure) = channel();
     let log = GroupCommit::start(opened.writer, Observer { panic_at: None, commits: 0, failed }, WAIT);
@@ -136,6 +144,42 @@ fn a_panic_while_the_next_segment_is_prepared_ends_the_log_instead_of_its_rotati
     assert!(ended.to_string().contains("wal-segments panicked: a trap"), "{ended}");
     assert!(failure.recv().expect("told").to_string().contains("wal-segments"));
     assert!(matches!(log.close(), Err(WalError::Poisoned(_))));
+}
+
+#[test]
+fn a_merge_that_panics_after_the_manifest_names_its_tables_leaves_them_there() {
+    let mut in_a_merge = 0;
+    for place in 1.. {
+        let at = Arc::new(AtomicI64::new(0));
+        let disk = SimDisk::new(1);
+        let trap: Arc<dyn Disk> = Arc::new(Trap { disk: disk.clone(), at: Arc::clone(&at) });
+        let (mut driven, _) = Driven::open(trap, small_options(), Vec::new(), 3).expect("created");
+        for _ in 0..12 {
+            driven.append(3, true);
+            driven.store.flush().expect("flushed");
+        }
+        // The tables that one merge has replaced are removed by the next one, when that is durable.
+        at.store(place, Ordering::Release);
+        let compacted = catch_unwind(AssertUnwindSafe(|| driven.store.compact(&mut |_| true)));
+        if at.load(Ordering::Acquire) > 0 {
+            break;
+        }
+        // Or, in the end, by nobody's merge.
+        if let Ok(outcome) = compacted {
+            let error = outcome.expect_err("it panicked").to_string();
+            assert!(error.contains("a trap"), "{error}");
+            in_a_merge += 1;
+        }
+        driven.check(20);
+        assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
+        let events = driven.events.clone();
+        drop(driven);
+        disk.kill();
+        let (mut driven, _) = Driven::open(Arc::new(disk), small_options(), events, 4).expect("opened");
+        driven.check(20);
+        assert!(driven.store.verify(&mut |_| {}).expect("readable").is_sound());
+    }
+    assert!(in_a_merge > 2, "{in_a_merge}");
 }
 
 /// Panics at its hundredth event.

@@ -260,6 +260,18 @@ fn a_damaged_snapshot_is_not_relied_on_and_an_older_one_still_opens_the_store() 
 }
 
 #[test]
+fn what_drops_nothing_reads_no_snapshot() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 6);
+    let newest = driven.store.inspect().snapshots.last().expect("one per flush").file.clone();
+    disk.make_unreadable(Path::new(&newest), 70..71);
+    let none = RetentionPolicy { snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
+    let choice = driven.store.retain(&none, now(&driven)).expect("nothing to do");
+    assert!(choice.dropped.is_empty(), "{choice:?}");
+    driven.store.retain(&older_than(20), now(&driven)).expect_err("now it is needed");
+}
+
+#[test]
 fn a_run_with_fewer_projections_does_not_cost_the_others_their_state() {
     let disk = SimDisk::new(1);
     let driven = flushed(&disk, 4);

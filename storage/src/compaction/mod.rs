@@ -58,6 +58,9 @@ pub enum CompactError {
         /// What it said.
         message: String,
     },
+    /// It failed, and is tried again after the next flush.
+    #[error(transparent)]
+    Failed(Arc<CompactError>),
     /// It failed before, in a way that trying again does not mend; the store has to be opened again.
     #[error("compaction ended with an earlier failure: {0}")]
     Ended(Arc<CompactError>),
@@ -79,6 +82,7 @@ impl CompactError {
             // The manifest found no room, and is as it was.
             Self::Flush(error) => !error.may_pass(),
             Self::Panicked { .. } | Self::Ended(_) => true,
+            Self::Failed(failure) => failure.is_final(),
         }
     }
 }
@@ -149,7 +153,8 @@ pub(crate) struct Compactor {
     pub options: CompactionOptions,
     compression: Compression,
     busy: Mutex<()>,
-    failure: std::sync::OnceLock<Arc<CompactError>>,
+    /// Of the last try: for good, if it is [`CompactError::is_final`].
+    failure: Mutex<Option<Arc<CompactError>>>,
     totals: [AtomicU64; 7],
 }
 
@@ -159,14 +164,14 @@ impl Compactor {
             options,
             compression,
             busy: Mutex::new(()),
-            failure: std::sync::OnceLock::new(),
+            failure: Mutex::default(),
             totals: Default::default(),
         }
     }
 
-    /// The failure that ended compaction, if one did.
-    pub(crate) fn failure(&self) -> Option<&Arc<CompactError>> {
-        self.failure.get()
+    /// The failure of the last try, or the one that ended compaction, if there was one.
+    pub(crate) fn failure(&self) -> Option<Arc<CompactError>> {
+        self.failure.lock().clone()
     }
 
     pub(crate) fn totals(&self) -> CompactionTotals {
@@ -240,21 +245,21 @@ impl Compactor {
         work: impl FnOnce() -> Result<Outcome, CompactError>,
     ) -> Result<Outcome, CompactError> {
         let _busy = self.busy.lock();
-        if let Some(failure) = self.failure.get() {
-            return Err(CompactError::Ended(Arc::clone(failure)));
+        if let Some(failure) = self.failure().filter(|failure| failure.is_final()) {
+            return Err(CompactError::Ended(failure));
         }
         let done = caught(work).unwrap_or_else(|message| Err(CompactError::Panicked { message }));
-        done.map_err(|error| {
-            let error = match error {
-                // What else that device lost nobody knows: nothing is written any more, by a flush or by a merge (crash rule 1).
-                CompactError::Table(TableError::Disk(error)) if error.is_sync() => {
-                    CompactError::Flush(flusher.fail(error.into()))
-                }
-                error if error.is_final() => error,
-                error => return error,
-            };
-            let failure = Arc::new(error);
-            CompactError::Ended(Arc::clone(self.failure.get_or_init(|| failure)))
+        let done = done.map_err(|error| match error {
+            // What else that device lost nobody knows: nothing is written any more, by a flush or by a merge (crash rule 1).
+            CompactError::Table(TableError::Disk(error)) if error.is_sync() => {
+                CompactError::Flush(flusher.fail(error.into()))
+            }
+            error => error,
+        });
+        let done = done.map_err(Arc::new);
+        *self.failure.lock() = done.as_ref().err().cloned();
+        done.map_err(|failure| {
+            if failure.is_final() { CompactError::Ended(failure) } else { CompactError::Failed(failure) }
         })
     }
 }
@@ -383,6 +388,8 @@ impl Work<'_> {
         if !paths.is_empty() {
             install(&*self.shared.disk, Path::new(TABLES), paths)?;
         }
+        // From the edit on they may be the store's, whatever happens: they are leftovers again only if it is known not to be made.
+        let files = std::mem::take(&mut leftovers.files);
         let mut replaced = false;
         let changed = self.flusher.change_files(self.shared, |contents| {
             replaced = inputs.iter().all(|number| contents.names_locally(*number));
@@ -395,8 +402,8 @@ impl Work<'_> {
         // After a failed edit nobody knows what the manifest names: the next opening removes what it does not. But one that
         // found no room was not made.
         let named = changed.as_ref().map_or_else(|error| !error.may_pass(), |()| replaced);
-        if named {
-            leftovers.files.clear();
+        if !named {
+            leftovers.files = files;
         }
         Ok(changed?)
     }

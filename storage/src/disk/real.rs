@@ -31,12 +31,13 @@ impl RealDisk {
         Ok(Self { root: root.to_path_buf() })
     }
 
-    /// The directory `root`, created with its parents if need be; the new names are synced.
+    /// The directory `root`, created with its parents if need be; the new names are synced, and its own in any case.
     pub fn create(root: &Path) -> Result<Self, DiskError> {
         let of = |source: std::io::Error| DiskError::new(Operation::CreateDirectory, root, source);
+        let changing = directories_to_change(root);
         std::fs::create_dir_all(root).map_err(of)?;
-        if let Some(parent) = root.canonicalize().map_err(of)?.parent() {
-            std::fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(of)?;
+        for directory in changing {
+            std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(of)?;
         }
         Self::open(root)
     }
@@ -68,6 +69,20 @@ impl RealDisk {
         retry_on_intr(|| rustix::fs::open(&full, flags | OFlags::CLOEXEC, mode))
             .map_err(|errno| DiskError::new(operation, path, errno))
     }
+}
+
+/// The directories that hold the name of `root` and those of its parents that are not there yet, `root`'s first.
+fn directories_to_change(root: &Path) -> Vec<PathBuf> {
+    let mut holding = Vec::new();
+    for path in root.ancestors() {
+        let Some(parent) = path.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        holding.push(parent.to_path_buf());
+        if parent.exists() {
+            break;
+        }
+    }
+    holding
 }
 
 impl Disk for RealDisk {
@@ -269,5 +284,21 @@ impl DiskFile for RealFile {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directory_that_gets_a_new_name_is_made_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &str| directory.path().join(path);
+        assert_eq!(directories_to_change(&at("a/b/c")), [at("a/b"), at("a"), directory.path().to_path_buf()]);
+        RealDisk::create(&at("a/b/c")).unwrap();
+        assert_eq!(directories_to_change(&at("a/b/c")), [at("a/b")], "its own name in any case");
+        assert_eq!(directories_to_change(Path::new("surely-not-there")), [Path::new(".")]);
+        assert!(directories_to_change(Path::new("/")).is_empty());
     }
 }

@@ -65,6 +65,11 @@ impl<'a> Run<'a> {
             Situation { contents, day_ends: &self.day_ends, unusable: &trust.unusable, now: self.now };
         let pins: Vec<PinView> = pins.iter().cloned().chain(holds(contents)).collect();
         let mut choice = choose(&situation, self.policy, &pins);
+        // What drops nothing relies on nothing.
+        if choice.dropped.is_empty() && choice.broken().is_empty() {
+            choice.advisories.extend(trust.advisories.iter().cloned());
+            return Ok(choice);
+        }
         let before = Sequence(choice.first_kept).previous();
         let usable = || contents.snapshots.iter().rev().filter(|meta| !trust.unusable.contains(&meta.number));
         let first = usable().filter(|meta| meta.sequence() == before);
@@ -192,9 +197,21 @@ pub(crate) fn retain(
 ) -> Result<RetentionChoice, RetentionError> {
     let disk = &*scope.shared.disk;
     let run = Run::new(scope)?;
+    // Snapshots may be long: they are read here, and not while flushes and merges wait. The view keeps their files.
+    let (contents, view) = flusher.with_contents(|contents| (contents.clone(), scope.shared.view()));
+    let mut trust = Trust::new(disk, &contents, &run.policy.abandoned_sections)?;
+    while let Err(unread) = run.choose(&contents, &pins.list(), &trust) {
+        trust.check(disk, &unread)?;
+    }
+    drop(view);
     // What somebody still reads goes later.
-    flusher.decide_files(scope.shared, |contents| {
-        let mut trust = Trust::new(disk, contents, &run.policy.abandoned_sections)?;
+    flusher.decide_files(scope.shared, |now| {
+        // One that was written meanwhile is not needed yet.
+        let before = &contents.snapshots;
+        trust
+            .unusable
+            .extend(now.snapshots.iter().filter(|meta| !before.contains(meta)).map(|meta| meta.number));
+        let contents = now;
         let choice = loop {
             // Nothing is read while the board is locked.
             let decided = pins.decide(|board| match run.choose(contents, &board.list(), &trust) {

@@ -119,6 +119,12 @@ pub enum Restraint {
     },
     /// The newest event table always stays.
     NewestTable,
+    /// The next to go are in the cold tier: dropping them would make no room on the local disk, and nothing newer can go before them.
+    /// Moving more there would.
+    ColdTier {
+        /// The first event of those.
+        first: u64,
+    },
     /// The rest must begin at a snapshot, with another one behind it.
     Snapshots {
         /// The first event that was to be kept.
@@ -133,6 +139,10 @@ impl std::fmt::Display for Restraint {
                 write!(f, "{} {:?} needs everything from sequence {} on", pin.kind, pin.name, pin.from)
             }
             Self::NewestTable => f.write_str("the newest event table always stays"),
+            Self::ColdTier { first } => write!(
+                f,
+                "sequence {first} is in the cold tier: a limit of bytes on the local disk drops neither it nor what follows"
+            ),
             Self::Snapshots { first_wanted } => write!(
                 f,
                 "to begin with sequence {first_wanted}, a good snapshot must stand right before it and another one behind it"
@@ -180,8 +190,11 @@ pub(crate) fn choose(
     pins: &[PinView],
 ) -> RetentionChoice {
     let (wanted, mut restraints) = wanted_cut(situation, policy);
-    let (held, advisories) = within_pins(situation, policy, pins, wanted, &mut restraints);
+    let (held, mut advisories, over) = within_pins(situation, policy, pins, wanted, &mut restraints);
     let cut = at_a_snapshot(situation, held, &mut restraints);
+    // Only those that are in the way of what really goes.
+    let broken = over.into_iter().filter(|(allowed, _)| *allowed < cut);
+    advisories.extend(broken.map(|(_, advisory)| advisory));
 
     let contents = situation.contents;
     let tables = &contents.event_tables;
@@ -218,7 +231,7 @@ pub(crate) fn choose(
 fn wanted_cut(situation: &Situation<'_>, policy: &RetentionPolicy) -> (usize, Vec<Restraint>) {
     let contents = situation.contents;
     let tables = &contents.event_tables;
-    let mut wanted = 0;
+    let (mut wanted, mut restraints) = (0, Vec::new());
     if let Some(age) = policy.age {
         let before = situation.now.0.saturating_sub(nanoseconds(age));
         wanted = tables.partition_point(|table| table.footer.after.accepted_time.0 < before);
@@ -229,18 +242,34 @@ fn wanted_cut(situation: &Situation<'_>, policy: &RetentionPolicy) -> (usize, Ve
         wanted = wanted.max(tables.partition_point(|table| table.last() <= through));
     }
     if let Some(bytes) = policy.bytes {
-        let fits = (0..tables.len()).find(|cut| bytes_from(contents, *cut) <= bytes);
-        wanted = wanted.max(fits.unwrap_or(tables.len()));
+        let fits = (0..tables.len()).find(|cut| local_bytes_from(contents, *cut) <= bytes);
+        let fits = fits.unwrap_or(tables.len());
+        while wanted < fits {
+            // The oldest goes first, and what has left the local disk would make no room on it.
+            if contents.cold.contains_key(&tables[wanted].number) {
+                restraints.push(Restraint::ColdTier { first: tables[wanted].first().0 });
+                break;
+            }
+            wanted += 1;
+        }
     }
     let newest = tables.len().saturating_sub(1);
     if wanted > newest {
-        return (newest, vec![Restraint::NewestTable]);
+        wanted = newest;
+        restraints.push(Restraint::NewestTable);
     }
-    (wanted, Vec::new())
+    (wanted, restraints)
 }
 
 fn nanoseconds(age: Duration) -> i64 {
     i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Of [`bytes_from`], those on the local disk.
+fn local_bytes_from(contents: &Contents, cut: usize) -> u64 {
+    let tables = contents.event_tables[cut..].iter();
+    let cold = tables.filter(|table| contents.cold.contains_key(&table.number));
+    bytes_from(contents, cut) - cold.map(|table| table.bytes).sum::<u64>()
 }
 
 /// Bytes that stay if the first `cut` event tables go, with everything that only they need.
@@ -255,16 +284,17 @@ fn bytes_from(contents: &Contents, cut: usize) -> u64 {
     events.chain(indexes.map(|index| index.bytes)).chain(snapshots.map(|snapshot| snapshot.bytes)).sum()
 }
 
-/// As much of `wanted` as pins allow.
+/// As much of `wanted` as those pins allow that are never broken or within their limits; and the others that keep any of it: how
+/// much each of them would allow, and what is to be said if it is broken.
 fn within_pins(
     situation: &Situation<'_>,
     policy: &RetentionPolicy,
     pins: &[PinView],
     wanted: usize,
     restraints: &mut Vec<Restraint>,
-) -> (usize, Vec<Advisory>) {
+) -> (usize, Vec<Advisory>, Vec<(usize, Advisory)>) {
     let tables = &situation.contents.event_tables;
-    let mut advisories = Vec::new();
+    let (mut advisories, mut over) = (Vec::new(), Vec::new());
     let mut cut = wanted;
     for pin in pins.iter().filter(|pin| !pin.broken) {
         // The table that holds the first pinned event stays.
@@ -278,7 +308,7 @@ fn within_pins(
                 advisories.push(Advisory::HoldOverLimit { hold: pin.clone(), excess });
             }
             (PinKind::Standby | PinKind::Consumer | PinKind::Archive | PinKind::Backup, Some(excess)) => {
-                advisories.push(Advisory::PinBroken { pin: pin.clone(), excess });
+                over.push((allowed, Advisory::PinBroken { pin: pin.clone(), excess }));
                 continue;
             }
             (_, None) => {}
@@ -286,7 +316,7 @@ fn within_pins(
         restraints.push(Restraint::Pinned { pin: pin.clone() });
         cut = cut.min(allowed);
     }
-    (cut, advisories)
+    (cut, advisories, over)
 }
 
 /// By what a pin that keeps everything from table `first` on is over its limit.
@@ -368,6 +398,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::archive::cold::ColdObject;
     use crate::manifest::Edit;
     use crate::retention::PinLimits;
     use crate::snapshot::SnapshotFooter;
@@ -520,7 +551,7 @@ mod tests {
                         || limit.age.is_some_and(|limit| u128::from(age) > limit.as_nanos()),
                     "{:?} is within its limits", pin
                 );
-                prop_assert!(pin.from < choice.first_wanted, "it was not in the way");
+                prop_assert!(pin.from < choice.first_kept, "it was not in the way");
             }
 
             // The state at the beginning is there, and one to fall back to.
@@ -551,6 +582,48 @@ mod tests {
                 prop_assert!(!choice.restraints.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_limit_of_bytes_is_one_of_the_local_disk_and_the_cold_tier_is_not_dropped_for_it() {
+        let mut contents = contents(&[(10, true); 8], 1);
+        let all = bytes_from(&contents, 0);
+        let keep = |contents: &Contents, bytes| {
+            let situation = Situation { contents, day_ends: &[], unusable: &[], now: AcceptedTime(i64::MAX) };
+            let policy =
+                RetentionPolicy { bytes: Some(bytes), snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
+            choose(&situation, &policy, &[])
+        };
+        assert!(keep(&contents, all - 1).first_kept > 1, "all of it is local");
+        let moved: Vec<EventTableMeta> = contents.event_tables[..3].to_vec();
+        for meta in &moved {
+            let (number, bytes, key) = (meta.number, meta.bytes, meta.number.to_string());
+            contents.cold.insert(number, ColdObject { number, bytes, hash: [0; 32], key });
+        }
+        let local = all - moved.iter().map(|meta| meta.bytes).sum::<u64>();
+        let fits = keep(&contents, local);
+        assert_eq!((fits.first_kept, fits.restraints.len()), (1, 0));
+        let full = keep(&contents, local - 1);
+        assert_eq!((full.first_kept, &*full.restraints), (1, &[Restraint::ColdTier { first: 1 }][..]));
+    }
+
+    #[test]
+    fn a_pin_over_its_limit_stays_while_breaking_it_would_free_nothing() {
+        let contents = contents(&[(10, true); 8], 1);
+        let situation =
+            Situation { contents: &contents, day_ends: &[], unusable: &[], now: AcceptedTime(80) };
+        let limit = PinLimit { bytes: Some(1), age: None };
+        let policy = RetentionPolicy {
+            age: Some(Duration::from_nanos(20)),
+            pin_limits: PinLimits { consumer: limit, ..PinLimits::default() },
+            ..RetentionPolicy::default()
+        };
+        let consumer = pin(PinKind::Consumer, 25, false);
+        let alone = choose(&situation, &policy, std::slice::from_ref(&consumer));
+        assert_eq!((alone.broken(), alone.first_kept), (vec![consumer.clone()], 51));
+        let hold = pin(PinKind::LegalHold, 12, false);
+        let held = choose(&situation, &policy, &[consumer, hold]);
+        assert_eq!((held.broken(), held.first_kept), (vec![], 11));
     }
 
     #[test]

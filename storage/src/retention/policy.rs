@@ -14,7 +14,8 @@ pub struct RetentionPolicy {
     pub age: Option<Duration>,
     /// Keep this many closed trading days, and the running one; drop what is older.
     pub trading_days: Option<u32>,
-    /// Drop the oldest events until event tables, index tables and snapshots take at most so many bytes.
+    /// Drop the oldest events until event tables, index tables and snapshots take at most so many bytes of the local disk. Event
+    /// tables in the cold tier do not count, and are not dropped for this: while the oldest are there, nothing is.
     pub bytes: Option<u64>,
     /// How much a pin may hold back before it is broken.
     pub pin_limits: PinLimits,

@@ -184,7 +184,7 @@ fn store(numbers: &StoreNumbers, out: &mut Exposition) {
         ("matchtape_flush_failed", "1: indexing or flushing ended.", numbers.flush_failed.into()),
         (
             "matchtape_compaction_failed",
-            "1: merging ended; tables become more.",
+            "1: the last try to merge failed; tables become more.",
             numbers.compaction_failed.into(),
         ),
         ("matchtape_space_lacking", "1: the disk is full, events are refused.", numbers.lacks_space.into()),

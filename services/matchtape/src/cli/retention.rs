@@ -22,7 +22,8 @@ pub(super) struct RetentionSection {
     pub keep_hours: u64,
     /// Keep so many closed trading days and the running one. 0: all.
     pub keep_trading_days: u32,
-    /// Drop the oldest events until tables and snapshots take at most this. 0: whatever they take.
+    /// Drop the oldest events until tables and snapshots take at most this of the local disk. 0: whatever they take. Event tables in
+    /// the cold tier do not count, and while the oldest are there nothing is dropped for this.
     pub keep_bytes: u64,
     /// Sections of snapshots that nobody will ask for again.
     pub abandoned_sections: Vec<String>,

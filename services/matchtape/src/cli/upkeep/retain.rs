@@ -34,7 +34,8 @@ pub(in super::super) struct RetainArgs {
     /// Keep so many closed trading days and the running one
     #[arg(long, value_name = "DAYS")]
     trading_days: Option<u32>,
-    /// Drop the oldest until tables and snapshots take at most this much (500GiB, 20000000)
+    /// Drop the oldest until tables and snapshots take at most this much of the local disk (500GiB, 20000000). What is in the cold tier
+    /// does not count, and is not dropped for it
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_bytes: Option<u64>,
     /// A section of snapshots that nobody will ask for again; repeat for more
