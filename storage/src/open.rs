@@ -468,7 +468,7 @@ fn replay_tail(
     loop {
         let frame = frames.next_frame()?;
         let full = match &frame {
-            Some(found) => !builder.has_room_for(&found.frame),
+            Some(found) => !builder.has_room_for(found),
             None => true,
         };
         if full && let Some(chunk) = builder.take() {
@@ -482,14 +482,14 @@ fn replay_tail(
             }
         }
         let Some(found) = frame else { break };
-        let header = *found.frame.header();
+        let header = *found.header();
         header
             .check_follows(&expected)
             .map_err(|source| OpenError::Diverged { flushed: flushed.last_sequence, source })?;
         expected = header.head();
         report.replayed_events += u64::from(header.count);
         report.replayed_bytes += u64::from(header.length);
-        builder.add(&found.frame);
+        builder.add(&found);
     }
     // Indexing is left to the indexing thread: until it is through, readers filter what it has not come to.
     Ok(())

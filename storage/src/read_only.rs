@@ -142,7 +142,7 @@ impl ReadOnlyStore {
         let mut builder = ChunkBuilder::new();
         loop {
             let frame = follower.next_frame()?;
-            let full = frame.as_ref().is_none_or(|found| !builder.has_room_for(&found.frame));
+            let full = frame.as_ref().is_none_or(|found| !builder.has_room_for(found));
             if full && let Some(chunk) = builder.take() {
                 if memtable.memory_bytes() >= self.options.memtable_bytes || !memtable.has_places_for(&chunk)
                 {
@@ -155,11 +155,11 @@ impl ReadOnlyStore {
                 while memtable.index_more() {}
             }
             let Some(found) = frame else { break };
-            let header = *found.frame.header();
+            let header = *found.header();
             if header.first_sequence <= head.last_sequence {
                 continue;
             }
-            builder.add(&found.frame);
+            builder.add(&found);
         }
         // Both are group ends: what the log proves, and what was flushed.
         self.shared.visible.raise(head.last_sequence);

@@ -1,5 +1,6 @@
 //! Reads everything and checks it: every checksum, the chain of frames across tables and log, the bounds that indexes state,
-//! every index rebuilt from the events and compared, every snapshot's hash, every sealed segment's root.
+//! every index rebuilt from the events and compared, every snapshot's hash, the root of every sealed segment that the log still
+//! holds. Of those that it has let go of, the roots are kept for proofs ([`crate::prove`] compares them) and not compared here.
 //!
 //! Indexes are compared as sets, by a fingerprint that does not depend on order: so memory stays flat, and it does not
 //! matter how postings are spread over tables. Where an index table covers exactly one event table (as flushed), a
@@ -42,7 +43,7 @@ pub struct VerifyReport {
     pub postings: u64,
     /// Snapshots read back.
     pub snapshots: u64,
-    /// Sealed segments compared with their roots.
+    /// Sealed segments of the log compared with their roots.
     pub sealed_segments: u64,
     /// What is wrong; empty if nothing is.
     pub findings: Vec<Finding>,

@@ -22,7 +22,7 @@ fn both_disks_read_back_what_was_written_and_name_what_is_wrong() {
         assert!(missing.is_missing() && missing.to_string().contains("cannot open wal/one"), "{missing}");
         let file = disk.open(path, Access::CreateNew, Caching::Buffered).expect("created");
         assert!(disk.open(path, Access::CreateNew, Caching::Buffered).expect_err("exclusive").is_existing());
-        file.allocate_zeroed(8192).expect("allocated");
+        file.write_at(&[0; 8192], 0).expect("written");
         file.write_at(b"hello", 4094).expect("written");
         file.sync_data().expect("synced");
         disk.sync_directory(Path::new("wal")).expect("synced");
@@ -83,7 +83,7 @@ fn direct_files_round_trip_aligned_blocks_and_refuse_unaligned_ones_in_words() {
             Err(error) if error.source.raw_os_error() == Some(22) => continue,
             Err(error) => panic!("{error}"),
         };
-        file.allocate_zeroed(3 * 4096).expect("allocated");
+        file.write_at(&AlignedBytes::zeroed(3 * 4096), 0).expect("written");
         let mut block = AlignedBytes::zeroed(4096);
         block.fill(7);
         file.write_at(&block, 4096).expect("written");
@@ -180,7 +180,7 @@ fn a_direct_synchronous_write_is_durable_when_it_returns_and_torn_only_while_und
     let disk = SimDisk::new(1);
     let file = disk.open(Path::new("a"), Access::CreateNew, Caching::DirectSync).expect("created");
     disk.sync_directory(Path::new("")).expect("synced");
-    file.allocate_zeroed(8192).expect("zeroed");
+    file.write_at(&AlignedBytes::zeroed(8192), 0).expect("written");
     let mut block = AlignedBytes::zeroed(8192);
     block.fill(9);
     let before = disk.operations();

@@ -149,12 +149,12 @@ fn everything_appended_is_reported_once_in_order_and_found_again() {
             let mut frames = reader.frames(Sequence(from), last).expect("frames");
             let mut next = None;
             while let Some(found) = frames.next_frame().expect("a frame") {
-                let first = found.frame.first_sequence();
+                let first = found.first_sequence();
                 match next {
-                    None => assert!(first.0 <= from && found.frame.last_sequence().0 >= from),
+                    None => assert!(first.0 <= from && found.last_sequence().0 >= from),
                     Some(next) => assert_eq!(first, next),
                 }
-                next = Some(found.frame.last_sequence().next());
+                next = Some(found.last_sequence().next());
             }
             assert_eq!(next, Some(last.next()));
         }
@@ -164,28 +164,6 @@ fn everything_appended_is_reported_once_in_order_and_found_again() {
             }
         }
     }
-}
-
-#[test]
-fn a_frame_is_read_again_by_its_place() {
-    let disk = SimDisk::new(1);
-    let opened = wal::open(Arc::new(disk.clone()), small_config()).expect("opened");
-    let (mut writer, mut maker) = (opened.writer, FrameMaker::new(opened.head, 1));
-    for _ in 0..10 {
-        let buffer = maker.commit(&writer, 3, false, FrameFlags::NONE);
-        writer.commit(buffer).expect("committed");
-    }
-    let reader = WalReader::new(Arc::new(disk), small_config(), opened.segments);
-    let mut frames = reader.frames(Sequence::FIRST, maker.head.last_sequence).expect("frames");
-    let mut memory = matchtape_storage::AlignedBytes::zeroed(matchtape_schemas::limits::FRAME_BYTES_MAX);
-    let mut count = 0;
-    while let Some(found) = frames.next_frame().expect("a frame") {
-        let file = reader.segment_file(found.place.segment).expect("opened");
-        let again = file.frame(found.place, &mut memory).expect("read");
-        assert_eq!(again.bytes(), found.frame.bytes());
-        count += 1;
-    }
-    assert_eq!(count, 30);
 }
 
 #[test]
@@ -487,8 +465,8 @@ fn under_an_interval_policy_durability_follows_within_the_interval() {
 /// Every frame a follower now hands out; returns the last event.
 fn drain(follower: &mut WalFollower, mut next: Sequence) -> Sequence {
     while let Some(found) = follower.next_frame().expect("a frame") {
-        assert_eq!(found.frame.first_sequence(), next);
-        next = found.frame.last_sequence().next();
+        assert_eq!(found.first_sequence(), next);
+        next = found.last_sequence().next();
     }
     assert_eq!(next.previous(), follower.through(), "all that is proven is served");
     next
@@ -532,7 +510,7 @@ fn a_follower_sees_what_is_proven_and_nothing_more_while_the_log_grows_and_rotat
     for from in [Sequence(100), durable, durable.next()] {
         let mut late =
             WalFollower::open(Arc::clone(&shared), small_config(), from).expect("opened").expect("begun");
-        let first = late.next_frame().expect("frames").map(|found| found.frame.first_sequence());
+        let first = late.next_frame().expect("frames").map(|found| found.first_sequence());
         assert_eq!(first.is_none(), from > durable);
         assert!(first.is_none_or(|first| first <= from));
     }
@@ -658,7 +636,7 @@ fn a_follower_whose_segment_became_another_one_is_told_where_the_log_begins_now(
         gone(follower.refresh().expect_err("its segment is another one"));
         let error = loop {
             match frames.next_frame() {
-                Ok(Some(found)) => assert!(found.frame.first_sequence() < begins),
+                Ok(Some(found)) => assert!(found.first_sequence() < begins),
                 Ok(None) => panic!("the frames ended early"),
                 Err(error) => break error,
             }

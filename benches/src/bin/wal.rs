@@ -121,8 +121,8 @@ fn main() {
         let first = reader.segments().first_sequence().expect("a log has a segment");
         let mut frames = reader.frames(first, reopened.head.last_sequence).expect("a log with events");
         while let Some(frame) = frames.next_frame().expect("an undamaged log") {
-            read += frame.frame.bytes().len() as u64;
-            seen += u64::from(frame.frame.header().count);
+            read += frame.bytes().len() as u64;
+            seen += u64::from(frame.header().count);
         }
         let seconds = start.elapsed().as_secs_f64();
         assert_eq!(seen, reopened.head.last_sequence.get() + 1 - first.get());

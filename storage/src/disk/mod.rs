@@ -25,9 +25,6 @@ pub use real::RealDisk;
 /// commit is padded to. 4096 satisfies every device in use, whatever its own block.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// Bytes of zeros written per call: large enough that the call costs nothing.
-const ZERO_BYTES: usize = 1 << 20;
-
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -120,22 +117,6 @@ pub trait DiskFile: Send + Sync + Debug {
     fn link_count(&self) -> Result<u64, DiskError>;
     /// The path it was opened by, for messages.
     fn path(&self) -> &Path;
-
-    /// Writes zeros over the first `bytes`, so that later writes inside change no metadata and cannot fail for want of
-    /// space. Not synced.
-    ///
-    /// Without `fallocate`: turning its unwritten extents into written ones costs more than growing the file does (measured
-    /// on ext4 mounted with `discard`: 0.5 GB/s against 2.0).
-    fn allocate_zeroed(&self, bytes: u64) -> Result<(), DiskError> {
-        let zeros = AlignedBytes::zeroed(ZERO_BYTES);
-        let mut at = 0;
-        while at < bytes {
-            let chunk = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(ZERO_BYTES);
-            self.write_at(&zeros[..chunk], at)?;
-            at += chunk as u64;
-        }
-        Ok(())
-    }
 
     /// Reads exactly `buffer`; a file that ends earlier is an error.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {

@@ -81,7 +81,7 @@ pub struct SalvageReport {
     pub tables_rebuilt: u64,
     /// Index tables made anew from events.
     pub indexes_rebuilt: u64,
-    /// Files put aside, relative to the data directory.
+    /// Files put aside, by the names they had in the data directory, and those written there besides, by the names they have.
     pub files_aside: Vec<String>,
     /// Objects of the cold tier that hold events in `aside`: the store does not know them any more, nothing removes them, and
     /// the file `cold.objects` in `directory` says what each is.

@@ -46,7 +46,7 @@ impl IndexScan {
     /// Goes to the next entry; `false` if there is none.
     #[inline]
     pub(crate) fn advance(&mut self) -> Result<bool, TableError> {
-        if self.advance_in_block()? { Ok(true) } else { self.next_block() }
+        if self.advance_in_block()? { Ok(true) } else { self.advance_block() }
     }
 
     /// Goes to the next entry of the block; `false` if there is none.
@@ -61,10 +61,6 @@ impl IndexScan {
 
     /// Leaves out what comes of the block, and goes to the first entry of the next one; `false` if there is none.
     pub(crate) fn advance_block(&mut self) -> Result<bool, TableError> {
-        self.next_block()
-    }
-
-    fn next_block(&mut self) -> Result<bool, TableError> {
         self.block = None;
         if self.blocks.is_empty() && !self.load_leaf()? {
             return Ok(false);

@@ -12,13 +12,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use matchtape_schemas::{Sequence, TapeId};
+use matchtape_schemas::{Frame, Sequence, TapeId};
 
 use super::block::CommitHeader;
 use super::bytes::is_zero;
 use super::config::WalConfig;
 use super::error::{Damage, WalError};
-use super::frames::{WalFrame, WalFrames, gone, is_still};
+use super::frames::{WalFrames, gone, is_still};
 use super::recovery::{check_dense, life};
 use super::scan::{First, Stop, bears_id, find_proof, read_footer, read_header};
 use super::segment::{ClusterId, FOOTER_MAGIC, Footer, SEGMENT_START, SegmentHeader, SegmentNumber};
@@ -176,7 +176,7 @@ impl WalFollower {
                     last = Some((file, header));
                 }
                 // Prepared, or just being begun. Damage before the newest segment shows when a frame is read.
-                First::Zero | First::Spare | First::Damaged(_) => {}
+                First::Spare | First::Damaged(_) => {}
             }
         }
         let (Some((file, header)), Some(first_kept)) = (last, first_kept) else { return Ok(None) };
@@ -273,7 +273,7 @@ impl WalFollower {
     }
 
     /// The next frame that is provably durable; `None` when there is none by the last refresh.
-    pub fn next_frame(&mut self) -> Result<Option<WalFrame<'_>>, WalError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, WalError> {
         self.frames.next_frame()
     }
 }

@@ -33,24 +33,6 @@ pub(super) fn gone(disk: &dyn Disk, config: &WalConfig, asked: Sequence, number:
     }
 }
 
-/// Where a frame lies in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FramePlace {
-    /// The segment.
-    pub segment: SegmentNumber,
-    /// The frame's first byte in the segment's file.
-    pub offset: u64,
-}
-
-/// A checked frame and where it lies in the log.
-#[derive(Clone, Copy, Debug)]
-pub struct WalFrame<'a> {
-    /// The frame.
-    pub frame: Frame<'a>,
-    /// Its place.
-    pub place: FramePlace,
-}
-
 /// Frames of the log, in order. Not an `Iterator`: each frame borrows the reader's window.
 #[derive(Debug)]
 pub struct WalFrames {
@@ -82,7 +64,7 @@ impl WalFrames {
         };
         let header = match read_header(&file, segment, &config)? {
             First::Header(header) => header,
-            First::Zero | First::Spare => {
+            First::Spare => {
                 let (expected, found) = ("a header".to_owned(), "a segment that was not begun".to_owned());
                 let damage = Damage { file: path, offset: 0, part: "segment header", expected, found };
                 return Err(WalError::Corrupt { damage, because: "the segment was begun".to_owned() });
@@ -110,10 +92,10 @@ impl WalFrames {
     }
 
     /// The next frame, or `None` at the bound.
-    pub fn next_frame(&mut self) -> Result<Option<WalFrame<'_>>, WalError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, WalError> {
         loop {
             if let Some(place) = self.next_place() {
-                return Ok(Some(WalFrame { frame: self.scan.frame_at(place.offset), place }));
+                return Ok(Some(self.scan.frame_at(place)));
             }
             if self.scan.head.last_sequence >= self.through {
                 return Ok(None);
@@ -125,7 +107,7 @@ impl WalFrames {
     }
 
     /// The place of the next wanted frame of the accepted commit.
-    fn next_place(&mut self) -> Option<FramePlace> {
+    fn next_place(&mut self) -> Option<u64> {
         loop {
             let accepted = self.scan.accepted();
             if !accepted.contains(&self.next) {
@@ -138,7 +120,7 @@ impl WalFrames {
             }
             self.next += u64::from(header.length);
             if header.last_sequence() >= self.from {
-                return Some(FramePlace { segment: self.scan.header.number, offset });
+                return Some(offset);
             }
         }
     }
@@ -192,7 +174,7 @@ impl WalFrames {
                 self.footer = None;
                 Ok(true)
             }
-            First::Zero | First::Spare => Err(self.missing("a segment that was not begun")),
+            First::Spare => Err(self.missing("a segment that was not begun")),
             First::Damaged(damage) => Err(self.corrupt(damage)),
         }
     }

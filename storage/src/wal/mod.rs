@@ -39,11 +39,11 @@ pub use config::{Mistakes, Preparation, SyncPolicy, WalConfig, WriteBackend};
 pub use error::{Damage, WalError};
 pub(crate) use follower::sealed;
 pub use follower::{WalFollower, WalIdentity, identify};
-pub use frames::{FramePlace, WalFrame, WalFrames};
+pub use frames::WalFrames;
 pub use group_commit::{
     AppendError, CommitObserver, GroupCommit, GroupCommitOptions, SealError, SegmentSealer, WhenFull,
 };
-pub use reader::{SegmentFile, WalReader};
+pub use reader::WalReader;
 pub(crate) use recovery::check;
 pub use recovery::{OpenedWal, open};
 pub use release::Releaser;

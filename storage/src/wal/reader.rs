@@ -3,18 +3,16 @@
 use std::sync::Arc;
 
 use matchtape_schemas::Sequence;
-use matchtape_schemas::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 
 use super::config::WalConfig;
 use super::error::{Damage, WalError};
-use super::frames::{FramePlace, WalFrames};
+use super::frames::WalFrames;
 use super::scan::{Block, First, SegmentScan, Stop, read_header};
-use super::segment::SegmentNumber;
 use super::segments::{Sealed, SegmentInfo, Segments};
 use super::tally::Tally;
-use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk};
+use crate::disk::{Access, Caching, Disk};
 
-/// Reads frames by sequence or by place. Cheap to clone; any number may read while the writer writes.
+/// Reads frames by sequence. Cheap to clone; any number may read while the writer writes.
 #[derive(Clone, Debug)]
 pub struct WalReader {
     disk: Arc<dyn Disk>,
@@ -44,12 +42,6 @@ impl WalReader {
         WalFrames::open(Arc::clone(&self.disk), self.config.clone(), segment.number, from, through)
     }
 
-    /// Opens one segment for [`SegmentFile::frame`].
-    pub fn segment_file(&self, number: SegmentNumber) -> Result<SegmentFile, WalError> {
-        let path = number.path(&self.config.directory);
-        Ok(SegmentFile { file: self.disk.open(&path, Access::Read, Caching::Buffered)? })
-    }
-
     /// Reads a whole sealed segment and compares it with its footer: every checksum, the chain, every sum, the root.
     pub fn verify(&self, segment: &SegmentInfo) -> Result<Sealed, WalError> {
         let Some(sealed) = segment.sealed else {
@@ -69,8 +61,9 @@ impl WalReader {
         let header = match read_header(&file, segment.number, &self.config)? {
             First::Header(header) => header,
             First::Damaged(damage) => return Err(corrupt(damage)),
-            First::Zero | First::Spare => {
-                return Err(corrupt(place(0, "segment header", "a header".into(), "zeros".into())));
+            First::Spare => {
+                let found = "a segment that was not begun".into();
+                return Err(corrupt(place(0, "segment header", "a header".into(), found)));
             }
         };
         let mut scan = SegmentScan::new(Arc::clone(&file), header);
@@ -98,42 +91,5 @@ impl WalReader {
             )));
         }
         Ok(found)
-    }
-}
-
-/// One segment, open for random access.
-#[derive(Debug)]
-pub struct SegmentFile {
-    file: Arc<dyn crate::disk::DiskFile>,
-}
-
-impl SegmentFile {
-    /// Reads and checks the frame at `offset` into `memory`, which must hold [`FRAME_BYTES_MAX`] bytes.
-    ///
-    /// [`FRAME_BYTES_MAX`]: matchtape_schemas::limits::FRAME_BYTES_MAX
-    pub fn frame<'a>(&self, place: FramePlace, memory: &'a mut AlignedBytes) -> Result<Frame<'a>, WalError> {
-        let corrupt = |expected: &str, found: String| WalError::Corrupt {
-            damage: Damage {
-                file: self.file.path().to_path_buf(),
-                offset: place.offset,
-                part: "frame",
-                expected: expected.to_owned(),
-                found,
-            },
-            because: "an index points there".to_owned(),
-        };
-        // One read covers most frames; a longer one takes a second.
-        let guess = BLOCK_BYTES.min(memory.len());
-        let mut filled = self.file.read_at(&mut memory[..guess], place.offset)?;
-        let header = FrameHeader::peek(&memory[..filled.max(FRAME_HEADER_BYTES).min(memory.len())])
-            .map_err(|error| corrupt("a frame header", error.to_string()))?;
-        let length = header.length as usize;
-        if length > memory.len() {
-            return Err(corrupt("a frame that fits", format!("{length} bytes")));
-        }
-        if filled < length {
-            filled += self.file.read_at(&mut memory[filled..length], place.offset + filled as u64)?;
-        }
-        Frame::decode(&memory[..filled.min(length)]).map_err(|error| corrupt("a frame", error.to_string()))
     }
 }

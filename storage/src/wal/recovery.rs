@@ -89,7 +89,6 @@ pub(crate) fn check(disk: &Arc<dyn Disk>, config: &WalConfig) -> Result<(), WalE
                 continue;
             }
             (First::Damaged(damage), _) => damage,
-            (First::Zero, _) => no_header(path, "zeros"),
         };
         let rest = find_proof(&file, (SegmentId([0; 16]), false), 0, Sequence::MAX)?;
         if rest.stale.iter().any(|offset| *offset >= SEGMENT_START) {
@@ -193,10 +192,6 @@ fn read_headers(
                 begun -= 1;
                 continue;
             }
-            First::Zero => {
-                let (expected, found) = ("a header before the commits".to_owned(), "zeros".to_owned());
-                Damage { file: path.clone(), offset: 0, part: "segment header", expected, found }
-            }
             First::Damaged(damage) => damage,
         };
         check_never_begun(&**disk, &file, damage)?;
@@ -223,7 +218,6 @@ fn read_headers(
                 continue;
             }
             First::Damaged(damage) => damage,
-            First::Zero => no_header(path, "zeros"),
             First::Spare => no_header(path, "a segment that was not begun"),
         };
         return Err(WalError::Corrupt { damage, because: "a later segment was begun".to_owned() });

@@ -524,8 +524,6 @@ pub(super) enum First {
     Header(SegmentHeader),
     /// A prepared segment, by its mark.
     Spare,
-    /// Nothing was written: a prepared segment of an earlier release, if the rest is empty too.
-    Zero,
     /// Something else.
     Damaged(Damage),
 }
@@ -538,12 +536,12 @@ pub(super) fn read_header(
 ) -> Result<First, WalError> {
     let mut block = AlignedBytes::zeroed(BLOCK_BYTES);
     let read = file.read_at(&mut block, 0)?;
-    if is_zero(&block) && read == BLOCK_BYTES {
-        return Ok(First::Zero);
-    }
     let path = || file.path().to_path_buf();
     let damage =
         |part, expected, found| Ok(First::Damaged(Damage { file: path(), offset: 0, part, expected, found }));
+    if is_zero(&block) && read == BLOCK_BYTES {
+        return damage("segment header", "a header".to_owned(), "zeros".to_owned());
+    }
     if SpareMark::decode(&block[..read]).is_some_and(|mark| mark.number == number) {
         return Ok(First::Spare);
     }

@@ -3,6 +3,8 @@
 //!
 //! Zeros are written only as commits pay for them, so that they take a share of the device and never all of it. Measured on
 //! a virtual disk (ext4): a 4 KiB commit takes 80 us into zeros and 165 us into extents that were only allocated.
+//! `fallocate` before the zeros does not help: turning its unwritten extents into written ones costs more than growing the file
+//! does (ext4 mounted with `discard`: 0.5 GB/s against 2.0).
 //!
 //! A spare is the log's disk-space reserve. While there is none, the writer does not end its segment; and if that is for
 //! want of space, it says that new events should be refused: [`SpaceProblem`].

@@ -197,10 +197,10 @@ fn check_frames<'a>(
     let mut through = first.previous();
     while let Some(found) = frames.next_frame().map_err(|error| error.to_string())? {
         let Some(header) = expected.next() else { return Err("more frames than were accepted".to_owned()) };
-        if header != found.frame.header() {
-            return Err(format!("frame {:?} where {header:?} was accepted", found.frame.header()));
+        if header != found.header() {
+            return Err(format!("frame {:?} where {header:?} was accepted", found.header()));
         }
-        for (index, event) in found.frame.events().enumerate() {
+        for (index, event) in found.events().enumerate() {
             if event.sequence().0 != header.first_sequence.0 + index as u64 {
                 return Err(format!("event {} out of its place", event.sequence()));
             }
