@@ -21,8 +21,8 @@
 //!
 //! Never does I/O, never looks at a clock, never reads an event: whoever runs it has the tape.
 //!
-//! Read in this order: `definition` (what is asked for), `state` (what is kept, and its bytes), `machine` (what happens),
-//! with `pending` (what was come to and not settled), `members` (who is attached) and `notices` (what they are told);
+//! Read in this order: `definition` (what is asked for), `state` (what is kept, and its bytes), `machine` (what happens, with
+//! `machine/settling` and `machine/recording`), with `pending` (what was come to and not settled), `members` (who is attached) and `notices` (what they are told);
 //! `store` (where it is kept).
 
 mod advisory;

@@ -18,10 +18,13 @@
 //! * A position above `reserved_through` is never delivered, so that after a crash every delivery that was not recorded is
 //!   known to be possible, and marked as repeated.
 
+mod recording;
+mod settling;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence};
+use matchtape_schemas::{AcceptedTime, InstrumentId, Sequence};
 use rustc_hash::FxHashSet;
 
 use crate::advisory::{Advisory, ParkReason};
@@ -29,13 +32,7 @@ use crate::definition::{AckPolicy, Definition, DefinitionError, DeliverPolicy, M
 use crate::members::{AttachError, Member, MemberId, Members};
 use crate::notices::Notices;
 use crate::pending::{Pending, PendingSet, Place};
-use crate::state::{PARKED_MAX, PENDING_MAX, Parked, PendingState, State};
-
-/// Positions that may be delivered beyond what is recorded, at least. The model's tapes are short: they come to the end of
-/// it often.
-const RESERVE_MIN: u64 = if cfg!(test) { 16 } else { 4096 };
-/// And at most.
-const RESERVE_MAX: u64 = 1 << 20;
+use crate::state::{Parked, State};
 
 /// A delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -568,199 +565,6 @@ impl Machine {
         }
     }
 
-    // --- acknowledging ---
-
-    /// The event was dealt with; under [`AckPolicy::All`] everything up to it was, except what was unparked and has not
-    /// been delivered since: nobody can mean that. Whoever says so: a member that was given up may still have done it, also
-    /// what is parked by now.
-    pub fn ack(&mut self, sequence: Sequence) -> Result<Acked, AckError> {
-        let delivered = self.was_delivered(sequence)?;
-        let mut settled = u32::from(self.settle_parked(sequence).is_some());
-        if self.definition.ack == AckPolicy::All {
-            // Under this policy nothing is held before its first delivery, so everything here was delivered, if only
-            // before it was unparked.
-            let meant = |other: Sequence, pending: &Pending| other == sequence || !pending.is_unparked();
-            let through = self.pending.select_through(sequence, meant);
-            settled += through.len() as u32;
-            for one in through {
-                self.settle(one);
-            }
-        } else if delivered {
-            self.settle(sequence);
-            settled = 1;
-        }
-        Ok(Acked { settled })
-    }
-
-    /// The event could not be dealt with: it is delivered again after `delay`.
-    pub fn nak(&mut self, sequence: Sequence, delay: Duration, now: Duration) -> Result<Acked, AckError> {
-        if !self.was_delivered(sequence)? {
-            return Ok(Acked { settled: 0 });
-        }
-        match self.pending.get(sequence).map(|pending| pending.place) {
-            Some(Place::Out { .. }) => {
-                self.fail(sequence, ParkReason::Refused, now.saturating_add(delay), now);
-                Ok(Acked { settled: 1 })
-            }
-            Some(Place::Waiting { .. } | Place::Stuck { .. }) | None => Err(AckError::Waiting { sequence }),
-        }
-    }
-
-    /// It is being worked on: its time begins anew.
-    pub fn in_progress(&mut self, sequence: Sequence, now: Duration) -> Result<Acked, AckError> {
-        if !self.was_delivered(sequence)? {
-            return Ok(Acked { settled: 0 });
-        }
-        let attempts = self.pending.get(sequence).map_or(1, Pending::attempts);
-        let until = now.saturating_add(self.definition.wait_after(attempts));
-        if !self.pending.extend(sequence, until) {
-            return Err(AckError::Waiting { sequence });
-        }
-        // An earlier time may stay in `quiet_until`: it is looked at for nothing, once.
-        self.quiet_until = self.quiet_until.min(until);
-        Ok(Acked { settled: 1 })
-    }
-
-    /// It is given up: never delivered again.
-    pub fn term(&mut self, sequence: Sequence, now: Duration) -> Result<Acked, AckError> {
-        let deliveries = if self.was_delivered(sequence)? {
-            self.settle(sequence).deliveries
-        } else if let Some(parked) = self.settle_parked(sequence) {
-            parked.deliveries
-        } else {
-            return Ok(Acked { settled: 0 });
-        };
-        self.advise(now, Advisory::Terminated { sequence, deliveries });
-        Ok(Acked { settled: 1 })
-    }
-
-    /// `true`: it was delivered and is pending. `false`: it is behind the cursor and not pending.
-    fn was_delivered(&self, sequence: Sequence) -> Result<bool, AckError> {
-        if self.definition.ack == AckPolicy::None {
-            return Err(AckError::Policy);
-        }
-        if sequence >= self.next {
-            return Err(AckError::Beyond { sequence, next: self.next });
-        }
-        match self.pending.get(sequence) {
-            Some(pending) if pending.deliveries > 0 => Ok(true),
-            Some(_) => Err(AckError::NeverDelivered { sequence }),
-            None if sequence < self.first => Err(AckError::NeverDelivered { sequence }),
-            None => Ok(false),
-        }
-    }
-
-    /// Takes it out of what is pending.
-    fn settle(&mut self, sequence: Sequence) -> Pending {
-        self.changed = true;
-        self.pending.remove(sequence)
-    }
-
-    /// Takes it out of what is parked.
-    fn settle_parked(&mut self, sequence: Sequence) -> Option<Parked> {
-        let parked = self.parked.remove(&sequence)?;
-        (self.changed, self.parked_changed) = (true, true);
-        // There is room for what is stuck.
-        self.quiet_until = Duration::ZERO;
-        Some(parked)
-    }
-
-    /// A delivery came to nothing: it is repeated, or parked when it was the last one allowed.
-    fn fail(&mut self, sequence: Sequence, reason: ParkReason, due: Duration, now: Duration) {
-        self.pending.wait(sequence, due);
-        if self.pending.get(sequence).is_some_and(|pending| self.is_exhausted(pending)) {
-            self.park(sequence, reason, now);
-        } else {
-            self.quiet_until = self.quiet_until.min(due);
-        }
-    }
-
-    /// It was delivered as often as allowed.
-    fn is_exhausted(&self, pending: &Pending) -> bool {
-        self.definition.max_deliver.is_some_and(|limit| pending.attempts() >= limit)
-    }
-
-    // --- parked ---
-
-    /// Sets aside what waits.
-    fn park(&mut self, sequence: Sequence, reason: ParkReason, now: Duration) {
-        if self.parked.len() >= PARKED_MAX {
-            self.pending.stick(sequence, reason);
-            self.advise(now, Advisory::ParkedFull { sequence });
-            return;
-        }
-        let pending = self.settle(sequence);
-        let one = Parked {
-            sequence,
-            instrument: pending.instrument,
-            deliveries: pending.deliveries,
-            at: self.wall(now),
-            reason,
-        };
-        self.parked.insert(sequence, one);
-        self.parked_changed = true;
-        self.advise(now, Advisory::Parked { sequence, deliveries: pending.deliveries, reason });
-    }
-
-    /// Takes events back from those set aside, all or the one given, to be delivered again with a new allowance. Returns
-    /// how many were; fewer than there are when no more can be pending.
-    pub fn unpark(&mut self, only: Option<Sequence>, now: Duration) -> u32 {
-        let mut count = 0;
-        for one in self.listed(only) {
-            if self.pending.len() >= PENDING_MAX {
-                break;
-            }
-            self.parked.remove(&one.sequence);
-            let pending = Pending {
-                instrument: one.instrument,
-                deliveries: one.deliveries,
-                forgiven: one.deliveries,
-                repeated: true,
-                place: Place::Waiting { due: now },
-            };
-            self.pending.insert(one.sequence, pending);
-            count += 1;
-        }
-        self.unparked(count, now);
-        count
-    }
-
-    /// Gives events up that were set aside, all or the one given. Returns how many.
-    pub fn discard(&mut self, only: Option<Sequence>, now: Duration) -> u32 {
-        let listed = self.listed(only);
-        for one in &listed {
-            self.parked.remove(&one.sequence);
-            self.advise(now, Advisory::Terminated { sequence: one.sequence, deliveries: one.deliveries });
-        }
-        self.unparked(listed.len() as u32, now);
-        listed.len() as u32
-    }
-
-    fn listed(&self, only: Option<Sequence>) -> Vec<Parked> {
-        self.parked.values().filter(|one| only.is_none_or(|only| only == one.sequence)).copied().collect()
-    }
-
-    fn unparked(&mut self, count: u32, now: Duration) {
-        if count == 0 {
-            return;
-        }
-        self.changed = true;
-        self.parked_changed = true;
-        self.unstick(now);
-    }
-
-    /// Parks what is stuck, as far as there is room.
-    fn unstick(&mut self, now: Duration) {
-        let stuck = self.pending.waiting().filter_map(|(sequence, pending)| match pending.place {
-            Place::Stuck { reason } => Some((sequence, reason)),
-            Place::Out { .. } | Place::Waiting { .. } => None,
-        });
-        let stuck: Vec<_> = stuck.take(PARKED_MAX.saturating_sub(self.parked.len())).collect();
-        for (sequence, reason) in stuck {
-            self.park(sequence, reason, now);
-        }
-    }
-
     // --- what the tape no longer has ---
 
     /// The tape begins at `first_kept`: positions before it that were not come to are lost, and told so.
@@ -836,76 +640,6 @@ impl Machine {
 
     fn wall(&self, now: Duration) -> AcceptedTime {
         AcceptedTime(self.wall_origin.get().saturating_add(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)))
-    }
-
-    // --- recording ---
-
-    /// Whether there is something to record.
-    pub fn is_changed(&self) -> bool {
-        self.changed
-    }
-
-    /// The state to record, and how far positions may be delivered once it is durable, to be told to
-    /// [`recorded`](Self::recorded). The parked events are to be recorded with it when the second is `true`.
-    ///
-    /// Until then no position beyond the smaller of the old and the new limit is delivered.
-    pub fn record(&mut self, epoch: Epoch, now: Duration) -> (State, bool) {
-        let moved = self.next.get() - self.recorded_next.get().min(self.next.get());
-        let ahead = moved.saturating_mul(4).clamp(RESERVE_MIN, RESERVE_MAX);
-        self.record_reserving(epoch, Sequence(self.next.get() - 1 + ahead), now)
-    }
-
-    /// The last state to record: nothing is delivered after it.
-    pub fn record_last(&mut self, epoch: Epoch, now: Duration) -> (State, bool) {
-        self.record_reserving(epoch, self.next.previous(), now)
-    }
-
-    fn record_reserving(&mut self, epoch: Epoch, reserved_through: Sequence, now: Duration) -> (State, bool) {
-        // What an earlier machine may have delivered stays possible until it has been passed.
-        let reserved_through = reserved_through.max(self.uncertain_through);
-        self.reserved_through = self.reserved_through.min(reserved_through);
-        self.recorded_next = self.next;
-        self.changed = false;
-        let pending = self.pending.iter().map(|(sequence, pending)| PendingState {
-            sequence,
-            instrument: pending.instrument,
-            deliveries: pending.deliveries,
-            forgiven: pending.forgiven,
-            // Rounded up: never early.
-            due_in_ms: {
-                let left = self.due_without_member(pending, now).saturating_sub(now);
-                u32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
-            },
-        });
-        let state = State {
-            epoch,
-            recorded_at: self.wall(now),
-            first: self.first,
-            initial_through: self.initial_through,
-            next: self.next,
-            delivered: self.delivered,
-            reserved_through,
-            pending: pending.collect(),
-            lost: self.lost(),
-        };
-        (state, std::mem::take(&mut self.parked_changed))
-    }
-
-    /// Lost positions that no member is known to have been told of.
-    fn lost(&self) -> Vec<(Sequence, Sequence)> {
-        let told = self.members.iter().flat_map(|member| &member.told).map(|(_, advisory)| advisory.clone());
-        let told: Vec<Advisory> = told.filter(|one| matches!(one, Advisory::Lost { .. })).collect();
-        if told.is_empty() {
-            return self.notices.lost().to_vec();
-        }
-        let mut notices = self.notices.clone();
-        notices.tell_again(told);
-        notices.lost().to_vec()
-    }
-
-    /// A record is durable: deliveries may go as far as it says.
-    pub fn recorded(&mut self, reserved_through: Sequence) {
-        self.reserved_through = self.reserved_through.max(reserved_through);
     }
 
     /// Says what is wrong inside, for tests.
