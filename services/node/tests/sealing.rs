@@ -108,10 +108,14 @@ fn under_a_load_each_one_who_asks_finds_all_that_was_accepted_sealed() {
         let asking: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(move || {
+                    let mut sealed = Sequence::ZERO;
                     for _ in 0..30 {
+                        // Something has come since, so that each one is another segment.
+                        node.wait(sealed.next(), Stage::Accepted).unwrap();
                         let accepted = node.watermarks().accepted;
                         let report = seal(node);
                         assert!(report.through >= accepted, "{report:?} before {accepted}");
+                        sealed = report.through;
                     }
                 })
             })
