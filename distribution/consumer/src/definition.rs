@@ -48,8 +48,15 @@ impl DefinitionError {
 
 fn check_name(field: &'static str, text: &str) -> Result<(), DefinitionError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if text.is_empty() || text.len() > NAME_BYTES_MAX || !text.bytes().all(fits) {
-        let rule = format!("{text:?} is not 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'");
+    // Names stand in paths, where "." and ".." are something else.
+    if text.is_empty()
+        || text.len() > NAME_BYTES_MAX
+        || !text.bytes().all(fits)
+        || [".", ".."].contains(&text)
+    {
+        let rule = format!(
+            "{text:?} is not 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', or it is \".\" or \"..\""
+        );
         return Err(DefinitionError::new(field, rule));
     }
     Ok(())
@@ -434,7 +441,7 @@ mod tests {
         for right in ["a", "risk-eu.2_b", &"x".repeat(64)] {
             assert_eq!(right.parse::<ConsumerName>().unwrap().as_str(), right);
         }
-        for wrong in ["", "a/b", "ä", "a b", &"x".repeat(65)] {
+        for wrong in ["", "a/b", "ä", "a b", "a#b", ".", "..", &"x".repeat(65)] {
             assert!(wrong.parse::<ConsumerName>().is_err(), "{wrong}");
         }
     }

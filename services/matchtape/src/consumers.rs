@@ -7,6 +7,8 @@ use matchtape_client::consumers::{
     Acknowledgement, ConsumerBatch, ConsumerItem, ConsumerView, MemberSession, Settled,
 };
 
+use matchtape_node::consumers::{ConsumerName, MemberName};
+
 use crate::server::{Method, Server, ServerError};
 
 /// The longest that one request waits: how soon an interruption is noticed.
@@ -16,8 +18,8 @@ const WAIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Member<'s> {
     server: &'s Server,
-    consumer: String,
-    member: String,
+    consumer: ConsumerName,
+    member: MemberName,
     session: Option<String>,
     /// The last answer of this session that arrived.
     received: u64,
@@ -25,8 +27,8 @@ pub struct Member<'s> {
 
 impl<'s> Member<'s> {
     /// A member; it attaches when it first asks for events.
-    pub fn new(server: &'s Server, consumer: &str, member: &str) -> Self {
-        Self { server, consumer: consumer.to_owned(), member: member.to_owned(), session: None, received: 0 }
+    pub fn new(server: &'s Server, consumer: &ConsumerName, member: &MemberName) -> Self {
+        Self { server, consumer: consumer.clone(), member: member.clone(), session: None, received: 0 }
     }
 
     fn path(&self, rest: &str) -> String {

@@ -266,7 +266,8 @@ impl Server {
             Method::Patch => ureq::http::Method::PATCH,
             Method::Delete => ureq::http::Method::DELETE,
         };
-        let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pairs: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
         let question = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
         let bytes = body.map_or(Ok(Vec::new()), serde_json::to_vec).map_err(|error| self.unknown(error))?;
         let request = ureq::http::Request::builder()
@@ -401,6 +402,19 @@ impl Server {
             (pause, repeated) = ((pause * 2).min(PAUSE_LONGEST), true);
         }
     }
+}
+
+/// A text as a part of a URL: whatever has a meaning there is escaped.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 /// Lets time pass; `false` if it was cut short.

@@ -281,7 +281,8 @@ fn what_was_in_answers_that_got_lost_comes_before_anything_else_and_nothing_is_l
     for ack in ["all", "explicit"] {
         node.succeed(&["consumer", "add", ack, "--ack", ack, "--ack-wait", "60s", "--max-deliver", "1"]);
         let server = Server::new(&proxy).unwrap();
-        let mut member = matchtape::consumers::Member::new(&server, ack, "m");
+        let mut member =
+            matchtape::consumers::Member::new(&server, &ack.parse().unwrap(), &"m".parse().unwrap());
         let stop = std::sync::atomic::AtomicBool::new(false);
         let mut came = Vec::new();
         while came.last() != Some(&last) {
@@ -366,12 +367,45 @@ fn people_make_ask_acknowledge_and_forget_consumers() {
     assert_eq!(rows.len(), 21);
     assert!(rows.iter().all(|row| row.get("account").is_none() && row.get("client_order_id").is_none()));
     let by_consumer = |limit| {
-        let args = ["subscribe", "--consumer", "feed", "--from", "5", "--limit", limit];
+        let args = ["subscribe", "--consumer", "feed", "--create", "--from", "5", "--limit", limit];
         let rows = node.succeed(&args);
         rows.iter().map(|row| row["event"]["sequence"].as_u64().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(by_consumer("3"), [5, 6, 7]);
     assert_eq!(by_consumer("2"), [8, 9], "it goes on behind what was shown");
+
+    // Nobody who mistypes a name, or whose consumer is gone, begins anew without a word.
+    let refused = |args: &[&str]| {
+        let output = node.cli(args);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused(&["subscribe", "--consumer", "fed", "--limit", "1"]);
+    assert!(said.contains("there is no consumer fed") && said.contains("--create makes it"), "{said}");
+    for other in [["--kind", "trades"], ["--from", "5"], ["--instrument", "3"]] {
+        let args = [&["subscribe", "--consumer", "feed", "--limit", "1"], &other[..]].concat();
+        assert!(refused(&args).contains("one that is there goes on as it is"), "{other:?}");
+    }
+    let said = refused(&["subscribe", "--consumer", "feed", "--create", "--kind", "trades", "--limit", "1"]);
+    assert!(said.contains("there is a consumer feed") && said.contains("without --create"), "{said}");
+    let goes_on = node.succeed(&["subscribe", "--consumer", "feed", "--limit", "1"]);
+    assert_eq!(goes_on[0]["event"]["sequence"], 10);
+
+    // A name is a name, and not a piece of a URL that means another one.
+    for name in ["feed#x", "feed?x=1", "feed/members/x", "..", "f%65ed"] {
+        let asked = [
+            &["consumer", "rm", name][..],
+            &["consumer", "info", name],
+            &["consumer", "next", name],
+            &["consumer", "next", "feed", "--member", name],
+            &["subscribe", "--consumer", name],
+        ];
+        for args in asked {
+            let said = refused(args);
+            assert!(said.contains("is not 1 to 64 letters, digits"), "{args:?}: {said}");
+        }
+    }
+
     let list = node.succeed(&["consumer", "list"]);
     let names: Vec<_> = list.iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["feed", "risk"]);
@@ -397,7 +431,7 @@ fn what_fails_too_often_is_set_aside_for_people_to_see_and_an_interrupted_subscr
     assert!(said.contains("waits to be delivered again"), "{said}");
     let server = Server::new(&node.url).unwrap();
     let (stop, mut notice) = (std::sync::atomic::AtomicBool::new(false), |_: &str| {});
-    let mut member = matchtape::consumers::Member::new(&server, "c", "m");
+    let mut member = matchtape::consumers::Member::new(&server, &"c".parse().unwrap(), &"m".parse().unwrap());
     let wait = std::time::Duration::from_secs(5);
     assert_eq!(member.next(1, wait, &stop, &mut notice).unwrap().len(), 1);
     node.succeed(&["consumer", "ack", "c", "4", "--nak"]);
@@ -408,7 +442,7 @@ fn what_fails_too_often_is_set_aside_for_people_to_see_and_an_interrupted_subscr
     node.succeed(&["consumer", "discard", "c"]);
 
     let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-        .args(["subscribe", "--consumer", "s", "--from", "beginning", "--server", &node.url])
+        .args(["subscribe", "--consumer", "s", "--create", "--from", "beginning", "--server", &node.url])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -10,6 +10,7 @@ use matchtape_client::consumers::{
     DeliveryView, ParkedList, ParkedRow, Settled,
 };
 use matchtape_client::{EventRow, Format, Output};
+use matchtape_node::consumers::{ConsumerName, MemberName};
 
 use super::error::CliError;
 use super::position::Position;
@@ -130,8 +131,8 @@ struct AddArgs {
 
 #[derive(Args, Debug)]
 struct NamedArgs {
-    /// The consumer
-    name: String,
+    /// The consumer: 1 to 64 letters, digits, '-', '_' or '.'
+    name: ConsumerName,
     #[command(flatten)]
     common: Common,
 }
@@ -154,7 +155,7 @@ struct NextArgs {
     follow: bool,
     /// This member's name; another one of that name is replaced
     #[arg(long, default_value = "cli")]
-    member: String,
+    member: MemberName,
 }
 
 #[derive(Args, Debug)]
@@ -259,7 +260,7 @@ pub(super) fn run(args: &ConsumerArgs) -> Result<(), CliError> {
     }
 }
 
-fn path(name: &str, rest: &str) -> String {
+fn path(name: &ConsumerName, rest: &str) -> String {
     format!("/v1/consumers/{name}{rest}")
 }
 
@@ -428,15 +429,39 @@ fn next(args: &NextArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Makes a consumer unless it is there.
-pub(super) fn made(server: &Server, name: &str, definition: &ConsumerDefinition) -> Result<(), CliError> {
-    match server.object::<ConsumerView>(&path(name, ""), &[]) {
-        Ok(_) => Ok(()),
-        Err(ServerError::Refused { error, .. }) if error == "unknown_consumer" => {
-            let _: ConsumerView = server.send(Method::Put, &path(name, ""), &[], Some(definition))?;
-            eprintln!("made consumer {name}");
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
+/// Finds a consumer; with a definition, makes it unless it is there with that very definition.
+pub(super) fn found(
+    server: &Server,
+    name: &ConsumerName,
+    create: Option<&ConsumerDefinition>,
+) -> Result<(), CliError> {
+    let there = match server.object::<ConsumerView>(&path(name, ""), &[]) {
+        Ok(_) => true,
+        Err(ServerError::Refused { error, .. }) if error == "unknown_consumer" => false,
+        Err(error) => return Err(error.into()),
+    };
+    match create {
+        None if there => Ok(()),
+        None => Err(CliError::with_advice(
+            format_args!("there is no consumer {name}: nothing is known of where it was"),
+            "--create makes it, and it begins where --from says; `matchtape consumer list` shows those there are",
+        )),
+        // Also of one that is there: the node compares.
+        Some(definition) => match server.send(Method::Put, &path(name, ""), &[], Some(definition)) {
+            Ok(ConsumerView { .. }) => {
+                if !there {
+                    eprintln!("made consumer {name}");
+                }
+                Ok(())
+            }
+            Err(ServerError::Refused { error, what, .. }) if error == "consumer_exists" => {
+                Err(CliError::with_advice(
+                    what,
+                    "without --create, --from, --instrument and --kind it goes on as it is; `matchtape consumer info` shows how, \
+                     and `consumer add --update` changes what it is given",
+                ))
+            }
+            Err(error) => Err(error.into()),
+        },
     }
 }

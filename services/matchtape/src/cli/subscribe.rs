@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use matchtape_client::EventRow;
 use matchtape_client::consumers::ConsumerDefinition;
+use matchtape_node::consumers::{ConsumerName, MemberName};
 
-use super::consumer::{Common, Following, Shown, follow, made};
+use super::consumer::{Common, Following, Shown, follow, found};
 use super::error::CliError;
 use super::interrupt;
 use super::position::Position;
@@ -25,19 +26,24 @@ const BATCH: u32 = 1000;
   matchtape subscribe                                     (what is new, until Ctrl-C)
   matchtape subscribe --from beginning --instrument ESH4 --kind trades
   matchtape subscribe --from 50001 --format ndjson        (resume after event 50000)
-  matchtape subscribe --consumer risk --kind trades       (durable: the node remembers what was shown, also over kill -9)
+  matchtape subscribe --consumer risk --create --kind trades   (durable: the node remembers what was shown, also over kill -9)
+  matchtape subscribe --consumer risk                          (goes on where that was)
 
 Without --consumer nothing is kept anywhere: at the end it says where to resume. With one, what was shown is
-acknowledged, and the next run goes on behind it; the consumer is made if it is not there.")]
+acknowledged, and the next run goes on behind it. Only --create makes one, with what --from, --instrument and --kind say; again
+with the same, it goes on. A consumer that is there with another definition, or is not there, is an error: no event is passed over.")]
 pub(super) struct SubscribeArgs {
     #[command(flatten)]
     common: Common,
     /// Resume with this durable consumer
     #[arg(long, value_name = "NAME")]
-    consumer: Option<String>,
-    /// Where to begin, or where a consumer that is made now does: new, beginning, a sequence, or a time
-    #[arg(long, value_name = "POSITION", default_value = "new")]
-    from: String,
+    consumer: Option<ConsumerName>,
+    /// Make the consumer if it is not there
+    #[arg(long, requires = "consumer")]
+    create: bool,
+    /// Where to begin, or where a consumer that is made does: new, beginning, a sequence, or a time [default: new]
+    #[arg(long, value_name = "POSITION")]
+    from: Option<String>,
     /// Only of this instrument: its symbol, the venue's number, or its id on the tape
     #[arg(long, value_name = "SYMBOL")]
     instrument: Option<String>,
@@ -46,7 +52,7 @@ pub(super) struct SubscribeArgs {
     kind: Option<String>,
     /// This member's name, with --consumer; another one of that name is replaced
     #[arg(long, default_value = "subscribe")]
-    member: String,
+    member: MemberName,
     /// Stop after so many events
     #[arg(long, value_name = "COUNT")]
     limit: Option<u64>,
@@ -61,7 +67,7 @@ enum From {
 
 impl SubscribeArgs {
     fn from(&self) -> Result<From, CliError> {
-        match self.from.as_str() {
+        match self.from.as_deref().unwrap_or("new") {
             "new" => Ok(From::New),
             "beginning" => Ok(From::Beginning),
             other => other.parse().map(From::At).map_err(|error| CliError::Usage(format!("--from: {error}"))),
@@ -93,7 +99,15 @@ impl SubscribeArgs {
 pub(super) fn run(args: &SubscribeArgs) -> Result<(), CliError> {
     let server = args.common.server()?;
     let Some(name) = &args.consumer else { return ephemeral(args, &server) };
-    made(&server, name, &args.definition()?)?;
+    let chosen = args.from.is_some() || args.instrument.is_some() || args.kind.is_some();
+    if chosen && !args.create {
+        return Err(CliError::Usage(
+            "--from, --instrument and --kind say what a new consumer is: with --create; one that is there goes on as it is"
+                .to_owned(),
+        ));
+    }
+    let definition = if args.create { Some(args.definition()?) } else { None };
+    found(&server, name, definition.as_ref())?;
     let mut member = Member::new(&server, name, &args.member);
     let mut shown = Shown::new(&args.common);
     let how = Following { batch: BATCH, wait: None, events_max: args.limit, ack: true, follow: true };

@@ -16,7 +16,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, url, consumer, file] = arguments.as_slice() else { panic!("URL CONSUMER FILE") };
     let server = Server::new(url).expect("an address");
-    let mut member = Member::new(&server, consumer, "peer");
+    let (consumer, name) = (consumer.parse().expect("a name"), "peer".parse().expect("a name"));
+    let mut member = Member::new(&server, &consumer, &name);
     let (stop, mut notice) = (AtomicBool::new(false), |text: &str| eprintln!("{text}"));
     let file = Path::new(file);
     let stored = fs::read_to_string(file).unwrap_or_default();

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::select::{Cursor, Page, Range};
 use crate::cli::error::CliError;
 use crate::cli::position::Position;
-use crate::server::{Server, ServerError};
+use crate::server::{Server, ServerError, escaped};
 
 /// The parameters of a question that rows answer.
 pub(super) struct Question {
@@ -192,15 +192,7 @@ pub(super) fn instrument_path(symbol: &str) -> String {
 
 /// A path that ends in what others have named; a name may have any character.
 pub(in crate::cli) fn path_below(path: &str, name: &str) -> String {
-    let mut path = path.to_owned();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            path.push(char::from(byte));
-        } else {
-            path.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    path
+    format!("{path}{}", escaped(name))
 }
 
 #[cfg(test)]
