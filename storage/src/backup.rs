@@ -11,6 +11,10 @@
 //! of its own. No file of the log is taken: its files are overwritten when they are recycled. A store without a log begins
 //! one behind its tables when it is opened for writing.
 //!
+//! A store in the directory `system` of the source is copied too, whole, after the tables and before the manifest: it tells of
+//! the first (how far each consumer has come), is read later, and so may be ahead of the copy, never behind. Whoever
+//! opens the copy finds that out, and knows which positions to take back.
+//!
 //! The source is not locked, and nothing in it is changed. If its writer removes a file meanwhile, the copy begins again
 //! from the newer manifest; files that it has already are kept. The target is a store only once its manifest is there, and
 //! everything in it was then read back.
@@ -32,7 +36,9 @@ use matchtape_schemas::{
 use serde::Serialize;
 
 use crate::archive::cold;
-use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, LockError, Operation};
+use crate::disk::{
+    Access, AlignedBytes, Caching, Disk, DiskBelow, DiskError, DiskFile, LockError, Operation, SYSTEM,
+};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
 use crate::open::{LOCK, OpenError, take_lock};
 use crate::options::ReadOnlyOptions;
@@ -105,6 +111,8 @@ pub struct CopyReport {
     pub events_rewritten: u64,
     /// Index tables that were made anew, because the source's reach beyond the point.
     pub indexes_rebuilt: u64,
+    /// The copy of the store in `system`, if the source has one.
+    pub system: Option<Box<CopyReport>>,
     /// How often the source's writer was in the way.
     pub attempts: u64,
     /// What reading it back has found.
@@ -149,6 +157,9 @@ pub enum CopyError {
     /// Somebody else works in the target.
     #[error("target: {0}")]
     Lock(#[from] LockError),
+    /// The source's second store could not be copied.
+    #[error("in {SYSTEM}: {0}")]
+    System(#[source] Box<CopyError>),
     /// What was written does not read back.
     #[error("target: it does not read back")]
     ReadBack(#[source] Box<OpenError>),
@@ -186,7 +197,7 @@ impl CopyError {
 
 /// A store to copy from, at one moment.
 pub(crate) struct Source<'a> {
-    pub disk: &'a dyn Disk,
+    pub disk: &'a Arc<dyn Disk>,
     pub contents: Contents,
     pub reader: Reader,
     pub head: Head,
@@ -286,7 +297,7 @@ impl<'a> Copy<'a> {
             });
             let object = contents.cold.get(&file.number);
             let object = object.map(|object| cold::open_object(source.reader.cold(), object));
-            self.bring(source.disk, object, &file.path(), bytes)?;
+            self.bring(&**source.disk, object, &file.path(), bytes)?;
             done += bytes;
         }
         self.target.sync_directory(Path::new(TABLES)).map_err(CopyError::Target)?;
@@ -306,6 +317,7 @@ impl<'a> Copy<'a> {
         let (edits, next_file) = self.write_tail(builder, source, through, goes_on)?;
         edits.into_iter().for_each(|edit| plan.contents.apply(edit));
         plan.contents.apply(Edit::NextFile(next_file));
+        self.report.system = self.bring_system(source.disk)?;
         self.head = plan.contents.event_tables.last().map_or(whole, |table| table.footer.after);
         Manifest::write(self.target, plan.contents, 1).map_err(CopyError::Target)?;
         Ok(())
@@ -374,6 +386,25 @@ impl<'a> Copy<'a> {
         self.report.copied += 1;
         self.report.copied_bytes += bytes;
         Ok(())
+    }
+
+    /// Copies the source's second store to its end: what that says of events beyond the point is for whoever opens it.
+    fn bring_system(&mut self, source: &Arc<dyn Disk>) -> Result<Option<Box<CopyReport>>, CopyError> {
+        let Some(from) = DiskBelow::open(source, SYSTEM).map_err(CopyError::Source)? else { return Ok(None) };
+        let entries = from.list(Path::new("")).map_err(CopyError::Source)?;
+        // Without a manifest it was never written to: nothing was ever said to be in it.
+        if !entries.iter().any(|entry| entry.name == MANIFEST) {
+            return Ok(None);
+        }
+        let to = DiskBelow::create(self.target, SYSTEM).map_err(CopyError::Target)?;
+        let outer = self.link;
+        let link = |path: &Path| outer.expect("asked with one only")(&Path::new(SYSTEM).join(path));
+        let link: Option<Link<'_>> = if outer.is_some() { Some(&link) } else { None };
+        let to: Arc<dyn Disk> = Arc::new(to);
+        let copied = ReadOnlyStore::open(Arc::new(from), ReadOnlyOptions::default())
+            .map_err(CopyError::from)
+            .and_then(|store| store.copy_to(Point::End, &to, link, self.progress));
+        copied.map(|report| Some(Box::new(report))).map_err(|error| CopyError::System(Box::new(error)))
     }
 
     /// Writes the events behind the whole tables, up to the point; and, where the source goes on, the beginning of a term of

@@ -47,7 +47,7 @@ pub use compaction::{CompactError, CompactProgress, CompactionTotals};
 pub use disk::sim;
 pub use disk::{
     Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskBelow, DiskError, DiskFile, DiskLock, Entry,
-    EntryKind, LockError, LockHolder, Operation, RealDisk,
+    EntryKind, LockError, LockHolder, Operation, RealDisk, SYSTEM,
 };
 pub use dump::{DumpItem, dump};
 pub use file_header::VersionError;

@@ -113,8 +113,8 @@ impl ReadOnlyStore {
         self.contents.lock().clone()
     }
 
-    pub(crate) fn disk(&self) -> &dyn Disk {
-        &*self.shared.disk
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.shared.disk
     }
 
     /// Takes over the manifest's files and what the log proves beyond them.

@@ -460,7 +460,7 @@ impl EventStore {
         let shared = &self.ingest.shared;
         let (contents, view) =
             self.ingest.flusher.with_contents(|contents| (contents.clone(), shared.view()));
-        let source = Source { disk: &*shared.disk, contents, reader: self.reader(), head: view.head() };
+        let source = Source { disk: &shared.disk, contents, reader: self.reader(), head: view.head() };
         copy.run(&source, Point::End)?;
         drop(view);
         copy.finish()

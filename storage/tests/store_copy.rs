@@ -10,8 +10,8 @@ use std::time::Duration;
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, Random, SimDisk};
 use matchtape_storage::{
-    CopyError, CopyProgress, CopyReport, Disk, OpenError, Point, ReadOnlyOptions, ReadOnlyStore, RealDisk,
-    RetentionPolicy,
+    CopyError, CopyProgress, CopyReport, Disk, DiskBelow, OpenError, Point, ReadOnlyOptions, ReadOnlyStore,
+    RealDisk, RetentionPolicy, SYSTEM,
 };
 use model::*;
 
@@ -213,6 +213,42 @@ fn what_cannot_be_copied_is_refused_with_the_reason() {
     let to: Arc<dyn Disk> = Arc::new(target);
     let refused = read_only(&disk).copy_to(Point::End, &to, None, &mut |_| {}).expect_err("not empty");
     assert!(matches!(&refused, CopyError::NotEmpty { found } if found == "wal"), "{refused}");
+}
+
+#[test]
+fn a_copy_has_the_second_store_too_whole_and_is_none_without_it() {
+    let (disk, _driven) = source(1, true);
+    let (_, report) = copy(&disk, Point::End).expect("copied");
+    assert!(report.system.is_none());
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    DiskBelow::create(&shared, SYSTEM).expect("created");
+    let (_, report) = copy(&disk, Point::End).expect("copied");
+    assert!(report.system.is_none(), "it was never written to");
+
+    let below: Arc<dyn Disk> = Arc::new(DiskBelow::open(&shared, SYSTEM).expect("read").expect("there"));
+    let (mut second, _) = Driven::open(below, small_options(), Vec::new(), 3).expect("created");
+    second.append(5, true);
+    second.store.flush().expect("flushed");
+    second.append(2, true);
+    second.writer.idle().expect("proven");
+    for point in [Point::End, Point::Sequence(Sequence(100))] {
+        let (target, report) = copy(&disk, point).expect("copied");
+        let below = report.system.expect("copied too");
+        assert_eq!((below.through, below.epoch_started), (second.events.len() as u64, None));
+        let target: Arc<dyn Disk> = Arc::new(target);
+        let below = DiskBelow::open(&target, SYSTEM).expect("read").expect("there");
+        let below = ReadOnlyStore::open(Arc::new(below), ReadOnlyOptions::default()).expect("opened");
+        check_reader(&below.reader(), &second.events, &mut Random::new(1), 20);
+    }
+
+    let table = second.store.inspect().event_tables[0].file.clone();
+    disk.flip_bit(&Path::new(SYSTEM).join(&table), 200, 3);
+    let target = SimDisk::new(99);
+    let to: Arc<dyn Disk> = Arc::new(target.clone());
+    let error = read_only(&disk).copy_to(Point::End, &to, None, &mut |_| {}).expect_err("damaged");
+    assert!(error.to_string().starts_with("in system: ") && error.to_string().contains(&table), "{error}");
+    let opened = ReadOnlyStore::open(Arc::new(target), ReadOnlyOptions::default());
+    assert!(matches!(opened, Err(OpenError::NoStore)));
 }
 
 #[test]

@@ -417,6 +417,73 @@ fn people_make_ask_acknowledge_and_forget_consumers() {
 }
 
 #[test]
+fn a_backup_has_the_consumers_and_a_restored_node_never_passes_over_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_matchtape")).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let positions = |rows: Vec<Value>| -> Vec<(u64, bool)> {
+        let one =
+            |row: &Value| (row["event"]["sequence"].as_u64().unwrap(), row["redelivered"].as_bool().unwrap());
+        rows.iter().filter(|row| row.get("event").is_some()).map(one).collect()
+    };
+    let node = Served::start(&place("tape"), "0");
+    // Position 1 is the node's own: its epoch begins.
+    publish(&node.url, 1, 20);
+    for (consumer, dealt_with) in [("near", "4"), ("far", "15")] {
+        let args =
+            ["subscribe", "--consumer", consumer, "--create", "--from", "beginning", "--limit", dealt_with];
+        node.succeed(&args);
+    }
+    let said = run(&[
+        "backup",
+        "--data",
+        &text(&place("tape")),
+        "--to",
+        &text(&place("backup")),
+        "--format",
+        "text",
+    ]);
+    assert!(said.contains("the durable consumers are in it"), "{said}");
+    node.stop();
+
+    run(&["restore", "--from", &text(&place("backup")), "--data", &text(&place("whole"))]);
+    let node = Served::start(&place("whole"), "0");
+    let goes_on = |consumer: &str, count: &str| {
+        positions(node.succeed(&["subscribe", "--consumer", consumer, "--limit", count]))
+    };
+    // Marked, because more may have been delivered after what the backup has of them.
+    assert_eq!(goes_on("near", "2"), [(5, true), (6, true)]);
+    assert_eq!(goes_on("far", "2"), [(16, true), (17, true)]);
+    node.stop();
+
+    run(&[
+        "restore",
+        "--from",
+        &text(&place("backup")),
+        "--data",
+        &text(&place("early")),
+        "--to-sequence",
+        "10",
+    ]);
+    let node = Served::start(&place("early"), "0");
+    // Position 11 is the new term's, which the restore put there, 12 and on come now.
+    publish(&node.url, 100, 5);
+    let goes_on = |consumer: &str, count: &str| {
+        positions(node.succeed(&["subscribe", "--consumer", consumer, "--limit", count]))
+    };
+    assert_eq!(goes_on("near", "7"), (5..=11).map(|sequence| (sequence, true)).collect::<Vec<_>>());
+    assert_eq!(goes_on("far", "3"), [(11, true), (12, true), (13, true)]);
+    let info = node.succeed(&["consumer", "info", "far"]);
+    assert_eq!(info[0]["advisories"][0]["advisory"], "pulled_back", "{info:?}");
+    node.stop();
+}
+
+#[test]
 fn what_fails_too_often_is_set_aside_for_people_to_see_and_an_interrupted_subscription_ends_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let node = Served::start(&folder.path().join("tape"), "0");

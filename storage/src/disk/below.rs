@@ -8,6 +8,9 @@ use super::{
     check_relative,
 };
 
+/// The directory of a store's second store, if it has one: a small tape about the first. A copy of the first has it too.
+pub const SYSTEM: &str = "system";
+
 /// What is below one directory of a disk. Files report the path they have there.
 #[derive(Clone, Debug)]
 pub struct DiskBelow {

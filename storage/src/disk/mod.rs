@@ -16,7 +16,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 pub use aligned::AlignedBytes;
-pub use below::DiskBelow;
+pub use below::{DiskBelow, SYSTEM};
 pub use error::{DiskError, Operation};
 pub use lock::{DiskLock, LockError, LockHolder};
 pub use real::RealDisk;

@@ -15,15 +15,13 @@ use matchtape_schemas::{
     BodyRef, EventRef, EventTime, InstrumentId, ProducerId, ProducerSequence, Projection, ProjectionError,
     Sequence, Stage,
 };
-use matchtape_storage::{Disk, DiskBelow, RetentionPolicy};
+use matchtape_storage::{Disk, DiskBelow, RetentionPolicy, SYSTEM};
 
 use super::ConsumersOptions;
 use super::error::ConsumerError;
 use crate::node::{Node, NodeError, NodeOptions};
 use crate::publisher::{PublishError, Publisher, wall_clock};
 
-/// Where it lies in the data directory.
-pub(crate) const DIRECTORY: &str = "system";
 /// The one producer of it.
 const PRODUCER: ProducerId = ProducerId(1);
 /// How long what has to be recorded before the node opens may take.
@@ -133,7 +131,7 @@ impl SystemTape {
         name: &str,
         chosen: &ConsumersOptions,
     ) -> Result<Option<Self>, NodeError> {
-        let below = DiskBelow::open(disk, DIRECTORY)?;
+        let below = DiskBelow::open(disk, SYSTEM)?;
         below.map(|below| Self::open_in(below, name, chosen)).transpose()
     }
 
@@ -143,7 +141,7 @@ impl SystemTape {
         name: &str,
         chosen: &ConsumersOptions,
     ) -> Result<Self, NodeError> {
-        Self::open_in(DiskBelow::create(disk, DIRECTORY)?, name, chosen)
+        Self::open_in(DiskBelow::create(disk, SYSTEM)?, name, chosen)
     }
 
     fn open_in(below: DiskBelow, name: &str, chosen: &ConsumersOptions) -> Result<Self, NodeError> {

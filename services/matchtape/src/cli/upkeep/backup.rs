@@ -12,7 +12,7 @@ use super::{copy_error, describe_copy, print, progress_bar, show_copying, target
 
 /// Copy a data directory, also while a node writes to it, and read the copy back.
 ///
-/// Everything that is durable when it starts is in it. Tables are linked where both directories are on one file system:
+/// Everything that is durable when it starts is in it, and the durable consumers with where each of them was. Tables are linked where both directories are on one file system:
 /// that takes no time and no space, and they never change; nothing of the log is linked. Takes no lock and changes nothing in the
 /// source. A backup is a data directory like any other: queries, verify and restore work on it.
 #[derive(Args, Debug)]

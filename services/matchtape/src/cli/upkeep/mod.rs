@@ -114,6 +114,10 @@ fn copy_error(source: &Path, target: &Path, error: &CopyError) -> CliError {
         }
         CopyError::Nothing { .. } => "choose a later point, or an older backup".to_owned(),
         CopyError::Lock(_) => format!("another process works in {to}"),
+        CopyError::System(_) => format!(
+            "that is the tape of the durable consumers: `matchtape verify --data {from}/system` tells what else is wrong; \
+             {to} is no store, remove it"
+        ),
         CopyError::Source(_) | CopyError::Open(_) | CopyError::Read(_) => {
             format!("`matchtape verify --data {from}` tells what else is wrong; {to} is no store, remove it")
         }
@@ -150,6 +154,14 @@ fn describe_copy(report: &CopyReport) -> String {
         match report.indexes_rebuilt {
             0 => String::new(),
             rebuilt => format!(", {rebuilt} index tables rebuilt"),
+        }
+    );
+    let _ = writeln!(
+        text,
+        "{}",
+        match report.system {
+            Some(_) => "the durable consumers are in it, with where each of them was",
+            None => "there are no durable consumers",
         }
     );
     let _ = write!(

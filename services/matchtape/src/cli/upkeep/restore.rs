@@ -17,6 +17,9 @@ use super::{copy_error, describe_copy, print, progress_bar, show_copying, target
 /// It ends with a whole group of events. Restored to a point before the backup's end, it also holds the beginning of a new
 /// term, above any that the backup shows, so that what is appended to it can always be told from what the original has
 /// there. Only one of the two may go on: a tape has one future.
+///
+/// The backup's durable consumers are in it. One that had come further than what is restored is put back to its end when a
+/// node opens it, and told so (`pulled_back`): it gets everything that comes there now.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   matchtape restore --from backup/2026-07-28 --data tape/
