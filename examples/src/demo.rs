@@ -112,7 +112,7 @@ impl Demo {
     pub fn open(publisher: Publisher, reader: &Reader, options: DemoOptions) -> Result<Self, DemoError> {
         let engine = EngineOptions { producer: publisher.producer(), ..options.engine };
         let engine = recover(reader, engine)?;
-        let published = publisher.last().map(|mark| mark.producer_sequence);
+        let published = publisher.last();
         if published.unwrap_or_default() != engine.last_producer_sequence() {
             return Err(DemoError::Behind { rebuilt: engine.last_producer_sequence(), published });
         }

@@ -4,7 +4,7 @@
 //! wire: `golden/` holds bytes that every future release must still read.
 //!
 //! Read in this order: `ids`, `decimal`, `tags` (the kinds), `event/` (one file per family), `frame` (the codec),
-//! `watermark` (the stages), `projection` (state folded from the tape).
+//! `watermark` (the stages), `projection` (state folded from the tape), `publish` (how events come onto it).
 
 pub mod decimal;
 pub mod event;
@@ -12,6 +12,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod projection;
+pub mod publish;
 pub mod tags;
 pub mod text;
 pub mod watermark;

@@ -14,7 +14,7 @@ use iceoryx2::config::Config;
 use iceoryx2::prelude::{BackpressureStrategy, FileName, NodeBuilder, SemanticString, ipc};
 use matchtape_benches::{Options, Report, microseconds, nanoseconds, open_loop};
 use matchtape_bus::{BusError, RemoteOptions, RemotePublishError, RemotePublisher, WakeUp, on_own_thread};
-use matchtape_node::{BusOptions, IngressOptions, Node, NodeOptions};
+use matchtape_node::{BusOptions, IngressOptions, Node, NodeOptions, Publish as _, PublishError};
 use matchtape_schemas::event::{Event, OrderAccepted};
 use matchtape_schemas::{EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Stage};
 
@@ -65,7 +65,7 @@ fn measure(
         let mut refused = 0_u64;
         let calls = open_loop(*rate, options.duration(), |_| match publisher.publish(&event(number + 1)) {
             Ok(_) => number += 1,
-            Err(RemotePublishError::WouldBlock) => refused += 1,
+            Err(RemotePublishError::Refused(PublishError::WouldBlock)) => refused += 1,
             Err(error) => panic!("{error}"),
         });
         report.latency(&format!("{wake_up:?}, publish call, open loop, {rate:.0}/s"), &calls);
@@ -89,7 +89,7 @@ fn measure(
     while begun.elapsed() < options.duration() {
         match publisher.publish(&event(number + 1)) {
             Ok(_) => number += 1,
-            Err(RemotePublishError::WouldBlock) => publisher.wait_for_room(1, 256)?,
+            Err(RemotePublishError::Refused(PublishError::WouldBlock)) => publisher.wait_for_room(1)?,
             Err(error) => return Err(error.into()),
         }
     }

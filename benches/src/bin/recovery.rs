@@ -59,7 +59,7 @@ fn say(line: &str) {
 fn write_until_killed(data: &Path) {
     let node = Node::open(data, settings(), Vec::new()).expect("a tape that opens");
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
-    let mut next = publisher.last().map_or(0, |mark| mark.producer_sequence.0) + 1;
+    let mut next = publisher.last().map_or(0, |last| last.get()) + 1;
     let mut said = Instant::now();
     loop {
         let group: Vec<_> = (next..next + GROUP).map(|number| tape::order(number, 64)).collect();

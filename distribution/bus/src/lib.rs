@@ -28,9 +28,9 @@ mod thread;
 pub use config::{BusConfig, MemoryRequired, WakeUp, shared_memory_available};
 pub use error::{BadSample, BusError};
 pub use ingress::{
-    ConnectError, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake, Mark,
-    RemoteCounters, RemoteEnded, RemoteOptions, RemotePublishError, RemotePublished, RemotePublisher,
-    RemoteWaitError, Unpublished,
+    ConnectError, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake,
+    RemoteCounters, RemoteEnded, RemoteOptions, RemotePublishError, RemotePublisher, RemoteReached,
+    RemoteWaitError, SafeAt, Unpublished,
 };
 pub use liveness::{Cleaned, Liveness, clean_dead_participants};
 pub use name::{BusName, BusService};

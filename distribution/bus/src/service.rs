@@ -3,13 +3,15 @@
 //! The publisher creates; subscribers only open, so sizes have one owner. A service outlives its publisher as long as
 //! a subscriber lives, which is why a restarted publisher opens what it finds.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use iceoryx2::config::Config;
 use iceoryx2::node::{Node, NodeBuilder};
 use iceoryx2::port::listener::{Listener, ListenerWaitError};
 use iceoryx2::prelude::{
-    AttributeVerifier, MessagingPattern, SemanticString, Service, ServiceName, SignalHandlingMode, ipc,
+    AttributeVerifier, FileDescriptorBased as _, MessagingPattern, SemanticString, Service, ServiceName,
+    SignalHandlingMode, ipc,
 };
 use iceoryx2::service::attribute::{AttributeKey, AttributeValue};
 use iceoryx2::service::builder::event::{EventCreateError, EventOpenError, EventOpenOrCreateError};
@@ -111,6 +113,12 @@ pub(crate) fn sleep(listener: &Listener<ipc::Service>, limit: Duration) -> Resul
         Ok(_) | Err(ListenerWaitError::InterruptSignal) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// What a listener sleeps on, to sleep on it together with something else.
+pub(crate) fn socket(listener: &Listener<ipc::Service>) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is the listener's, which outlives this borrow and keeps it open.
+    unsafe { BorrowedFd::borrow_raw(listener.file_descriptor().native_handle()) }
 }
 
 /// The wake-ups of a service. `errors.slots` is also the number of its nodes.

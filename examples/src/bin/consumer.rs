@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = stop_flag()?;
     let node = Node::open(Path::new(&directory), NodeOptions::default(), Vec::new())?;
     let mut publisher = node.publisher(ProducerId(1))?;
-    let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+    let mut number = publisher.last().map_or(0, |last| last.get());
     if number == 0 {
         number = 1;
         publisher.publish(&instrument(number)?)?;

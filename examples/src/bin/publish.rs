@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = Node::open(Path::new(&directory), options, Vec::new())?;
     let mut publisher = node.publisher(ProducerId(1))?;
     // The producer's own numbering goes on where the tape says it ended.
-    let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+    let mut number = publisher.last().map_or(0, |last| last.get());
     println!("publishing to {directory} after {} events; Ctrl-C ends", node.watermarks().visible);
     if number == 0 {
         number = 1;

@@ -11,9 +11,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use matchtape_bus::{RemoteOptions, RemotePublishError, RemotePublisher, RemoteWaitError};
+use matchtape_bus::{RemoteOptions, RemotePublisher, RemoteWaitError};
 use matchtape_examples::local::{history, instrument, order, stop_flag, stopped, trade};
-use matchtape_node::BusOptions;
+use matchtape_node::{BusOptions, Publish as _, PublishError, WaitError};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{ProducerId, Stage};
 
@@ -40,14 +40,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match publisher.publish(&seller).and_then(|_| publisher.publish_group(&group)) {
             Ok(_) => number += 3,
             // Not taken for now. What was of the two is told by `last`: numbers once taken are not taken again.
-            Err(RemotePublishError::WouldBlock | RemotePublishError::Closed) => {}
+            Err(error) if error == PublishError::WouldBlock || error == PublishError::Closed => {}
             Err(error) => return Err(error.into()),
         }
         let (taken, last) = (start.elapsed(), publisher.last().ok_or("nothing was taken")?);
         match publisher.wait(last, Stage::Durable) {
             Ok(at) => println!("event {last} at {at}: taken in {taken:?}, durable in {:?}", start.elapsed()),
             // Nothing is lost: it is in the window, and goes to the node that comes next.
-            Err(error @ (RemoteWaitError::Closed | RemoteWaitError::Disconnected { .. })) => {
+            Err(
+                error @ (RemoteWaitError::Wait(WaitError::Closed) | RemoteWaitError::Disconnected { .. }),
+            ) => {
                 println!("{error}")
             }
             Err(error) => return Err(error.into()),

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 const GROUP: u64 = 100;
 
 fn publish(node: &Node, publisher: &mut Publisher) {
-    let from = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+    let from = publisher.last().map_or(0, |last| last.get()) + 1;
     let events: Vec<_> = (from..from + GROUP)
         .map(|number| {
             let body = OrderCancelled { order_id: OrderId(number), ..Default::default() };

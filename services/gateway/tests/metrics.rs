@@ -55,7 +55,7 @@ impl Served {
     }
 
     fn next(&self) -> u64 {
-        self.publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1
+        self.publisher.last().map_or(0, |last| last.get()) + 1
     }
 
     fn publish_at(&mut self, time: EventTime) -> Result<Sequence, PublishError> {

@@ -51,7 +51,7 @@ impl Ingress for OneProducer {
     }
 
     fn last(&self, producer: ProducerId) -> Result<Option<ProducerPosition>, IngressError> {
-        let last = self.0.lock().last().filter(|_| producer == PRODUCER);
+        let last = self.0.lock().accepted().filter(|_| producer == PRODUCER);
         Ok(last.map(|mark| ProducerPosition {
             producer_sequence: mark.producer_sequence,
             sequence: mark.sequence,

@@ -55,14 +55,14 @@ impl Ingress for Everyone {
         let [group] = groups else { panic!("one change at a time") };
         Ok(match publisher.publish_group(group).unwrap() {
             Published::New { first, last } => Receipt { first: Some(first), last, published: 1, already: 0 },
-            Published::Already { sequence } => {
+            Published::Already { last: sequence } => {
                 Receipt { first: None, last: sequence, published: 0, already: 1 }
             }
         })
     }
 
     fn last(&self, producer: ProducerId) -> Result<Option<ProducerPosition>, IngressError> {
-        let mark = self.0.publisher(producer).unwrap().last();
+        let mark = self.0.publisher(producer).unwrap().accepted();
         Ok(mark.map(|mark| ProducerPosition {
             producer_sequence: mark.producer_sequence,
             sequence: mark.sequence,

@@ -16,7 +16,7 @@ use serde_json::Value;
 fn day(tape: &Path, first: bool) {
     let node = Node::open(tape, NodeOptions::default(), matchtape_market::projections()).unwrap();
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
-    let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+    let mut number = publisher.last().map_or(0, |last| last.get());
     let mut publish = |instrument: u32, body: Body| {
         number += 1;
         let (instrument, time) = (InstrumentId(instrument), EventTime(number as i64));

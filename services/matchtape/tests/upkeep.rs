@@ -45,7 +45,7 @@ fn open(tape: &Path) -> Node {
 /// Publishes so many cancellations of orders, then the end of a day, and brings them into tables.
 fn publish_day(node: &Node, day: u32, count: u64) {
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
-    let from = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+    let from = publisher.last().map_or(0, |last| last.get()) + 1;
     let mut last = Sequence::ZERO;
     for number in from..from + count {
         let body = OrderCancelled { order_id: OrderId(number), ..Default::default() };

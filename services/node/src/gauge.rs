@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use matchtape_bus::IngressCounters;
+use matchtape_schemas::publish::WaitError;
 use matchtape_storage::StoreGauge;
 use parking_lot::Mutex;
 
 use crate::latency::StageLatency;
 use crate::parts::EndedPart;
 use crate::publisher::{Intake, wall_clock};
-use crate::stages::WaitError;
 
 /// Asks a node how it is. Clones ask the same one; it may outlive the node, and tells its last state then.
 #[derive(Clone)]

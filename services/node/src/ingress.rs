@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use matchtape_bus::{
     BusError, BusName, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake,
-    Mark, PortThread, Unpublished, WakeUp, on_own_thread,
+    PortThread, SafeAt, Unpublished, WakeUp, on_own_thread,
 };
+use matchtape_schemas::publish::{ProducerMark, PublishError, WaitError};
 use matchtape_schemas::{Epoch, ProducerId, Sequence, Stage};
+use matchtape_storage::wal::SyncPolicy;
 use parking_lot::Mutex;
 
-use crate::publisher::{GROUP_BYTES_MAX, Intake as NodeIntake, PublishError, Publisher};
-use crate::stages::{StageReached, WaitError};
+use crate::publisher::{GROUP_BYTES_MAX, Intake as NodeIntake, Publisher};
+use crate::stages::StageReached;
 
 /// How often producers whose processes are gone are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,6 +56,7 @@ impl Ingress {
         name: &BusName,
         options: &IngressOptions,
         epoch: Epoch,
+        sync: SyncPolicy,
         intake: Arc<NodeIntake>,
     ) -> Result<Self, BusError> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -67,6 +70,10 @@ impl Ingress {
             skew_ns_max: intake.skew_ns_max,
             group_events_max: intake.ring.capacity(),
             group_bytes_max: GROUP_BYTES_MAX,
+            safe_at: match sync {
+                SyncPolicy::EveryBatch | SyncPolicy::Interval(_) => SafeAt::Durable,
+                SyncPolicy::None => SafeAt::Written,
+            },
         };
         let (name, config) = (name.clone(), options.config.clone());
         let desk = Counter {
@@ -207,11 +214,9 @@ struct NodeDoor {
 impl Door for NodeDoor {
     type Writer = Publisher;
 
-    fn open(&mut self, producer: ProducerId) -> Result<(Publisher, Option<Mark>), u32> {
+    fn open(&mut self, producer: ProducerId) -> Result<(Publisher, Option<ProducerMark>), u32> {
         let publisher = Publisher::attach(&self.intake, producer).ok_or_else(std::process::id)?;
-        let mark = publisher
-            .last()
-            .map(|mark| Mark { producer_sequence: mark.producer_sequence, sequence: mark.sequence });
+        let mark = publisher.accepted();
         Ok((publisher, mark))
     }
 
@@ -220,12 +225,9 @@ impl Door for NodeDoor {
         publisher: &mut Publisher,
         group: &[u8],
         events: usize,
-    ) -> Result<Mark, Unpublished> {
+    ) -> Result<ProducerMark, Unpublished> {
         match publisher.publish_checked(group, events) {
-            Ok(_) => {
-                let mark = publisher.last().expect("it has just published, or had before");
-                Ok(Mark { producer_sequence: mark.producer_sequence, sequence: mark.sequence })
-            }
+            Ok(_) => Ok(publisher.accepted().expect("it has just published, or had before")),
             // A full disk, like a full ring, ends: what was taken in stays queued, and windows fill meanwhile.
             Err(PublishError::WouldBlock | PublishError::NoSpace) => Err(Unpublished::WouldBlock),
             Err(
@@ -246,8 +248,11 @@ impl Door for NodeDoor {
 
 #[cfg(test)]
 mod tests {
-    use matchtape_bus::{RemoteOptions, RemotePublishError, RemotePublisher, RemoteWaitError};
+    use matchtape_bus::{RemoteOptions, RemotePublisher};
     use matchtape_schemas::event::{Event, OrderCancelled};
+    use std::task::Poll;
+
+    use matchtape_schemas::publish::Publish as _;
     use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence};
 
     use crate::{BusOptions, IngressOptions, Node, NodeOptions};
@@ -261,10 +266,9 @@ mod tests {
 
     #[test]
     fn who_waits_outside_is_told_that_the_log_failed_or_the_term_ended() {
-        for (end, waited, published) in [
-            (WaitError::Poisoned, RemoteWaitError::Poisoned, RemotePublishError::Poisoned),
-            (WaitError::Fenced, RemoteWaitError::Fenced, RemotePublishError::Fenced),
-        ] {
+        for (end, published) in
+            [(WaitError::Poisoned, PublishError::Poisoned), (WaitError::Fenced, PublishError::Fenced)]
+        {
             let folder = tempfile::tempdir().unwrap();
             let bus = BusOptions {
                 namespace: format!("end-{}", std::process::id()),
@@ -287,11 +291,14 @@ mod tests {
             node.intake.ring.close();
             node.intake.stages.end(end);
             let taken = publisher.publish(&event(2));
-            assert!(taken.is_ok() || taken == Err(published.clone()), "{taken:?}");
+            assert!(taken.is_ok() || taken == Err(published.into()), "{taken:?}");
             if taken.is_ok() {
-                assert_eq!(publisher.wait(ProducerSequence(2), Stage::Durable), Err(waited.clone()));
+                let mut awaited = publisher.wait_async(ProducerSequence(2), Stage::Durable);
+                assert_eq!(publisher.wait(ProducerSequence(2), Stage::Durable), Err(end.into()));
+                let polled = Pin::new(&mut awaited).poll(&mut Context::from_waker(Waker::noop()));
+                assert_eq!(polled, Poll::Ready(Err(end.into())));
             }
-            assert_eq!(publisher.publish(&event(3)), Err(published));
+            assert_eq!(publisher.publish(&event(3)), Err(published.into()));
             // What had reached the stage has.
             assert!(publisher.wait(ProducerSequence(1), Stage::Durable).is_ok());
             drop(publisher);

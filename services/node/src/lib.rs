@@ -31,6 +31,9 @@ mod ring;
 mod seal;
 mod stages;
 
+// What a publisher says, in the words of both ways in.
+pub use matchtape_schemas::publish::{Loan, ProducerMark, Publish, PublishError, Published, WaitError};
+
 pub use bus::BusOptions;
 pub use gauge::NodeGauge;
 pub use history::{FollowedHistory, StoreFrame, StoreHistory};
@@ -41,7 +44,7 @@ pub use node::NodeMistakes;
 pub use node::{Node, NodeError, NodeOptions, TapeProgress};
 pub use parts::EndedPart;
 pub use pipeline::{PipelineWait, VisibleAt};
-pub use producers::{ProducerMark, ProducerMarks};
-pub use publisher::{GROUP_BYTES_MAX, Loan, PublishError, Published, Publisher, Publishers};
+pub use producers::ProducerMarks;
+pub use publisher::{GROUP_BYTES_MAX, Publisher, Publishers};
 pub use seal::{SealError, SealReport, Sealer};
-pub use stages::{StageReached, WaitError};
+pub use stages::StageReached;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use matchtape_bus::{BusError, BusName, IngressCounters, check_core};
 use matchtape_schemas::event::{EpochStarted, Event};
+use matchtape_schemas::publish::WaitError;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{
     Epoch, InstrumentId, ProducerId, ProducerSequence, Projection, Sequence, Stage, TapeId, Watermarks,
@@ -30,7 +31,7 @@ use crate::producers::{self, ProducerMarks};
 use crate::publisher::{Intake, Publisher, Publishers};
 use crate::ring::{Ring, RingReader};
 use crate::seal::Sealer;
-use crate::stages::{StageReached, Stages, WaitError};
+use crate::stages::{StageReached, Stages};
 
 /// How a node runs. The default is right for a node alone on its disk.
 #[derive(Clone, Debug)]
@@ -300,7 +301,8 @@ impl Node {
         }
         // Last: from here on others publish.
         if let (Some(ingress), Some(name)) = (&options.ingress, &bus_name) {
-            node.ingress = Some(Ingress::start(name, ingress, head.epoch, Arc::clone(&intake))?);
+            node.ingress =
+                Some(Ingress::start(name, ingress, head.epoch, options.store.wal.sync, Arc::clone(&intake))?);
         }
         node.idle_clock =
             options.time_advanced_after.map(|after| IdleClock::start(Arc::clone(&intake), after));

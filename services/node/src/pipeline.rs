@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use matchtape_bus::bind_to_core;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
+use matchtape_schemas::publish::WaitError;
 use matchtape_schemas::{Sequence, Stage};
 use matchtape_storage::wal::{AppendError, CommitBuffer, CommitObserver, Committed, WalError};
 use matchtape_storage::{EventStore, VisibleGate};
@@ -23,7 +24,7 @@ use crate::framer::Framer;
 use crate::latency::StageLatency;
 use crate::publisher::{Intake, wall_clock};
 use crate::ring::RingReader;
-use crate::stages::{Stages, WaitError};
+use crate::stages::Stages;
 
 /// How the pipeline thread waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

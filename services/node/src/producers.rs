@@ -2,16 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use matchtape_schemas::publish::ProducerMark;
 use matchtape_schemas::{EventRef, ProducerId, ProducerSequence, Projection, ProjectionError, Sequence};
-
-/// The last event of one producer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProducerMark {
-    /// Its number at the producer.
-    pub producer_sequence: ProducerSequence,
-    /// Its position on the tape.
-    pub sequence: Sequence,
-}
 
 /// Every producer's last event, folded from the tape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,116 +1,29 @@
-//! One producer's way onto the tape, inside the node's process.
+//! One producer's way onto the tape, inside the node's process; `matchtape_bus::RemotePublisher` is the one outside of it, and
+//! both are [`Publish`].
 //!
 //! Publishing deduplicates, claims slots of the ring (which gives the sequence), writes the events there and returns. It
 //! never waits, never locks, and allocates only for events larger than a slot.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use matchtape_schemas::event::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Payload, encode_event};
 use matchtape_schemas::limits::EVENT_BYTES_MAX;
-use matchtape_schemas::{
-    AcceptedTime, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, Watermarks,
-};
+use matchtape_schemas::publish::{ProducerMark, Publish, PublishError, Published, WaitError};
+use matchtape_schemas::{AcceptedTime, EventTime, ProducerId, ProducerSequence, Sequence, Stage, Watermarks};
 use matchtape_storage::wal::SpaceProblem;
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::node::NodeError;
 use crate::parts::EndedParts;
-use crate::producers::{ProducerMark, ProducerMarks};
+use crate::producers::ProducerMarks;
 use crate::ring::{Claim, ClaimError, Ring, large_bytes};
-use crate::stages::{Stages, WaitError};
-
-/// What became of a publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// On the tape at these positions.
-    New {
-        /// The first event's position.
-        first: Sequence,
-        /// The last event's position.
-        last: Sequence,
-    },
-    /// The producer had published it before. Nothing was added.
-    Already {
-        /// The position of the producer's last event: the repeated one is there or before it.
-        sequence: Sequence,
-    },
-}
-
-impl Published {
-    /// Where to wait for a stage: once this position has reached it, what was published has.
-    pub fn sequence(self) -> Sequence {
-        match self {
-            Self::New { last, .. } => last,
-            Self::Already { sequence } => sequence,
-        }
-    }
-}
+use crate::stages::{StageReached, Stages};
 
 /// The most bytes that the events of one group may have: half of a usual memtable, which takes a group as a whole.
 pub const GROUP_BYTES_MAX: usize = 64 << 20;
-
-/// Why nothing was published. Nothing has been claimed in any of these cases.
-#[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PublishError {
-    /// The ring is full, of events or of what large ones take (as much as the largest group): the pipeline is behind. Try
-    /// again, or wait with [`Publisher::wait_for_room`].
-    #[error("the ring is full; try again later")]
-    WouldBlock,
-    /// An empty group, or one with more events than the ring has slots.
-    #[error("a group has 1 to {limit} events, this one {events}")]
-    GroupSize {
-        /// As given.
-        events: usize,
-        /// The ring's slots.
-        limit: usize,
-    },
-    /// A group of too many bytes: nothing of it can be flushed or let go of before its end.
-    #[error("a group has at most {GROUP_BYTES_MAX} bytes, this one {bytes}")]
-    GroupBytes {
-        /// Of its events, headers included.
-        bytes: usize,
-    },
-    /// Producer sequences inside a group do not rise, or the group begins with events published before and goes on
-    /// with new ones.
-    #[error(
-        "producer sequence {found} in a group after {after}: a group is new as a whole and its numbers rise"
-    )]
-    GroupOrder {
-        /// The last one before it, in the group or on the tape.
-        after: ProducerSequence,
-        /// The one refused.
-        found: ProducerSequence,
-    },
-    /// The event time is further in the future than the node allows; one bad clock must not close every window.
-    #[error(
-        "event time {event_time} ns is more than {skew_ns_max} ns ahead of the sequencer's clock ({now} ns)"
-    )]
-    EventTimeAhead {
-        /// As given.
-        event_time: EventTime,
-        /// The sequencer's clock.
-        now: AcceptedTime,
-        /// The allowance.
-        skew_ns_max: i64,
-    },
-    /// The disk is full. What was accepted is kept; events are taken again when there is room. The node's operator finds the
-    /// reason in its log and in `EventStore::space_problem`.
-    #[error("the disk is full; no events are taken until there is room")]
-    NoSpace,
-    /// Another node leads the tape.
-    #[error("fenced by a later epoch")]
-    Fenced,
-    /// The log could not be written or synced.
-    #[error("the log failed; the node takes no more events")]
-    Poisoned,
-    /// The node is closing.
-    #[error("the node is closed")]
-    Closed,
-}
 
 /// The sequencer's wall clock.
 pub(crate) fn wall_clock() -> AcceptedTime {
@@ -326,28 +239,30 @@ impl Publisher {
         self.producer
     }
 
-    /// The producer's last event, in this run or before: go on after it.
-    pub fn last(&self) -> Option<ProducerMark> {
+    /// The number of the producer's last event, in this run or before: go on after it.
+    pub fn last(&self) -> Option<ProducerSequence> {
+        self.last.map(|mark| mark.producer_sequence)
+    }
+
+    /// The producer's last event.
+    pub fn accepted(&self) -> Option<ProducerMark> {
         self.last
     }
 
     /// Puts one event on the tape, as a group of its own.
     #[inline]
     pub fn publish(&mut self, event: &Event) -> Result<Published, PublishError> {
-        self.put(
-            event.encoded_len(),
-            EventHeader {
-                length: 0,
-                kind: event.body.kind(),
-                flags: event.flags,
-                venue_flags: event.venue_flags,
-                instrument: event.instrument,
-                producer: self.producer,
-                producer_sequence: event.producer_sequence,
-                event_time: event.event_time,
-            },
-            |payload| event.body.encode(payload),
-        )
+        let header = EventHeader {
+            length: 0,
+            kind: event.body.kind(),
+            flags: event.flags,
+            venue_flags: event.venue_flags,
+            instrument: event.instrument,
+            producer: self.producer,
+            producer_sequence: event.producer_sequence,
+            event_time: event.event_time,
+        };
+        self.put(event.encoded_len(), header, |payload| event.body.encode(payload))
     }
 
     /// Puts events that belong together on consecutive positions, all or none; the last is flagged as such.
@@ -358,7 +273,7 @@ impl Publisher {
         if let Some(mark) = self.last
             && last.producer_sequence <= mark.producer_sequence
         {
-            return Ok(Published::Already { sequence: mark.sequence });
+            return Ok(Published::Already { last: mark.sequence });
         }
         let (mut bytes, mut large) = (0, 0);
         for length in events.iter().map(Event::encoded_len) {
@@ -366,7 +281,7 @@ impl Publisher {
             large += large_bytes(length);
         }
         if bytes > GROUP_BYTES_MAX {
-            return Err(PublishError::GroupBytes { bytes });
+            return Err(PublishError::GroupBytes { bytes, limit: GROUP_BYTES_MAX });
         }
         let mut after = self.last.map(|mark| mark.producer_sequence);
         for event in events {
@@ -395,30 +310,6 @@ impl Publisher {
         Ok(Published::New { first, last: sequence })
     }
 
-    /// An event to be filled in field by field and then published. Nothing is claimed before [`Loan::publish`].
-    pub fn loan<P: Payload + Default>(
-        &mut self,
-        instrument: InstrumentId,
-        producer_sequence: ProducerSequence,
-        event_time: EventTime,
-    ) -> Loan<'_, P> {
-        let producer = self.producer;
-        Loan {
-            publisher: self,
-            header: EventHeader {
-                length: 0,
-                kind: P::KIND,
-                flags: EventFlags::NONE,
-                venue_flags: 0,
-                instrument,
-                producer,
-                producer_sequence,
-                event_time,
-            },
-            payload: P::default(),
-        }
-    }
-
     /// As [`Self::publish_group`], of `events` events of this producer that `check_event` has accepted, one after the
     /// other at a multiple of 16.
     pub(crate) fn publish_checked(&mut self, group: &[u8], events: usize) -> Result<Published, PublishError> {
@@ -431,10 +322,10 @@ impl Publisher {
         if let Some(mark) = self.last
             && last <= mark.producer_sequence
         {
-            return Ok(Published::Already { sequence: mark.sequence });
+            return Ok(Published::Already { last: mark.sequence });
         }
         if group.len() > GROUP_BYTES_MAX {
-            return Err(PublishError::GroupBytes { bytes: group.len() });
+            return Err(PublishError::GroupBytes { bytes: group.len(), limit: GROUP_BYTES_MAX });
         }
         let mut after = self.last.map(|mark| mark.producer_sequence);
         let mut large = 0;
@@ -494,7 +385,7 @@ impl Publisher {
         if let Some(mark) = self.last
             && header.producer_sequence <= mark.producer_sequence
         {
-            return Ok(Published::Already { sequence: mark.sequence });
+            return Ok(Published::Already { last: mark.sequence });
         }
         self.check_time(header.event_time)?;
         header.flags = group_flags(header.flags, true);
@@ -546,6 +437,64 @@ impl Publisher {
     }
 }
 
+impl Publish for Publisher {
+    type At = Sequence;
+    type PublishError = PublishError;
+    type WaitError = WaitError;
+    type Reached = StageReached;
+
+    fn producer(&self) -> ProducerId {
+        self.producer()
+    }
+
+    fn last(&self) -> Option<ProducerSequence> {
+        self.last()
+    }
+
+    fn accepted(&self) -> Option<ProducerMark> {
+        self.accepted()
+    }
+
+    fn watermarks(&self) -> Watermarks {
+        self.intake.watermarks()
+    }
+
+    #[inline]
+    fn publish(&mut self, event: &Event) -> Result<Published, PublishError> {
+        self.publish(event)
+    }
+
+    fn publish_group(&mut self, events: &[Event]) -> Result<Published, PublishError> {
+        self.publish_group(events)
+    }
+
+    #[inline]
+    fn publish_payload<P: Payload>(
+        &mut self,
+        header: EventHeader,
+        payload: &P,
+    ) -> Result<Published, PublishError> {
+        let header = EventHeader { kind: P::KIND, producer: self.producer, ..header };
+        self.put(EVENT_HEADER_BYTES + payload.encoded_len(), header, |out| payload.encode(out))
+    }
+
+    fn wait(&mut self, at: Sequence, stage: Stage) -> Result<Sequence, WaitError> {
+        self.intake.wait(at, stage, None).map(|()| at)
+    }
+
+    fn wait_for(&mut self, at: Sequence, stage: Stage, limit: Duration) -> Result<Sequence, WaitError> {
+        self.intake.wait(at, stage, Some(Instant::now() + limit)).map(|()| at)
+    }
+
+    fn wait_async(&mut self, at: Sequence, stage: Stage) -> StageReached {
+        StageReached::new(Arc::clone(&self.intake.stages), at, stage)
+    }
+
+    fn wait_for_room(&mut self, events: usize) -> Result<(), WaitError> {
+        Self::wait_for_room(self, events)
+    }
+}
+
 impl Drop for Publisher {
     fn drop(&mut self) {
         let mut producers = self.intake.producers.lock();
@@ -577,53 +526,9 @@ fn group_flags(flags: EventFlags, last: bool) -> EventFlags {
     if last { flags.with(EventFlags::LAST_OF_GROUP) } else { flags.without(EventFlags::LAST_OF_GROUP) }
 }
 
-/// An event being filled in: dereferences to its payload.
-pub struct Loan<'p, P> {
-    publisher: &'p mut Publisher,
-    header: EventHeader,
-    payload: P,
-}
-
-impl<P: Payload> Loan<'_, P> {
-    /// Sets flags beyond those of groups.
-    #[must_use]
-    pub fn flags(mut self, flags: EventFlags) -> Self {
-        self.header.flags = flags;
-        self
-    }
-
-    /// Replaces the payload as a whole.
-    #[must_use]
-    pub fn fill(mut self, payload: P) -> Self {
-        self.payload = payload;
-        self
-    }
-
-    /// Puts it on the tape, as a group of its own.
-    pub fn publish(self) -> Result<Published, PublishError> {
-        let length = EVENT_HEADER_BYTES + self.payload.encoded_len();
-        self.publisher.put(length, self.header, |out| self.payload.encode(out))
-    }
-}
-
-impl<P> Deref for Loan<'_, P> {
-    type Target = P;
-
-    fn deref(&self) -> &P {
-        &self.payload
-    }
-}
-
-impl<P> DerefMut for Loan<'_, P> {
-    fn deref_mut(&mut self) -> &mut P {
-        &mut self.payload
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use matchtape_schemas::InstrumentId;
     use matchtape_schemas::event::{StateSet, TimeAdvanced};
 
     use super::*;

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use matchtape_schemas::event::{Event, TimeAdvanced};
+use matchtape_schemas::publish::{PublishError, WaitError};
 use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence, Sequence, Stage};
 use matchtape_storage::SegmentFacts;
 use matchtape_storage::wal::SegmentSealer;
 
-use crate::publisher::{Intake, PublishError, wall_clock};
-use crate::stages::WaitError;
+use crate::publisher::{Intake, wall_clock};
 
 /// Seals the open segment, from any thread, also while the node is being closed.
 #[derive(Clone)]

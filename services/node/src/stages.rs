@@ -11,25 +11,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use matchtape_schemas::publish::WaitError;
 use matchtape_schemas::{Sequence, Stage, Watermarks};
 use parking_lot::Mutex;
-
-/// Why a wait ended without the stage being reached. The outcome of the event is then unknown, never "failed".
-#[derive(thiserror::Error, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitError {
-    /// Another node leads the tape now; whether it holds the event is for the client to ask there.
-    #[error("fenced by a later epoch: whether the event is on the tape is unknown")]
-    Fenced,
-    /// The log could not be written or synced; restart the node to learn what is on disk.
-    #[error("the log failed: whether the event is on disk is unknown until the node is opened again")]
-    Poisoned,
-    /// The node was closed first.
-    #[error("the node closed before the event reached the stage")]
-    Closed,
-    /// The time given ran out.
-    #[error("timed out: the event may still reach the stage")]
-    TimedOut,
-}
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
@@ -216,7 +200,7 @@ impl Wake for ThreadWaker {
     }
 }
 
-/// Resolves when a sequence has reached a stage; see [`Node::wait_async`](crate::Node::wait_async).
+/// Resolves, with the sequence, when it has reached a stage; see [`Node::wait_async`](crate::Node::wait_async).
 #[must_use = "a future does nothing unless awaited"]
 pub struct StageReached {
     stages: Arc<Stages>,
@@ -238,12 +222,12 @@ impl StageReached {
 }
 
 impl Future for StageReached {
-    type Output = Result<(), WaitError>;
+    type Output = Result<Sequence, WaitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(outcome) = self.stages.poll(self.sequence, self.stage) {
             self.forget();
-            return Poll::Ready(outcome);
+            return Poll::Ready(outcome.map(|()| self.sequence));
         }
         self.forget();
         let id = self.stages.register(self.sequence, self.stage, context.waker());
@@ -252,7 +236,7 @@ impl Future for StageReached {
         match self.stages.poll(self.sequence, self.stage) {
             Some(outcome) => {
                 self.forget();
-                Poll::Ready(outcome)
+                Poll::Ready(outcome.map(|()| self.sequence))
             }
             None => Poll::Pending,
         }
@@ -328,6 +312,6 @@ mod tests {
         let mut reached = StageReached::new(Arc::clone(&stages), Sequence(1), Stage::Visible);
         assert!(Pin::new(&mut reached).poll(&mut context).is_pending());
         stages.raise(Stage::Visible, Sequence(1));
-        assert_eq!(Pin::new(&mut reached).poll(&mut context), Poll::Ready(Ok(())));
+        assert_eq!(Pin::new(&mut reached).poll(&mut context), Poll::Ready(Ok(Sequence(1))));
     }
 }

@@ -218,7 +218,7 @@ impl Run {
             return Err(format!("{} is next, the tape ends at {head}", info.machine.next));
         }
         let mut publisher = node.publisher(ProducerId(1)).unwrap();
-        let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+        let mut number = publisher.last().map_or(0, |last| last.get());
         let mut last = head;
         for _ in 0..3 {
             number += 1;
@@ -346,7 +346,7 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
     let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
     let publish = |node: &Node, count: u64| {
         let mut publisher = node.publisher(ProducerId(1)).unwrap();
-        let mut number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+        let mut number = publisher.last().map_or(0, |last| last.get());
         let mut last = Sequence::ZERO;
         for _ in 0..count {
             number += 1;

@@ -10,101 +10,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use matchtape_bus::{
-    BusConfig, BusName, ConnectError, IngressConfig, RemoteEnded, RemoteOptions, RemotePublishError,
-    RemotePublished, RemotePublisher, RemoteWaitError, WakeUp,
+    BusName, ConnectError, RemoteEnded, RemoteOptions, RemotePublishError, RemotePublisher, RemoteWaitError,
+    WakeUp,
 };
-use matchtape_node::{BusOptions, IngressOptions, Node, NodeOptions};
+use matchtape_node::{Node, NodeOptions, Publish, PublishError, Published, VisibleAt, WaitError};
 use matchtape_schemas::event::{Event, EventFlags, TimeAdvanced};
 use matchtape_schemas::{EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, TapeId};
+use matchtape_storage::wal::SyncPolicy;
 use matchtape_storage::{Disk, RealDisk};
+use support::place::{self, PATIENCE, PRODUCER, Place, patient};
 use support::{order, put, small};
 
-const PRODUCER: ProducerId = ProducerId(7);
 const ROLE: &str = "MATCHTAPE_INGRESS_ROLE";
-const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Place {
-    folder: tempfile::TempDir,
-    namespace: String,
-}
-
-impl Place {
-    fn new(name: &str) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), namespace: format!("{name}-{}", std::process::id()) }
-    }
-
-    fn disk(&self) -> Arc<dyn Disk> {
-        Arc::new(RealDisk::create(&self.folder.path().join("data")).unwrap())
-    }
-
-    fn options(&self) -> NodeOptions {
-        options(self.folder.path(), &self.namespace)
-    }
-
-    fn node(&self) -> Node {
-        Node::open_on(self.disk(), self.options(), Vec::new()).unwrap()
-    }
-
-    fn connect(&self, tape: TapeId) -> Result<RemotePublisher, ConnectError> {
-        RemotePublisher::connect(&self.name(tape), PRODUCER, patient())
-    }
-
-    fn name(&self, tape: TapeId) -> BusName {
-        BusName::with_root(&self.namespace, tape, &self.folder.path().join("bus")).unwrap()
-    }
-
-    /// Starts this binary in a role, with the place to meet at.
-    fn start(&self, role: &str) -> Other {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["the_process_at_the_other_end", "--exact", "--nocapture"])
-            .env(ROLE, format!("{role} {} {}", self.namespace, self.folder.path().display()))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Other { child, output }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Behind the killed; and iceoryx2 keeps a 16-byte counter per namespace for good.
-        let _ = matchtape_bus::clean_dead_participants(&self.name(TapeId(1)));
-        let prefix = self.name(TapeId(1)).prefix();
-        let left: Vec<_> = std::fs::read_dir("/dev/shm")
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-            .collect();
-        for entry in &left {
-            let _ = std::fs::remove_file(entry.path());
-        }
-        if !std::thread::panicking() {
-            let names: Vec<_> = left.iter().map(|entry| entry.file_name()).collect();
-            assert!(
-                names.iter().all(|name| name.to_string_lossy().ends_with(".global_mgmt")),
-                "left behind: {names:?}"
-            );
-        }
-    }
-}
-
-fn options(folder: &std::path::Path, namespace: &str) -> NodeOptions {
-    // Small: many tests run at once in one /dev/shm.
-    let config = BusConfig { subscribers_max: 1, buffer_samples: 4, ..BusConfig::default() };
-    let bus = BusOptions {
-        namespace: namespace.into(),
-        root: Some(folder.join("bus")),
-        config,
-        ..BusOptions::default()
-    };
-    let config = IngressConfig { producers_max: 4, queue_samples: 16, ..IngressConfig::default() };
-    let ingress = IngressOptions { config, ..IngressOptions::default() };
-    NodeOptions { bus: Some(bus), ingress: Some(ingress), ..small() }
-}
-
-fn patient() -> RemoteOptions {
-    RemoteOptions { connect_wait: PATIENCE, silence_max: PATIENCE, ..RemoteOptions::default() }
+/// Starts this binary in a role, with the place to meet at.
+fn start(place: &Place, role: &str) -> Other {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["the_process_at_the_other_end", "--exact", "--nocapture"])
+        .env(ROLE, format!("{role} {} {}", place.namespace, place.folder.path().display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap()).lines();
+    Other { child, output }
 }
 
 struct Other {
@@ -150,9 +78,11 @@ fn the_process_at_the_other_end() {
     let [role, tape, namespace, folder] = words.as_slice() else { panic!("{role}") };
     let folder = std::path::Path::new(folder);
     match *role {
-        "node" => {
+        "node" | "unsynced" => {
             let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&folder.join("data")).unwrap());
-            let node = Node::open_on(disk, options(folder, namespace), Vec::new()).unwrap();
+            let options = place::options(folder, namespace);
+            let options = if *role == "unsynced" { unsynced(options) } else { options };
+            let node = Node::open_on(disk, options, Vec::new()).unwrap();
             say(&format!("open {}", node.tape().get()));
             std::thread::park();
         }
@@ -169,18 +99,18 @@ fn the_process_at_the_other_end() {
             loop {
                 let group = group_after(number);
                 match publisher.publish_group(&group) {
-                    Ok(RemotePublished::Taken { last }) => number = last.get(),
-                    Err(RemotePublishError::WouldBlock) => {
-                        publisher.wait_for_room(3, 1024).unwrap();
+                    Ok(Published::New { last, .. }) => number = last.get(),
+                    Err(RemotePublishError::Refused(PublishError::WouldBlock)) => {
+                        publisher.wait_for_room(3).unwrap();
                     }
                     // Its successor is published to.
-                    Err(RemotePublishError::Closed) => std::thread::yield_now(),
+                    Err(RemotePublishError::Refused(PublishError::Closed)) => std::thread::yield_now(),
                     other => panic!("{other:?}"),
                 }
                 if number % 50 < 3 {
                     match publisher.wait(ProducerSequence(number), Stage::Durable) {
                         Ok(at) => say(&format!("durable {number} {at}")),
-                        Err(RemoteWaitError::Closed) => {}
+                        Err(RemoteWaitError::Wait(WaitError::Closed)) => {}
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -188,6 +118,13 @@ fn the_process_at_the_other_end() {
         }
         other => panic!("{other}"),
     }
+}
+
+/// What the log is given is synced only where a segment ends.
+fn unsynced(mut options: NodeOptions) -> NodeOptions {
+    options.store.wal.sync = SyncPolicy::None;
+    options.visible_at = VisibleAt::Written;
+    options
 }
 
 /// The group that follows the event of this number: what it holds depends on nothing else.
@@ -244,7 +181,7 @@ fn what_is_published_from_outside_is_on_the_tape_once_and_its_stages_are_awaited
             Err(RemoteWaitError::NeverPublished(ProducerSequence(1)))
         );
         let taken = publisher.publish(&order(1)).unwrap();
-        assert_eq!(taken, RemotePublished::Taken { last: ProducerSequence(1) });
+        assert_eq!(taken, Published::New { first: ProducerSequence(1), last: ProducerSequence(1) });
         // The term's start is on the tape before it.
         assert_eq!(publisher.wait(taken.last(), Stage::Accepted), Ok(Sequence(2)));
         assert_eq!(publisher.wait(taken.last(), Stage::Visible), Ok(Sequence(2)));
@@ -252,23 +189,26 @@ fn what_is_published_from_outside_is_on_the_tape_once_and_its_stages_are_awaited
         let taken = publisher.publish_group(&group).unwrap();
         assert_eq!(publisher.wait(taken.last(), Stage::Durable), Ok(Sequence(901)));
         assert_eq!(publisher.poll(), Ok(0), "nothing is under way");
-        let already = RemotePublished::Already { last: ProducerSequence(900) };
+        let already = Published::Already { last: ProducerSequence(900) };
         assert_eq!(publisher.publish(&order(7)), Ok(already));
         assert_eq!(publisher.publish_group(&group), Ok(already));
 
         // Refused here, in the words of a publisher inside the node, before anything is sent.
         assert!(matches!(
             publisher.publish_group(&[order(900), order(901)]),
-            Err(RemotePublishError::GroupOrder { after, found })
+            Err(RemotePublishError::Refused(PublishError::GroupOrder { after, found }))
                 if (after, found) == (ProducerSequence(900), ProducerSequence(900))
         ));
         assert!(matches!(
             publisher.publish_group(&[]),
-            Err(RemotePublishError::GroupSize { events: 0, limit: 1024 })
+            Err(RemotePublishError::Refused(PublishError::GroupSize { events: 0, limit: 1024 }))
         ));
         let mut ahead = order(901);
         ahead.event_time = EventTime(i64::MAX);
-        assert!(matches!(publisher.publish(&ahead), Err(RemotePublishError::EventTimeAhead { .. })));
+        assert!(matches!(
+            publisher.publish(&ahead),
+            Err(RemotePublishError::Refused(PublishError::EventTimeAhead { .. }))
+        ));
 
         let second = place.connect(node.tape()).err().unwrap();
         assert!(
@@ -299,10 +239,10 @@ fn a_full_window_refuses_and_everything_taken_arrives_in_order() {
     while number < 3000 {
         match publisher.publish_group(&group_after(number)) {
             Ok(taken) => number = taken.last().get(),
-            Err(RemotePublishError::WouldBlock) => {
+            Err(RemotePublishError::Refused(PublishError::WouldBlock)) => {
                 refused += 1;
                 assert!(publisher.under_way() > 20, "{}", publisher.under_way());
-                publisher.wait_for_room(3, 1024).unwrap();
+                publisher.wait_for_room(3).unwrap();
             }
             other => panic!("{other:?}"),
         }
@@ -313,7 +253,7 @@ fn a_full_window_refuses_and_everything_taken_arrives_in_order() {
     let too_large: Vec<Event> = (number + 1..number + 6).map(order).collect();
     assert!(matches!(
         publisher.publish_group(&too_large),
-        Err(RemotePublishError::GroupSize { events: 5, limit: 4 })
+        Err(RemotePublishError::Refused(PublishError::GroupSize { events: 5, limit: 4 }))
     ));
     drop(publisher);
     let events = check_tape(&node, PRODUCER);
@@ -326,7 +266,7 @@ fn a_full_window_refuses_and_everything_taken_arrives_in_order() {
 fn a_node_killed_under_load_loses_nothing_that_a_living_producer_published() {
     let place = Place::new("nodekill");
     let start = || {
-        let mut node = place.start("node 0");
+        let mut node = start(&place, "node 0");
         let said = node.hear().expect("the node starts");
         (node, TapeId(said.strip_prefix("open ").unwrap().parse().unwrap()))
     };
@@ -338,7 +278,9 @@ fn a_node_killed_under_load_loses_nothing_that_a_living_producer_published() {
         while number < until {
             match publisher.publish_group(&group_after(number)) {
                 Ok(taken) => number = taken.last().get(),
-                Err(RemotePublishError::WouldBlock) => publisher.wait_for_room(3, 1024).unwrap(),
+                Err(RemotePublishError::Refused(PublishError::WouldBlock)) => {
+                    publisher.wait_for_room(3).unwrap()
+                }
                 other => panic!("{other:?}"),
             }
             if number % 500 < 3 {
@@ -351,7 +293,7 @@ fn a_node_killed_under_load_loses_nothing_that_a_living_producer_published() {
         for _ in 0..50 {
             match publisher.publish_group(&group_after(number)) {
                 Ok(taken) => number = taken.last().get(),
-                Err(RemotePublishError::WouldBlock) => break,
+                Err(RemotePublishError::Refused(PublishError::WouldBlock)) => break,
                 other => panic!("{other:?}"),
             }
         }
@@ -371,13 +313,55 @@ fn a_node_killed_under_load_loses_nothing_that_a_living_producer_published() {
 }
 
 #[test]
+fn with_a_node_that_does_not_sync_a_producer_goes_on_from_what_is_written() {
+    let place = Place::new("unsynced");
+    let mut node = start(&place, "unsynced 0");
+    let tape = TapeId(node.hear().unwrap().strip_prefix("open ").unwrap().parse().unwrap());
+    // Smaller than what is published, and no segment ends: a window that kept what is not durable would stay full.
+    let options = RemoteOptions { window_events: 64, ..patient() };
+    let connect = || RemotePublisher::connect(&place.name(tape), PRODUCER, options.clone());
+    let deadline = Instant::now() + PATIENCE;
+    let mut number = 0;
+    for round in 1..=4 {
+        let mut publisher = connect().unwrap();
+        assert_eq!(publisher.last().map_or(0, ProducerSequence::get), number);
+        let mut publish = |publisher: &mut RemotePublisher, through| {
+            while number < through {
+                match publisher.publish(&order(number + 1)) {
+                    Ok(_) => number += 1,
+                    Err(why) if why == PublishError::WouldBlock => {
+                        assert!(Instant::now() < deadline, "the window stays full");
+                        publisher.poll().unwrap();
+                    }
+                    Err(why) => panic!("{why}"),
+                }
+            }
+        };
+        publish(&mut publisher, round * 1000);
+        if round % 2 == 0 {
+            // What was written survives the node, and what was not is sent to the next one.
+            node.kill();
+            publish(&mut publisher, round * 1000 + 10);
+            node = start(&place, "unsynced 0");
+            assert!(node.hear().is_some());
+        }
+        publisher.wait(ProducerSequence(number), Stage::Written).unwrap();
+        assert!(publisher.watermarks().durable < publisher.watermarks().written);
+    }
+    node.kill();
+    let node = place.node();
+    assert_eq!(check_tape(&node, PRODUCER).len() as u64, number);
+    node.close().unwrap();
+}
+
+#[test]
 fn a_killed_producer_goes_on_where_the_tape_says_it_ended() {
     let place = Place::new("prodkill");
     let node = place.node();
     let role = format!("publish {}", node.tape().get());
     let mut safe = 0;
     for round in 0..kills() {
-        let mut other = place.start(&role);
+        let mut other = start(&place, &role);
         let open: u64 = other.hear().and_then(|said| said.strip_prefix("open ")?.parse().ok()).expect("open");
         assert!(open >= safe, "round {round}: goes on after {open}, {safe} was durable");
         for _ in 0..=round % 4 {
@@ -407,7 +391,7 @@ fn a_second_process_is_told_who_holds_the_producer_also_after_the_node_was_resta
     let place = Place::new("second");
     let node = place.node();
     let role = format!("publish {}", node.tape().get());
-    let mut holder = place.start(&role);
+    let mut holder = start(&place, &role);
     assert!(holder.hear().unwrap().starts_with("open"));
     let held_by = |error: ConnectError, process: u32| match error {
         ConnectError::Ended(RemoteEnded::InUse { process: found, .. }) => assert_eq!(found, process),
@@ -446,9 +430,9 @@ fn a_closed_node_says_so_and_its_successor_is_published_to() {
             Ok(_) => assert!(Instant::now() < deadline),
         }
     };
-    assert_eq!(refused, RemotePublishError::Closed);
+    assert_eq!(refused, PublishError::Closed);
     let node = place.node();
-    while publisher.publish(&order(3)) == Err(RemotePublishError::Closed) {
+    while publisher.publish(&order(3)) == Err(RemotePublishError::Refused(PublishError::Closed)) {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
@@ -460,7 +444,7 @@ fn a_closed_node_says_so_and_its_successor_is_published_to() {
 #[test]
 fn a_silent_node_ends_a_wait_with_the_outcome_unknown() {
     let place = Place::new("silent");
-    let mut other = place.start("node 0");
+    let mut other = start(&place, "node 0");
     let tape = TapeId(other.hear().unwrap().strip_prefix("open ").unwrap().parse().unwrap());
     let options = RemoteOptions { silence_max: Duration::from_millis(400), ..patient() };
     let mut publisher = RemotePublisher::connect(&place.name(tape), PRODUCER, options).unwrap();
@@ -470,12 +454,15 @@ fn a_silent_node_ends_a_wait_with_the_outcome_unknown() {
     publisher.publish(&order(2)).unwrap();
     let limit = Duration::from_millis(1);
     let ended = publisher.wait_for(ProducerSequence(2), Stage::Durable, limit);
-    assert_eq!(ended, Err(RemoteWaitError::TimedOut));
+    assert_eq!(ended, Err(WaitError::TimedOut.into()));
     let ended = publisher.wait(ProducerSequence(2), Stage::Durable);
     assert!(
         matches!(ended, Err(RemoteWaitError::Disconnected { silent_ms }) if silent_ms >= 400),
         "{ended:?}"
     );
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let ended = runtime.block_on(publisher.wait_async(ProducerSequence(2), Stage::Durable));
+    assert!(matches!(ended, Err(RemoteWaitError::Disconnected { .. })), "{ended:?}");
     let node = place.node();
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = publisher.wait(ProducerSequence(2), Stage::Durable) {
@@ -515,7 +502,7 @@ fn a_node_whose_way_in_does_not_open_lets_go_of_all_it_had_started() {
     let namespace = format!("i{}half", std::process::id());
     let place = Place::new("half");
     for speculative in [false, true] {
-        let mut options = options(folder.path(), &namespace);
+        let mut options = place::options(folder.path(), &namespace);
         options.bus = place.options().bus;
         options.bus.as_mut().unwrap().speculative = speculative;
         options.ingress.as_mut().unwrap().config.producers_max = 0;
@@ -535,7 +522,7 @@ fn without_a_node_connecting_says_what_is_missing() {
     let error = RemotePublisher::connect(&place.name(TapeId(1)), PRODUCER, options).err().unwrap();
     assert!(error.to_string().contains("is the node running"), "{error}");
     for options in [
-        RemoteOptions { keep_until: Stage::Written, ..RemoteOptions::default() },
+        RemoteOptions { keep_until: Some(Stage::Written), ..RemoteOptions::default() },
         RemoteOptions { window_events: 0, ..RemoteOptions::default() },
         RemoteOptions { window_bytes: 1000, ..RemoteOptions::default() },
     ] {
@@ -561,7 +548,7 @@ fn a_producer_outside_waits_while_the_disk_is_full_and_goes_on_when_there_is_roo
         match publisher.publish(&order(number + 1)) {
             Ok(_) => number += 1,
             // The window fills when the node takes nothing more.
-            Err(RemotePublishError::WouldBlock) => {
+            Err(RemotePublishError::Refused(PublishError::WouldBlock)) => {
                 publisher.poll().unwrap();
             }
             Err(error) => panic!("{error}"),
@@ -571,13 +558,13 @@ fn a_producer_outside_waits_while_the_disk_is_full_and_goes_on_when_there_is_roo
     for _ in 0..100 {
         match publisher.publish(&order(number + 1)) {
             Ok(_) => number += 1,
-            Err(RemotePublishError::WouldBlock) => break,
+            Err(RemotePublishError::Refused(PublishError::WouldBlock)) => break,
             Err(error) => panic!("{error}"),
         }
     }
     let last = ProducerSequence(number);
     let waited = publisher.wait_for(last, Stage::Durable, Duration::from_millis(500));
-    assert_eq!(waited, Err(RemoteWaitError::TimedOut), "not refused, and not taken");
+    assert_eq!(waited, Err(WaitError::TimedOut.into()), "not refused, and not taken");
     sim.set_capacity(1 << 40);
     publisher.wait(last, Stage::Visible).unwrap();
     assert_eq!(check_tape(&node, PRODUCER).len() as u64, number, "each is on the tape once");

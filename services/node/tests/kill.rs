@@ -142,7 +142,7 @@ fn child() {
     std::thread::scope(|scope| {
         for (producer, number) in &found {
             let publisher = node.publisher(ProducerId(*producer)).unwrap();
-            assert_eq!(publisher.last().map_or(0, |mark| mark.producer_sequence.0), *number);
+            assert_eq!(publisher.last().map_or(0, |last| last.get()), *number);
             let (node, out) = (&node, &out);
             scope.spawn(move || publish(node, publisher, *number, out));
         }

@@ -5,7 +5,9 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matchtape_node::{Node, NodeError, NodeOptions, PublishError, Published, VisibleAt, WaitError};
+use matchtape_node::{
+    Node, NodeError, NodeOptions, Publish as _, PublishError, Published, VisibleAt, WaitError,
+};
 use matchtape_schemas::event::{EventRef, OrderAccepted, StateSet};
 use matchtape_schemas::{
     Body, Epoch, Event, EventFlags, EventTime, InstrumentId, Kind, OrderId, ProducerId, ProducerSequence,
@@ -62,12 +64,12 @@ fn a_repeated_publish_adds_nothing_in_this_run_or_after_a_restart_or_after_a_cra
             let published = put(&mut publisher, &order(number));
             match (restart, published) {
                 (0, Published::New { first, .. }) => assert_eq!(first, Sequence(number + 1)),
-                (1.., Published::Already { sequence }) => assert_eq!(sequence, Sequence(101)),
+                (1.., Published::Already { last }) => assert_eq!(last, Sequence(101)),
                 other => panic!("{other:?} in round {restart}"),
             }
         }
         assert!(matches!(publisher.publish(&order(50)).unwrap(), Published::Already { .. }));
-        assert_eq!(publisher.last().unwrap().producer_sequence, ProducerSequence(100));
+        assert_eq!(publisher.last(), Some(ProducerSequence(100)));
         node.wait(Sequence(101), Stage::Visible).unwrap();
         assert_eq!(kinds(&node).len(), 101);
         drop(publisher);
@@ -105,7 +107,7 @@ fn a_group_stands_together_whole_and_in_order() {
     let group = [order(1), order(2), cancel(3, 1)];
     let published = publisher.publish_group(&group).unwrap();
     assert_eq!(published, Published::New { first: Sequence(2), last: Sequence(4) });
-    assert!(matches!(publisher.publish_group(&group).unwrap(), Published::Already { sequence: Sequence(4) }));
+    assert!(matches!(publisher.publish_group(&group).unwrap(), Published::Already { last: Sequence(4) }));
     assert!(matches!(
         publisher.publish_group(&[order(3), order(4)]),
         Err(PublishError::GroupOrder { after: ProducerSequence(3), found: ProducerSequence(3) })
@@ -397,7 +399,7 @@ fn a_group_of_too_many_bytes_is_refused_whole() {
     let event = |number| Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), set.clone());
     let events: Vec<Event> = (1..=1500).map(event).collect();
     assert!(
-        matches!(publisher.publish_group(&events), Err(PublishError::GroupBytes { bytes }) if bytes > 64 << 20)
+        matches!(publisher.publish_group(&events), Err(PublishError::GroupBytes { bytes, .. }) if bytes > 64 << 20)
     );
     assert_eq!(node.watermarks().accepted, Sequence::ZERO, "nothing was claimed");
     drop(publisher);

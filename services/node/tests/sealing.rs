@@ -99,7 +99,7 @@ fn under_a_load_each_one_who_asks_finds_all_that_was_accepted_sealed() {
                 number += 1;
                 // With pauses now and then, in which a tape is as idle as it gets.
                 if number % 500 == 0 {
-                    node.wait(publisher.last().unwrap().sequence, Stage::Visible).unwrap();
+                    node.wait(publisher.accepted().unwrap().sequence, Stage::Visible).unwrap();
                 }
                 put(&mut publisher, &order(number));
             }

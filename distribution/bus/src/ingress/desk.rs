@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use matchtape_schemas::event::{EventFlags, check_event};
+use matchtape_schemas::publish::ProducerMark;
 use matchtape_schemas::{Epoch, KindMask, ProducerId, TapeId};
 
-use super::message::{Mark, PortId, RequestHeader, RequestKind, Session, SessionState, Status, reason};
+use super::message::{PortId, RequestHeader, RequestKind, Session, SessionState, Status, reason};
 use crate::block::{BLOCK_BYTES, Block, bytes_of};
 
 /// What a node does for producers outside.
@@ -23,7 +24,7 @@ pub trait Door {
     type Writer;
 
     /// The handle of a producer, with its last event on the tape. The error says which process has it.
-    fn open(&mut self, producer: ProducerId) -> Result<(Self::Writer, Option<Mark>), u32>;
+    fn open(&mut self, producer: ProducerId) -> Result<(Self::Writer, Option<ProducerMark>), u32>;
 
     /// Puts one group on the tape, all or nothing: `group` is `events` whole valid events of the writer's producer, at a
     /// multiple of 16, the last of them flagged as such. Never waits.
@@ -32,7 +33,7 @@ pub trait Door {
         writer: &mut Self::Writer,
         group: &[u8],
         events: usize,
-    ) -> Result<Mark, Unpublished>;
+    ) -> Result<ProducerMark, Unpublished>;
 }
 
 /// The ports of the producers' processes, as they are at the moment.

@@ -1,6 +1,5 @@
 //! The node's ports of the way in: receives requests, tells producers how far it is, sleeps for both.
 
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use iceoryx2::node::{Node, NodeState as ProcessState, NodeView as _};
@@ -9,10 +8,10 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::{
-    AllocationStrategy, BackpressureStrategy, CallbackProgression, FileDescriptorBased, PortFactory as _, ipc,
+    AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory as _, ipc,
 };
 use iceoryx2::service::dynamic_config::publish_subscribe::PublisherDetails;
-use matchtape_schemas::{Epoch, ProducerId, Watermarks};
+use matchtape_schemas::{Epoch, ProducerId, Stage, Watermarks};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::config::IngressConfig;
@@ -25,6 +24,7 @@ use crate::config::{LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
 use crate::publisher::{incarnation, reserve_segment};
+use crate::service;
 
 /// Requests taken in before the node says how far it is and looks at everything else.
 const REQUESTS_PER_TURN: usize = 64;
@@ -40,6 +40,27 @@ pub struct IngressTerms {
     pub group_events_max: usize,
     /// The most bytes its events may have.
     pub group_bytes_max: usize,
+    /// From when on it takes an event for safe.
+    pub safe_at: SafeAt,
+}
+
+/// From when on a node's events are safe, by how its log is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SafeAt {
+    /// Once they are synced.
+    Durable,
+    /// Once they are handed to the kernel: the log is synced only where a segment ends. They survive the node, and not the
+    /// machine, whose end its producers do not survive either.
+    Written,
+}
+
+impl SafeAt {
+    pub(crate) fn stage(self) -> Stage {
+        match self {
+            Self::Durable => Stage::Durable,
+            Self::Written => Stage::Written,
+        }
+    }
 }
 
 /// Why a node takes no more events.
@@ -264,10 +285,8 @@ impl<W> Intake<W> {
             std::hint::spin_loop();
         }
         let Some(listener) = &self.listener else { return Ok(()) };
-        // SAFETY: the descriptor is the listener's, which outlives this borrow and keeps it open.
-        let socket = unsafe { BorrowedFd::borrow_raw(listener.file_descriptor().native_handle()) };
         let mut fds = [
-            PollFd::from_borrowed_fd(socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(service::socket(listener), PollFlags::IN),
             PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN),
         ];
         let limit = until.saturating_duration_since(Instant::now());
@@ -302,23 +321,29 @@ impl<W> Intake<W> {
 mod tests {
     use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy};
     use matchtape_schemas::event::{Event, OrderCancelled};
-    use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence, Stage, TapeId};
+    use matchtape_schemas::publish::{ProducerMark, Publish as _};
+    use matchtape_schemas::{EventTime, InstrumentId, ProducerSequence, TapeId};
 
     use super::super::message::{INGRESS_FORMAT, RequestKind};
-    use super::super::{ConnectError, Mark, RemoteOptions, RemotePublisher, Unpublished};
+    use super::super::{ConnectError, RemoteOptions, RemotePublisher, Unpublished};
     use super::*;
     use crate::name::TestName;
     use crate::thread::on_own_thread;
 
-    const TERMS: IngressTerms =
-        IngressTerms { epoch: Epoch(1), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 };
+    const TERMS: IngressTerms = IngressTerms {
+        epoch: Epoch(1),
+        skew_ns_max: 0,
+        group_events_max: 8,
+        group_bytes_max: 4096,
+        safe_at: SafeAt::Durable,
+    };
 
     /// A node that takes everything.
     #[derive(Default)]
     struct Taker {
         sequence: u64,
         /// What every producer's last event was before.
-        last: Option<Mark>,
+        last: Option<ProducerMark>,
         /// It takes nothing.
         ended: bool,
     }
@@ -326,18 +351,18 @@ mod tests {
     impl Door for Taker {
         type Writer = ();
 
-        fn open(&mut self, _: ProducerId) -> Result<((), Option<Mark>), u32> {
+        fn open(&mut self, _: ProducerId) -> Result<((), Option<ProducerMark>), u32> {
             Ok(((), self.last))
         }
 
-        fn publish(&mut self, (): &mut (), group: &[u8], events: usize) -> Result<Mark, Unpublished> {
+        fn publish(&mut self, (): &mut (), group: &[u8], events: usize) -> Result<ProducerMark, Unpublished> {
             if self.ended {
                 return Err(Unpublished::Ended);
             }
             self.sequence += events as u64;
             let at = group.len() / events * (events - 1) + 16;
             let number = u64::from_le_bytes(group[at..at + 8].try_into().expect("eight bytes"));
-            Ok(Mark {
+            Ok(ProducerMark {
                 producer_sequence: ProducerSequence(number),
                 sequence: matchtape_schemas::Sequence(self.sequence),
             })
@@ -440,7 +465,7 @@ mod tests {
         let test = TestName::new("safe", TapeId(3));
         let mut intake = Intake::open(&test.name, &IngressConfig::default(), &TERMS).expect("intake");
         let sequence = matchtape_schemas::Sequence(20);
-        let last = Mark { producer_sequence: ProducerSequence(7), sequence };
+        let last = ProducerMark { producer_sequence: ProducerSequence(7), sequence };
         let mut door = Taker { last: Some(last), ..Taker::default() };
         // Accepted by this node from a process that is gone; durable from when the first connection was given up.
         let accepted = Watermarks { accepted: sequence, ..Watermarks::default() };

@@ -4,13 +4,14 @@
 //! writing), and nothing in either is believed before it was checked.
 
 use iceoryx2::prelude::ZeroCopySend;
+use matchtape_schemas::publish::ProducerMark;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{Epoch, ProducerId, ProducerSequence, Sequence, TapeId, Watermarks};
 
-use super::intake::IngressTerms;
+use super::intake::{IngressTerms, SafeAt};
 
 /// The layouts below. Another version is another service: it is also an attribute, compared on opening.
-pub(crate) const INGRESS_FORMAT: u32 = 1;
+pub(crate) const INGRESS_FORMAT: u32 = 2;
 
 const KIND_HELLO: u32 = 1;
 const KIND_EVENTS: u32 = 2;
@@ -107,15 +108,6 @@ impl NodeState {
     }
 }
 
-/// A producer's last event on the tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// Its number at the producer.
-    pub producer_sequence: ProducerSequence,
-    /// Its position on the tape.
-    pub sequence: Sequence,
-}
-
 /// What precedes the sessions of a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ZeroCopySend)]
 #[type_name("matchtape::ingress::ReplyHeader")]
@@ -135,11 +127,13 @@ pub(crate) struct ReplyHeader {
     pub skew_ns_max: i64,
     pub group_events_max: u64,
     pub group_bytes_max: u64,
+    /// From which stage on an event is safe: 1 written, 2 durable.
+    pub safe_at: u64,
     /// 1: every session is listed, so one that is missing is unknown to the node. 0: only those that changed.
     pub full: u64,
 }
 
-const _: () = assert!(size_of::<ReplyHeader>() == 104, "no padding, and the format version changes with it");
+const _: () = assert!(size_of::<ReplyHeader>() == 112, "no padding, and the format version changes with it");
 
 /// The node as its last reply describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +161,10 @@ impl NodeView {
             skew_ns_max: self.terms.skew_ns_max,
             group_events_max: self.terms.group_events_max as u64,
             group_bytes_max: self.terms.group_bytes_max as u64,
+            safe_at: match self.terms.safe_at {
+                SafeAt::Written => 1,
+                SafeAt::Durable => 2,
+            },
             full: u64::from(full),
         }
     }
@@ -191,6 +189,11 @@ impl NodeView {
                 skew_ns_max: header.skew_ns_max,
                 group_events_max: usize::try_from(header.group_events_max).ok()?,
                 group_bytes_max: usize::try_from(header.group_bytes_max).ok()?,
+                safe_at: match header.safe_at {
+                    1 => SafeAt::Written,
+                    2 => SafeAt::Durable,
+                    _ => return None,
+                },
             },
         })
     }
@@ -252,7 +255,7 @@ pub(crate) struct Session {
     pub attempt: u32,
     pub received: u64,
     pub status: Status,
-    pub mark: Option<Mark>,
+    pub mark: Option<ProducerMark>,
 }
 
 impl Session {
@@ -298,7 +301,7 @@ impl Session {
             attempt: state.attempt,
             received: state.received,
             status,
-            mark: (state.mark_sequence != 0).then_some(Mark {
+            mark: (state.mark_sequence != 0).then_some(ProducerMark {
                 producer_sequence: ProducerSequence(state.mark_producer_sequence),
                 sequence: Sequence(state.mark_sequence),
             }),
@@ -312,7 +315,7 @@ mod tests {
 
     #[test]
     fn sessions_survive_the_way_and_impossible_ones_are_not_read() {
-        let mark = Mark { producer_sequence: ProducerSequence(7), sequence: Sequence(9) };
+        let mark = ProducerMark { producer_sequence: ProducerSequence(7), sequence: Sequence(9) };
         let long = "é".repeat(REASON_BYTES);
         for (status, mark) in [
             (Status::Open, None),
@@ -358,7 +361,7 @@ mod tests {
         let hello = RequestHeader { kind: KIND_HELLO, length: 0, ..good };
         assert_eq!(hello.check(TapeId(7), 0), Some(RequestKind::Hello));
         for bad in [
-            RequestHeader { format_version: 2, ..good },
+            RequestHeader { format_version: 1, ..good },
             RequestHeader { tape: 8, ..good },
             RequestHeader { kind: 9, ..good },
             RequestHeader { length: 0, ..good },
@@ -381,13 +384,15 @@ mod tests {
                 skew_ns_max: 4,
                 group_events_max: 1024,
                 group_bytes_max: 4096,
+                safe_at: SafeAt::Written,
             },
         };
         let header = view.header(TapeId(7), true);
         assert_eq!(NodeView::read(&header, TapeId(7)), Some(view));
         for bad in [
-            ReplyHeader { format_version: 2, ..header },
+            ReplyHeader { format_version: 1, ..header },
             ReplyHeader { state: 0, ..header },
+            ReplyHeader { safe_at: 0, ..header },
             ReplyHeader { incarnation: 0, ..header },
             ReplyHeader { tape: 8, ..header },
         ] {

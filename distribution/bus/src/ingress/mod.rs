@@ -2,7 +2,7 @@
 //!
 //! Two messages. A request carries a producer's events, numbered within an attempt; a reply is the node's whole word on
 //! where everybody stands, so that a lost one is made up for by the next. [`outbox`] and [`desk`] are the two halves of
-//! the protocol, without I/O or clock; [`remote`] and [`intake`] are their ports.
+//! the protocol, without I/O or clock; [`remote`] and [`intake`] are their ports, and [`waking`] wakes a producer's tasks.
 //!
 //! ```text
 //!   producer                               node
@@ -28,16 +28,15 @@ mod message;
 mod outbox;
 mod ports;
 mod remote;
+mod remote_error;
 #[cfg(test)]
 mod schedules;
+mod waking;
 
 pub use config::IngressConfig;
 pub use desk::{Door, IngressCounters, Unpublished};
 pub use doorbell::Doorbell;
-pub use intake::{IngressEnd, IngressTerms, Intake};
-pub use message::Mark;
+pub use intake::{IngressEnd, IngressTerms, Intake, SafeAt};
 pub(crate) use ports::REQUESTS;
-pub use remote::{
-    ConnectError, RemoteCounters, RemoteEnded, RemoteOptions, RemotePublishError, RemotePublished,
-    RemotePublisher, RemoteWaitError,
-};
+pub use remote::{RemoteCounters, RemoteOptions, RemotePublisher, RemoteReached};
+pub use remote_error::{ConnectError, RemoteEnded, RemotePublishError, RemoteWaitError};

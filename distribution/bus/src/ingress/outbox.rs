@@ -13,16 +13,20 @@ use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use matchtape_schemas::publish::ProducerMark;
 use matchtape_schemas::{ProducerId, ProducerSequence, Sequence, Stage, TapeId, Watermarks};
 
 use super::message::{
-    INGRESS_FORMAT, Mark, NodeState, NodeView, PortId, ReplyHeader, RequestHeader, RequestKind, Session,
+    INGRESS_FORMAT, NodeState, NodeView, PortId, ReplyHeader, RequestHeader, RequestKind, Session,
     SessionState, Status,
 };
 use crate::block::Block;
 
 /// How long a greeting may remain without an answer before it is repeated.
 const GREETING_WAIT: Duration = Duration::from_millis(50);
+
+/// How long a queue that was full is left alone unless the node says something, which it does when it takes something out.
+const QUEUE_WAIT: Duration = Duration::from_millis(1);
 
 /// What a window may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +63,9 @@ pub(crate) enum Ended {
     /// The node refused what was sent.
     Refused { reason: String },
     /// The tape lacks what was reported durable.
-    TapeWentBack { acknowledged: Mark, found: Option<Mark> },
+    TapeWentBack { acknowledged: ProducerMark, found: Option<ProducerMark> },
     /// The tape has events of this producer that this handle did not publish.
-    Superseded { found: Mark },
+    Superseded { found: ProducerMark },
 }
 
 /// What to send next.
@@ -87,8 +91,8 @@ pub(crate) struct Outbox {
     producer: ProducerId,
     port: PortId,
     limits: WindowLimits,
-    /// When an event leaves the window.
-    keep_until: Stage,
+    /// When an event leaves the window; none: when the node takes it for safe.
+    keep_until: Option<Stage>,
     blocks: VecDeque<Block>,
     entries: VecDeque<Entry>,
     /// The first entries of the window, and their blocks, that need not be sent in this attempt (any more).
@@ -106,9 +110,11 @@ pub(crate) struct Outbox {
     index: u64,
     /// What the node had received when it last listed everybody: no progress until the next time is a lost tail.
     stalled: Option<(u32, u64)>,
+    /// The queue was full: not before then, or a word of the node, is it tried again.
+    full_until: Option<Duration>,
     /// Accepted by this node, not yet released. Rising.
-    marks: VecDeque<Mark>,
-    released: Option<Mark>,
+    marks: VecDeque<ProducerMark>,
+    released: Option<ProducerMark>,
     ended: Option<Ended>,
 }
 
@@ -118,7 +124,7 @@ impl Outbox {
         producer: ProducerId,
         port: PortId,
         limits: WindowLimits,
-        keep_until: Stage,
+        keep_until: Option<Stage>,
     ) -> Self {
         Self {
             tape,
@@ -138,6 +144,7 @@ impl Outbox {
             attempt: 0,
             index: 0,
             stalled: None,
+            full_until: None,
             marks: VecDeque::new(),
             released: None,
             ended: None,
@@ -164,8 +171,13 @@ impl Outbox {
     }
 
     /// The producer's last event known to be accepted.
-    pub(crate) fn mark(&self) -> Option<Mark> {
+    pub(crate) fn mark(&self) -> Option<ProducerMark> {
         self.marks.back().copied().or(self.released)
+    }
+
+    /// From which stage on events are safe, as far as it is known.
+    pub(crate) fn safe_at(&self) -> Option<Stage> {
+        self.keep_until.or_else(|| Some(self.node?.terms.safe_at.stage()))
     }
 
     pub(crate) fn limits(&self) -> WindowLimits {
@@ -211,6 +223,8 @@ impl Outbox {
                 let header = RequestHeader { kind: kind.number(), ..header };
                 Some(Request { header, blocks: 0, entries: 0 })
             }
+            // A sample is copied to where only sending it shows that there is no room for it.
+            Link::Up if self.full_until.is_some_and(|until| now < until) => None,
             Link::Up => {
                 let (mut entries, mut blocks) = (0, 0);
                 for entry in self.entries.range(self.sent..) {
@@ -259,8 +273,10 @@ impl Outbox {
 
     /// The request did not go out: nobody received it, or the queue is full.
     pub(crate) fn not_sent(&mut self, now: Duration) {
-        if let Link::Greeting { again_at } = &mut self.link {
-            *again_at = now + GREETING_WAIT;
+        match &mut self.link {
+            Link::Greeting { again_at } => *again_at = now + GREETING_WAIT,
+            Link::Up => self.full_until = Some(now + QUEUE_WAIT),
+            Link::Down => unreachable!("nothing is sent without a node"),
         }
     }
 
@@ -284,6 +300,7 @@ impl Outbox {
             }
         }
         self.heard_at = now;
+        self.full_until = None;
         if view.state == NodeState::Open && self.link == Link::Down {
             self.greet(now);
         } else if view.state != NodeState::Open {
@@ -389,8 +406,8 @@ impl Outbox {
 
     /// Lets go of what is safe.
     fn release(&mut self) {
-        let Some(node) = &self.node else { return };
-        let safe = node.watermarks.get(self.keep_until);
+        let (Some(node), Some(safe_at)) = (&self.node, self.safe_at()) else { return };
+        let safe = node.watermarks.get(safe_at);
         while let Some(mark) = self.marks.front().filter(|mark| mark.sequence <= safe).copied() {
             self.marks.pop_front();
             self.released = Some(mark);

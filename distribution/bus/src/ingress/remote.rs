@@ -6,9 +6,14 @@
 //!                  +------- ingress-replies <-----------+   accepted through, durable through, refused
 //! ```
 //!
-//! Publishing never waits: a window that is full is `WouldBlock`. Nothing here has a thread: replies are taken in, and
-//! what had to wait is sent, whenever a method is called; an engine that is idle calls [`RemotePublisher::poll`].
+//! Publishing never waits: a window that is full is `WouldBlock`. No thread works here: replies are taken in, and what had to
+//! wait is sent, whenever a method is called or a future is polled; an engine that is idle calls [`RemotePublisher::poll`].
+//! The one thread there may be only wakes tasks.
 
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use iceoryx2::node::Node;
@@ -17,22 +22,31 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::{Publisher, PublisherCreateError};
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy, PortFactory as _, PortName, ipc};
-use matchtape_schemas::event::{EventFlags, encode_event};
+use matchtape_schemas::event::{EVENT_HEADER_BYTES, EventFlags, EventHeader, Payload, encode_event};
 use matchtape_schemas::limits::EVENT_BYTES_MAX;
+use matchtape_schemas::publish::{ProducerMark, Publish, PublishError, Published, WaitError};
 use matchtape_schemas::{
     AcceptedTime, Event, EventTime, ProducerId, ProducerSequence, Sequence, Stage, Watermarks,
 };
 
 use super::config::{REPLIES_BUFFER, SAMPLE_BYTES_MAX, enough, producer_memory};
-use super::message::{Mark, NodeState, ReplyHeader, RequestHeader, SessionState};
+use super::message::{NodeState, ReplyHeader, RequestHeader, SessionState};
 use super::outbox::{Ended, Outbox, Reached, WindowLimits};
 use super::ports::{self, Opened, REQUESTS};
+use super::remote_error::{ConnectError, RemoteEnded, RemotePublishError, RemoteWaitError};
+use super::waking::Waking;
 use crate::block::{BLOCK_BYTES, Block, blocks_for, bytes_of_mut};
 use crate::config::{LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
 use crate::publisher::reserve_segment;
 use crate::service;
+
+/// How soon one who waits looks at everything again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The same of a thread and a task, where the node wakes nobody.
+const WITHOUT_WAKE_UPS: Duration = Duration::from_micros(20);
+const TASKS_WITHOUT_WAKE_UPS: Duration = Duration::from_micros(100);
 
 /// How a remote publisher behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +56,9 @@ pub struct RemoteOptions {
     /// Bytes of events that may be under way.
     pub window_bytes: usize,
     /// When an event counts as safe and leaves the window: durable, replicated or visible. Until then it is sent again to
-    /// a node that was restarted without it.
-    pub keep_until: Stage,
+    /// a node that was restarted without it. None: when the node takes it for safe, which is durable, but for a node that does
+    /// not sync its log: there it is written, and what the machine's end takes it takes from this process too.
+    pub keep_until: Option<Stage>,
     /// How long a node may be silent before waiting for it ends. It says something every heartbeat.
     pub silence_max: Duration,
     /// How long [`RemotePublisher::connect`] waits for a node.
@@ -57,218 +72,12 @@ impl Default for RemoteOptions {
         Self {
             window_events: 1 << 16,
             window_bytes: 16 << 20,
-            keep_until: Stage::Durable,
+            keep_until: None,
             silence_max: Duration::from_secs(3),
             connect_wait: Duration::from_secs(5),
             spin: Duration::from_micros(50),
         }
     }
-}
-
-/// What became of a publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RemotePublished {
-    /// Taken: it is sent, and sent again if need be, until it is on the tape for good or this process ends.
-    Taken {
-        /// The last event's number: what to wait for.
-        last: ProducerSequence,
-    },
-    /// Taken before: by this process, or by an earlier one and safe since. Nothing was added.
-    Already {
-        /// The number of the producer's last event.
-        last: ProducerSequence,
-    },
-}
-
-impl RemotePublished {
-    /// What to wait for: once this event has reached a stage, what was published has.
-    #[must_use]
-    pub fn last(self) -> ProducerSequence {
-        match self {
-            Self::Taken { last } | Self::Already { last } => last,
-        }
-    }
-}
-
-/// Why nothing was published. Nothing was taken in any of these cases.
-#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
-pub enum RemotePublishError {
-    /// The window is full: the node is behind, or gone. Try again, or wait with [`RemotePublisher::wait_for_room`].
-    #[error("the window is full; try again later")]
-    WouldBlock,
-    /// An empty group, or one with more events than the node's ring or the window has room for.
-    #[error("a group has 1 to {limit} events, this one {events}")]
-    GroupSize {
-        /// As given.
-        events: usize,
-        /// What fits.
-        limit: usize,
-    },
-    /// A group of more bytes than the node takes, or the window has room for.
-    #[error("a group has at most {limit} bytes, this one {bytes}")]
-    GroupBytes {
-        /// As given.
-        bytes: usize,
-        /// What fits.
-        limit: usize,
-    },
-    /// Producer sequences inside a group do not rise, or the group begins with events published before and goes on
-    /// with new ones.
-    #[error(
-        "producer sequence {found} in a group after {after}: a group is new as a whole and its numbers rise"
-    )]
-    GroupOrder {
-        /// The last one before it, in the group or taken.
-        after: ProducerSequence,
-        /// The one refused.
-        found: ProducerSequence,
-    },
-    /// The event time is further in the future than the node allows.
-    #[error(
-        "event time {event_time} ns is more than {skew_ns_max} ns ahead of this machine's clock ({now} ns)"
-    )]
-    EventTimeAhead {
-        /// As given.
-        event_time: EventTime,
-        /// The clock.
-        now: AcceptedTime,
-        /// The allowance.
-        skew_ns_max: i64,
-    },
-    /// Another node leads the tape.
-    #[error("fenced by a later epoch")]
-    Fenced,
-    /// The log could not be written or synced.
-    #[error("the log failed; the node takes no more events")]
-    Poisoned,
-    /// The node is closed. When another is started, publishing goes on.
-    #[error("the node is closed")]
-    Closed,
-    /// This handle has ended for good.
-    #[error(transparent)]
-    Ended(#[from] RemoteEnded),
-}
-
-/// Why a remote publisher has ended for good.
-#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
-pub enum RemoteEnded {
-    /// There is one handle of a producer at a time.
-    #[error("producer {producer} is in use by process {process}")]
-    InUse {
-        /// The producer.
-        producer: ProducerId,
-        /// Who has it; 0 where that cannot be found out.
-        process: u32,
-    },
-    /// The node refused what was sent. Events after the last accepted one were not accepted.
-    #[error("the node refused what producer {producer} sent: {reason}")]
-    Refused {
-        /// The producer.
-        producer: ProducerId,
-        /// In the node's words.
-        reason: String,
-    },
-    /// A restarted node lacks events that were durable: its data were lost or exchanged.
-    #[error(
-        "event {acknowledged} of producer {producer} was durable, but the restarted node's tape has them only through \
-         {found:?}: its data were lost or exchanged"
-    )]
-    TapeWentBack {
-        /// The producer.
-        producer: ProducerId,
-        /// The last one that was safe.
-        acknowledged: ProducerSequence,
-        /// What the tape has.
-        found: Option<ProducerSequence>,
-    },
-    /// Somebody else published as this producer while there was no node to tell.
-    #[error(
-        "the tape has event {found} of producer {producer}, which was not published here: another process publishes \
-         as this producer"
-    )]
-    Superseded {
-        /// The producer.
-        producer: ProducerId,
-        /// The tape's last.
-        found: ProducerSequence,
-    },
-    /// The shared memory of the way in failed.
-    #[error("the way to the node failed: {0}")]
-    Port(String),
-}
-
-/// Why a wait ended without the stage being reached. The outcome of the event is then unknown, never "failed".
-#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
-pub enum RemoteWaitError {
-    /// Another node leads the tape now.
-    #[error("fenced by a later epoch: whether the event is on the tape is unknown")]
-    Fenced,
-    /// The log could not be written or synced.
-    #[error("the log failed: whether the event is on disk is unknown until the node is opened again")]
-    Poisoned,
-    /// The node was closed first. What is not on the tape is sent to the next one.
-    #[error("the node closed before the event reached the stage")]
-    Closed,
-    /// Nothing was heard of the node for long. What is not on the tape is sent to the next one.
-    #[error("nothing was heard of the node for {silent_ms} ms: whether the event is on the tape is unknown")]
-    Disconnected {
-        /// Milliseconds of silence.
-        silent_ms: u64,
-    },
-    /// The time given ran out.
-    #[error("timed out: the event may still reach the stage")]
-    TimedOut,
-    /// Nothing of this number was published: there is nothing to wait for.
-    #[error("no event of number {0} was published")]
-    NeverPublished(ProducerSequence),
-    /// This handle has ended for good.
-    #[error(transparent)]
-    Ended(#[from] RemoteEnded),
-}
-
-/// Why a remote publisher did not connect.
-#[derive(thiserror::Error, Debug)]
-pub enum ConnectError {
-    /// The shared memory of the way in.
-    #[error(transparent)]
-    Bus(#[from] BusError),
-    /// The services are there, but nobody answered.
-    #[error(
-        "no node answered on {service} within {waited_ms} ms: is it running, with the same namespace and root, and \
-         `[ingress] enabled`?"
-    )]
-    NoAnswer {
-        /// The service.
-        service: String,
-        /// How long it was asked, in milliseconds.
-        waited_ms: u64,
-    },
-    /// The producer's last event, published by an earlier process, may still vanish with the node. A node whose log is
-    /// synced neither per batch nor at intervals makes nothing safe before a segment ends.
-    #[error(
-        "event {last} of producer {producer} is on the tape but did not become {stage} within {waited_ms} ms"
-    )]
-    NotSafe {
-        /// The producer.
-        producer: ProducerId,
-        /// Its last event.
-        last: ProducerSequence,
-        /// [`RemoteOptions::keep_until`].
-        stage: Stage,
-        /// How long it was waited for, in milliseconds.
-        waited_ms: u64,
-    },
-    /// The node turned this producer away.
-    #[error(transparent)]
-    Ended(#[from] RemoteEnded),
-    /// An option out of bounds.
-    #[error("{option}: {reason}")]
-    Option {
-        /// Which.
-        option: &'static str,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
 }
 
 /// What a remote publisher has done so far.
@@ -282,10 +91,16 @@ pub struct RemoteCounters {
     pub replies: u64,
 }
 
-/// One producer's handle in a process of its own; there is at most one per producer at a time.
+/// One producer's handle in a process of its own; there is at most one per producer at a time. What it does is [`Publish`].
 ///
-/// It belongs to one thread (`!Send`): connect where it is used, or with [`crate::on_own_thread`].
+/// It belongs to one thread (`!Send`): connect where it is used, or with [`crate::on_own_thread`]. Futures of
+/// [`Publish::wait_async`] belong there too, and hold on to the producer until they are done or dropped.
 pub struct RemotePublisher {
+    handle: Rc<RefCell<Handle>>,
+}
+
+/// What a handle and its futures share.
+struct Handle {
     /// None once the handle has ended: a port that lives is the producer.
     ports: Option<Ports>,
     outbox: Outbox,
@@ -296,6 +111,10 @@ pub struct RemotePublisher {
     scratch: Box<[Block]>,
     /// Event times up to here need no look at the clock.
     horizon: EventTime,
+    /// What the last publish that found no room needed.
+    lacked_blocks: usize,
+    /// Since the first task waited.
+    waking: Option<Waking>,
     failed: Option<RemoteEnded>,
     counters: RemoteCounters,
 }
@@ -330,27 +149,169 @@ impl RemotePublisher {
                 Err(error) => return Err(error.into()),
             }
         };
-        let mut publisher = Self::open(name, producer, options, opened, start)?;
-        while publisher.outbox.taken().is_none() {
-            publisher.turn();
-            publisher.check_ended()?;
+        let mut handle = Handle::open(name, producer, options, opened, start)?;
+        while handle.outbox.taken().is_none() {
+            handle.turn();
+            handle.check_ended()?;
             if Instant::now() >= deadline {
-                let waited_ms = publisher.options.connect_wait.as_millis() as u64;
-                return Err(match publisher.outbox.mark() {
-                    None => ConnectError::NoAnswer { service: name.text(REQUESTS), waited_ms },
-                    Some(last) => ConnectError::NotSafe {
-                        producer,
-                        last: last.producer_sequence,
-                        stage: publisher.options.keep_until,
-                        waited_ms,
-                    },
+                let waited_ms = handle.options.connect_wait.as_millis() as u64;
+                return Err(match (handle.outbox.mark(), handle.outbox.safe_at()) {
+                    (Some(last), Some(stage)) => {
+                        ConnectError::NotSafe { producer, last: last.producer_sequence, stage, waited_ms }
+                    }
+                    _ => ConnectError::NoAnswer { service: name.text(REQUESTS), waited_ms },
                 });
             }
-            publisher.rest(deadline);
+            handle.rest(deadline);
         }
-        Ok(publisher)
+        Ok(Self { handle: Rc::new(RefCell::new(handle)) })
     }
 
+    /// Takes in replies and sends what had to wait. An engine with nothing to publish calls it now and then: a queue that
+    /// was full, or a node that was restarted, needs it. Returns how many events are not yet safe.
+    pub fn poll(&mut self) -> Result<usize, RemoteEnded> {
+        let mut handle = self.handle.borrow_mut();
+        handle.turn();
+        handle.check_ended()?;
+        Ok(handle.outbox.len())
+    }
+
+    /// Events that were taken and are not yet safe.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.handle.borrow().outbox.len()
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn counters(&self) -> RemoteCounters {
+        self.handle.borrow().counters
+    }
+}
+
+impl Publish for RemotePublisher {
+    type At = ProducerSequence;
+    type PublishError = RemotePublishError;
+    type WaitError = RemoteWaitError;
+    type Reached = RemoteReached;
+
+    fn producer(&self) -> ProducerId {
+        self.handle.borrow().producer
+    }
+
+    /// Taken here, or by an earlier process and safe (see [`RemoteOptions::keep_until`]).
+    fn last(&self) -> Option<ProducerSequence> {
+        self.handle.borrow().last()
+    }
+
+    fn accepted(&self) -> Option<ProducerMark> {
+        self.handle.borrow().outbox.mark()
+    }
+
+    /// As the node last said.
+    fn watermarks(&self) -> Watermarks {
+        self.handle.borrow().outbox.node().map(|node| node.watermarks).unwrap_or_default()
+    }
+
+    fn publish(&mut self, event: &Event) -> Result<Published<ProducerSequence>, RemotePublishError> {
+        self.publish_group(std::slice::from_ref(event))
+    }
+
+    fn publish_group(&mut self, events: &[Event]) -> Result<Published<ProducerSequence>, RemotePublishError> {
+        let mut handle = self.handle.borrow_mut();
+        let bytes = events.iter().map(Event::encoded_len).sum();
+        let numbers = events.iter().map(|event| (event.producer_sequence, event.event_time));
+        handle.take(numbers, bytes, |handle| {
+            for (index, event) in events.iter().enumerate() {
+                let last = index + 1 == events.len();
+                handle.encode(
+                    event.encoded_len(),
+                    event.producer_sequence,
+                    event.flags,
+                    last,
+                    |out, producer| {
+                        encode_event(event, producer, out);
+                    },
+                );
+            }
+        })
+    }
+
+    fn publish_payload<P: Payload>(
+        &mut self,
+        header: EventHeader,
+        payload: &P,
+    ) -> Result<Published<ProducerSequence>, RemotePublishError> {
+        let mut handle = self.handle.borrow_mut();
+        let length = EVENT_HEADER_BYTES + payload.encoded_len();
+        let number = header.producer_sequence;
+        handle.take(std::iter::once((number, header.event_time)), length, |handle| {
+            handle.encode(length, number, header.flags, true, |out, producer| {
+                EventHeader { kind: P::KIND, producer, length: length as u32, ..header }.encode(out);
+                payload.encode(&mut out[EVENT_HEADER_BYTES..]);
+            });
+        })
+    }
+
+    fn wait(&mut self, at: ProducerSequence, stage: Stage) -> Result<Sequence, RemoteWaitError> {
+        self.handle.borrow_mut().wait(at, stage, None)
+    }
+
+    fn wait_for(
+        &mut self,
+        at: ProducerSequence,
+        stage: Stage,
+        limit: Duration,
+    ) -> Result<Sequence, RemoteWaitError> {
+        self.handle.borrow_mut().wait(at, stage, Some(Instant::now() + limit))
+    }
+
+    fn wait_async(&mut self, at: ProducerSequence, stage: Stage) -> RemoteReached {
+        RemoteReached { handle: Rc::clone(&self.handle), at, stage, since: Instant::now() }
+    }
+
+    fn wait_for_room(&mut self, events: usize) -> Result<(), RemoteWaitError> {
+        let mut handle = self.handle.borrow_mut();
+        let since = Instant::now();
+        loop {
+            handle.turn();
+            if handle.outbox.has_room(events, handle.lacked_blocks) {
+                return Ok(());
+            }
+            let until = handle.patience(since, None)?;
+            handle.rest(until);
+        }
+    }
+}
+
+/// Resolves when a producer's event has reached a stage; see [`Publish::wait_async`].
+#[must_use = "a future does nothing unless awaited"]
+pub struct RemoteReached {
+    handle: Rc<RefCell<Handle>>,
+    at: ProducerSequence,
+    stage: Stage,
+    since: Instant,
+}
+
+impl Future for RemoteReached {
+    type Output = Result<Sequence, RemoteWaitError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut handle = self.handle.borrow_mut();
+        // First: what comes after it rings again.
+        handle.hush();
+        handle.turn();
+        if let Some(outcome) = handle.outcome(self.at, self.stage) {
+            return Poll::Ready(outcome);
+        }
+        match handle.patience(self.since, None).and_then(|_| handle.arm(context.waker())) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl Handle {
     fn open(
         name: &BusName,
         producer: ProducerId,
@@ -417,170 +378,126 @@ impl RemotePublisher {
             start,
             scratch: vec![Block::ZERO; blocks_for(EVENT_BYTES_MAX)].into_boxed_slice(),
             horizon: EventTime::MIN,
+            lacked_blocks: 0,
+            waking: None,
             failed: None,
             counters: RemoteCounters::default(),
         })
     }
 
-    /// Which producer this is.
-    #[must_use]
-    pub fn producer(&self) -> ProducerId {
-        self.producer
-    }
-
-    /// The number of the producer's last event: taken here, or by an earlier process and safe (see
-    /// [`RemoteOptions::keep_until`]). Go on after it.
-    #[must_use]
-    pub fn last(&self) -> Option<ProducerSequence> {
+    fn last(&self) -> Option<ProducerSequence> {
         self.outbox.taken().flatten()
     }
 
-    /// The producer's last event known to be on the tape, with its position.
-    #[must_use]
-    pub fn accepted(&self) -> Option<Mark> {
-        self.outbox.mark()
-    }
-
-    /// How far the tape was when the node last said so.
-    #[must_use]
-    pub fn watermarks(&self) -> Watermarks {
-        self.outbox.node().map(|node| node.watermarks).unwrap_or_default()
-    }
-
-    /// Events that were taken and are not yet safe.
-    #[must_use]
-    pub fn under_way(&self) -> usize {
-        self.outbox.len()
-    }
-
-    /// What has been done so far.
-    #[must_use]
-    pub fn counters(&self) -> RemoteCounters {
-        self.counters
-    }
-
-    /// Puts one event on the tape, as a group of its own.
-    pub fn publish(&mut self, event: &Event) -> Result<RemotePublished, RemotePublishError> {
-        self.publish_group(std::slice::from_ref(event))
-    }
-
-    /// Puts events that belong together on consecutive positions, all or none; the last is flagged as such.
-    pub fn publish_group(&mut self, events: &[Event]) -> Result<RemotePublished, RemotePublishError> {
+    /// Takes events of these numbers and times, of so many bytes in all, if they may be taken now: then `encode` does.
+    fn take(
+        &mut self,
+        events: impl ExactSizeIterator<Item = (ProducerSequence, EventTime)> + Clone,
+        bytes: usize,
+        encode: impl FnOnce(&mut Self),
+    ) -> Result<Published<ProducerSequence>, RemotePublishError> {
         self.check_open()?;
         let limits = self.outbox.limits();
-        let group_events_max = self.outbox.node().map_or(usize::MAX, |node| node.terms.group_events_max);
-        let limit = group_events_max.min(limits.events_max);
-        let Some(last) = events.last().filter(|_| events.len() <= limit) else {
-            return Err(RemotePublishError::GroupSize { events: events.len(), limit });
+        let terms = self.outbox.node().map(|node| node.terms);
+        let limit = terms.map_or(usize::MAX, |terms| terms.group_events_max).min(limits.events_max);
+        let count = events.len();
+        let Some(last) = events.clone().last().map(|(number, _)| number) else {
+            return Err(PublishError::GroupSize { events: 0, limit }.into());
         };
         let mut after = self.last();
         if let Some(taken) = after
-            && last.producer_sequence <= taken
+            && last <= taken
         {
             self.turn();
-            return Ok(RemotePublished::Already { last: taken });
+            return Ok(Published::Already { last: taken });
         }
-        let mut blocks = 0;
-        for event in events {
+        let bytes_max = terms.map_or(usize::MAX, |terms| terms.group_bytes_max);
+        let bytes_max = bytes_max.min(limits.blocks_max * BLOCK_BYTES);
+        if bytes > bytes_max {
+            return Err(PublishError::GroupBytes { bytes, limit: bytes_max }.into());
+        }
+        let mut first = last;
+        for (index, (found, event_time)) in events.enumerate() {
             if let Some(after) = after
-                && event.producer_sequence <= after
+                && found <= after
             {
-                return Err(RemotePublishError::GroupOrder { after, found: event.producer_sequence });
+                return Err(PublishError::GroupOrder { after, found }.into());
             }
-            after = Some(event.producer_sequence);
-            self.check_time(event.event_time)?;
-            blocks += event.encoded_len() / BLOCK_BYTES;
+            if index == 0 {
+                first = found;
+            }
+            after = Some(found);
+            self.check_time(event_time)?;
         }
-        let group_bytes_max = self.outbox.node().map_or(usize::MAX, |node| node.terms.group_bytes_max);
-        let limit = group_bytes_max.min(limits.blocks_max * BLOCK_BYTES);
-        if blocks * BLOCK_BYTES > limit {
-            return Err(RemotePublishError::GroupBytes { bytes: blocks * BLOCK_BYTES, limit });
+        if count > limit {
+            return Err(PublishError::GroupSize { events: count, limit }.into());
         }
-        if !self.outbox.has_room(events.len(), blocks) {
+        let blocks = blocks_for(bytes);
+        if !self.outbox.has_room(count, blocks) {
             self.turn();
-            if !self.outbox.has_room(events.len(), blocks) {
-                return Err(RemotePublishError::WouldBlock);
+            if !self.outbox.has_room(count, blocks) {
+                self.lacked_blocks = blocks;
+                return Err(PublishError::WouldBlock.into());
             }
         }
-        for (index, event) in events.iter().enumerate() {
-            let blocks = &mut self.scratch[..event.encoded_len() / BLOCK_BYTES];
-            let out = bytes_of_mut(blocks);
-            encode_event(event, self.producer, out);
-            let flags = event.flags.without(EventFlags::LATE).without(EventFlags::LAST_OF_GROUP);
-            let ends = if index + 1 == events.len() { EventFlags::LAST_OF_GROUP } else { EventFlags::NONE };
-            out[6] = flags.with(ends).bits();
-            self.outbox.take(event.producer_sequence, blocks);
-        }
+        self.lacked_blocks = 0;
+        encode(self);
         self.turn();
-        Ok(RemotePublished::Taken { last: last.producer_sequence })
+        Ok(Published::New { first, last })
     }
 
-    /// Takes in replies and sends what had to wait. An engine with nothing to publish calls it now and then: a queue that
-    /// was full, or a node that was restarted, needs it. Returns how many events are not yet safe.
-    pub fn poll(&mut self) -> Result<usize, RemoteEnded> {
-        self.turn();
-        self.check_ended()?;
-        Ok(self.outbox.len())
-    }
-
-    /// Blocks until the producer's event of this number has reached `stage`. Returns a position: the event is there or
-    /// before it, with everything the producer published before it.
-    pub fn wait(
+    /// Adds one event to the window, as `encode` writes it but for the end of its group.
+    fn encode(
         &mut self,
-        producer_sequence: ProducerSequence,
-        stage: Stage,
-    ) -> Result<Sequence, RemoteWaitError> {
-        self.wait_until(producer_sequence, stage, None)
+        length: usize,
+        number: ProducerSequence,
+        flags: EventFlags,
+        last: bool,
+        encode: impl FnOnce(&mut [u8], ProducerId),
+    ) {
+        let blocks = &mut self.scratch[..length / BLOCK_BYTES];
+        let out = bytes_of_mut(blocks);
+        encode(out, self.producer);
+        let flags = flags.without(EventFlags::LATE).without(EventFlags::LAST_OF_GROUP);
+        let ends = if last { EventFlags::LAST_OF_GROUP } else { EventFlags::NONE };
+        out[6] = flags.with(ends).bits();
+        self.outbox.take(number, blocks);
     }
 
-    /// The same, at most for `limit`.
-    pub fn wait_for(
+    fn wait(
         &mut self,
-        producer_sequence: ProducerSequence,
-        stage: Stage,
-        limit: Duration,
-    ) -> Result<Sequence, RemoteWaitError> {
-        self.wait_until(producer_sequence, stage, Some(Instant::now() + limit))
-    }
-
-    fn wait_until(
-        &mut self,
-        producer_sequence: ProducerSequence,
+        at: ProducerSequence,
         stage: Stage,
         deadline: Option<Instant>,
     ) -> Result<Sequence, RemoteWaitError> {
         let since = Instant::now();
         loop {
             self.turn();
-            match self.outbox.reached(producer_sequence, stage) {
-                Reached::Yes(sequence) => return Ok(sequence),
-                Reached::Never => return Err(RemoteWaitError::NeverPublished(producer_sequence)),
-                Reached::NotYet => {}
+            if let Some(outcome) = self.outcome(at, stage) {
+                return outcome;
             }
-            self.keep_waiting(since, deadline)?;
+            let until = self.patience(since, deadline)?;
+            self.rest(until);
         }
     }
 
-    /// Blocks until `events` events of `bytes` bytes in all could be taken.
-    pub fn wait_for_room(&mut self, events: usize, bytes: usize) -> Result<(), RemoteWaitError> {
-        let since = Instant::now();
-        loop {
-            self.turn();
-            if self.outbox.has_room(events, blocks_for(bytes)) {
-                return Ok(());
-            }
-            self.keep_waiting(since, None)?;
+    /// What became of an event, as far as waiting for it goes.
+    fn outcome(&self, at: ProducerSequence, stage: Stage) -> Option<Result<Sequence, RemoteWaitError>> {
+        match self.outbox.reached(at, stage) {
+            Reached::Yes(sequence) => Some(Ok(sequence)),
+            Reached::Never => Some(Err(RemoteWaitError::NeverPublished(at))),
+            Reached::NotYet => None,
         }
     }
 
-    /// Rests for a while, unless there is a reason not to wait any longer than it was since `since`.
-    fn keep_waiting(&mut self, since: Instant, deadline: Option<Instant>) -> Result<(), RemoteWaitError> {
+    /// Until when to rest, unless there is a reason not to wait any longer than it was since `since`.
+    fn patience(&self, since: Instant, deadline: Option<Instant>) -> Result<Instant, RemoteWaitError> {
         self.check_ended()?;
         match self.outbox.node().map(|node| node.state) {
             Some(NodeState::Open) | None => {}
-            Some(NodeState::Closed) => return Err(RemoteWaitError::Closed),
-            Some(NodeState::Poisoned) => return Err(RemoteWaitError::Poisoned),
-            Some(NodeState::Fenced) => return Err(RemoteWaitError::Fenced),
+            Some(NodeState::Closed) => return Err(WaitError::Closed.into()),
+            Some(NodeState::Poisoned) => return Err(WaitError::Poisoned.into()),
+            Some(NodeState::Fenced) => return Err(WaitError::Fenced.into()),
         }
         // A successor is given its time from when it is waited for.
         let silent = self.outbox.silent_for(self.start.elapsed()).min(since.elapsed());
@@ -589,17 +506,41 @@ impl RemotePublisher {
         }
         let now = Instant::now();
         if deadline.is_some_and(|deadline| now >= deadline) {
-            return Err(RemoteWaitError::TimedOut);
+            return Err(WaitError::TimedOut.into());
         }
         let silence_ends = now + (self.options.silence_max - silent);
-        self.rest(deadline.map_or(silence_ends, |deadline| deadline.min(silence_ends)));
+        Ok(deadline.map_or(silence_ends, |deadline| deadline.min(silence_ends)))
+    }
+
+    /// The task is woken when a reply may have come, or when it is time to look at things again.
+    fn arm(&mut self, waker: &Waker) -> Result<(), RemoteWaitError> {
+        let listener = self.ports.as_ref().and_then(|ports| ports.listener.as_ref());
+        let waking = match &mut self.waking {
+            Some(waking) => waking,
+            none => {
+                let look_again = if listener.is_some() { LOOK_AGAIN } else { TASKS_WITHOUT_WAKE_UPS };
+                let started = listener
+                    .map(|listener| service::socket(listener).try_clone_to_owned())
+                    .transpose()
+                    .and_then(|socket| Waking::start(socket, look_again))
+                    .map_err(|error| RemoteWaitError::Thread(error.to_string()))?;
+                none.insert(started)
+            }
+        };
+        waking.arm(waker);
         Ok(())
+    }
+
+    /// Forgets earlier wake-ups.
+    fn hush(&self) {
+        if let Some(listener) = self.ports.as_ref().and_then(|ports| ports.listener.as_ref()) {
+            // A socket that fails wakes nobody: then it is looked again in time.
+            let _ = listener.try_wait(|_| ());
+        }
     }
 
     /// Returns when a reply may have come, at `until`, or when it is time to look at things again.
     fn rest(&mut self, until: Instant) {
-        const LOOK_AGAIN: Duration = Duration::from_millis(10);
-        const WITHOUT_WAKE_UPS: Duration = Duration::from_micros(20);
         let Some(ports) = &self.ports else { return };
         let begun = Instant::now();
         while begun.elapsed() < self.options.spin {
@@ -658,13 +599,13 @@ impl RemotePublisher {
         }
         match state(&self.outbox) {
             NodeState::Open => Ok(()),
-            NodeState::Closed => Err(RemotePublishError::Closed),
-            NodeState::Poisoned => Err(RemotePublishError::Poisoned),
-            NodeState::Fenced => Err(RemotePublishError::Fenced),
+            NodeState::Closed => Err(PublishError::Closed.into()),
+            NodeState::Poisoned => Err(PublishError::Poisoned.into()),
+            NodeState::Fenced => Err(PublishError::Fenced.into()),
         }
     }
 
-    fn check_time(&mut self, event_time: EventTime) -> Result<(), RemotePublishError> {
+    fn check_time(&mut self, event_time: EventTime) -> Result<(), PublishError> {
         if event_time <= self.horizon {
             return Ok(());
         }
@@ -675,7 +616,7 @@ impl RemotePublisher {
         if event_time <= self.horizon {
             return Ok(());
         }
-        Err(RemotePublishError::EventTimeAhead { event_time, now, skew_ns_max })
+        Err(PublishError::EventTimeAhead { event_time, now, skew_ns_max })
     }
 }
 
@@ -738,7 +679,7 @@ fn check(options: &RemoteOptions) -> Result<(), ConnectError> {
             "room for the largest event (48 KiB and a header) at least, 4 GiB at most",
         );
     }
-    if matches!(options.keep_until, Stage::Accepted | Stage::Written) {
+    if matches!(options.keep_until, Some(Stage::Accepted | Stage::Written)) {
         return wrong(
             "keep_until",
             "durable, replicated or visible: what is not durable may have to be sent again",

@@ -11,14 +11,15 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use matchtape_schemas::event::{EventFlags, OrderCancelled, encode_event};
+use matchtape_schemas::publish::ProducerMark;
 use matchtape_schemas::{
     Epoch, Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Sequence, Stage, TapeId,
     Watermarks,
 };
 
 use super::desk::{Desk, Door, GroupMax, Ports, Unpublished};
-use super::intake::IngressTerms;
-use super::message::{Mark, NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
+use super::intake::{IngressTerms, SafeAt};
+use super::message::{NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
 use super::outbox::{Ended, Outbox, Reached, WindowLimits};
 use crate::block::{BLOCK_BYTES, Block, bytes_of_mut};
 
@@ -29,7 +30,13 @@ const PRODUCERS: u32 = 3;
 const GROUP_MAX: GroupMax = GroupMax { events: 8, bytes: 4096 };
 
 fn terms(epoch: u64) -> IngressTerms {
-    IngressTerms { epoch: Epoch(epoch), skew_ns_max: 0, group_events_max: 8, group_bytes_max: 4096 }
+    IngressTerms {
+        epoch: Epoch(epoch),
+        skew_ns_max: 0,
+        group_events_max: 8,
+        group_bytes_max: 4096,
+        safe_at: SafeAt::Durable,
+    }
 }
 
 struct Random(u64);
@@ -64,9 +71,9 @@ struct Tape {
 }
 
 impl Tape {
-    fn mark(&self, producer: ProducerId) -> Option<Mark> {
+    fn mark(&self, producer: ProducerId) -> Option<ProducerMark> {
         let at = self.events.iter().rposition(|event| event.producer == producer)?;
-        Some(Mark {
+        Some(ProducerMark {
             producer_sequence: ProducerSequence(self.events[at].number),
             sequence: Sequence(at as u64 + 1),
         })
@@ -88,11 +95,16 @@ struct ModelDoor<'a> {
 impl Door for ModelDoor<'_> {
     type Writer = ProducerId;
 
-    fn open(&mut self, producer: ProducerId) -> Result<(ProducerId, Option<Mark>), u32> {
+    fn open(&mut self, producer: ProducerId) -> Result<(ProducerId, Option<ProducerMark>), u32> {
         if self.inside == Some(producer) { Err(1) } else { Ok((producer, self.tape.mark(producer))) }
     }
 
-    fn publish(&mut self, writer: &mut ProducerId, group: &[u8], events: usize) -> Result<Mark, Unpublished> {
+    fn publish(
+        &mut self,
+        writer: &mut ProducerId,
+        group: &[u8],
+        events: usize,
+    ) -> Result<ProducerMark, Unpublished> {
         let word = |at: usize| u64::from_le_bytes(group[at..at + 8].try_into().expect("eight bytes"));
         let size = group.len() / events;
         let numbers: Vec<u64> = (0..events).map(|event| word(event * size + 16)).collect();
@@ -223,7 +235,7 @@ impl World {
         let port = PortId::from(self.lives) << 70 | 9;
         let limits = WindowLimits { events_max: 12, blocks_max: 200, sample_blocks_max: 16 };
         self.processes.push(Process {
-            outbox: Outbox::new(TAPE, producer, port, limits, Stage::Durable),
+            outbox: Outbox::new(TAPE, producer, port, limits, None),
             port,
             producer,
             life: self.lives,
@@ -499,7 +511,7 @@ fn reply(epoch: u64, incarnation: u64) -> ReplyHeader {
 #[test]
 fn a_node_of_an_earlier_epoch_is_neither_heard_nor_served() {
     let limits = WindowLimits { events_max: 12, blocks_max: 200, sample_blocks_max: 16 };
-    let mut outbox = Outbox::new(TAPE, ProducerId(1), 9, limits, Stage::Durable);
+    let mut outbox = Outbox::new(TAPE, ProducerId(1), 9, limits, None);
     outbox.reply(&reply(5, 20), &[], Duration::ZERO);
     assert_eq!(outbox.node().map(|node| node.terms.epoch), Some(Epoch(5)));
     // A node that was stopped while another took over wakes again; and one that opened an old copy of the tape.
@@ -518,6 +530,62 @@ fn a_node_of_an_earlier_epoch_is_neither_heard_nor_served() {
     fenced.receive(9, &request.header, &[], &mut door, &ModelPorts(vec![(9, ProducerId(1), 1)]));
     assert!(!fenced.has_sessions());
     assert_eq!(fenced.counters().ignored, 1);
+}
+
+/// An outbox whose node takes events.
+fn linked(keep_until: Option<Stage>, header: &ReplyHeader) -> Outbox {
+    let limits = WindowLimits { events_max: 12, blocks_max: 200, sample_blocks_max: 16 };
+    let mut outbox = Outbox::new(TAPE, ProducerId(1), 9, limits, keep_until);
+    outbox.reply(header, &[], Duration::ZERO);
+    let greeting = outbox.next(Duration::ZERO).expect("a greeting");
+    outbox.sent(&greeting, Duration::ZERO);
+    outbox.reply(header, &[standing(greeting.header.attempt, None)], Duration::ZERO);
+    assert_eq!(outbox.taken(), Some(None));
+    outbox
+}
+
+/// What the node says of [`linked`].
+fn standing(attempt: u32, mark: Option<ProducerMark>) -> SessionState {
+    let status = super::message::Status::Open;
+    let session =
+        super::message::Session { port: 9, producer: ProducerId(1), attempt, received: 0, status, mark };
+    session.state()
+}
+
+#[test]
+fn a_full_queue_is_left_alone_until_the_node_says_something_or_for_a_while() {
+    let mut outbox = linked(None, &reply(5, 20));
+    outbox.take(ProducerSequence(1), &[Block::ZERO; 4]);
+    let now = Duration::from_millis(7);
+    assert!(outbox.next(now).is_some());
+    outbox.not_sent(now);
+    assert_eq!(outbox.next(now), None, "copying it again would find the queue as full");
+    outbox.reply(&reply(5, 20), &[standing(1, None)], now);
+    assert!(outbox.next(now).is_some(), "it took something out, or something else has happened");
+    outbox.not_sent(now);
+    assert_eq!(outbox.next(now + Duration::from_micros(999)), None);
+    assert!(outbox.next(now + Duration::from_millis(1)).is_some(), "its word may have been lost");
+}
+
+#[test]
+fn what_the_node_takes_for_safe_leaves_the_window_unless_more_is_asked_for() {
+    let mark = ProducerMark { producer_sequence: ProducerSequence(1), sequence: Sequence(2) };
+    let said = |safe_at, durable| {
+        let watermarks =
+            Watermarks { accepted: Sequence(2), written: Sequence(2), durable, ..Watermarks::default() };
+        let terms = IngressTerms { safe_at, ..terms(5) };
+        NodeView { incarnation: 20, state: NodeState::Open, watermarks, terms }.header(TAPE, false)
+    };
+    let left = |safe_at, durable, keep_until| {
+        let mut outbox = linked(keep_until, &reply(5, 20));
+        outbox.take(ProducerSequence(1), &[Block::ZERO; 4]);
+        outbox.reply(&said(safe_at, durable), &[standing(1, Some(mark))], Duration::ZERO);
+        outbox.len()
+    };
+    assert_eq!(left(SafeAt::Written, Sequence::ZERO, None), 0);
+    assert_eq!(left(SafeAt::Durable, Sequence::ZERO, None), 1);
+    assert_eq!(left(SafeAt::Durable, Sequence(2), None), 0);
+    assert_eq!(left(SafeAt::Written, Sequence::ZERO, Some(Stage::Durable)), 1);
 }
 
 #[test]

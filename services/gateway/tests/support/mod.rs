@@ -69,7 +69,7 @@ impl Tape {
         options.store.compaction.level0_tables = 1000;
         let node = Node::open(&folder.path().join("data"), options, projections).unwrap();
         let publisher = node.publisher(ProducerId(1)).unwrap();
-        let number = publisher.last().map_or(0, |mark| mark.producer_sequence.get());
+        let number = publisher.last().map_or(0, |last| last.get());
         Self {
             node,
             publisher,

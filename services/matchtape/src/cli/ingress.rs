@@ -100,7 +100,7 @@ impl Ingress for NodeIngress {
         let last = if open.contains_key(&producer) {
             drop(open);
             // A request publishes as it: its end is awaited. Should it have ended meanwhile, this is a share of its own.
-            self.publisher(producer)?.lock().last()
+            self.publisher(producer)?.lock().accepted()
         } else {
             // Nobody is made the producer's publisher for being asked; under the map's lock, so that no request becomes it.
             self.publishers.last(producer).map_err(|_| IngressError::ProducerInUse(producer))?
@@ -171,7 +171,7 @@ mod tests {
             let last = ingress.last(ProducerId(7)).unwrap().unwrap();
             assert_eq!(last.producer_sequence, ProducerSequence(number));
             let engine = node.publisher(ProducerId(7)).expect("asking and publishing have let go of it");
-            assert_eq!(engine.last().unwrap().producer_sequence, ProducerSequence(number));
+            assert_eq!(engine.last(), Some(ProducerSequence(number)));
             assert_eq!(ingress.last(ProducerId(7)), Err(IngressError::ProducerInUse(ProducerId(7))));
         }
         // Many at once for one producer wait for each other, and none is told that it is in use.

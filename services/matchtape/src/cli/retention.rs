@@ -163,7 +163,7 @@ mod tests {
 
     fn publish(node: &Node, count: u64) -> Sequence {
         let mut publisher = node.publisher(ProducerId(1)).unwrap();
-        let from = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+        let from = publisher.last().map_or(0, |last| last.get()) + 1;
         let mut last = Sequence::ZERO;
         for number in from..from + count {
             let body = OrderAccepted { order_id: OrderId(number), ..Default::default() };

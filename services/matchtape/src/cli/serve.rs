@@ -395,7 +395,7 @@ async fn follow_watermarks(progress: TapeProgress, sender: watch::Sender<Waterma
         let seen = *sender.borrow();
         let risen = progress.wait_async(seen.visible.next(), Stage::Visible);
         match tokio::time::timeout(WATERMARKS_INTERVAL, risen).await {
-            Ok(Ok(())) | Err(_) => {}
+            Ok(Ok(_)) | Err(_) => {}
             // The node has ended; what is visible by now is all there will be.
             Ok(Err(_)) => {
                 sender.send_replace(progress.watermarks());

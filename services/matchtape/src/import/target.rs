@@ -46,7 +46,7 @@ impl<'a> NodeTarget<'a> {
 impl Target for NodeTarget<'_> {
     fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError> {
         let publisher = self.node.publisher(producer).map_err(|error| LoadError::Node(Box::new(error)))?;
-        let through = publisher.last().map_or(ProducerSequence(0), |mark| mark.producer_sequence);
+        let through = publisher.last().unwrap_or(ProducerSequence(0));
         self.publishers.push(publisher);
         Ok(through)
     }

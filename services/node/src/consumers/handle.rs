@@ -262,7 +262,7 @@ impl Future for Ready {
         if let Some(visible) = &mut this.visible
             && let Poll::Ready(reached) = Pin::new(visible).poll(context)
         {
-            return Poll::Ready(reached.map_err(|_| ConsumerError::Closed));
+            return Poll::Ready(reached.map(|_| ()).map_err(|_| ConsumerError::Closed));
         }
         if let Some(recorded) = &mut this.recorded
             && let Poll::Ready(ended) = Pin::new(recorded).poll(context)

@@ -14,11 +14,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use matchtape_consumer::{Change, ConsumerStore, StoreFailure};
+use matchtape_schemas::publish::PublishError;
 use parking_lot::{Condvar, Mutex};
 
 use super::error::ConsumerError;
 use super::waiters::{Ticket, Waiters};
-use crate::publisher::PublishError;
 
 /// So often at most a round that found the disk full is written again.
 const FULL_DISK_INTERVAL: Duration = Duration::from_millis(100);

@@ -11,6 +11,7 @@ use matchtape_consumer::{Change, ConsumerStore, Kept, StoreFailure};
 use matchtape_schemas::event::{
     Event, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, StateDeleted, StateError, StateSet,
 };
+use matchtape_schemas::publish::PublishError;
 use matchtape_schemas::{
     BodyRef, EventRef, EventTime, InstrumentId, ProducerId, ProducerSequence, Projection, ProjectionError,
     Sequence, Stage,
@@ -20,7 +21,7 @@ use matchtape_storage::{Disk, DiskBelow, RetentionPolicy, SYSTEM};
 use super::ConsumersOptions;
 use super::error::ConsumerError;
 use crate::node::{Node, NodeError, NodeOptions};
-use crate::publisher::{PublishError, Publisher, wall_clock};
+use crate::publisher::{Publisher, wall_clock};
 
 /// The one producer of it.
 const PRODUCER: ProducerId = ProducerId(1);
@@ -236,7 +237,7 @@ impl SystemTape {
 
     /// Returns the position of the last change.
     fn publish_all(&mut self, groups: &[Vec<Change>]) -> Result<Sequence, StoreFailure> {
-        let mut number = self.publisher().last().map_or(0, |mark| mark.producer_sequence.get());
+        let mut number = self.publisher().last().map_or(0, |last| last.get());
         let mut last = Sequence::ZERO;
         for group in groups.iter().filter(|group| !group.is_empty()) {
             last = self.publish(group, &mut number)?;

@@ -1,6 +1,8 @@
 //! Small tapes on real and simulated disks.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod place;
+
 use std::sync::Arc;
 
 use matchtape_node::{Node, NodeOptions, Published, Publisher};

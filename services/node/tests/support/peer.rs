@@ -109,7 +109,7 @@ fn publish(place: &Path, namespace: &str, seed: u64, buffer: usize) {
     let node = Node::open(&place.join("data"), options, Vec::new()).expect("node");
     let mut producers = PRODUCERS.map(|producer| {
         let publisher = node.publisher(producer).expect("the only handle");
-        let next = publisher.last().map_or(0, |mark| mark.producer_sequence.get()) + 1;
+        let next = publisher.last().map_or(0, |last| last.get()) + 1;
         (publisher, next)
     });
     let orders = orders();
