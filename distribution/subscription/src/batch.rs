@@ -24,6 +24,9 @@
 //! of 16. A run ends only where the next event differs in one of these, so the bytes do not depend on framing. What
 //! conflation leaves out is told in `conflate.rs`.
 
+use std::fmt;
+use std::str::FromStr;
+
 use matchtape_schemas::event::{ALIGNMENT, EventError};
 use matchtape_schemas::{AcceptedTime, Epoch, EventRef, EventTime, Sequence, TapeId};
 use rkyv::util::AlignedVec;
@@ -80,6 +83,35 @@ pub struct WindowCursor {
     pub next_part: Option<u32>,
     /// The last position covered.
     pub last: Sequence,
+}
+
+/// `LAST/WINDOW`, and `/PART` where parts of the window are still to come: as it is stored, and given back to `from_str`.
+impl fmt::Display for WindowCursor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.last, self.window)?;
+        self.next_part.map_or(Ok(()), |part| write!(out, "/{part}"))
+    }
+}
+
+/// The text is no [`WindowCursor`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not where a window ended, like 180211/17035452000 (LAST/WINDOW, or LAST/WINDOW/PART)")]
+pub struct WindowCursorError(String);
+
+impl FromStr for WindowCursor {
+    type Err = WindowCursorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || WindowCursorError(text.to_owned());
+        let mut fields = text.split('/');
+        let last = fields.next().and_then(|last| last.parse().ok()).ok_or_else(error)?;
+        let window = fields.next().and_then(|window| window.parse().ok()).ok_or_else(error)?;
+        let next_part = fields.next().map(|part| part.parse().map_err(|_| error())).transpose()?;
+        if fields.next().is_some() || last == u64::MAX {
+            return Err(error());
+        }
+        Ok(Self { window, next_part, last: Sequence(last) })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use matchtape_schemas::Sequence;
+use matchtape_schemas::{EventTime, Sequence};
 
 use crate::batch::{BatchBuf, WindowCursor};
 use crate::clock::{Clock, SystemClock};
@@ -26,6 +26,15 @@ pub enum WindowStart {
     After(WindowCursor),
 }
 
+/// What becomes of the window that is open where a replay ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenWindow {
+    /// It is not given, as a live reader has not been given it yet.
+    LeaveOut,
+    /// What there is of it is given as a part of it, not its last one; [`WindowStart::After`] continues with the next part.
+    AsPart,
+}
+
 /// How to read windows.
 #[derive(Clone, Debug)]
 pub struct DelayedOptions {
@@ -37,6 +46,8 @@ pub struct DelayedOptions {
     pub width: Duration,
     /// Whether what a later event of its window makes superfluous is left out.
     pub conflation: Conflation,
+    /// Of a replay: the window that is open at its end. Live windows have no end.
+    pub open_window: OpenWindow,
     /// As [`RealTimeOptions::heartbeat_interval`].
     pub heartbeat_interval: Duration,
 }
@@ -48,6 +59,7 @@ impl Default for DelayedOptions {
             filter: Filter::default(),
             width: Duration::from_millis(100),
             conflation: Conflation::None,
+            open_window: OpenWindow::LeaveOut,
             heartbeat_interval: RealTimeOptions::default().heartbeat_interval,
         }
     }
@@ -62,6 +74,11 @@ pub struct Delayed<S> {
     cutting: Cutting,
     /// The source shows events that wait for the tape's time before them.
     waiting: bool,
+    /// What is continued, until the first event has shown that a window ended there.
+    unproven: Option<WindowCursor>,
+    open_window: OpenWindow,
+    /// What was open at the source's end is shown, its end not yet.
+    ending: bool,
     shown: Option<BatchBuf>,
 }
 
@@ -130,12 +147,12 @@ impl<H: History, L: Live, C: Clock> Delayed<RealTime<H, L, C>> {
             heartbeat_interval: options.heartbeat_interval,
         };
         let source = RealTime::open_with_clock(history, live, inner, clock)?;
-        Ok(Self { source, cutting, waiting: false, shown: None })
+        Ok(Self::new(source, cutting, options))
     }
 }
 
 impl<H: History> Delayed<Historical<H>> {
-    /// A reader of what the live one was given. The window that is open at `end` is not.
+    /// A reader of what the live one was given.
     pub fn replay(
         history: H,
         options: &DelayedOptions,
@@ -161,15 +178,50 @@ impl<H: History, C: Clock> Delayed<Historical<H, C>> {
         }
         let inner = HistoricalOptions { start: Start::At(next), end, filter: Filter::default(), pace };
         let source = Historical::open_with_clock(history, inner, clock)?;
-        Ok(Self { source, cutting, waiting: false, shown: None })
+        Ok(Self::new(source, cutting, options))
     }
 }
 
 impl<S> Delayed<S> {
+    fn new(source: S, cutting: Cutting, options: &DelayedOptions) -> Self {
+        Self {
+            source,
+            cutting,
+            waiting: false,
+            unproven: options.start.cursor(),
+            open_window: options.open_window,
+            ending: false,
+            shown: None,
+        }
+    }
+
     /// The source, for its state.
     pub fn source(&self) -> &S {
         &self.source
     }
+}
+
+impl WindowStart {
+    fn cursor(self) -> Option<WindowCursor> {
+        match self {
+            Self::From(_) => None,
+            Self::After(cursor) => Some(cursor),
+        }
+    }
+}
+
+/// A window ended where the event after it lies beyond it; a part ended where the tape's time had not left the window.
+fn check_cursor(windows: &Windows, cursor: &WindowCursor, next: EventTime) -> Result<(), SubscriptionError> {
+    let ended_there = match cursor.next_part {
+        None => windows.window_at(next) > cursor.window,
+        Some(part) => part > 0 && windows.window_at(EventTime::MIN) == cursor.window,
+    };
+    if ended_there { Ok(()) } else { Err(no_batch_ends_at(cursor)) }
+}
+
+fn no_batch_ends_at(cursor: &WindowCursor) -> SubscriptionError {
+    let value = format!("{cursor}: no batch of this tape ends there");
+    SubscriptionError::BadOption { what: "the window cursor", value }
 }
 
 impl<S: WindowSource> Delayed<S> {
@@ -191,6 +243,9 @@ impl<S: WindowSource> Subscription for Delayed<S> {
                 if self.shown.is_some() {
                     return Ok(true);
                 }
+                if std::mem::take(&mut self.ending) {
+                    return Ok(true);
+                }
             }
             if !self.waiting && !self.source.advance()? {
                 return Ok(false);
@@ -201,7 +256,19 @@ impl<S: WindowSource> Subscription for Delayed<S> {
             }
             match (self.source.update(), &mut self.cutting) {
                 (Update::Events(events), Cutting::Windows(windows)) => {
+                    if let Some(cursor) = self.unproven
+                        && let Some(next) = events.iter().next()
+                    {
+                        check_cursor(windows, &cursor, next.event_time())?;
+                        self.unproven = None;
+                    }
                     windows.push(&events.frame(), events.first(), events.last());
+                }
+                (Update::Ended { .. }, Cutting::Windows(windows)) => {
+                    self.ending = self.open_window == OpenWindow::AsPart && windows.cut_open();
+                    if !self.ending {
+                        return Ok(true);
+                    }
                 }
                 (
                     Update::Events(_)
@@ -250,10 +317,7 @@ impl Plan {
     fn windows(&self, point: TapePoint) -> Result<Windows, SubscriptionError> {
         let windows = match self.after {
             None => Windows::new(self.width, self.filter.clone(), point),
-            Some(cursor) if point.in_group => {
-                let value = format!("{cursor:?}: no batch of this tape ends there");
-                return Err(SubscriptionError::BadOption { what: "the window cursor", value });
-            }
+            Some(cursor) if point.in_group => return Err(no_batch_ends_at(&cursor)),
             Some(cursor) => Windows::resume(self.width, self.filter.clone(), &cursor, point),
         };
         Ok(windows.with_conflation(self.conflation))
@@ -272,7 +336,13 @@ fn begin(
     };
     let (next, after) = match options.start {
         WindowStart::From(start) => (start.resolve(history)?, None),
-        WindowStart::After(cursor) => (cursor.last.next(), Some(cursor)),
+        WindowStart::After(cursor) => {
+            // The window after it is one whose edges are times.
+            if cursor.window.checked_add(1).and_then(|window| window.checked_mul(width)).is_none() {
+                return Err(no_batch_ends_at(&cursor));
+            }
+            (cursor.last.next(), Some(cursor))
+        }
     };
     let (filter, conflation) = (options.filter.clone(), options.conflation);
     let plan = Plan { width, filter, conflation, next, after };

@@ -26,10 +26,10 @@ mod subscription;
 mod update;
 mod windows;
 
-pub use batch::{Batch, BatchBuf, BatchError, BatchEvents, WindowCursor};
+pub use batch::{Batch, BatchBuf, BatchError, BatchEvents, WindowCursor, WindowCursorError};
 pub use clock::{Clock, HEARTBEATS_MISSED_MAX, HeartbeatAlarm, Silence, SystemClock};
 pub use conflate::Conflation;
-pub use delayed::{Delayed, DelayedOptions, WindowSource, WindowStart};
+pub use delayed::{Delayed, DelayedOptions, OpenWindow, WindowSource, WindowStart};
 pub use filter::{Filter, Instruments};
 pub use handover::{Handover, HandoverError, LiveFrame, Verdict, Want};
 pub use historical::{End, Historical, HistoricalOptions, Pace};

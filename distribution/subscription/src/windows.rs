@@ -217,6 +217,15 @@ impl Windows {
         self.ready.pop_front()
     }
 
+    /// Gives what there is of the open window as a part of it; `false` when there is nothing, or a group goes on.
+    pub(crate) fn cut_open(&mut self) -> bool {
+        let cuts = !self.building.is_empty() && !self.in_group;
+        if cuts {
+            self.cut_part();
+        }
+        cuts
+    }
+
     /// Whether a whole frame neither closes a window nor shows anything: its events need not be looked at.
     fn changes_nothing(&self, frame: &Frame<'_>) -> bool {
         let header = frame.header();
@@ -224,6 +233,11 @@ impl Windows {
         self.open.is_some_and(|open| reaches <= open)
             && (self.joining || !header.kinds.intersects(self.filter.kinds))
             && self.building.len() < PART_BYTES
+    }
+
+    /// The window that the tape's time is in once an event with this time has come.
+    pub(crate) fn window_at(&self, next: EventTime) -> i64 {
+        self.window_of(self.running.max(next))
     }
 
     fn window_of(&self, time: EventTime) -> i64 {

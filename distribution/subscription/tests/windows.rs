@@ -8,8 +8,8 @@ use std::time::Duration;
 use matchtape_schemas::event::{StateSet, TimeAdvanced};
 use matchtape_schemas::{Epoch, Event, EventFlags, Head, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_subscription::{
-    Batch, BatchBuf, BatchError, Delayed, DelayedOptions, End, Filter, HistoryError, PART_BYTES, Pace, Start,
-    Subscription, SubscriptionError, TapePoint, Update, WindowCursor, WindowStart, Windows,
+    Batch, BatchBuf, BatchError, Delayed, DelayedOptions, End, Filter, HistoryError, OpenWindow, PART_BYTES,
+    Pace, Start, Subscription, SubscriptionError, TapePoint, Update, WindowCursor, WindowStart, Windows,
 };
 use support::{
     Log, OwnedFrame, Random, TAPE, cancellation, event, frames, group, schedules, trade, trades_through,
@@ -357,6 +357,85 @@ fn a_replay_begins_by_sequence_by_time_and_after_a_batch() {
     for (index, batch) in all.iter().enumerate() {
         assert!(replay(WindowStart::After(batch.batch().cursor())) == all[index + 1..]);
     }
+}
+
+/// Of all windows, the events: what several readers in turn were given, or one.
+fn events_by_window(batches: &[BatchBuf]) -> Vec<(i64, u64)> {
+    let of = |batch: &BatchBuf| {
+        let batch = batch.batch();
+        batch.events().map(|event| (batch.window(), event.sequence().get())).collect::<Vec<_>>()
+    };
+    batches.iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_replay_that_gives_its_open_window_leaves_nothing_out_and_whoever_continues_gets_the_rest() {
+    for seed in 0..schedules(200) {
+        let mut random = Random(seed);
+        let groups = random_groups(&mut random, 60);
+        let filter = random_filter(&mut random);
+        let frames = random_frames(&mut random, &groups);
+        let log = Log::new(frames.clone());
+        let replay = |start, end, open_window| {
+            let width = Duration::from_nanos(WIDTH as u64);
+            let options = DelayedOptions { filter: filter.clone(), width, open_window, ..options(start) };
+            collect(Delayed::replay(log.clone(), &options, end, Pace::AsFastAsPossible).expect("open"))
+        };
+        let beginning = WindowStart::From(Start::Beginning);
+        let whole = replay(beginning, End::Visible, OpenWindow::AsPart);
+        let shown: Vec<u64> = frames
+            .iter()
+            .flat_map(|frame| frame.frame().events().map(|event| (event.kind(), event)).collect::<Vec<_>>())
+            .filter(|(kind, event)| *kind != Kind::TimeAdvanced && filter.matches(event))
+            .map(|(_, event)| event.sequence().get())
+            .collect();
+        let given: Vec<u64> = events_by_window(&whole).into_iter().map(|(_, sequence)| sequence).collect();
+        assert_eq!(given, shown, "seed {seed}");
+        let closed = replay(beginning, End::Visible, OpenWindow::LeaveOut);
+        assert!(whole.starts_with(&closed) && whole.len() <= closed.len() + 1, "seed {seed}");
+
+        // Ended at the end of any group, and continued by its cursor.
+        let ends: Vec<Sequence> = groups
+            .iter()
+            .scan(0, |last, group| {
+                *last += group.len() as u64;
+                Some(Sequence(*last))
+            })
+            .collect();
+        let end = ends[random.below(ends.len() as u64) as usize];
+        let mut parts = replay(beginning, End::Through(end), OpenWindow::AsPart);
+        let Some(last) = parts.last().map(|batch| batch.batch().cursor()) else { continue };
+        assert_eq!(last.to_string().parse(), Ok(last));
+        parts.extend(replay(WindowStart::After(last), End::Visible, OpenWindow::AsPart));
+        assert_eq!(events_by_window(&parts), events_by_window(&whole), "seed {seed}, through {end}");
+    }
+}
+
+#[test]
+fn a_cursor_is_refused_where_no_window_of_the_tape_ended() {
+    let (frames, _) = trades_through(1000);
+    let log = Log::new(frames);
+    let replay = |text: &str| {
+        let start = WindowStart::After(text.parse().expect("a cursor"));
+        let mut reader = Delayed::replay(log.clone(), &options(start), End::Visible, Pace::AsFastAsPossible)?;
+        reader.advance()
+    };
+    // A trade every millisecond from 1 on: window 3 ends with event 399.
+    assert!(replay("399/3").expect("it ended there"));
+    assert!(replay("398/3/1").expect("a part may"));
+    for text in
+        ["398/3", "399/4", "399/9", "399/4/1", "399/3/0", "399/9223372036854775807", "399/9000000000000"]
+    {
+        let error = replay(text).expect_err(text).to_string();
+        assert!(error.contains("no batch of this tape ends there"), "{text}: {error}");
+    }
+    for text in
+        ["", "399", "399/", "/3", "399/3/", "399/3/1/1", "x/3", "-1/3", "18446744073709551615/3", "399/3/-1"]
+    {
+        let error = text.parse::<WindowCursor>().expect_err(text).to_string();
+        assert!(error.contains("LAST/WINDOW"), "{text}: {error}");
+    }
+    assert_eq!("7/-3/2".parse(), Ok(WindowCursor { window: -3, next_part: Some(2), last: Sequence(7) }));
 }
 
 #[test]

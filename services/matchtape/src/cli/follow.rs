@@ -18,8 +18,8 @@ use matchtape_node::{BusOptions, FollowedHistory};
 use matchtape_schemas::{AccountId, EventRef, InstrumentId, KindMask, OrderId, Sequence};
 use matchtape_storage::ReadOnlyStore;
 use matchtape_subscription::{
-    Batch, BusLive, Conflation, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace,
-    RealTime, RealTimeOptions, Start, Subscription, Update, WindowStart,
+    Batch, BusLive, Conflation, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions,
+    OpenWindow, Pace, RealTime, RealTimeOptions, Start, Subscription, Update, WindowCursor, WindowStart,
 };
 
 use super::error::CliError;
@@ -34,6 +34,7 @@ use super::{FormatArg, interrupt, store};
   matchtape tail --data tape/ --from beginning --instrument ESH4 --kind trades
   matchtape tail --data tape/ --from 50001 --format ndjson        (resume after event 50000)
   matchtape tail --data tape/ --tier delayed                      (windows of 100 ms of event time)
+  matchtape tail --data tape/ --tier delayed --after-window 180211/17035452000   (resume after a window)
   matchtape tail --data tape/ --tier delayed --conflate           (of each window only what still matters at its end)
   matchtape tail --data tape/ --speculative                       (before it is durable; may be retracted)")]
 pub(super) struct TailArgs {
@@ -42,6 +43,9 @@ pub(super) struct TailArgs {
     /// Where to begin: new, beginning, a sequence, or a time
     #[arg(long, value_name = "POSITION", default_value = "new", value_parser = start)]
     from: Start,
+    /// In windows: begin with exactly what followed the window (or part of one) with this cursor
+    #[arg(long, value_name = "CURSOR", conflicts_with = "from")]
+    after_window: Option<WindowCursor>,
     /// As events come, or in windows
     #[arg(long, value_enum, default_value_t = LiveTier::Realtime)]
     tier: LiveTier,
@@ -57,7 +61,7 @@ pub(super) struct TailArgs {
     /// The folder of the bus, as the node has it
     #[arg(long, value_name = "DIR")]
     bus_root: Option<PathBuf>,
-    /// Stop after the event with this sequence
+    /// Stop after the event with this sequence, or after the window that holds it
     #[arg(long, value_name = "SEQUENCE")]
     through: Option<u64>,
     /// Stop after this long
@@ -74,8 +78,8 @@ pub(super) struct TailArgs {
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     common: Common,
-    /// realtime: event by event at its own pace; delayed: in windows of 100 ms at their own pace; historical: as fast as
-    /// it goes
+    /// realtime: event by event at its own pace; delayed: in windows of 100 ms at their own pace, what is in the one that is
+    /// open at the end as a part of it; historical: as fast as it goes
     #[arg(long, value_enum, default_value_t = Tier::Historical)]
     tier: Tier,
     /// In windows: leave out states that a later event of the window replaces, and orders that came and went in it
@@ -87,6 +91,9 @@ pub(super) struct ReplayArgs {
     /// Where to begin: beginning, a sequence, or a time
     #[arg(long, value_name = "POSITION", default_value = "beginning", value_parser = start)]
     from: Start,
+    /// In windows: begin with exactly what followed the window (or part of one) with this cursor
+    #[arg(long, value_name = "CURSOR", conflicts_with = "from")]
+    after_window: Option<WindowCursor>,
     /// Where to end: a sequence (inclusive) or a time [default: the last visible event]
     #[arg(long, value_name = "POSITION")]
     to: Option<Position>,
@@ -154,26 +161,30 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
     };
     let filter = args.common.filter(&printer)?;
     let history = FollowedHistory::new(store);
-    let conflation = conflation(args.conflate, args.tier == LiveTier::Delayed)?;
+    let conflation = conflation(args.conflate, args.after_window, args.tier == LiveTier::Delayed)?;
     match args.tier {
         LiveTier::Realtime => {
             let service = if args.speculative { BusService::Speculative } else { BusService::Live };
             let options = RealTimeOptions { start: args.from, filter, ..RealTimeOptions::default() };
             let live = attach(&name, service);
             let subscription = RealTime::open(history, live, options).map_err(failed)?;
-            printer.run(subscription, &until)
+            printer.run(subscription, Place::Events, &until)
         }
         LiveTier::Delayed => {
-            let start = WindowStart::From(args.from);
+            let start = args.after_window.map_or(WindowStart::From(args.from), WindowStart::After);
             let options = DelayedOptions { start, filter, conflation, ..DelayedOptions::default() };
             let live = attach(&name, BusService::Live);
             let subscription = Delayed::live(history, live, &options).map_err(failed)?;
-            printer.run(subscription, &until)
+            let place = Place::windows(&subscription, args.after_window);
+            printer.run(subscription, place, &until)
         }
     }
 }
 
-fn conflation(asked: bool, windows: bool) -> Result<Conflation, CliError> {
+fn conflation(asked: bool, after: Option<WindowCursor>, windows: bool) -> Result<Conflation, CliError> {
+    if after.is_some() && !windows {
+        return Err(CliError::Usage("--after-window is about windows: it goes with --tier delayed".into()));
+    }
     match (asked, windows) {
         (true, false) => {
             Err(CliError::Usage("--conflate is about windows: it goes with --tier delayed".into()))
@@ -206,16 +217,20 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
     let until = Until { stop, deadline: None, through: None };
     let filter = args.common.filter(&printer)?;
     let history = FollowedHistory::new(store);
-    let conflation = conflation(args.conflate, args.tier == Tier::Delayed)?;
+    let conflation = conflation(args.conflate, args.after_window, args.tier == Tier::Delayed)?;
     match args.tier {
         Tier::Realtime | Tier::Historical => {
             let options = HistoricalOptions { start: args.from, end, filter, pace };
-            printer.run(Historical::open(history, options).map_err(failed)?, &until)
+            printer.run(Historical::open(history, options).map_err(failed)?, Place::Events, &until)
         }
         Tier::Delayed => {
-            let start = WindowStart::From(args.from);
-            let options = DelayedOptions { start, filter, conflation, ..DelayedOptions::default() };
-            printer.run(Delayed::replay(history, &options, end, pace).map_err(failed)?, &until)
+            let start = args.after_window.map_or(WindowStart::From(args.from), WindowStart::After);
+            let open_window = OpenWindow::AsPart;
+            let options =
+                DelayedOptions { start, filter, conflation, open_window, ..DelayedOptions::default() };
+            let subscription = Delayed::replay(history, &options, end, pace).map_err(failed)?;
+            let place = Place::windows(&subscription, args.after_window);
+            printer.run(subscription, place, &until)
         }
     }
 }
@@ -269,6 +284,31 @@ struct Until {
     through: Option<Sequence>,
 }
 
+/// How far what was given reaches.
+enum Place {
+    /// As far as the subscription says.
+    Events,
+    /// No window was given yet; they begin here or later.
+    NoWindow { first: Sequence },
+    /// Through this window: the subscription has read on.
+    AfterWindow(WindowCursor),
+}
+
+impl Place {
+    fn windows(subscription: &impl Subscription, after: Option<WindowCursor>) -> Self {
+        after.map_or(Self::NoWindow { first: subscription.position() }, Self::AfterWindow)
+    }
+
+    /// The first event that was not given.
+    fn next(&self, subscription: &impl Subscription) -> Sequence {
+        match self {
+            Self::Events => subscription.position(),
+            Self::NoWindow { first } => *first,
+            Self::AfterWindow(cursor) => cursor.last.next(),
+        }
+    }
+}
+
 struct Printer {
     output: Output<BufWriter<Stdout>>,
     format: Format,
@@ -277,14 +317,19 @@ struct Printer {
 }
 
 impl Printer {
-    fn run(&mut self, mut subscription: impl Subscription, until: &Until) -> Result<(), CliError> {
+    fn run(
+        &mut self,
+        mut subscription: impl Subscription,
+        mut place: Place,
+        until: &Until,
+    ) -> Result<(), CliError> {
         loop {
             if until.stop.load(Ordering::Relaxed)
                 || until.deadline.is_some_and(|limit| Instant::now() >= limit)
             {
                 break;
             }
-            if until.through.is_some_and(|last| subscription.position() > last) {
+            if until.through.is_some_and(|last| place.next(&subscription) > last) {
                 break;
             }
             let Some(update) = subscription.next(Duration::from_millis(50)).map_err(failed)? else {
@@ -299,7 +344,10 @@ impl Printer {
                         }
                     }
                 }
-                Update::Window(batch) => self.window(&batch)?,
+                Update::Window(batch) => {
+                    self.window(&batch)?;
+                    place = Place::AfterWindow(batch.cursor());
+                }
                 Update::Heartbeat { .. } => self.output.flush::<EventRow>()?,
                 Update::Ended { next } => {
                     eprintln!("ended before sequence {next}");
@@ -319,7 +367,22 @@ impl Printer {
             }
         }
         self.output.flush::<EventRow>()?;
-        eprintln!("resume with --from {}", subscription.position());
+        let read = subscription.position();
+        match place {
+            Place::Events => {
+                eprintln!("resume with --from {}", until.through.map_or(read, |last| read.min(last.next())));
+            }
+            Place::NoWindow { first } => {
+                if first < read {
+                    eprintln!(
+                        "events {first} to {} were not given: the window that they are in began before, or is still open",
+                        read.previous()
+                    );
+                }
+                eprintln!("resume with --from {first}");
+            }
+            Place::AfterWindow(cursor) => eprintln!("resume with --after-window {cursor}"),
+        }
         Ok(())
     }
 
@@ -363,6 +426,7 @@ impl Printer {
                 "first_sequence": batch.first().get(),
                 "last_sequence": batch.last().get(),
                 "late": batch.late(),
+                "cursor": batch.cursor().to_string(),
                 "conflated": batch.is_conflated(),
                 "left_out": batch.left_out(),
                 "bytes": batch.bytes().len(),
