@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use matchtape_schemas::event::InstrumentDefined;
 use matchtape_schemas::text::Text;
-use matchtape_schemas::{InstrumentId, ProducerId, ProducerSequence, Sequence};
+use matchtape_schemas::{EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, VenueSequence};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::import::Recorded;
 
 /// How long an answer may take to begin, and to go on.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
@@ -116,6 +118,9 @@ struct Refusal {
 pub struct Watermarks {
     /// The last event that readers are given.
     pub visible: u64,
+    /// The first one that is kept, where it is said.
+    #[serde(default)]
+    pub first_kept: u64,
 }
 
 /// What became of a published batch.
@@ -161,6 +166,15 @@ struct InstrumentRow {
     venue_instrument_id: Option<String>,
     #[serde(default)]
     publisher: u16,
+}
+
+/// Which record of which source an event was, of a row of `/v1/events`.
+#[derive(Deserialize)]
+struct RecordedRow {
+    producer: String,
+    producer_sequence: String,
+    #[serde(default)]
+    venue_sequence: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -320,6 +334,30 @@ impl Server {
             Ok((InstrumentId(row.instrument_id), definition))
         };
         answer.instruments.into_iter().map(definition).collect()
+    }
+
+    /// The events of an instrument in a range of event time, both ends included: whose they were.
+    pub fn recorded(
+        &self,
+        symbol: &str,
+        from: EventTime,
+        through: EventTime,
+    ) -> Result<impl Iterator<Item = Result<Recorded, ServerError>> + '_, ServerError> {
+        let mut parameters = vec![("instrument", symbol.to_owned()), ("from", format!("{from}ns"))];
+        if through < EventTime::MAX {
+            parameters.push(("to", format!("{through}ns")));
+        }
+        let recorded = move |row: RecordedRow| {
+            let number = |text: &str| text.parse::<u64>().map_err(|error| self.unknown(error));
+            let producer = row.producer.parse().map_err(|error| self.unknown(error))?;
+            Ok(Recorded {
+                producer: ProducerId(producer),
+                producer_sequence: ProducerSequence(number(&row.producer_sequence)?),
+                venue_sequence: row.venue_sequence.as_deref().map(number).transpose()?.map(VenueSequence),
+            })
+        };
+        let rows = self.rows::<RecordedRow>("/v1/events", &parameters)?;
+        Ok(rows.map(move |row| row.and_then(&recorded)))
     }
 
     /// The last event of a producer, by its number there; all through it is visible. Zero: it has none.

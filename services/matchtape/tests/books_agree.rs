@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use matchtape::import::dbn::{self, DbnSource};
 use matchtape::import::sse::{self, SseSource};
-use matchtape::import::{Directory, Input, NodeTarget, OnError, Source, load};
+use matchtape::import::{Directory, Input, NodeTarget, OnError, Overlap, Source, load};
 use matchtape_bus::{BusConfig, BusService, WakeUp};
 use matchtape_client::as_of;
 use matchtape_market::{
@@ -202,7 +202,7 @@ fn judge(who: &str, units: Units, point: &Checkpoint, book: &Book) {
 fn import(node: &Node, source: &mut dyn Source, known: &Directory) -> Sequence {
     let stop = AtomicBool::new(false);
     let mut target = NodeTarget::new(node);
-    load(&mut target, source, known, &stop, &mut |_, _, _| {}).expect("a sound source").last
+    load(&mut target, source, known, Overlap::Refuse, &stop, &mut |_, _, _| {}).expect("a sound source").last
 }
 
 /// Both days onto the tape; returns its last event.

@@ -392,8 +392,58 @@ fn an_instrument_that_was_left_out_before_is_not_silently_left_out_again() {
     assert!(said.contains("B.SH was left out when this source was imported"), "{said}");
     let none = import_small(folder.path(), &["--instrument", "X.SH"]);
     assert!(String::from_utf8_lossy(&none.stderr).contains("no record of X.SH"));
-    let elsewhere = import_small(folder.path(), &["--producer", "7"]);
+    let elsewhere = import_small(folder.path(), &["--producer", "7", "--allow-overlap"]);
     assert!(elsewhere.status.success(), "{}", String::from_utf8_lossy(&elsewhere.stderr));
+}
+
+#[test]
+fn a_source_whose_records_the_tape_has_from_another_one_is_refused() {
+    for first in [0, 1] {
+        let folder = TempDir::new().unwrap();
+        let tape = folder.path().join("tape");
+        let files = small_day(folder.path());
+        let import = ["import", "--format", "sse-l2", "--segment-mib", "4", "--data", text(&tape)];
+        // One file of the two was forgotten.
+        succeed(&[&import[..], &[text(&files[first])]].concat());
+        let visible = open(&tape).reader().visible();
+        let both = import_small(folder.path(), &[]);
+        let said = String::from_utf8(both.stderr).unwrap();
+        assert!(both.status.code() == Some(1) && said.contains("the tape has events of A.SH from"), "{said}");
+        assert!(said.contains("are one source and are imported together"), "{said}");
+        let added = open(&tape).reader().visible();
+        assert!(added <= visible.next(), "a term may have begun, and nothing else: {visible} {added}");
+        let again = matchtape(&[&import[..], &[text(&files[first])]].concat());
+        assert!(again.status.success(), "its own source goes on: {}", String::from_utf8_lossy(&again.stderr));
+        assert!(import_small(folder.path(), &["--allow-overlap"]).status.success());
+    }
+}
+
+#[test]
+fn records_of_another_source_are_not_taken_for_those_under_the_same_producer() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let [orders, trades] = small_day(folder.path());
+    let import = |file: &Path| {
+        let tape = text(&tape);
+        matchtape(&[
+            "import",
+            "--format",
+            "sse-l2",
+            "--producer",
+            "5",
+            "--segment-mib",
+            "4",
+            "--data",
+            tape,
+            text(file),
+        ])
+    };
+    assert!(import(&orders).status.success());
+    let output = import(&trades);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("they are of another source"), "{said}");
+    assert!(said.contains("leave --producer out"), "{said}");
+    assert!(import(&orders).status.success(), "its own records are");
 }
 
 #[test]

@@ -252,6 +252,12 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
     std::fs::write(&orders, ORDERS).unwrap();
     let said = String::from_utf8(succeed(&import).stderr).unwrap();
     assert_eq!(counts(&said), (4, 3), "{said}");
+    // The tape has these records: not under another number, nor others under theirs.
+    let as_number = |number| [&import[..], &["--producer", number]].concat();
+    let (said, _) = fail(&as_number("7"));
+    assert!(said.contains("the tape has events of A.SH from"), "{said}");
+    let (said, _) = fail(&["import", "--format", "sse-l2", "--server", &served.url, &trades]);
+    assert!(said.contains("the tape has events of A.SH from"), "{said}");
     let levels =
         succeed(&["query", "book", "--server", &served.url, "--instrument", "A.SH", "--format", "csv"]);
     assert_eq!(String::from_utf8(levels.stdout).unwrap(), "side,price,quantity,orders\nsell,10.2,150,1\n");

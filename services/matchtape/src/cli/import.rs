@@ -16,8 +16,8 @@ use super::store;
 use crate::import::dbn::{self, DbnSource};
 use crate::import::sse::{self, SseSource};
 use crate::import::{
-    Directory, ImportError, Input, LoadError, Loaded, NodeTarget, OnError, Progress, ServerTarget, Source,
-    SourceId, Tally, Target, load,
+    Directory, ImportError, Input, LoadError, Loaded, NodeTarget, OnError, Overlap, Progress, ServerTarget,
+    Source, SourceId, Tally, Target, load,
 };
 use crate::server::{Server, ServerError};
 
@@ -61,6 +61,10 @@ pub(super) struct ImportArgs {
     /// The source's number, 1 to 2147483647, instead of one that follows from its content
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x7FFF_FFFF))]
     producer: Option<u32>,
+    /// Import although the tape has events of the same instrument and time from another source. If these are the same records,
+    /// the tape has them twice then
+    #[arg(long)]
+    allow_overlap: bool,
     /// The files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -208,7 +212,8 @@ fn import_one(
     let mut groups = 0u64;
     let mut acknowledged = Acknowledged { wanted: args.acknowledge, through: Sequence::ZERO };
     let mut target = tape.target(stop, &bar);
-    let outcome = load(&mut *target, &mut *source, &known, stop, &mut |source, loaded, target| {
+    let overlap = if args.allow_overlap { Overlap::Allow } else { Overlap::Refuse };
+    let outcome = load(&mut *target, &mut *source, &known, overlap, stop, &mut |source, loaded, target| {
         groups += 1;
         if groups.is_multiple_of(GROUPS_PER_UPDATE) {
             show(&bar, source.progress());
@@ -333,8 +338,19 @@ fn load_error(error: LoadError) -> CliError {
         LoadError::Server(error) => error.into(),
         LoadError::LeftOutBefore { .. } => CliError::with_advice(
             error,
-            "import it into another --data directory, or under another --producer if its order on the tape does not matter",
+            "import it into another --data directory, or under another --producer with --instrument, if its order on the tape does not \
+             matter",
         ),
+        LoadError::OtherSource { .. } => CliError::with_advice(
+            error,
+            "leave --producer out: then the number follows from the source's content; or give one that is free",
+        ),
+        LoadError::Overlaps { .. } => CliError::with_advice(
+            error,
+            "files that belong together are one source and are imported together; into another --data directory they can be \
+             imported anew; if these are other records, say --allow-overlap",
+        ),
+        LoadError::Read(error) => CliError::failed(error),
         LoadError::Publish { reason: PublishError::EventTimeAhead { .. }, .. } => CliError::with_advice(
             error,
             "either the record or this machine's clock is wrong; what came before it is imported",

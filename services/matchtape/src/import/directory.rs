@@ -62,6 +62,11 @@ impl Directory {
         self.ids.get(&Identity::of(definition)).copied()
     }
 
+    /// What the instrument with this id is called, if there is one.
+    pub fn symbol(&self, id: InstrumentId) -> Option<&str> {
+        self.ids.iter().find(|(_, of)| **of == id).map(|(identity, _)| identity.symbol.as_str())
+    }
+
     /// Whether some instrument is called so.
     pub fn has_symbol(&self, symbol: &str) -> bool {
         self.symbols.contains(symbol)

@@ -1,9 +1,13 @@
 //! Publishes what a source hands out, each record once however often it is run.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use matchtape_node::{NodeError, PublishError, WaitError};
-use matchtape_schemas::{Body, Event, ProducerId, ProducerSequence, Sequence};
+use matchtape_schemas::{
+    Body, Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, VenueSequence,
+};
+use matchtape_storage::ReadError;
 
 use super::{Directory, ImportError, Item, Source, Target};
 use crate::server::ServerError;
@@ -58,6 +62,44 @@ pub enum LoadError {
         /// The instrument's first record.
         first: ProducerSequence,
     },
+    /// What the tape has under this source's producer are not its records.
+    #[error(
+        "the tape has records of producer {producer} through number {through}, but record {record} of this source is not \
+         among them: they are of another source"
+    )]
+    OtherSource {
+        /// The producer.
+        producer: ProducerId,
+        /// Its last record on the tape.
+        through: ProducerSequence,
+        /// A record that should be there.
+        record: ProducerSequence,
+    },
+    /// The tape has events of the instrument from where this source's begin or later, of another source.
+    #[error(
+        "the tape has events of {symbol} from the time and the venue's number of this source's record {record} on, from \
+         another source (producer {producer})"
+    )]
+    Overlaps {
+        /// The instrument.
+        symbol: String,
+        /// Where they came from.
+        producer: ProducerId,
+        /// The instrument's first record.
+        record: ProducerSequence,
+    },
+    /// The tape could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// What becomes of a source that begins among events which the tape has of the same instrument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// It is refused: most likely these are the same records.
+    Refuse,
+    /// It is published beside them.
+    Allow,
 }
 
 /// One producer and what it had published when it was opened.
@@ -85,13 +127,15 @@ pub fn load(
     target: &mut dyn Target,
     source: &mut dyn Source,
     known: &Directory,
+    overlap: Overlap,
     stop: &AtomicBool,
     watch: &mut Watch<'_>,
 ) -> Result<Loaded, LoadError> {
     let records = Lane::open(target, source.id().records)?;
     let definitions = Lane::open(target, source.id().definitions)?;
     let mut loaded = Loaded::default();
-    let outcome = run(target, source, known, stop, watch, [&records, &definitions], &mut loaded);
+    let mut beginnings = Beginnings { known, overlap, begun: false, seen: BTreeSet::new() };
+    let outcome = run(target, source, &mut beginnings, stop, watch, [&records, &definitions], &mut loaded);
     // Also what came before an error: only then is it true that it is imported.
     match outcome {
         // The last batch was tried for long enough.
@@ -103,7 +147,7 @@ pub fn load(
 fn run(
     target: &mut dyn Target,
     source: &mut dyn Source,
-    known: &Directory,
+    beginnings: &mut Beginnings<'_>,
     stop: &AtomicBool,
     watch: &mut Watch<'_>,
     [records, definitions]: [&Lane; 2],
@@ -124,14 +168,124 @@ fn run(
             }
             Item::Records(group) => group,
         };
+        beginnings.check(target, &group, records)?;
         for definition in introduced.drain(..) {
-            check_left_out(&definition, &group, known, records)?;
+            check_left_out(&definition, &group, beginnings.known, records)?;
             publish(target, definitions, &[definition], loaded)?;
         }
         publish(target, records, &group, loaded)?;
         watch(source, loaded, target);
     }
     Ok(())
+}
+
+/// Looks at what the tape has where a source begins: numbers alone do not say whose records they number.
+struct Beginnings<'a> {
+    /// The instruments of the tape as they were before.
+    known: &'a Directory,
+    overlap: Overlap,
+    /// The source's first record was looked at.
+    begun: bool,
+    /// Instruments whose first record was looked at.
+    seen: BTreeSet<InstrumentId>,
+}
+
+impl Beginnings<'_> {
+    fn check(&mut self, target: &mut dyn Target, group: &[Event], records: &Lane) -> Result<(), LoadError> {
+        for event in group {
+            if !self.seen.insert(event.instrument) {
+                continue;
+            }
+            let Some(symbol) = self.known.symbol(event.instrument) else { continue };
+            let instrument = (event.instrument, symbol);
+            if !records.has(event) {
+                self.check_overlap(target, instrument, event, records)?;
+            } else if !self.begun {
+                check_is_there(target, instrument, event, records)?;
+            }
+            self.begun = true;
+        }
+        Ok(())
+    }
+
+    /// Of a new source: the tape's events of another one, at the same time and with the same venue's numbers or later. Where a
+    /// venue's files follow each other, either its numbers or its times are greater than all before.
+    fn check_overlap(
+        &self,
+        target: &mut dyn Target,
+        instrument: (InstrumentId, &str),
+        first: &Event,
+        records: &Lane,
+    ) -> Result<(), LoadError> {
+        if self.overlap == Overlap::Allow {
+            return Ok(());
+        }
+        let begins = venue_sequence(&first.body);
+        let mut other = None;
+        target.recorded(instrument, first.event_time, EventTime::MAX, &mut |found| {
+            let overlaps = found.venue_sequence.is_some_and(|number| number >= begins);
+            if overlaps && found.producer != records.producer {
+                other = Some(found.producer);
+            }
+            other.is_none()
+        })?;
+        match other {
+            None => Ok(()),
+            Some(producer) => Err(LoadError::Overlaps {
+                symbol: instrument.1.to_owned(),
+                producer,
+                record: first.producer_sequence,
+            }),
+        }
+    }
+}
+
+/// Of a source that the tape has records of: its first one is among them.
+fn check_is_there(
+    target: &mut dyn Target,
+    instrument: (InstrumentId, &str),
+    first: &Event,
+    records: &Lane,
+) -> Result<(), LoadError> {
+    let mut there = false;
+    let keeps_all = target.recorded(instrument, first.event_time, first.event_time, &mut |found| {
+        there = found.producer == records.producer && found.producer_sequence == first.producer_sequence;
+        !there
+    })?;
+    if there || keeps_all.is_none() {
+        return Ok(());
+    }
+    Err(LoadError::OtherSource {
+        producer: records.producer,
+        through: records.through,
+        record: first.producer_sequence,
+    })
+}
+
+/// The venue's number of a record; zero: it has none.
+fn venue_sequence(record: &Body) -> VenueSequence {
+    match record {
+        Body::TradingStatusChanged(body) => body.venue_sequence,
+        Body::BookCleared(body) => body.venue_sequence,
+        Body::OrderAccepted(body) => body.venue_sequence,
+        Body::OrderRejected(body) => body.venue_sequence,
+        Body::OrderReplaced(body) => body.venue_sequence,
+        Body::OrderCancelled(body) => body.venue_sequence,
+        Body::OrderExecuted(body) => body.venue_sequence,
+        Body::TradeMatched(body) => body.venue_sequence,
+        Body::TradeBusted(body) => body.venue_sequence,
+        Body::InstrumentDefined(_)
+        | Body::SessionOpened(_)
+        | Body::SessionClosed(_)
+        | Body::AccountOpened(_)
+        | Body::AccountChanged(_)
+        | Body::PositionChanged(_)
+        | Body::StateSet(_)
+        | Body::StateDeleted(_)
+        | Body::EpochStarted(_)
+        | Body::EpochEnded(_)
+        | Body::TimeAdvanced(_) => VenueSequence(0),
+    }
 }
 
 /// A definition always goes onto the tape before the first record of its instrument. So where the tape has that record's

@@ -11,7 +11,9 @@
 //!
 //! Which producers these are follows from the beginning of the source's content ([`SourceId`]), not from file names:
 //! another day's file is another producer, a file that has grown since goes on where it ended, and the same records
-//! compressed or not are the same source.
+//! compressed or not are the same source. Numbers alone do not say whose records they number, so where a source begins, `load`
+//! asks the tape: for its first record where its producer is known, and else for events of the same instrument that another
+//! source put where this one begins or later, for then these are most likely the same records.
 //!
 //! Read in this order: `input` (files), `directory` (instrument ids), `sse/` and `dbn/` (the formats), `target` (a node
 //! here or elsewhere), `load`.
@@ -30,8 +32,8 @@ use matchtape_schemas::{Event, ProducerId};
 
 pub use self::directory::Directory;
 pub use self::input::{Input, InputError};
-pub use self::load::{LoadError, Loaded, Watch, load};
-pub use self::target::{NodeTarget, ServerTarget, Target};
+pub use self::load::{LoadError, Loaded, Overlap, Watch, load};
+pub use self::target::{NodeTarget, Recorded, ServerTarget, Target};
 
 /// Events that an importer hands out together.
 #[derive(Clone, Debug, PartialEq, Eq)]

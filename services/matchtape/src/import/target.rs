@@ -2,9 +2,13 @@
 
 use std::sync::atomic::AtomicBool;
 
+use matchtape_client::EventRow;
 use matchtape_node::{Node, PublishError, Published, Publisher};
 use matchtape_schemas::event::{EventFlags, encode_event};
-use matchtape_schemas::{Event, ProducerId, ProducerSequence, Sequence, Stage};
+use matchtape_schemas::{
+    Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, VenueSequence,
+};
+use matchtape_storage::Query;
 use rkyv::util::AlignedVec;
 
 use super::load::{LoadError, Loaded};
@@ -26,8 +30,29 @@ pub trait Target {
     /// Returns when all that was taken is durable.
     fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError>;
 
+    /// Shows the events of an instrument, called `symbol`, with an event time from `from` through `through` in the tape's order,
+    /// until `found` says `false`. `None`: the tape does not keep all of its past, so what is missing may have been there.
+    fn recorded(
+        &mut self,
+        instrument: (InstrumentId, &str),
+        from: EventTime,
+        through: EventTime,
+        found: &mut dyn FnMut(Recorded) -> bool,
+    ) -> Result<Option<()>, LoadError>;
+
     /// How far the tape is visible, as far as it is known here. What is visible is durable and ends a group.
     fn visible(&self) -> Sequence;
+}
+
+/// An event of the tape, as far as it tells which record of which source it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its source.
+    pub producer: ProducerId,
+    /// Its number there.
+    pub producer_sequence: ProducerSequence,
+    /// The venue's number for it, if it has one.
+    pub venue_sequence: Option<VenueSequence>,
 }
 
 /// A node in this process.
@@ -83,6 +108,30 @@ impl Target for NodeTarget<'_> {
             self.node.wait(loaded.last, Stage::Durable)?;
         }
         Ok(())
+    }
+
+    fn recorded(
+        &mut self,
+        (instrument, _): (InstrumentId, &str),
+        from: EventTime,
+        through: EventTime,
+        found: &mut dyn FnMut(Recorded) -> bool,
+    ) -> Result<Option<()>, LoadError> {
+        let reader = self.node.reader();
+        let query = Query {
+            instrument: Some(instrument),
+            event_time_from: from,
+            event_time_through: through,
+            ..Query::default()
+        };
+        for event in reader.query(&query)? {
+            let row = EventRow::new(&event.map_err(LoadError::Read)?.event(), None);
+            let (producer, producer_sequence) = (row.producer, row.producer_sequence);
+            if !found(Recorded { producer, producer_sequence, venue_sequence: row.venue_sequence }) {
+                break;
+            }
+        }
+        Ok((reader.first_kept() <= Sequence::FIRST).then_some(()))
     }
 
     fn visible(&self) -> Sequence {
@@ -176,6 +225,22 @@ impl Target for ServerTarget<'_> {
 
     fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
         self.send(loaded)
+    }
+
+    fn recorded(
+        &mut self,
+        (_, symbol): (InstrumentId, &str),
+        from: EventTime,
+        through: EventTime,
+        found: &mut dyn FnMut(Recorded) -> bool,
+    ) -> Result<Option<()>, LoadError> {
+        let asked = self.server.persistently(self.stop, &mut self.notice, Server::watermarks)?;
+        for recorded in self.server.recorded(symbol, from, through)? {
+            if !found(recorded?) {
+                break;
+            }
+        }
+        Ok((asked.answer.first_kept <= 1).then_some(()))
     }
 
     fn visible(&self) -> Sequence {
