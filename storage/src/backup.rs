@@ -36,6 +36,7 @@ use matchtape_schemas::{
 use serde::Serialize;
 
 use crate::archive::cold;
+use crate::check::Finding;
 use crate::disk::{
     Access, AlignedBytes, Caching, Disk, DiskBelow, DiskError, DiskFile, LockError, Operation, SYSTEM,
 };
@@ -46,7 +47,7 @@ use crate::read::{ReadError, Reader};
 use crate::read_only::ReadOnlyStore;
 use crate::rebuild::{self, TableBuilder};
 use crate::sstable::{EventTableMeta, TABLES, TableError, TableFile, new_path};
-use crate::verify::{Finding, VerifyProgress, VerifyReport};
+use crate::verify::{VerifyProgress, VerifyReport};
 
 /// So often a copy begins again when the writer of its source has removed a file meanwhile.
 const ATTEMPTS_MAX: usize = 20;

@@ -20,7 +20,7 @@ use crate::wal::Damage;
 pub(crate) const FILE_HEADER_BYTES: usize = 64;
 
 /// What a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FileKind {
     Events,
     Index,

@@ -10,6 +10,7 @@ use crate::compaction::CompactionTotals;
 use crate::ingest::Ingest;
 use crate::pins::{PinView, Pins, RetentionMarks};
 use crate::pressure::{Pressure, PressureReason};
+use crate::scrub::ScrubMarks;
 use crate::wal::Segments;
 
 /// Asks a store how it is. Clones ask the same one; it may outlive the store, and tells its last state then.
@@ -67,6 +68,8 @@ pub struct StoreNumbers {
     pub legal_holds: u64,
     /// What retention has found and done.
     pub retention: RetentionMarks,
+    /// What the scrub has done and found.
+    pub scrub: ScrubMarks,
 }
 
 impl StoreGauge {
@@ -87,6 +90,11 @@ impl StoreGauge {
         let (slowed_permille, reason) = pressure.slow_down();
         let what = if reason == PressureReason::None { String::new() } else { reason.to_string() };
         Intake { slowed_permille, reason: reason.word(), what, pressure }
+    }
+
+    /// What the scrub has done, and which files it has found damaged.
+    pub fn scrub(&self) -> ScrubMarks {
+        self.ingest.scrubber.marks(&self.ingest.shared.view())
     }
 
     /// The numbers now. Costs a look at the list of tables, and asks the device for its free space.
@@ -115,6 +123,7 @@ impl StoreGauge {
             pins: self.pins.list(),
             legal_holds: view.holds.len() as u64,
             retention: self.pins.marks(),
+            scrub: ingest.scrubber.marks(&view),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::memtable::MemTable;
 use crate::options::{StoreMistakes, StoreOptions};
 use crate::pressure::Pressure;
 use crate::read::view::Shared;
+use crate::scrub::Scrubber;
 use crate::segment_facts::SegmentFacts;
 use crate::visible::{Bell, VisibleGate};
 use crate::wal::{CommitObserver, Committed, Lacking, Releaser, SegmentInfo, SpaceProblem, WalError, Writer};
@@ -57,6 +58,7 @@ pub(crate) struct Ingest {
     sealed: AtomicU64,
     log_kept_bytes: u64,
     pub compactor: Compactor,
+    pub scrubber: Scrubber,
     active: Mutex<Active>,
     memtable_bytes: usize,
     limit_bytes: usize,
@@ -80,6 +82,7 @@ impl Ingest {
         shared: Arc<Shared>,
         flusher: Flusher,
         writer: &Writer,
+        scrubber: Scrubber,
         options: &StoreOptions,
     ) -> Self {
         let view = shared.view();
@@ -93,6 +96,7 @@ impl Ingest {
             sealed: AtomicU64::new(0),
             log_kept_bytes: options.log_kept_bytes,
             compactor,
+            scrubber,
             active: Mutex::new(Active { memtable, ends_group: true, unannounced_events: 0 }),
             memtable_bytes: options.memtable_bytes,
             limit_bytes: options.limit_bytes(),
@@ -298,6 +302,11 @@ impl Ingest {
         }
     }
 
+    /// The scrubbing thread.
+    pub(crate) fn run_scrubber(&self) {
+        self.scrubber.run(&self.shared);
+    }
+
     /// The indexing thread.
     pub(crate) fn run_indexer(&self) {
         while !self.stopping.load(Ordering::Acquire) {
@@ -337,6 +346,7 @@ impl Ingest {
     pub(crate) fn stop(&self) {
         // Release: pairs with Acquire in the loops; the bells come after.
         self.stopping.store(true, Ordering::Release);
+        self.scrubber.stop();
         self.index_bell.ring();
         self.shared.obsolete_bell().ring();
         self.shared.visible.interrupt();

@@ -3,6 +3,7 @@
 mod allocator;
 pub mod archive;
 mod backup;
+mod check;
 mod chunk;
 mod codec;
 mod compaction;
@@ -30,6 +31,7 @@ mod read_only;
 mod rebuild;
 mod retention;
 mod salvage;
+mod scrub;
 mod segment_facts;
 mod snapshot;
 mod sstable;
@@ -40,6 +42,7 @@ pub mod wal;
 
 pub use allocator::return_large_memory;
 pub use backup::{CopyError, CopyProgress, CopyReport, Link, Point};
+pub use check::Finding;
 pub use chunk::{EventHandle, FrameHandle};
 pub use compaction::{CompactError, CompactProgress, CompactionTotals};
 
@@ -60,8 +63,8 @@ pub use inspect::{
 pub use manifest::LegalHold;
 pub use open::{OpenError, RecoveryReport};
 pub use options::{
-    CompactionOptions, Compression, ReadOnlyOptions, StoreMistakes, StoreOptions, VisibleAtOpen, WalOptions,
-    Workers,
+    CompactionOptions, Compression, ReadOnlyOptions, ScrubOptions, StoreMistakes, StoreOptions,
+    VisibleAtOpen, WalOptions, Workers,
 };
 pub use pins::{PIN_NAME_BYTES_MAX, Pin, PinError, PinKind, PinView, RetentionMarks};
 pub use pressure::{Pressure, PressureReason};
@@ -78,9 +81,10 @@ pub use retention::{
     RetentionPolicy,
 };
 pub use salvage::{SalvageError, SalvageOptions, SalvageProgress, SalvageReport, Span, salvage};
+pub use scrub::ScrubMarks;
 pub use segment_facts::SegmentFacts;
 pub use snapshot::{Section, Snapshot};
 pub use sstable::{FeatureError, TableError};
 pub use store::{EventStore, HoldError};
-pub use verify::{Finding, VerifyProgress, VerifyReport};
+pub use verify::{VerifyProgress, VerifyReport};
 pub use visible::VisibleGate;

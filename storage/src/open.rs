@@ -24,6 +24,7 @@ use crate::obsolete::{Obsolete, Removal};
 use crate::options::{StoreOptions, VisibleAtOpen};
 use crate::read::ReadError;
 use crate::read::view::Shared;
+use crate::scrub::Scrubber;
 use crate::snapshot::Snapshot;
 use crate::sstable::{BlockCache, Caller, OpenFiles, TABLES, TableError, TableFile};
 use crate::visible::VisibleGate;
@@ -274,7 +275,8 @@ pub(crate) fn open(
     if !contents.log_begun {
         flusher.edit_manifest(vec![Edit::LogBegun])?;
     }
-    let ingest = Ingest::new(shared, flusher, &writer, options);
+    let scrubber = Scrubber::new(options.scrub, wal_config.clone(), segments.clone());
+    let ingest = Ingest::new(shared, flusher, &writer, scrubber, options);
     let frames = WalReader::new(disk, wal_config.clone(), segments.clone());
     replay_tail(&ingest, &frames, flushed, head, options.visible_at_open, &mut report)?;
     ingest.flusher.fold_all(&ingest.shared);

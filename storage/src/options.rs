@@ -1,6 +1,7 @@
 //! What an operator chooses about the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use matchtape_schemas::{Head, Sequence, TapeId};
 
@@ -26,6 +27,8 @@ pub struct StoreOptions {
     pub compression: Compression,
     /// When tables are merged.
     pub compaction: CompactionOptions,
+    /// How files are read again in the background, to find damage.
+    pub scrub: ScrubOptions,
     /// What readers may see before the node has said anything.
     pub visible_at_open: VisibleAtOpen,
     /// Who indexes and flushes.
@@ -70,6 +73,7 @@ impl Default for StoreOptions {
             open_tables_max: OPEN_TABLES_DEFAULT,
             compression: Compression::default(),
             compaction: CompactionOptions::default(),
+            scrub: ScrubOptions::default(),
             visible_at_open: VisibleAtOpen::default(),
             workers: Workers::default(),
             log_kept_bytes: 2 * SEGMENT_BYTES_DEFAULT,
@@ -160,6 +164,22 @@ impl CompactionOptions {
     }
 }
 
+/// How sealed segments, tables and snapshots are read again and checked while the store serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubOptions {
+    /// So many bytes per second at most. 0: never.
+    pub bytes_per_second: u64,
+    /// A round begins so long after the one before began; at once, if that took longer.
+    pub every: Duration,
+}
+
+impl Default for ScrubOptions {
+    /// A terabyte in 17 hours, and no more than a hundredth of what a common device gives.
+    fn default() -> Self {
+        Self { bytes_per_second: 16 << 20, every: Duration::from_secs(7 * 24 * 60 * 60) }
+    }
+}
+
 /// What readers may see right after opening.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VisibleAtOpen {
@@ -173,11 +193,11 @@ pub enum VisibleAtOpen {
 /// Who does the work behind an append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Workers {
-    /// Three threads: one indexes, one flushes, one compacts.
+    /// Four threads: one indexes, one flushes, one compacts, one scrubs.
     #[default]
     Threads,
-    /// Nobody, until [`EventStore::flush`](crate::EventStore::flush) or [`EventStore::compact`](crate::EventStore::compact) is called: for simulation, where everything happens
-    /// in one thread in one order.
+    /// Nobody, until [`EventStore::flush`](crate::EventStore::flush), [`EventStore::compact`](crate::EventStore::compact) or
+    /// [`EventStore::scrub`](crate::EventStore::scrub) is called: for simulation, where everything happens in one thread in one order.
     Caller,
 }
 

@@ -28,6 +28,7 @@ use crate::pins::{Pin, PinError, PinKind, PinView, Pins};
 use crate::pressure::Pressure;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionError, RetentionPolicy};
+use crate::scrub::ScrubMarks;
 use crate::segment_facts::SegmentFacts;
 use crate::snapshot::Snapshot;
 use crate::verify::{self, VerifyProgress, VerifyReport};
@@ -93,6 +94,9 @@ impl EventStore {
                 workers.push(worker("store-flush", 10, Ingest::run_flusher));
                 // Nobody waits for it, so it goes last.
                 workers.push(worker("store-compact", 19, Ingest::run_compactor));
+                if options.scrub.bytes_per_second > 0 {
+                    workers.push(worker("store-scrub", 19, Ingest::run_scrubber));
+                }
             }
         }
         let pins = Pins::new(ingest.shared.view().first_kept());
@@ -489,6 +493,14 @@ impl EventStore {
             self.segments.clone(),
         );
         verify::verify(&self.ingest.shared, Some(&wal), progress)
+    }
+
+    /// Reads every sealed segment, table and snapshot on the local disk once, past the page cache, and checks each by itself, which the scrubbing
+    /// thread does at its pace ([`StoreOptions::scrub`]); see [`StoreGauge::scrub`] for what was found.
+    pub fn scrub(&self) -> ScrubMarks {
+        let ingest = &self.ingest;
+        ingest.scrubber.round(&ingest.shared, u64::MAX);
+        ingest.scrubber.marks(&ingest.shared.view())
     }
 
     /// Closes the log, flushes what is visible and lets go of the directory. Returns the last event in tables.

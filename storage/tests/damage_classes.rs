@@ -222,7 +222,6 @@ fn every_class_of_damage_to_every_kind_of_file_is_noticed_and_named_and_nothing_
                 let findings = store.verify(&mut |_| {}).expect("verified").findings;
                 let text: Vec<String> =
                     findings.iter().map(|finding| format!("{}: {}", finding.file, finding.what)).collect();
-                // Findings name a segment by its number too.
                 (Noticed::Verify, text.join("\n"))
             }
         };

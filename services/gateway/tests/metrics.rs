@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use matchtape_node::consumers::Definition;
 use matchtape_node::{BusOptions, Node, NodeOptions, PublishError, Publisher, WaitError};
 use matchtape_schemas::event::{OrderCancelled, StateSet};
 use matchtape_schemas::*;
-use matchtape_storage::PinKind;
 use matchtape_storage::sim::{Fault, SimDisk};
+use matchtape_storage::{PinKind, ScrubOptions};
 use support::http::get;
 use support::{config, generous};
 use tokio::sync::watch;
@@ -159,6 +160,39 @@ async fn a_full_disk_is_a_number_until_there_is_room() {
     served.disk.set_capacity(1 << 40);
     while served.number("matchtape_space_lacking").await > 0.0 {}
     served.publish();
+    served.gateway.shutdown().await;
+    drop(served.publisher);
+    served.node.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_is_a_number_and_named_in_health_while_everything_goes_on() {
+    let mut options = NodeOptions { ring_slots: 1024, ..NodeOptions::default() };
+    options.store.scrub = ScrubOptions { bytes_per_second: u64::MAX, every: Duration::ZERO };
+    let mut served = Served::start_with(options).await;
+    served.publish();
+    served.node.store().flush().unwrap();
+    while served.number("matchtape_scrub_rounds_total").await < 3.0 {}
+    assert!(served.number("matchtape_scrub_read_bytes_total").await > 0.0);
+    assert_eq!(served.number("matchtape_scrub_unread_files_total").await, 0.0);
+    assert_eq!(served.number("matchtape_damaged_files").await, 0.0);
+    let health = get(served.address(), "/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &"ok".into()), "{}", health.body);
+    assert!(health.json()["scrub"]["rounds"].as_u64() >= Some(3), "{}", health.body);
+
+    let table = served.node.store().inspect().event_tables[0].file.clone();
+    served.disk.flip_bit(Path::new(&table), 100, 3);
+    while served.number("matchtape_damaged_files").await == 0.0 {}
+    let health = get(served.address(), "/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &"degraded".into()), "{}", health.body);
+    let scrub = &health.json()["scrub"];
+    assert_eq!((&scrub["damaged_files"], scrub["damaged"].as_array().unwrap().len()), (&1.into(), 1));
+    let named = &scrub["damaged"][0];
+    assert_eq!((&named["file"], &named["offset"]), (&table.into(), &64.into()), "{named}");
+    let what = named["what"].as_str().unwrap();
+    assert!(what.starts_with("block of frames: expected checksum ") && what.contains(", found "), "{what}");
+    served.publish();
+    assert_eq!(served.number("matchtape_node_poisoned").await, 0.0);
     served.gateway.shutdown().await;
     drop(served.publisher);
     served.node.close().unwrap();

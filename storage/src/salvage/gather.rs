@@ -7,6 +7,7 @@ use std::sync::Arc;
 use matchtape_schemas::{Epoch, Frame, FrameHeader, Head, Sequence, TapeId};
 
 use super::{SalvageError, SalvageProgress};
+use crate::check::Finding;
 use crate::codec::Fields;
 use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile, EntryKind};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind, HeaderError};
@@ -19,7 +20,6 @@ use crate::sstable::{
     BlockCache, EventFooter, EventTableMeta, IndexTable, IndexTableMeta, OpenFiles, TABLES, TableError,
     TableFile,
 };
-use crate::verify::Finding;
 use crate::wal::collect::{self, LooseFrame};
 use crate::wal::{self, ClusterId, WalError};
 

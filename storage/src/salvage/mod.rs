@@ -26,11 +26,12 @@ use matchtape_schemas::TapeId;
 use serde::Serialize;
 
 use crate::archive::ColdStore;
+use crate::check::Finding;
 use crate::disk::{Disk, DiskError, LockError};
 use crate::file_header::VersionError;
 use crate::open::{OpenError, take_lock};
 use crate::sstable::{FeatureError, TableError};
-use crate::verify::{Finding, VerifyReport};
+use crate::verify::VerifyReport;
 use crate::wal::{ClusterId, WalError};
 
 /// What to do.

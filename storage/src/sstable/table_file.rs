@@ -16,7 +16,7 @@ const NEW_SUFFIX: &str = ".new";
 const WRITE_BYTES: usize = 1 << 20;
 
 /// The file of a table. `None` for names that are not a table's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TableFile {
     pub kind: FileKind,
     pub number: u64,

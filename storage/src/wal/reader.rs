@@ -1,5 +1,6 @@
 //! Reading the log by sequence within the process that writes it, and checking sealed segments in the background.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use matchtape_schemas::Sequence;
@@ -8,6 +9,7 @@ use super::config::WalConfig;
 use super::error::{Damage, WalError};
 use super::frames::WalFrames;
 use super::scan::{Block, First, SegmentScan, Stop, read_header};
+use super::segment::SegmentNumber;
 use super::segments::{Sealed, SegmentInfo, Segments};
 use super::tally::Tally;
 use crate::disk::{Access, Caching, Disk};
@@ -31,6 +33,11 @@ impl WalReader {
         &self.segments
     }
 
+    /// The file of a segment.
+    pub(crate) fn path(&self, segment: SegmentNumber) -> PathBuf {
+        segment.path(&self.config.directory)
+    }
+
     /// Frames from the one that holds `from` to the one that holds `through`. The caller vouches that every event up to
     /// `through` was written: whatever is missing there is corruption.
     pub fn frames(&self, from: Sequence, through: Sequence) -> Result<WalFrames, WalError> {
@@ -47,7 +54,7 @@ impl WalReader {
         let Some(sealed) = segment.sealed else {
             return Err(WalError::Rule("only sealed segments can be verified"));
         };
-        let path = segment.number.path(&self.config.directory);
+        let path = self.path(segment.number);
         let file = self.disk.open(&path, Access::Read, Caching::Buffered)?;
         let because = || "the segment is sealed".to_owned();
         let corrupt = |damage| WalError::Corrupt { damage, because: because() };

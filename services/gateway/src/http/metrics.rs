@@ -156,7 +156,7 @@ fn node(gauge: &NodeGauge, out: &mut Exposition) {
 }
 
 fn store(numbers: &StoreNumbers, out: &mut Exposition) {
-    let (compaction, retention) = (&numbers.compaction, &numbers.retention);
+    let (compaction, retention, scrub) = (&numbers.compaction, &numbers.retention, &numbers.scrub);
     for (name, help, value) in [
         ("matchtape_flushes_total", "Memtables that became tables.", numbers.flushes),
         ("matchtape_compaction_merges_total", "Merges of index tables.", compaction.merges),
@@ -175,6 +175,17 @@ fn store(numbers: &StoreNumbers, out: &mut Exposition) {
             "matchtape_pins_broken_total",
             "Pins that held back too much: whoever set them may have lost events.",
             retention.pins_broken,
+        ),
+        (
+            "matchtape_scrub_read_bytes_total",
+            "Bytes of files that were read again to check them.",
+            scrub.bytes,
+        ),
+        ("matchtape_scrub_rounds_total", "Times that all files were checked.", scrub.rounds),
+        (
+            "matchtape_scrub_unread_files_total",
+            "Files that could not be opened to be checked; the next round tries again.",
+            scrub.unread_files,
         ),
     ] {
         out.counter(name, help, value);
@@ -207,6 +218,11 @@ fn store(numbers: &StoreNumbers, out: &mut Exposition) {
             "matchtape_snapshots_unusable",
             "Snapshots that cannot be relied on, at retention's last look.",
             retention.snapshots_unusable,
+        ),
+        (
+            "matchtape_damaged_files",
+            "Files that the scrub has found damaged. /v1/health names them.",
+            scrub.damaged.len() as u64,
         ),
     ] {
         out.gauge(name, help, value);

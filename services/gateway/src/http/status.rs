@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use matchtape_node::{EndedPart, NodeGauge, WaitError};
 use matchtape_schemas::Stage;
-use matchtape_storage::Intake;
+use matchtape_storage::{Intake, ScrubMarks};
 
 use super::Gateway;
 use super::answer::json;
@@ -26,18 +26,23 @@ pub(crate) async fn watermarks(State(shared): Gateway) -> Response {
     })
 }
 
-/// `/v1/health`: 200 while events are taken, the feeds go on and no part of the node has ended early, else 503.
+/// `/v1/health`: 200 while events are taken, the feeds go on and no part of the node has ended early, else 503. Damaged files
+/// are `degraded` too, but with 200: whatever does not need them is served, and a balancer that took the node away for them would
+/// take that away as well.
 pub(crate) async fn health(State(shared): Gateway) -> Response {
     let head = shared.feed.head().borrow().clone();
     let visible = shared.reader.visible();
     let behind = visible.get().saturating_sub(head.position.get());
     let poisoned = shared.gauge.as_ref().and_then(NodeGauge::ended).filter(|why| *why == WaitError::Poisoned);
     let ended = shared.gauge.as_ref().map(NodeGauge::ended_parts).unwrap_or_default();
+    let scrub = shared.gauge.as_ref().map(|gauge| gauge.store().scrub());
+    let damaged = scrub.as_ref().is_some_and(|marks| !marks.damaged.is_empty());
     let (status, word) = match &head.failed {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
         None if poisoned.is_some() => (StatusCode::SERVICE_UNAVAILABLE, "poisoned"),
         None if head.ended => (StatusCode::SERVICE_UNAVAILABLE, "tape_closed"),
         None if !ended.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+        None if damaged => (StatusCode::OK, "degraded"),
         None => (StatusCode::OK, "ok"),
     };
     let mut response = json(|object| {
@@ -71,7 +76,35 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
             inner.number("level0_tables_max", pressure.level0_tables_max);
             inner.close();
         }
+        if let Some(marks) = &scrub {
+            push_scrub(object.key("scrub"), marks);
+        }
     });
     *response.status_mut() = status;
     response
+}
+
+/// Damaged files that are listed; all of them are counted.
+const DAMAGED_MAX: usize = 16;
+
+fn push_scrub(out: &mut String, marks: &ScrubMarks) {
+    let mut scrub = Json::object(out);
+    scrub.number("rounds", marks.rounds).number("files", marks.files).number("bytes", marks.bytes);
+    scrub.number("unread_files", marks.unread_files).number("damaged_files", marks.damaged.len() as u64);
+    let list = scrub.key("damaged");
+    list.push('[');
+    for (at, finding) in marks.damaged.iter().take(DAMAGED_MAX).enumerate() {
+        if at > 0 {
+            list.push(',');
+        }
+        let mut inner = Json::object(list);
+        inner.text("file", &finding.file);
+        if let Some(offset) = finding.offset {
+            inner.number("offset", offset);
+        }
+        inner.text("what", &finding.what);
+        inner.close();
+    }
+    list.push(']');
+    scrub.close();
 }

@@ -11,13 +11,16 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use matchtape_bus::{BusConfig, IngressConfig, WakeUp, check_core};
 use matchtape_node::{BusOptions, IngressOptions, NodeOptions, PipelineWait, VisibleAt};
-use matchtape_storage::Compression;
 use matchtape_storage::wal::{SyncPolicy, WriteBackend};
+use matchtape_storage::{Compression, ScrubOptions};
 use serde::{Deserialize, Serialize};
 
 use super::error::CliError;
 use super::retention::{RetentionSection, SnapshotSection};
 use super::serve::NodeArgs;
+
+/// Seconds.
+const HOUR: u64 = 60 * 60;
 
 /// Show or check the configuration of a node.
 #[derive(clap::Args, Debug)]
@@ -141,6 +144,10 @@ pub(super) struct StorageSection {
     pub block_cache_mib: usize,
     /// How event tables are compressed: `lz4`, `none`, or `zstd` (fewer bytes, slower; a build with `--features zstd`).
     pub compression: CompressionName,
+    /// Sealed segments, tables and snapshots are read again and checked while the node serves, so fast at most. 0: never.
+    pub scrub_mib_per_second: u64,
+    /// A round of that begins so long after the one before began; at once, if that took longer.
+    pub scrub_every_hours: u64,
 }
 
 /// How event tables are compressed.
@@ -273,6 +280,7 @@ impl Default for NodeSection {
 
 impl Default for StorageSection {
     fn default() -> Self {
+        let scrub = ScrubOptions::default();
         Self {
             sync: SyncName::EveryBatch,
             sync_interval_ms: 50,
@@ -282,6 +290,8 @@ impl Default for StorageSection {
             memtable_mib: 128,
             block_cache_mib: 64,
             compression: CompressionName::Lz4,
+            scrub_mib_per_second: scrub.bytes_per_second >> 20,
+            scrub_every_hours: scrub.every.as_secs() / HOUR,
         }
     }
 }
@@ -426,6 +436,16 @@ impl Config {
         };
         range("ingress.producers_max", self.ingress.producers_max, 256, "1 to 256")?;
         range("ingress.queue_samples", self.ingress.queue_samples, 4096, "1 to 4096")?;
+        if self.storage.scrub_mib_per_second > 1 << 20 {
+            let (key, reason) = ("storage.scrub_mib_per_second", "0 to 1048576 MiB/s");
+            let value = self.storage.scrub_mib_per_second.to_string();
+            return Err(ConfigError::Value { key, value, reason });
+        }
+        if !(1..=24 * 366).contains(&self.storage.scrub_every_hours) {
+            let (key, reason) = ("storage.scrub_every_hours", "1 to 8784, a year");
+            let value = self.storage.scrub_every_hours.to_string();
+            return Err(ConfigError::Value { key, value, reason });
+        }
         if self.retention.interval_seconds == 0 {
             let (key, value, reason) = ("retention.interval_seconds", "0".into(), "1 or more");
             return Err(ConfigError::Value { key, value, reason });
@@ -465,6 +485,10 @@ impl Config {
         store.block_cache_bytes = storage.block_cache_mib << 20;
         store.wal.segment_bytes = storage.segment_mib << 20;
         store.compression = storage.compression.compression().unwrap_or_default();
+        store.scrub = ScrubOptions {
+            bytes_per_second: storage.scrub_mib_per_second << 20,
+            every: Duration::from_secs(storage.scrub_every_hours * HOUR),
+        };
         store.log_kept_bytes = storage.log_kept_mib.saturating_mul(1 << 20);
         store.wal.sync = match storage.sync {
             SyncName::EveryBatch => SyncPolicy::EveryBatch,
@@ -573,6 +597,15 @@ mod tests {
     }
 
     #[test]
+    fn files_are_scrubbed_once_a_week_unless_a_rate_or_an_interval_is_given() {
+        let scrub = |text: &str| load(text).unwrap().node_options().store.scrub;
+        assert_eq!(scrub(""), ScrubOptions::default());
+        let given = scrub("[storage]\nscrub_mib_per_second = 3\nscrub_every_hours = 2\n");
+        assert_eq!((given.bytes_per_second, given.every), (3 << 20, Duration::from_secs(7200)));
+        assert_eq!(scrub("[storage]\nscrub_mib_per_second = 0\n").bytes_per_second, 0);
+    }
+
+    #[test]
     fn unknown_keys_and_impossible_values_are_refused_by_name() {
         for (text, named) in [
             ("[node]\nnmae = \"a\"\n", "nmae"),
@@ -580,6 +613,8 @@ mod tests {
             ("[node]\nring_slots = 1000\n", "node.ring_slots"),
             ("[node]\nring_slots = \"many\"\n", "ring_slots"),
             ("[storage]\nsync = \"sometimes\"\n", "sometimes"),
+            ("[storage]\nscrub_every_hours = 0\n", "storage.scrub_every_hours"),
+            ("[storage]\nscrub_mib_per_second = 2000000\n", "storage.scrub_mib_per_second"),
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
             ("[node]\nlog_core = 100000\n", "node.log_core"),
             ("[ingress]\nproducers_max = 0\n", "ingress.producers_max"),

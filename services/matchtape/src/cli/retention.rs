@@ -1,11 +1,12 @@
-//! What a running node does for its disk by itself: snapshots of a quiet tape, and dropping what nobody keeps.
+//! What a running node does for its disk by itself: snapshots of a quiet tape, dropping what nobody keeps, telling what the
+//! scrub has found.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use matchtape_schemas::AcceptedTime;
-use matchtape_storage::{Advisory, EventStore, RetentionChoice, RetentionPolicy};
+use matchtape_storage::{Advisory, EventStore, Finding, RetentionChoice, RetentionPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
@@ -77,13 +78,16 @@ struct Keeper {
     snapshot_after: Option<Duration>,
     /// What there were advisories about at the last look: they are told once while they hold.
     said: BTreeSet<String>,
+    /// Files that were known to be damaged at the last look.
+    damaged: BTreeSet<String>,
 }
 
 impl Keeper {
     fn new(config: &Config) -> Self {
         let minutes = config.snapshot.interval_minutes;
         let snapshot_after = (minutes > 0).then(|| Duration::from_secs(minutes.saturating_mul(60)));
-        Self { policy: config.retention.policy(), snapshot_after, said: BTreeSet::new() }
+        let (said, damaged) = (BTreeSet::new(), BTreeSet::new());
+        Self { policy: config.retention.policy(), snapshot_after, said, damaged }
     }
 
     /// One look. What fails is told and tried again at the next; nothing is lost by waiting.
@@ -101,6 +105,19 @@ impl Keeper {
             Ok(choice) => self.tell(&choice),
             Err(error) => tracing::error!("{error}; what is kept is whole"),
         }
+        for Finding { file, offset, what } in self.newly_damaged(store.gauge().scrub().damaged) {
+            let place = offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
+            tracing::error!(
+                "damaged: {file}{place}: {what}; `matchtape verify` says whether anything else is"
+            );
+        }
+    }
+
+    /// The damage that was not known at the last look.
+    fn newly_damaged(&mut self, found: Vec<Finding>) -> Vec<Finding> {
+        let before = std::mem::take(&mut self.damaged);
+        self.damaged = found.iter().map(|finding| finding.file.clone()).collect();
+        found.into_iter().filter(|finding| !before.contains(&finding.file)).collect()
     }
 
     fn tell(&mut self, choice: &RetentionChoice) {
@@ -242,6 +259,17 @@ mod tests {
         assert_eq!(news(&[hold("a", 4), hold("b", 4)]), 1);
         assert_eq!(news(&[]), 0);
         assert_eq!(news(&[hold("a", 6)]), 1);
+    }
+
+    #[test]
+    fn damage_is_told_once_while_it_is_there() {
+        let found = |files: &[&str]| -> Vec<Finding> {
+            let finding = |file: &&str| Finding { file: (*file).into(), offset: Some(1), what: "x".into() };
+            files.iter().map(finding).collect()
+        };
+        let mut keeper = Keeper::new(&Config::default());
+        let mut told = |files: &[&str]| keeper.newly_damaged(found(files)).len();
+        assert_eq!([told(&["a"]), told(&["a"]), told(&["a", "b"]), told(&[]), told(&["a"])], [1, 0, 1, 0, 1]);
     }
 
     #[test]
