@@ -107,6 +107,8 @@ fn a_served_node_drops_what_it_was_told_not_to_keep_and_still_knows_its_state() 
 
     let settings = [("MATCHTAPE_RETENTION__INTERVAL_SECONDS", "1"), ("MATCHTAPE_RETENTION__KEEP_BYTES", "1")];
     let mut served = Served::start(folder.path(), &settings);
+    let said = served.waits_until_it_says("are dropped");
+    assert!(said.contains("in 1s sequences 1 to") && said.contains("the whole tape"), "{said}");
     served.waits_until_it_says("dropped");
     let said = served.waits_until_it_says("the tape begins at sequence");
     assert!(said.contains("(before: 1)"), "{said}");

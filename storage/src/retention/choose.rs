@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use matchtape_schemas::{AcceptedTime, Sequence};
+use matchtape_schemas::{AcceptedTime, KindMask, Sequence};
 use serde::Serialize;
 
 use super::policy::{PinLimit, RetentionPolicy};
 use crate::manifest::Contents;
 use crate::pins::{PinKind, PinView};
 use crate::snapshot::SnapshotMeta;
-use crate::sstable::TableFile;
+use crate::sstable::{EventTableMeta, TableFile};
 
 /// A store that can be recovered even if its newest snapshot is damaged has this many.
 const SNAPSHOTS_MIN: usize = 2;
@@ -117,7 +117,8 @@ pub enum Restraint {
         /// Who, and from where on.
         pin: PinView,
     },
-    /// The newest event table always stays.
+    /// The rules ask for every event to go, but the newest event table that holds anything from outside always stays: what the
+    /// sequencer itself adds to a quiet tape does not stand for it.
     NewestTable,
     /// The next to go are in the cold tier: dropping them would make no room on the local disk, and nothing newer can go before them.
     /// Moving more there would.
@@ -138,7 +139,9 @@ impl std::fmt::Display for Restraint {
             Self::Pinned { pin } => {
                 write!(f, "{} {:?} needs everything from sequence {} on", pin.kind, pin.name, pin.from)
             }
-            Self::NewestTable => f.write_str("the newest event table always stays"),
+            Self::NewestTable => f.write_str(
+                "the newest event table that holds more than the sequencer's own events always stays",
+            ),
             Self::ColdTier { first } => write!(
                 f,
                 "sequence {first} is in the cold tier: a limit of bytes on the local disk drops neither it nor what follows"
@@ -253,12 +256,19 @@ fn wanted_cut(situation: &Situation<'_>, policy: &RetentionPolicy) -> (usize, Ve
             wanted += 1;
         }
     }
-    let newest = tables.len().saturating_sub(1);
+    let newest = newest_from_outside(tables);
     if wanted > newest {
         wanted = newest;
         restraints.push(Restraint::NewestTable);
     }
     (wanted, restraints)
+}
+
+/// The newest event table with an event that is not the sequencer's own; the newest of all where there is none.
+fn newest_from_outside(tables: &[EventTableMeta]) -> usize {
+    let outside = KindMask(!KindMask::CONTROL.bits());
+    let newest = tables.iter().rposition(|table| table.footer.kinds.intersects(outside));
+    newest.unwrap_or(tables.len().saturating_sub(1))
 }
 
 fn nanoseconds(age: Duration) -> i64 {
@@ -394,7 +404,7 @@ fn frame_bytes_between(contents: &Contents, from: Sequence, through: Sequence) -
 
 #[cfg(test)]
 mod tests {
-    use matchtape_schemas::{EventTime, Head, InstrumentId, KindMask, TapeId};
+    use matchtape_schemas::{EventTime, Head, InstrumentId, TapeId};
     use proptest::prelude::*;
 
     use super::*;
@@ -403,7 +413,7 @@ mod tests {
     use crate::retention::PinLimits;
     use crate::snapshot::SnapshotFooter;
     use crate::sstable::block::BlockAt;
-    use crate::sstable::{EventFooter, EventTableMeta, IndexFooter, IndexTableMeta};
+    use crate::sstable::{EventFooter, IndexFooter, IndexTableMeta};
 
     const TAPE: TapeId = TapeId(7);
     /// One event is accepted per nanosecond, and takes so many bytes of frames.
@@ -605,6 +615,28 @@ mod tests {
         assert_eq!((fits.first_kept, fits.restraints.len()), (1, 0));
         let full = keep(&contents, local - 1);
         assert_eq!((full.first_kept, &*full.restraints), (1, &[Restraint::ColdTier { first: 1 }][..]));
+    }
+
+    #[test]
+    fn the_table_that_always_stays_holds_something_from_outside() {
+        let mut contents = contents(&[(10, true); 8], 1);
+        let age = RetentionPolicy { age: Some(Duration::ZERO), ..RetentionPolicy::default() };
+        let first_kept = |contents: &Contents| {
+            let situation = Situation { contents, day_ends: &[], unusable: &[], now: AcceptedTime(i64::MAX) };
+            let choice = choose(&situation, &age, &[]);
+            assert!(choice.restraints.contains(&Restraint::NewestTable), "{choice:?}");
+            choice.first_kept
+        };
+        for table in &mut contents.event_tables[5..] {
+            table.footer.kinds = KindMask::CONTROL;
+        }
+        assert_eq!(first_kept(&contents), 41, "the fifth table is the newest with orders");
+        contents.event_tables[7].footer.kinds = KindMask::CONTROL.with(KindMask::ORDERS);
+        assert_eq!(first_kept(&contents), 71);
+        for table in &mut contents.event_tables {
+            table.footer.kinds = KindMask::CONTROL;
+        }
+        assert_eq!(first_kept(&contents), 71, "where there is none, the newest of all");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! tape, in whole event tables:
 //!
 //! ```text
-//!   event tables   |  drop  |  drop  |  keep  |  keep  |      never the newest
+//!   event tables   |  drop  |  drop  |  keep  |  keep  |      never the newest with events from outside
 //!   snapshots               s        s        s        s      one exactly where the rest begins, and at least two
 //!   index tables   |  drop           |  keep ...              those wholly below
 //! ```

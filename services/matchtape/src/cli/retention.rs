@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use matchtape_schemas::AcceptedTime;
-use matchtape_storage::{Advisory, EventStore, Finding, RetentionChoice, RetentionPolicy};
+use matchtape_storage::{Advisory, EventStore, Finding, Restraint, RetentionChoice, RetentionPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
@@ -15,7 +15,7 @@ use super::upkeep::now;
 const HOUR: u64 = 60 * 60;
 
 /// What of the tape stays. A rule that is 0 drops nothing; each other one is a reason to drop, unless a consumer, a legal
-/// hold, an upload or a backup still needs it. `matchtape retain` shows what would go.
+/// hold, an upload or a backup still needs it. `matchtape retain` with the same rules shows what would go.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RetentionSection {
@@ -120,6 +120,26 @@ impl Keeper {
         found.into_iter().filter(|finding| !before.contains(&finding.file)).collect()
     }
 
+    /// Before the first look: whoever has misjudged a rule, or has started the node on a tape that was away for long, can still stop
+    /// it.
+    fn announce(&self, store: &EventStore, now: AcceptedTime, interval: Duration) {
+        match store.plan_retention(&self.policy, now) {
+            Ok(choice) if choice.first_kept > choice.first_kept_before => {
+                let (first, last) = (choice.first_kept_before, choice.first_kept - 1);
+                let whole = match choice.restraints.contains(&Restraint::NewestTable) {
+                    true => "; the rules ask for the whole tape to go, only the newest event table stays",
+                    false => "",
+                };
+                tracing::warn!(
+                    "in {interval:?} sequences {first} to {last} are dropped, {} bytes, as [retention] says{whole}",
+                    choice.dropped_bytes
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!("{error}; what is kept is whole"),
+        }
+    }
+
     fn tell(&mut self, choice: &RetentionChoice) {
         for file in &choice.dropped {
             tracing::info!("dropped {} ({} bytes)", file.file, file.bytes);
@@ -155,6 +175,7 @@ fn subject(advisory: &Advisory) -> String {
 pub(super) fn keep(store: &EventStore, config: &Config, stopped: &mpsc::Receiver<()>) {
     let interval = Duration::from_secs(config.retention.interval_seconds.max(1));
     let mut keeper = Keeper::new(config);
+    keeper.announce(store, now(), interval);
     while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
         keeper.look(store, now());
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use matchtape_storage::{RetentionChoice, RetentionPolicy};
+use matchtape_storage::{Restraint, RetentionChoice, RetentionPolicy};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
@@ -17,8 +17,11 @@ use super::{now, open_for_change, print, spinner};
 ///
 /// Each rule is a reason to drop: what one of them drops goes, unless a legal hold, a snapshot or (in a running node) a
 /// standby, a consumer or an upload still needs it. Without --apply nothing is changed, and it works beside a running node; pins of that
-/// node are not seen then. A running node drops old files itself, as `[retention]` in its configuration says. How much of the log
-/// stays beside the tables is `storage.log_kept_mib`.
+/// node are not seen then. A running node drops old files itself, as `[retention]` in its configuration says; the rules mean the
+/// same here and there. How much of the log stays beside the tables is `storage.log_kept_mib`.
+///
+/// The newest event table that holds more than the sequencer's own events always stays. Rules that ask for it, too, ask for the whole
+/// tape to go: that is done only with --everything.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   matchtape retain --data tape/ --age 30d                         (what would go)
@@ -31,11 +34,11 @@ pub(in super::super) struct RetainArgs {
     /// Drop what was accepted longer ago than this (30d, 12h)
     #[arg(long, value_name = "TIME")]
     age: Option<Interval>,
-    /// Keep so many closed trading days and the running one
+    /// Keep so many closed trading days and the running one. 0: all, as without it
     #[arg(long, value_name = "DAYS")]
     trading_days: Option<u32>,
     /// Drop the oldest until tables and snapshots take at most this much of the local disk (500GiB, 20000000). What is in the cold tier
-    /// does not count, and is not dropped for it
+    /// does not count, and is not dropped for it. 0: whatever they take, as without it
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_bytes: Option<u64>,
     /// A section of snapshots that nobody will ask for again; repeat for more
@@ -44,6 +47,9 @@ pub(in super::super) struct RetainArgs {
     /// Do it
     #[arg(long)]
     apply: bool,
+    /// With --apply: do it though the rules ask for the whole tape to go
+    #[arg(long, requires = "apply")]
+    everything: bool,
     /// How it is written [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
@@ -68,8 +74,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
     let policy = RetentionPolicy {
         age: args.age.map(|age| Duration::from_nanos(age.ns.unsigned_abs())),
-        trading_days: args.trading_days,
-        bytes: args.max_bytes,
+        trading_days: args.trading_days.filter(|days| *days > 0),
+        bytes: args.max_bytes.filter(|bytes| *bytes > 0),
         abandoned_sections: args.abandon_section.clone(),
         ..RetentionPolicy::default()
     };
@@ -77,7 +83,15 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
     let choice = if args.apply {
         let store = open_for_change(&args.data)?;
         bar.set_message("reading what the rules ask for, and dropping");
-        store.retain(&policy, now()).map_err(|error| {
+        let now = now();
+        if !args.everything {
+            let choice = store.plan_retention(&policy, now)?;
+            if wants_everything(&choice) {
+                bar.finish_and_clear();
+                return Err(everything_not_asked_for(args, &choice));
+            }
+        }
+        store.retain(&policy, now).map_err(|error| {
             CliError::with_advice(
                 format_args!("{}: {error}", args.data.display()),
                 "what is kept is whole; run it again when the cause is gone",
@@ -90,6 +104,25 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
     };
     bar.finish_and_clear();
     print(args.format, &choice, |choice| describe(choice, args.apply))
+}
+
+/// Whether the rules would leave no event that came from outside.
+fn wants_everything(choice: &RetentionChoice) -> bool {
+    choice.restraints.contains(&Restraint::NewestTable)
+}
+
+fn everything_not_asked_for(args: &RetainArgs, choice: &RetentionChoice) -> CliError {
+    CliError::with_advice(
+        format_args!(
+            "{}: the rules ask for the whole tape to go; sequences {} to {} and {} bytes would, {} bytes stay",
+            args.data.display(),
+            choice.first_kept_before,
+            choice.first_kept - 1,
+            choice.dropped_bytes,
+            choice.kept_bytes
+        ),
+        "nothing was changed; --everything does it if that is what is meant",
+    )
 }
 
 fn describe(choice: &RetentionChoice, applied: bool) -> String {
@@ -114,7 +147,12 @@ fn describe(choice: &RetentionChoice, applied: bool) -> String {
         let _ = writeln!(text, "advisory: {advisory}");
     }
     if !applied && !choice.dropped.is_empty() {
-        let _ = writeln!(text, "nothing was changed; --apply does it");
+        let flags = if wants_everything(choice) {
+            "the rules ask for the whole tape to go: --apply --everything does it"
+        } else {
+            "--apply does it"
+        };
+        let _ = writeln!(text, "nothing was changed; {flags}");
     }
     text
 }

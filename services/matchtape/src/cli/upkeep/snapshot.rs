@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use matchtape_market::{Books, Instruments};
+use matchtape_market::projections;
 use matchtape_node::{Node, NodeError, NodeOptions};
-use matchtape_schemas::Projection;
 use matchtape_storage::{SnapshotView, StoreOptions, WalOptions, wal::Preparation};
 
 use super::super::error::CliError;
@@ -16,7 +15,7 @@ use super::{print, spinner};
 /// Bring everything in the log into tables and take a snapshot of the state there.
 ///
 /// A running node does so whenever its memory fills, and at an interval besides: this is for a directory that no
-/// node runs on, before a copy or an upgrade. The snapshot holds books, instruments and producers.
+/// node runs on, before a copy or an upgrade. The snapshot holds all that a node keeps.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   matchtape snapshot --data tape/")]
@@ -32,7 +31,6 @@ pub(in super::super) struct SnapshotArgs {
 pub(in super::super) fn run(args: &SnapshotArgs) -> Result<(), CliError> {
     // A directory without a store is not made into one.
     store::open(&args.data)?;
-    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
     let wal = WalOptions { preparation: Preparation::Inline, ..WalOptions::default() };
     let options = NodeOptions {
         name: "snapshot".to_owned(),
@@ -44,7 +42,7 @@ pub(in super::super) fn run(args: &SnapshotArgs) -> Result<(), CliError> {
         NodeError::Open(error) => open_error(&args.data, error),
         other => CliError::failed(format_args!("{}: {other}", args.data.display())),
     };
-    let node = Node::open(&args.data, options, projections).map_err(failed)?;
+    let node = Node::open(&args.data, options, projections()).map_err(failed)?;
     let (flushed, visible) = (node.store().flushed_through(), node.watermarks().visible);
     bar.set_message(format!("writing tables and the snapshot: sequences {flushed} to {visible}"));
     node.close().map_err(failed)?;
