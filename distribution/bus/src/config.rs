@@ -196,9 +196,19 @@ const ICEORYX_HEADER_BYTES: usize = 96;
 
 /// Free bytes of shared memory on this machine.
 pub fn shared_memory_available() -> Result<u64, BusError> {
-    let stat = rustix::fs::statvfs(SHARED_MEMORY_DIR)
-        .map_err(|errno| BusError::SharedMemoryUnreadable { cause: errno.into() })?;
+    let stat = shared_memory()?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes of shared memory on this machine, in use or not.
+pub fn shared_memory_total() -> Result<u64, BusError> {
+    let stat = shared_memory()?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
+fn shared_memory() -> Result<rustix::fs::StatVfs, BusError> {
+    rustix::fs::statvfs(SHARED_MEMORY_DIR)
+        .map_err(|errno| BusError::SharedMemoryUnreadable { cause: errno.into() })
 }
 
 #[cfg(test)]

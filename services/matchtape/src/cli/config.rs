@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
-use matchtape_bus::{BusConfig, IngressConfig, WakeUp, check_core};
+use matchtape_bus::{
+    BusConfig, BusError, IngressConfig, WakeUp, check_core, shared_memory_available, shared_memory_total,
+};
 use matchtape_node::{BusOptions, IngressOptions, NodeOptions, PipelineWait, VisibleAt};
+use matchtape_schemas::TapeId;
 use matchtape_storage::wal::{SyncPolicy, WriteBackend};
 use matchtape_storage::{Compression, ScrubOptions};
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use super::error::CliError;
@@ -37,7 +41,8 @@ pub(super) struct ConfigArgs {
 enum What {
     /// Print the configuration that `serve` would use
     Show(NodeArgs),
-    /// Say whether `serve` would accept the configuration
+    /// Say whether `serve` would accept the configuration, here and as this user. Opens and changes nothing, also beside a running
+    /// node: what is on the tape, and whether the gateway's address is free, it does not see
     Check(NodeArgs),
 }
 
@@ -49,7 +54,8 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), CliError> {
             std::io::stdout().write_all(text.as_bytes())?;
         }
         What::Check(node) => {
-            node.load()?;
+            let config = node.load()?;
+            config.check_machine()?;
             eprintln!("the configuration is good");
         }
     }
@@ -108,7 +114,8 @@ pub(super) struct NodeSection {
     /// `durable`: readers are given events once they are synced. `written`: before; what they saw in the last moments
     /// vanishes when the power goes.
     pub visible_at: VisibleAtName,
-    /// Say on an idle tape that time has passed. For live tapes, not for imports of another day. 0: never.
+    /// Say on an idle tape that time has passed, first after so long, then every 10 s. Only on a live tape: one whose last event is over
+    /// a minute old is left alone. 0: never.
     pub time_advanced_after_ms: u64,
     /// The core the pipeline's thread is bound to.
     pub pipeline_core: Option<usize>,
@@ -354,6 +361,52 @@ pub(super) enum ConfigError {
     /// A value out of bounds.
     #[error("{key} = {value}: {reason}")]
     Value { key: &'static str, value: String, reason: &'static str },
+    /// A directory that the node could not use or make.
+    #[error("{key} = {}: {reason}", path.display())]
+    Directory { key: &'static str, path: PathBuf, reason: String },
+    /// The bus could not be.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// More than this machine has, with nothing else running.
+    #[error(
+        "the bus needs {required} bytes of shared memory, /dev/shm has {total} in all: bus.subscribers_max and bus.buffer_frames decide"
+    )]
+    SharedMemory { required: u64, total: u64 },
+    /// A variable with one underscore where two belong would do nothing.
+    #[error("{name} does nothing: the setting is {meant}, with two underscores behind the section")]
+    Variable { name: String, meant: String },
+}
+
+/// Variables that are no settings and mean something all the same: the gateway for commands that ask one, and two for the tests.
+const OTHER_VARIABLES: [&str; 3] = ["MATCHTAPE_SERVER", "MATCHTAPE_DATA", "MATCHTAPE_CHECK"];
+
+/// Looks at the names of variables for settings that are none. Returns those that may be, for nothing here knows them.
+fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>, ConfigError> {
+    let settings = serde_json::to_value(Config::default()).expect("plain data is JSON");
+    let settings: Vec<(String, String)> = settings
+        .as_object()
+        .expect("made of sections")
+        .iter()
+        .flat_map(|(section, keys)| {
+            keys.as_object().expect("made of keys").keys().map(move |key| (section, key))
+        })
+        .map(|(section, key)| (section.to_uppercase(), key.to_uppercase()))
+        .collect();
+    let mut unknown = Vec::new();
+    for name in names {
+        let Some(rest) = name.strip_prefix("MATCHTAPE_") else { continue };
+        if rest.contains("__") || OTHER_VARIABLES.contains(&name.as_str()) {
+            continue;
+        }
+        let meant = settings.iter().find(|(section, key)| {
+            rest.strip_prefix(section.as_str()).and_then(|rest| rest.strip_prefix('_')) == Some(key.as_str())
+        });
+        if let Some((section, key)) = meant {
+            return Err(ConfigError::Variable { meant: format!("MATCHTAPE_{section}__{key}"), name });
+        }
+        unknown.push(name);
+    }
+    Ok(unknown)
 }
 
 impl From<ConfigError> for CliError {
@@ -371,7 +424,13 @@ impl Config {
                 .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
             layers = layers.merge(Toml::string(&text));
         }
-        // MATCHTAPE_DATA and MATCHTAPE_CHECK belong to the tests; settings always name a section.
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let unknown = unknown_variables(names)?;
+        if !unknown.is_empty() {
+            // Not refused: the environment of a container may name its neighbours like this.
+            eprintln!("warning: no settings, and not used: {}", unknown.join(", "));
+        }
+        // Settings always name a section.
         let variables = Env::prefixed("MATCHTAPE_").filter(|key| key.as_str().contains("__")).split("__");
         let config: Self = layers
             .merge(variables)
@@ -382,7 +441,40 @@ impl Config {
         Ok(config)
     }
 
+    /// What `serve` would find out by trying, as far as it can be known without: whether directories can be used or made, and
+    /// whether the bus fits into shared memory.
+    fn check_machine(&self) -> Result<(), ConfigError> {
+        usable("node.data", &self.node.data)?;
+        if !self.bus.enabled {
+            return Ok(());
+        }
+        // The tape's number has the same length whatever it is.
+        let options = self.bus_options();
+        usable("bus.root", options.name(TapeId(1))?.root())?;
+        let services = 1 + u64::from(self.bus.speculative);
+        let mut required = services * options.config.memory_required().total_bytes() as u64;
+        if self.ingress.enabled {
+            required += self.ingress_options().config.node_memory().total_bytes() as u64;
+        }
+        let (total, free) = (shared_memory_total()?, shared_memory_available()?);
+        if required > total {
+            return Err(ConfigError::SharedMemory { required, total });
+        }
+        if required > free {
+            eprintln!(
+                "warning: the bus needs {required} bytes of shared memory, /dev/shm has {free} free now; enough if what a running \
+                 node has comes free"
+            );
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
+        if self.node.data.as_os_str().is_empty() {
+            let (key, value, reason) =
+                ("node.data", "\"\"".to_owned(), "a directory; it is made if it is not there");
+            return Err(ConfigError::Value { key, value, reason });
+        }
         let slots = self.node.ring_slots;
         if !slots.is_power_of_two() || !(2..=1 << 24).contains(&slots) {
             let reason = "a power of two between 2 and 16777216";
@@ -444,6 +536,21 @@ impl Config {
         if !(1..=24 * 366).contains(&self.storage.scrub_every_hours) {
             let (key, reason) = ("storage.scrub_every_hours", "1 to 8784, a year");
             let value = self.storage.scrub_every_hours.to_string();
+            return Err(ConfigError::Value { key, value, reason });
+        }
+        range("bus.subscribers_max", self.bus.subscribers_max, 1 << 16, "1 to 65536")?;
+        range("bus.buffer_frames", self.bus.buffer_frames, 1 << 16, "1 to 65536")?;
+        if self.bus.heartbeat_ms == 0 {
+            let (key, value, reason) = ("bus.heartbeat_ms", "0".into(), "1 or more");
+            return Err(ConfigError::Value { key, value, reason });
+        }
+        if self.bus.enabled {
+            // Namespace and root.
+            self.bus_options().name(TapeId(1))?;
+        }
+        if cfg!(not(feature = "cold")) && !self.cold.place.is_empty() {
+            let (key, value) = ("cold.place", self.cold.place.clone());
+            let reason = "this build has no cold tier: build it with --features cold";
             return Err(ConfigError::Value { key, value, reason });
         }
         if self.retention.interval_seconds == 0 {
@@ -532,6 +639,19 @@ impl Config {
     }
 }
 
+/// Whether a directory is there and can be written, or else its parents can be made into one.
+fn usable(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    let wrong = |reason| ConfigError::Directory { key, path: path.to_owned(), reason };
+    let whole = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
+    let there = whole.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return Err(wrong(format!("{} is no directory", there.display())));
+    }
+    rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| {
+        wrong(format!("cannot write to {}: {}", there.display(), std::io::Error::from(errno)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -606,6 +726,60 @@ mod tests {
     }
 
     #[test]
+    fn a_place_for_the_cold_tier_is_refused_by_a_build_without_one() {
+        let found = load("[cold]\nplace = \"/mnt/archive\"\n");
+        if cfg!(feature = "cold") {
+            found.unwrap();
+        } else {
+            let said = found.unwrap_err().to_string();
+            assert!(said.contains("cold.place") && said.contains("--features cold"), "{said}");
+        }
+    }
+
+    #[test]
+    fn variables_that_would_do_nothing_are_refused_where_it_is_plain_what_they_mean_and_named_elsewhere() {
+        let look = |names: &[&str]| unknown_variables(names.iter().map(|name| (*name).to_owned()));
+        let quiet = ["PATH", "MATCHTAPE_STORAGE__SYNC", "MATCHTAPE_SERVER", "MATCHTAPE_DATA", "MATCHTAPEX"];
+        assert_eq!(look(&quiet).unwrap(), Vec::<String>::new());
+        for (name, meant) in [
+            ("MATCHTAPE_STORAGE_WRITE_BACKEND", "MATCHTAPE_STORAGE__WRITE_BACKEND"),
+            ("MATCHTAPE_NODE_PIPELINE_CORE", "MATCHTAPE_NODE__PIPELINE_CORE"),
+        ] {
+            let said = look(&["HOME", name]).unwrap_err().to_string();
+            assert!(said.contains(name) && said.contains(meant), "{said}");
+        }
+        // A neighbour called matchtape-gateway, as kubernetes names it.
+        let others = ["MATCHTAPE_GATEWAY_SERVICE_HOST", "MATCHTAPE_PORT"];
+        assert_eq!(look(&others).unwrap(), others);
+    }
+
+    #[test]
+    fn a_machine_that_cannot_do_what_is_configured_is_found_out_without_trying() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let mut config = Config::default();
+        config.node.data = folder.path().join("not/there/yet");
+        config.bus.root = Some(folder.path().join("bus"));
+        config.check_machine().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was made");
+
+        let mut wrong = config.clone();
+        wrong.node.data = file.join("tape");
+        let said = wrong.check_machine().unwrap_err().to_string();
+        assert!(said.contains("node.data") && said.contains("no directory"), "{said}");
+        wrong = config.clone();
+        wrong.bus.root = Some(file.join("bus"));
+        let said = wrong.check_machine().unwrap_err().to_string();
+        assert!(said.contains("bus.root") && said.contains("no directory"), "{said}");
+        wrong = config.clone();
+        wrong.bus.subscribers_max = 1 << 16;
+        wrong.bus.buffer_frames = 1 << 16;
+        let said = wrong.check_machine().unwrap_err().to_string();
+        assert!(said.contains("shared memory") && said.contains("bus.subscribers_max"), "{said}");
+    }
+
+    #[test]
     fn unknown_keys_and_impossible_values_are_refused_by_name() {
         for (text, named) in [
             ("[node]\nnmae = \"a\"\n", "nmae"),
@@ -618,6 +792,13 @@ mod tests {
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
             ("[node]\nlog_core = 100000\n", "node.log_core"),
             ("[ingress]\nproducers_max = 0\n", "ingress.producers_max"),
+            ("[node]\ndata = \"\"\n", "node.data"),
+            ("[bus]\nsubscribers_max = 0\n", "bus.subscribers_max"),
+            ("[bus]\nsubscribers_max = 100000\n", "bus.subscribers_max"),
+            ("[bus]\nbuffer_frames = 0\n", "bus.buffer_frames"),
+            ("[bus]\nheartbeat_ms = 0\n", "bus.heartbeat_ms"),
+            ("[bus]\nnamespace = \"No\"\n", "namespace \"No\""),
+            ("[bus]\nroot = \"run\"\n", "not an absolute path"),
             ("[retention]\nkeep_days = 3\n", "keep_days"),
             ("[retention]\ninterval_seconds = 0\n", "retention.interval_seconds"),
             ("[snapshot]\ninterval = 3\n", "interval"),
