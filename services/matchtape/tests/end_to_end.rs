@@ -517,6 +517,6 @@ fn tables_are_merged_on_request_and_a_directory_without_a_store_stays_without_on
     succeed(&["verify", "--data", text(&tape)]);
     assert!(succeed(&["inspect", "--data", text(&tape), "--format", "text"]).contains("level 1"));
     let (said, code) = fail(&["compact", "--data", text(&folder.path().join("nothing"))]);
-    assert!(code == 1 && said.contains("--data names"), "{said}");
+    assert!(code == 1 && said.contains("has to be the directory"), "{said}");
     assert!(!folder.path().join("nothing").exists());
 }

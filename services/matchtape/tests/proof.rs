@@ -179,7 +179,7 @@ fn what_cannot_be_proven_or_would_be_written_over_is_refused_and_leaves_no_file(
     let same = ["proof", "make", "--data", text(&data), "--out", text(&proof), "--frames", text(&proof)];
     assert!(refused(2, &same).contains("the same file"));
     let said = refused(1, &["proof", "make", "--data", text(&tape.path("none")), "--out", text(&proof)]);
-    assert!(said.contains("--data names the directory"), "{said}");
+    assert!(said.contains("has to be the directory"), "{said}");
     let said = refused(1, &["proof", "check", text(&proof), "--data", text(&data)]);
     assert!(said.contains("run.proof"), "{said}");
 }
@@ -250,7 +250,7 @@ fn a_small_import_is_sealed_on_demand_at_rest_and_in_a_running_node_and_proven_t
     let said = refused(2, &["seal"]);
     assert!(said.contains("--data") && said.contains("--server"), "{said}");
     let said = refused(1, &["seal", "--data", text(&path("none"))]);
-    assert!(said.contains("--data names the directory"), "{said}");
+    assert!(said.contains("has to be the directory"), "{said}");
     let said = refused(1, &["seal", "--server", server]);
     assert!(said.contains("--server names what"), "{said}");
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use matchtape_market::{Books, Instruments};
+use matchtape_market::projections;
 use matchtape_node::{Node, NodeOptions};
 use matchtape_schemas::event::{OrderCancelled, SessionClosed};
 use matchtape_schemas::*;
@@ -33,13 +33,12 @@ fn refused(args: &[&str]) -> String {
 }
 
 fn open(tape: &Path) -> Node {
-    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Books::new()), Box::new(Instruments::new())];
     let mut options = NodeOptions::default();
     options.store.wal.segment_bytes = 1 << 20;
     // Every day keeps tables of its own, though it is small.
     options.store.compaction.small_event_table_bytes = 0;
     options.store.compaction.level0_tables = 1000;
-    Node::open(tape, options, projections).unwrap()
+    Node::open(tape, options, projections()).unwrap()
 }
 
 /// Publishes so many cancellations of orders, then the end of a day, and brings them into tables.
@@ -113,7 +112,10 @@ fn a_running_node_is_backed_up_and_restored_to_any_point() {
         "--to-time",
         "2001-01-01T00:00:00Z",
     ]);
-    assert!(said.contains("no group of events"), "{said}");
+    assert!(
+        said.contains("no group of events") && said.contains("the first event kept is 1, accepted 20"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -164,6 +166,44 @@ fn old_days_go_when_told_and_a_hold_keeps_them() {
     node.close().unwrap();
     let snapshot = report(with(&["snapshot"], &[]));
     assert!(snapshot["sequence"].as_u64() > Some(1000), "{snapshot}");
+    // All that a served node keeps, and the producers.
+    assert_eq!(snapshot["sections"].as_u64(), Some(projections().len() as u64 + 1), "{snapshot}");
+}
+
+#[test]
+fn rules_that_ask_for_the_whole_tape_are_followed_only_when_that_is_asked_for_and_leave_the_venues_newest_events()
+ {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    five_days(&tape).close().unwrap();
+    // The newest table holds nothing but the beginning of a term.
+    let node = open(&tape);
+    node.sealer().seal(std::time::Duration::from_secs(60)).unwrap();
+    node.close().unwrap();
+    let tables = report(&["inspect", "--data", text(&tape)])["event_tables"].as_array().unwrap().clone();
+    let newest = |at: usize| &tables[tables.len() - at];
+    assert_eq!(newest(1)["first_sequence"], newest(1)["last_sequence"], "{tables:?}");
+
+    // 0 is no rule, as in the configuration.
+    for rule in ["--max-bytes", "--trading-days"] {
+        let kept = report(&["retain", "--data", text(&tape), rule, "0"]);
+        assert_eq!(kept["first_kept"].as_u64(), Some(1), "{kept}");
+    }
+    let all = ["retain", "--data", text(&tape), "--age", "1ns"];
+    let planned = report(&all);
+    assert_eq!(planned["first_kept"], newest(2)["first_sequence"], "{planned}");
+    let said = matchtape(&[&all[..], &["--format", "text"]].concat());
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("the whole tape") && said.contains("--apply --everything"), "{said}");
+
+    let said = refused(&[&all[..], &["--apply"]].concat());
+    assert!(said.contains("the whole tape") && said.contains("--everything"), "{said}");
+    let inspected = report(&["inspect", "--data", text(&tape)]);
+    assert_eq!(inspected["first_kept"].as_u64(), Some(1), "nothing was changed: {inspected}");
+    let dropped = report(&[&all[..], &["--apply", "--everything"]].concat());
+    assert_eq!(dropped["first_kept"], planned["first_kept"], "{dropped}");
+    let left = matchtape(&["query", "events", "--data", text(&tape), "--kind", "orders"]);
+    assert_eq!(String::from_utf8(left.stdout).unwrap().lines().count(), 200, "the last day is there");
 }
 
 #[test]
@@ -262,9 +302,14 @@ fn a_refused_restore_leaves_its_target_usable_and_a_directory_without_a_manifest
     let empty = folder.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     let said = refused(&["dump", "--data", text(&empty)]);
-    assert!(said.contains("nothing of a store") && said.contains("--data names"), "{said}");
+    assert!(said.contains("nothing of a store") && said.contains("has to be the directory"), "{said}");
+    let said = refused(&["salvage", "--data", text(&empty)]);
+    assert!(said.contains("no store here") && said.contains("has to be the directory"), "{said}");
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "a look leaves nothing behind");
+    let said = refused(&["restore", "--from", text(&folder.path().join("none")), "--data", text(&empty)]);
+    assert!(said.contains("has to be the directory") && !said.contains("--data"), "{said}");
     let said = refused(&["salvage", "--data", text(&folder.path().join("none"))]);
-    assert!(said.contains("--data names"), "{said}");
+    assert!(said.contains("has to be the directory"), "{said}");
     let said = refused(&["hold", "add", "--data", text(&tape), "--name", ""]);
     assert!(said.contains("1 to 64 bytes") && said.contains("--name is"), "{said}");
 }

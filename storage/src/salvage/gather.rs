@@ -160,6 +160,15 @@ impl Found {
     }
 }
 
+/// Whether nothing of a store is here: no manifest, no table, no segment.
+pub(super) fn is_nothing(disk: &dyn Disk) -> Result<bool, SalvageError> {
+    let manifest = match disk.open(Path::new(manifest::MANIFEST), Access::Read, Caching::Buffered) {
+        Err(error) if error.is_missing() => false,
+        opened => opened.map(|_| true)?,
+    };
+    Ok(!manifest && table_files(disk)?.is_empty() && collect::files(disk, Path::new(WAL))?.is_empty())
+}
+
 pub(super) fn gather(
     disk: &Arc<dyn Disk>,
     cluster: ClusterId,
@@ -180,9 +189,6 @@ pub(super) fn gather(
             Wrong::Stop(error) => return Err(error),
         },
     };
-    if loaded.is_none() && files.is_empty() && log_files.is_empty() {
-        return Err(SalvageError::Nothing);
-    }
     let manifest_rebuilt = loaded.is_none();
     let mut warnings = Vec::new();
     let Loaded { contents, generation, .. } = match loaded {

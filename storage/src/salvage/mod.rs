@@ -194,13 +194,27 @@ pub struct SalvageProgress {
     pub bytes_total: u64,
 }
 
-/// Looks at every file of the store and, if asked, makes a store of what is readable. Takes the store's lock.
+/// Looks at every file of the store and, if asked, makes a store of what is readable. Takes the store's lock, also to look: what a
+/// writer is in the midst of would seem damaged. Only where nobody can write, on a file system that is mounted read-only, it looks
+/// without.
 pub fn salvage(
     disk: &Arc<dyn Disk>,
     options: &SalvageOptions,
     progress: &mut dyn FnMut(SalvageProgress),
 ) -> Result<SalvageReport, SalvageError> {
-    let lock = take_lock(&**disk)?;
+    // Before the lock, whose file would be made.
+    if gather::is_nothing(&**disk)? {
+        return Err(SalvageError::Nothing);
+    }
+    let lock = match take_lock(&**disk) {
+        Ok(lock) => Some(lock),
+        Err(LockError::Disk(error))
+            if !options.apply && error.source.kind() == std::io::ErrorKind::ReadOnlyFilesystem =>
+        {
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut found = gather::gather(disk, options.cluster, progress)?;
     let mut plan = line_up::line_up(&found);
     if plan.log_kept && !found.log_continues(disk, plan.main.end())? {
@@ -210,5 +224,6 @@ pub fn salvage(
     if !options.apply || report.is_sound() {
         return Ok(report);
     }
+    let lock = lock.expect("taken, for something is to be done");
     act::act(disk, found, plan, report, options.cold.as_ref(), lock, progress)
 }

@@ -48,7 +48,7 @@ struct PushArgs {
     #[arg(long, value_name = "PLACE")]
     to: Option<String>,
     /// Only tables whose last event was accepted so long ago (90s, 15m, 720h)
-    #[arg(long, value_name = "DURATION", value_parser = super::serve::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::position::duration)]
     older_than: Option<std::time::Duration>,
     /// So many of the newest tables stay local in any case; at least one does
     #[arg(long, value_name = "COUNT", default_value_t = 1)]

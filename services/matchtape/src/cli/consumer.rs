@@ -13,8 +13,7 @@ use matchtape_client::{EventRow, Format, Output};
 use matchtape_node::consumers::{ConsumerName, MemberName};
 
 use super::error::CliError;
-use super::position::Position;
-use super::serve::duration;
+use super::position::{Position, duration};
 use super::{FormatArg, interrupt};
 use crate::consumers::Member;
 use crate::server::{Method, Server, ServerError};
@@ -142,7 +141,7 @@ struct NextArgs {
     #[command(flatten)]
     named: NamedArgs,
     /// At most so many events at a time
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// How long to wait for the first
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
@@ -364,17 +363,28 @@ pub(super) struct Following {
     pub(super) follow: bool,
 }
 
-/// Shows what a member is given, and acknowledges it once it is written. Returns how many events there were.
+/// Shows what a member is given, and acknowledges it once it is written. Returns how many events there were. However it ends, also
+/// where the output takes no more, what was not acknowledged is for others at once.
 pub(super) fn follow(member: &mut Member<'_>, shown: &mut Shown, how: &Following) -> Result<u64, CliError> {
+    let outcome = follow_attached(member, shown, how);
+    member.detach();
+    outcome
+}
+
+fn follow_attached(member: &mut Member<'_>, shown: &mut Shown, how: &Following) -> Result<u64, CliError> {
     let stop = interrupt::flag()?;
     let explicit = member.info()?.definition.ack == "explicit";
     let acknowledges = how.ack && member.info()?.definition.ack != "none";
     let mut notice = |text: &str| eprintln!("{text}");
     let begun = Instant::now();
     let mut count = 0;
-    let outcome = loop {
+    let interrupted = || Err(CliError::Interrupted("interrupted".to_owned()));
+    loop {
+        if how.events_max.is_some_and(|max| count >= max) {
+            return Ok(count);
+        }
         if stop.load(Ordering::Relaxed) {
-            break Ok(());
+            return interrupted();
         }
         let left = how.wait.map_or(Duration::MAX, |wait| wait.saturating_sub(begun.elapsed()));
         let batch = how
@@ -382,8 +392,8 @@ pub(super) fn follow(member: &mut Member<'_>, shown: &mut Shown, how: &Following
             .map_or(how.batch, |max| u32::try_from(max - count).unwrap_or(u32::MAX).min(how.batch));
         let items = match member.next(batch, left, &stop, &mut notice) {
             Ok(items) => items,
-            Err(_) if stop.load(Ordering::Relaxed) => break Ok(()),
-            Err(error) => break Err(CliError::from(error)),
+            Err(_) if stop.load(Ordering::Relaxed) => return interrupted(),
+            Err(error) => return Err(error.into()),
         };
         let mut sequences = Vec::new();
         for item in &items {
@@ -404,16 +414,13 @@ pub(super) fn follow(member: &mut Member<'_>, shown: &mut Shown, how: &Following
             }
             let said = Acknowledgement { ack: sequences, ..Acknowledgement::default() };
             if let Err(error) = member.acknowledge(&said, &stop, &mut notice) {
-                break if stop.load(Ordering::Relaxed) { Ok(()) } else { Err(error.into()) };
+                return if stop.load(Ordering::Relaxed) { interrupted() } else { Err(error.into()) };
             }
         }
-        let enough = how.events_max.is_some_and(|max| count >= max);
-        if enough || !how.follow && (count > 0 || left.is_zero()) {
-            break Ok(());
+        if !how.follow && (count > 0 || left.is_zero()) {
+            return Ok(count);
         }
-    };
-    member.detach();
-    outcome.map(|()| count)
+    }
 }
 
 fn next(args: &NextArgs) -> Result<(), CliError> {

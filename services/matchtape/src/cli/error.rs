@@ -6,6 +6,9 @@ use std::process::ExitCode;
 
 use crate::server::ServerError;
 
+/// The exit code of what was ended by Ctrl-C or SIGTERM before it was done.
+pub(super) const INTERRUPTED: u8 = 130;
+
 /// Why a command ended otherwise than done.
 #[derive(Debug)]
 pub enum CliError {
@@ -51,7 +54,7 @@ impl CliError {
             }
             Self::Interrupted(message) => {
                 eprintln!("{message}");
-                ExitCode::from(130)
+                ExitCode::from(INTERRUPTED)
             }
             Self::OutputClosed => ExitCode::SUCCESS,
         }

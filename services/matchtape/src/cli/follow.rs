@@ -19,7 +19,8 @@ use matchtape_schemas::{AccountId, EventRef, InstrumentId, KindMask, OrderId, Se
 use matchtape_storage::ReadOnlyStore;
 use matchtape_subscription::{
     Batch, BusLive, Conflation, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions,
-    OpenWindow, Pace, RealTime, RealTimeOptions, Start, Subscription, Update, WindowCursor, WindowStart,
+    HistoryError, LeaveReason, OpenWindow, Pace, RealTime, RealTimeOptions, Start, Subscription,
+    SubscriptionError, Update, WindowCursor, WindowStart,
 };
 
 use super::error::CliError;
@@ -65,7 +66,7 @@ pub(super) struct TailArgs {
     #[arg(long, value_name = "SEQUENCE")]
     through: Option<u64>,
     /// Stop after this long
-    #[arg(long, value_name = "TIME", value_parser = super::serve::duration)]
+    #[arg(long, value_name = "TIME", value_parser = super::position::duration)]
     duration: Option<Duration>,
 }
 
@@ -154,6 +155,7 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
         ..BusOptions::default()
     };
     let name = options.name(store.tape()).map_err(CliError::failed)?;
+    printer.bus = Some(name.clone());
     let until = Until {
         stop,
         deadline: args.duration.map(|limit| Instant::now() + limit),
@@ -214,6 +216,24 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
     if args.from == Start::New {
         return Err(CliError::Usage("--from new is the end of the tape: nothing to replay".into()));
     }
+    let visible = store.reader().visible();
+    let behind = |flag: &str, position: Sequence| {
+        CliError::with_advice(
+            format_args!("{flag} {position}: the tape ends with sequence {visible}"),
+            "`matchtape tail` waits for what comes",
+        )
+    };
+    // From right behind the end on there is nothing yet: where everything was replayed, that is where to resume.
+    if let Start::At(from) = args.from
+        && from > visible.next()
+    {
+        return Err(behind("--from", from));
+    }
+    if let End::Through(to) = end
+        && to > visible
+    {
+        return Err(behind("--to", to));
+    }
     let until = Until { stop, deadline: None, through: None };
     let filter = args.common.filter(&printer)?;
     let history = FollowedHistory::new(store);
@@ -241,6 +261,8 @@ impl Common {
         let instruments = store::instruments(&store.reader())?;
         let format = FormatArg::or_default(self.format);
         let printer = Printer {
+            bus: None,
+            heard: false,
             output: Output::new(BufWriter::new(stdout()), format),
             format,
             instruments,
@@ -310,6 +332,10 @@ impl Place {
 }
 
 struct Printer {
+    /// The bus that is listened to, if one is.
+    bus: Option<BusName>,
+    /// Whether anything has come from it.
+    heard: bool,
     output: Output<BufWriter<Stdout>>,
     format: Format,
     instruments: Instruments,
@@ -323,10 +349,13 @@ impl Printer {
         mut place: Place,
         until: &Until,
     ) -> Result<(), CliError> {
+        let mut interrupted = false;
         loop {
-            if until.stop.load(Ordering::Relaxed)
-                || until.deadline.is_some_and(|limit| Instant::now() >= limit)
-            {
+            if until.stop.load(Ordering::Relaxed) {
+                interrupted = true;
+                break;
+            }
+            if until.deadline.is_some_and(|limit| Instant::now() >= limit) {
                 break;
             }
             if until.through.is_some_and(|last| place.next(&subscription) > last) {
@@ -362,15 +391,16 @@ impl Printer {
                 | Update::PublisherRestarted { .. }
                 | Update::Ahead { .. }) => {
                     self.output.flush::<EventRow>()?;
-                    eprintln!("{notice:?}");
+                    self.heard |= matches!(notice, Update::LiveJoined { .. });
+                    eprintln!("{}", self.in_words(&notice));
                 }
             }
         }
         self.output.flush::<EventRow>()?;
         let read = subscription.position();
-        match place {
+        let resume = match place {
             Place::Events => {
-                eprintln!("resume with --from {}", until.through.map_or(read, |last| read.min(last.next())));
+                format!("resume with --from {}", until.through.map_or(read, |last| read.min(last.next())))
             }
             Place::NoWindow { first } => {
                 if first < read {
@@ -379,11 +409,58 @@ impl Printer {
                         read.previous()
                     );
                 }
-                eprintln!("resume with --from {first}");
+                format!("resume with --from {first}")
             }
-            Place::AfterWindow(cursor) => eprintln!("resume with --after-window {cursor}"),
+            Place::AfterWindow(cursor) => format!("resume with --after-window {cursor}"),
+        };
+        if interrupted {
+            return Err(CliError::Interrupted(resume));
         }
+        eprintln!("{resume}");
         Ok(())
+    }
+
+    /// What a subscription says about itself, for people.
+    fn in_words(&self, notice: &Update<'_>) -> String {
+        match notice {
+            Update::LiveJoined { next } => format!("live from sequence {next} on"),
+            Update::LiveLeft { next, reason } => {
+                let reason = match reason {
+                    LeaveReason::Missed { first, last } => {
+                        format!("sequences {first} to {last} did not come by the bus")
+                    }
+                    LeaveReason::PublisherRestarted => "the node was started again".to_owned(),
+                    LeaveReason::Retracted => {
+                        "the node's last term may have lost what it had accepted".to_owned()
+                    }
+                    LeaveReason::Silent => "the node is silent".to_owned(),
+                };
+                format!("from the log from sequence {next} on: {reason}")
+            }
+            Update::Lagging { behind } => {
+                format!("too slow for the bus: {behind} events come from the log instead")
+            }
+            Update::CaughtUp { next } => format!("caught up at sequence {next}"),
+            Update::Alarm { missed } => match &self.bus {
+                Some(bus) if !self.heard => format!(
+                    "no node publishes tape {:016x} on bus {} in {}: what is written is shown as the log has it, and the bus is tried again",
+                    bus.tape().get(),
+                    bus.namespace(),
+                    bus.root().display()
+                ),
+                Some(_) | None => format!("the node is silent: {missed} heartbeats have not come"),
+            },
+            Update::Retract { epoch, first, last } => {
+                format!("retracted: sequences {first} to {last} of epoch {epoch} never happened")
+            }
+            Update::PublisherRestarted { epoch } => format!("the node was started again: epoch {epoch}"),
+            Update::Ahead { next, visible } => {
+                format!("sequence {next} is not on the tape yet, which ends with {visible}: waiting for it")
+            }
+            Update::Events(_) | Update::Window(_) | Update::Heartbeat { .. } | Update::Ended { .. } => {
+                unreachable!("these are no notices")
+            }
+        }
     }
 
     fn event(&mut self, event: &EventRef<'_>) -> Result<(), CliError> {
@@ -455,7 +532,7 @@ impl Printer {
     }
 }
 
-fn failed(error: matchtape_subscription::SubscriptionError) -> CliError {
+fn failed(error: SubscriptionError) -> CliError {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -465,8 +542,19 @@ fn failed(error: matchtape_subscription::SubscriptionError) -> CliError {
         }
         source = cause.source();
     }
-    CliError::with_advice(
-        text,
-        "the node that writes the tape has to run with the same --namespace (and --bus-root)",
-    )
+    match error {
+        SubscriptionError::Bus(_) | SubscriptionError::Handover(_) => CliError::with_advice(
+            text,
+            "the node that writes the tape has to run with the same --namespace (and --bus-root)",
+        ),
+        SubscriptionError::History(HistoryError::BelowRetention { .. }) => {
+            CliError::with_advice(text, "--from beginning is the first event that is kept")
+        }
+        SubscriptionError::History(HistoryError::Failed(_)) => {
+            CliError::with_advice(text, "`matchtape verify` with the same --data tells what is wrong")
+        }
+        SubscriptionError::AheadOfTape { .. }
+        | SubscriptionError::BadOption { .. }
+        | SubscriptionError::Thread(_) => CliError::failed(text),
+    }
 }

@@ -56,7 +56,7 @@ pub(super) struct ImportArgs {
     #[arg(long)]
     acknowledge: bool,
     /// Size of a file of the log; each is made and zeroed ahead, and there are at least two
-    #[arg(long, value_name = "MIB", default_value_t = 256, conflicts_with = "server", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(long, value_name = "MIB", default_value_t = 256, conflicts_with = "server", value_parser = clap::value_parser!(u64).range(1..=4096))]
     segment_mib: u64,
     /// The source's number, 1 to 2147483647, instead of one that follows from its content
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x7FFF_FFFF))]
@@ -210,7 +210,7 @@ fn import_one(
     };
     bar.set_message("publishing");
     let mut groups = 0u64;
-    let mut acknowledged = Acknowledged { wanted: args.acknowledge, through: Sequence::ZERO };
+    let mut acknowledged = Acknowledged { wanted: args.acknowledge, through: Sequence::ZERO, lost: None };
     let mut target = tape.target(stop, &bar);
     let overlap = if args.allow_overlap { Overlap::Allow } else { Overlap::Refuse };
     let outcome = load(&mut *target, &mut *source, &known, overlap, stop, &mut |source, loaded, target| {
@@ -238,22 +238,29 @@ fn import_one(
             "without --instrument every instrument is imported; check the symbol",
         ));
     }
-    Ok(())
+    match acknowledged.lost {
+        Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::failed(format_args!(
+            "what was durable could not be written to the output any more: {error}; what is imported is durable"
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What was said to be durable.
 struct Acknowledged {
     wanted: bool,
     through: Sequence,
+    /// Why it could not be said any more.
+    lost: Option<std::io::Error>,
 }
 
 impl Acknowledged {
     /// Visible is durable and ends a group: recovery drops a group whose end is missing.
     fn print(&mut self, durable: Sequence) {
-        if self.wanted && durable > self.through {
+        if self.wanted && self.lost.is_none() && durable > self.through {
             self.through = durable;
-            // Whoever asked for it may have gone; the import goes on.
-            let _ = writeln!(std::io::stdout(), "{{\"durable\":{durable}}}");
+            // The import goes on without: what is said at its end holds for all of it.
+            self.lost = writeln!(std::io::stdout(), "{{\"durable\":{durable}}}").err();
         }
     }
 }

@@ -1,5 +1,14 @@
 //! The command line: one subcommand per file, and how errors and interruptions end the process.
 
+/// As the standard library's, which it hides from the modules below, but for a standard error that takes nothing (a pipe that nobody
+/// reads any more, a full disk): that is no reason to panic, least of all for a node.
+macro_rules! eprintln {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod bench_disk;
 mod cold;
 mod compact;
@@ -41,7 +50,8 @@ pub use self::error::CliError;
     version,
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 failed (the message says what, where and what to do), 2 wrong usage, \
-                  130 interrupted (what was done is durable).\n\n\
+                  130 ended by Ctrl-C or SIGTERM before it was done (what was done is durable); `serve` and `demo`, which run until \
+                  then, end with 0.\n\n\
                   Examples:\n  \
                   matchtape import --format sse-l2 --data tape/ orders.csv.gz trades.csv.gz\n  \
                   matchtape query book --data tape/ --instrument 600761.SH --at 2023-07-11T10:00:00+08:00\n  \

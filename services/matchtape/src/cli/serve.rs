@@ -3,7 +3,8 @@
 //! Both end in order on Ctrl-C or SIGTERM: producers stop, what was accepted becomes durable and visible, clients are
 //! told, the store is closed. The exit code is then 0.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use matchtape_node::{Node, NodeError, TapeProgress};
 use matchtape_schemas::{ProducerId, Projection, Stage, Watermarks};
 use matchtape_storage::EventStore;
 use matchtape_storage::archive::ColdPolicy;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::cold;
@@ -29,6 +31,7 @@ use super::error::CliError;
 use super::ingress::NodeIngress;
 use super::inspect::ReportFormat;
 use super::notify;
+use super::position::duration;
 use super::retention;
 use super::store::open_error;
 
@@ -61,12 +64,13 @@ pub(super) struct ServeArgs {
   matchtape demo --data /tmp/matchtape-demo --duration 15s
   matchtape demo --rate 20000 --seed 7
 
-Started again on the same data, the exchange rebuilds its books and ids from the tape and carries on.")]
+Started again on the same data, the exchange rebuilds its books and ids from the tape and carries on. Without --data and --config
+the tape is `matchtape-demo` in the folder for temporary files, and stays there.")]
 pub(super) struct DemoArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// Stop after this long (15s, 2m, 1h); otherwise on Ctrl-C.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     /// Events per second, on average.
     #[arg(long, default_value_t = 2000)]
@@ -86,7 +90,7 @@ pub(super) struct NodeArgs {
     #[arg(long)]
     data: Option<PathBuf>,
     /// Where the gateway listens; loopback only.
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     listen: Option<SocketAddr>,
     /// The namespace of the shared memory bus.
     #[arg(long)]
@@ -94,6 +98,10 @@ pub(super) struct NodeArgs {
     /// Do not distribute over shared memory.
     #[arg(long)]
     no_bus: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address and a port, as 127.0.0.1:7474 or [::1]:7474".to_owned())
 }
 
 impl NodeArgs {
@@ -120,22 +128,6 @@ impl NodeArgs {
     }
 }
 
-/// `15s`, `250ms`, `2m`, `1h`, or seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let number: u64 =
-        digits.parse().map_err(|_| format!("{text:?} is not a duration such as 15s, 250ms, 2m or 1h"))?;
-    let milliseconds = match unit {
-        "ms" => Some(number),
-        "" | "s" => number.checked_mul(1000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => return Err(format!("{unit:?} is not a unit of time: ms, s, m or h")),
-    };
-    milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
-}
-
 /// Says what is going on, on standard error; `RUST_LOG` chooses how much.
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
@@ -144,8 +136,12 @@ fn start_logging() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would panic where the standard error takes nothing: in any thread that says something, the log's among them.
+        .log_internal_errors(false)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
+        )
         .try_init();
 }
 
@@ -154,9 +150,13 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), CliError> {
     start_logging();
     let config = args.node.load()?;
     let running = Running::start(&config, projections(), Publishing::Offered, args.report)?;
-    running.announce();
+    let mut signals = running.signals()?;
+    running.announce(&config.node.data);
     notify::ready(&format!("tape {:016x}, epoch {}", running.node.tape().get(), running.node.epoch()));
-    running.tended(&config, |running| running.runtime.block_on(interrupted()))?;
+    running.tended(&config, |running| {
+        running.runtime.block_on(signals.wait());
+        Ok(())
+    })?;
     let what = match running.node.gauge().ended() {
         None => "what was accepted is made durable",
         Some(_) => "no events were taken any more; what became of the last ones the next start tells",
@@ -197,14 +197,16 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
         let _ = done.send(());
         report
     })?;
-    running.announce();
+    let mut signals = running.signals()?;
+    running.announce(&config.node.data);
     running.tended(&config, |running| {
         running.runtime.block_on(async {
             tokio::select! {
-                result = interrupted() => result,
-                _ = ended => Ok(()),
+                () = signals.wait() => {}
+                _ = ended => {}
             }
-        })
+        });
+        Ok(())
     })?;
     stop.store(true, Ordering::Relaxed);
     let report = match exchange.join() {
@@ -265,14 +267,30 @@ fn node_error(directory: &Path, error: &NodeError) -> CliError {
     }
 }
 
-/// Ctrl-C or SIGTERM.
-async fn interrupted() -> Result<(), CliError> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = terminate.recv() => {}
+fn cannot_listen(error: impl std::fmt::Display) -> CliError {
+    CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")
+}
+
+/// Ctrl-C and SIGTERM, heard from when this is made.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Within a runtime.
+    fn new() -> Result<Self, CliError> {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate })
     }
-    Ok(())
+
+    /// Until one of them comes.
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Whether producers outside may publish through the gateway.
@@ -296,6 +314,12 @@ impl Running {
         publishing: Publishing,
         report: ReportFormat,
     ) -> Result<Self, CliError> {
+        if config.gateway.enabled {
+            // Before a tape is made: an address that cannot be had is known at once. The gateway takes it for good later.
+            let listen = config.gateway.listen;
+            std::net::TcpListener::bind(listen)
+                .map_err(|error| cannot_listen(format_args!("{listen}: {error}")))?;
+        }
         let mut options = config.node_options();
         options.store.cold = match config.cold.place.as_str() {
             "" => cold::of(&config.node.data)?,
@@ -326,27 +350,35 @@ impl Running {
             let tape =
                 TapeHandle { ingress, consumers, gauge, sealer, ..TapeHandle::shown(node.reader(), tail) };
             let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
-            gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(|error| {
-                CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")
-            })?);
+            gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(cannot_listen)?);
         }
         Ok(Self { node, runtime, gateway, follow })
     }
 
+    /// Before anything is announced: whoever waits for that may at once ask it to stop.
+    fn signals(&self) -> Result<Signals, CliError> {
+        let _within = self.runtime.enter();
+        Signals::new()
+    }
+
     /// Where to look, for people and for scripts that wait for the line.
-    fn announce(&self) {
-        println!("tape {:016x}, epoch {}", self.node.tape().get(), self.node.epoch());
+    fn announce(&self, data: &Path) {
+        let mut text = format!("tape {:016x}, epoch {}\n", self.node.tape().get(), self.node.epoch());
+        let _ = writeln!(text, "data {}", data.display());
         if let Some(bus) = self.node.bus_name() {
-            println!("bus {} in {}", bus.namespace(), bus.root().display());
+            let _ = writeln!(text, "bus {} in {}", bus.namespace(), bus.root().display());
             if self.node.ingress_counters().is_some() {
-                println!("ingress {}", bus.ingress_text());
+                let _ = writeln!(text, "ingress {}", bus.ingress_text());
             }
         }
         if let Some(gateway) = &self.gateway {
-            println!("page http://{}/", gateway.address());
+            let _ = writeln!(text, "page http://{}/", gateway.address());
         }
-        // A pipe that nobody reads any more is no reason to stop.
-        let _ = std::io::stdout().flush();
+        // Output that nobody takes is no reason to stop.
+        let mut out = std::io::stdout();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            tracing::warn!("writing the output: {error}");
+        }
     }
 
     /// Does `work` while threads beside it tend the store: they keep as much as they are told and move what is old. They
@@ -408,22 +440,6 @@ async fn follow_watermarks(progress: TapeProgress, sender: watch::Sender<Waterma
         }
         if sender.is_closed() {
             return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_with_their_unit() {
-        assert_eq!(duration("15s"), Ok(Duration::from_secs(15)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
-        for wrong in ["", "s", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -111,9 +111,15 @@ pub(super) fn run(args: &SubscribeArgs) -> Result<(), CliError> {
     let mut member = Member::new(&server, name, &args.member);
     let mut shown = Shown::new(&args.common);
     let how = Following { batch: BATCH, wait: None, events_max: args.limit, ack: true, follow: true };
-    follow(&mut member, &mut shown, &how)?;
-    eprintln!("resume with --consumer {name}");
-    Ok(())
+    let resume = format!("resume with --consumer {name}");
+    match follow(&mut member, &mut shown, &how) {
+        Err(CliError::Interrupted(_)) => Err(CliError::Interrupted(resume)),
+        outcome => {
+            outcome?;
+            eprintln!("{resume}");
+            Ok(())
+        }
+    }
 }
 
 /// Asks for what has become visible, again and again: nothing is kept at the node.
@@ -122,14 +128,23 @@ fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
     let mut notice = |text: &str| eprintln!("{text}");
     let mut shown = Shown::new(&args.common);
     let (mut next, mut from) = (1, None);
+    let filter: Vec<(&str, String)> = [("instrument", &args.instrument), ("kind", &args.kind)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)))
+        .collect();
+    let visible = server.watermarks()?.visible;
+    // A filter that the node does not understand is refused at once, and not when the next event comes.
+    let nothing = [("from", (visible + 1).to_string()), ("limit", "1".to_owned())];
+    let _: serde_json::Value = server.object("/v1/events", &[&nothing[..], &filter].concat())?;
     match args.from()? {
-        From::New => next = server.watermarks()?.visible + 1,
+        From::New => next = visible + 1,
         From::Beginning => from = Some("0".to_owned()),
         From::At(Position::Sequence(sequence)) => next = sequence.get().max(1),
         From::At(Position::Time(time)) => from = Some(format!("{time}ns")),
     }
     let mut count = 0;
-    'events: while !stop.load(Ordering::Relaxed) {
+    let enough = |count: u64| args.limit.is_some_and(|limit| count >= limit);
+    'events: while !stop.load(Ordering::Relaxed) && !enough(count) {
         let visible = match server.persistently(&stop, &mut notice, Server::watermarks) {
             Ok(answered) => answered.answer.visible,
             Err(_) if stop.load(Ordering::Relaxed) => break,
@@ -141,9 +156,7 @@ fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
             continue;
         }
         let begin = from.clone().unwrap_or_else(|| next.to_string());
-        let mut parameters = vec![("from", begin), ("to", visible.to_string())];
-        parameters.extend(args.instrument.clone().map(|symbol| ("instrument", symbol)));
-        parameters.extend(args.kind.clone().map(|kinds| ("kind", kinds)));
+        let parameters = [&[("from", begin), ("to", visible.to_string())], &filter[..]].concat();
         let mut cut = None;
         for row in server.rows::<EventRow>("/v1/events", &parameters)? {
             match row {
@@ -152,7 +165,7 @@ fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
                     shown.event(&row)?;
                     next = row.sequence.get() + 1;
                     count += 1;
-                    if args.limit.is_some_and(|limit| count >= limit) {
+                    if enough(count) {
                         break 'events;
                     }
                 }
@@ -171,6 +184,10 @@ fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
         }
     }
     shown.flush()?;
-    eprintln!("resume with --from {next}");
+    let resume = format!("resume with --from {next}");
+    if stop.load(Ordering::Relaxed) && !enough(count) {
+        return Err(CliError::Interrupted(resume));
+    }
+    eprintln!("{resume}");
     Ok(())
 }

@@ -44,6 +44,7 @@ pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
         At::Position(position) => session.position(position, instrument)?,
     };
     let books = as_of::books(&session.reader, &[instrument], through)?;
+    announce(&session.name(instrument), through);
     let mut output = args.common.output();
     if let Some(book) = books.get(instrument) {
         for side in [Side::Buy, Side::Sell] {
@@ -54,6 +55,11 @@ pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
     }
     output.finish::<LevelRow>()?;
     Ok(())
+}
+
+/// Says what the levels are of, so that the same can be asked again: rows do not.
+fn announce(name: &str, through: impl std::fmt::Display) {
+    eprintln!("book of {name} as of sequence {through}: --at {through} gives it again");
 }
 
 /// A gateway's answer. A level: price, quantity, orders.
@@ -80,6 +86,7 @@ fn from_server(args: &BookArgs, server: &Server) -> Result<(), CliError> {
             if answer.sequence < visible { ask(visible.to_string())? } else { answer }
         }
     };
+    announce(&args.instrument, answer.sequence);
     let mut output = args.common.output();
     for (side, levels) in [(Side::Buy, &answer.bids), (Side::Sell, &answer.asks)] {
         for (price, quantity, orders) in levels.iter().take(args.depth.unwrap_or(usize::MAX)) {

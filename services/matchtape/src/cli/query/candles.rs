@@ -15,7 +15,7 @@ use crate::server::Server;
 /// An instrument's trades gathered by event time: open, high, low, close, volume, notional and number of trades.
 ///
 /// Intervals start at multiples of their length since 1970 UTC; those without trades are left out, and trades that were
-/// taken back do not count. A --server gathers by whole seconds, over a range of times.
+/// taken back do not count. A candle that --from or --to cuts has the trades within only. A --server gathers by whole seconds, over a range of times.
 #[derive(Args, Debug)]
 pub(super) struct CandlesArgs {
     #[command(flatten)]
@@ -33,6 +33,7 @@ pub(super) struct CandlesArgs {
 }
 
 pub(super) fn run(args: &CandlesArgs) -> Result<(), CliError> {
+    args.range.check()?;
     let session = match args.common.open()? {
         Place::Data(session) => session,
         Place::Server(server) => return from_server(args, &server),

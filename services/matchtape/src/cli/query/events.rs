@@ -56,6 +56,7 @@ pub(in crate::cli) fn kind(text: &str) -> Result<KindMask, String> {
 }
 
 pub(super) fn run(args: &EventsArgs) -> Result<(), CliError> {
+    args.range.check()?;
     let session = match args.common.open()? {
         Place::Data(session) => session,
         Place::Server(server) => return from_server(args, &server),

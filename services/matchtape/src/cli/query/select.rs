@@ -92,6 +92,19 @@ impl Common {
 }
 
 impl Range {
+    /// Refuses a range that is empty as it is written: an empty answer to it would look like one about the tape.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        let backwards = match (self.from, self.to) {
+            (Some(Position::Sequence(from)), Some(Position::Sequence(to))) => from > to,
+            (Some(Position::Time(from)), Some(Position::Time(to))) => from > to,
+            _ => false,
+        };
+        match backwards {
+            true => Err(CliError::Usage("--from lies behind --to".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn apply(&self, query: &mut Query) {
         match self.from {
             Some(Position::Sequence(from)) => query.from = from,

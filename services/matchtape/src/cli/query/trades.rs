@@ -37,6 +37,7 @@ pub(super) struct TradesArgs {
 }
 
 pub(super) fn run(args: &TradesArgs) -> Result<(), CliError> {
+    args.range.check()?;
     let session = match args.common.open()? {
         Place::Data(session) => session,
         Place::Server(server) => return from_server(args, &server),

@@ -7,6 +7,7 @@ use matchtape_storage::{Point, RealDisk};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
+use super::super::interrupt;
 use super::super::store;
 use super::{copy_error, describe_copy, print, progress_bar, show_copying, target};
 
@@ -42,10 +43,10 @@ pub(in super::super) fn run(args: &BackupArgs) -> Result<(), CliError> {
     let from = RealDisk::open(&args.data).map_err(CliError::failed)?;
     let (to, shared) = target(&args.to)?;
     let link = |path: &Path| from.link_into(&to, path);
-    let bar = progress_bar();
+    let (bar, stop) = (progress_bar(), interrupt::flag()?);
     let copied =
         source.copy_to(Point::End, &shared, if args.copy { None } else { Some(&link) }, &mut |step| {
-            show_copying(&bar, step)
+            show_copying(&bar, &stop, &args.to, step)
         });
     bar.finish_and_clear();
     let report = copied.map_err(|error| copy_error(&args.data, &args.to, &error))?;

@@ -9,6 +9,7 @@ use matchtape_storage::{DumpItem, RealDisk, dump};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
+use super::super::store::NO_STORE;
 
 /// Bytes per line of hexadecimal digits.
 const LINE_BYTES: usize = 32;
@@ -82,7 +83,7 @@ fn files_of(data: &Path) -> Result<Vec<PathBuf>, CliError> {
     if files.is_empty() {
         return Err(CliError::with_advice(
             format_args!("{}: there is nothing of a store here", data.display()),
-            "--data names the directory that `matchtape import` or a node writes to",
+            NO_STORE,
         ));
     }
     Ok(files)

@@ -101,7 +101,7 @@ pub(in super::super) fn run(args: &HoldArgs) -> Result<(), CliError> {
             let reader = store.reader();
             let from = match from {
                 None => reader.first_kept(),
-                Some(Start::Sequence(from)) => *from,
+                Some(Start::Sequence(from)) => (*from).max(Sequence::FIRST),
                 Some(Start::End) => reader.visible().next(),
             };
             store.hold(name, from, now()).map_err(|error| failed(data, &error))?;

@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,9 +24,9 @@ use matchtape_storage::{
 };
 use serde::Serialize;
 
-use super::error::CliError;
+use super::error::{CliError, INTERRUPTED};
 use super::inspect::ReportFormat;
-use super::store::open_error;
+use super::store::{NO_STORE, open_error};
 
 /// Bytes done of bytes in all, and what is being done; silent where standard error is no terminal.
 fn progress_bar() -> ProgressBar {
@@ -54,7 +55,16 @@ fn show_verifying(bar: &ProgressBar, step: VerifyProgress) {
     bar.set_message(step.file);
 }
 
-fn show_copying(bar: &ProgressBar, step: CopyProgress) {
+/// Shows how far a copy to `target` is, and ends the process between two steps once Ctrl-C has come: what is half there is no store, and
+/// nothing of the source depends on it.
+fn show_copying(bar: &ProgressBar, stop: &AtomicBool, target: &Path, step: CopyProgress) {
+    // A hint to stop soon, nothing else is published by it.
+    if stop.load(Ordering::Relaxed) {
+        bar.finish_and_clear();
+        let text = format!("interrupted: {} is not whole, remove it", target.display());
+        eprintln!("{text}");
+        std::process::exit(i32::from(INTERRUPTED));
+    }
     match step {
         CopyProgress::Copying { file, bytes, bytes_total } => {
             bar.set_prefix("copying");
@@ -75,13 +85,11 @@ pub(super) fn now() -> AcceptedTime {
 /// Opens a data directory for changing what is in it, with no thread but this one: nothing is flushed. Dropping it leaves
 /// it as it was, but for what was asked of it.
 fn open_for_change(directory: &Path) -> Result<EventStore, CliError> {
-    let disk = RealDisk::open(directory).map_err(|error| {
-        CliError::with_advice(error, "--data names the directory that `matchtape import` or a node writes to")
-    })?;
+    let disk = super::store::disk(directory)?;
     if !directory.join("manifest").exists() {
         return Err(CliError::with_advice(
             format_args!("there is no store in {}", directory.display()),
-            "--data names the directory that `matchtape import` or a node writes to",
+            NO_STORE,
         ));
     }
     let options = StoreOptions {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use matchtape_client::time::parse_rfc3339;
+use matchtape_client::time::{parse_rfc3339, rfc3339};
 use matchtape_schemas::{AcceptedTime, Sequence};
-use matchtape_storage::{CopyReport, Point};
+use matchtape_storage::{CopyError, CopyReport, Point, ReadOnlyStore};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
+use super::super::interrupt;
 use super::super::store;
 use super::{copy_error, describe_copy, print, progress_bar, show_copying, target};
 
@@ -57,12 +58,26 @@ pub(in super::super) fn run(args: &RestoreArgs) -> Result<(), CliError> {
     };
     let source = store::open(&args.from)?;
     let (_, shared) = target(&args.data)?;
-    let bar = progress_bar();
+    let (bar, stop) = (progress_bar(), interrupt::flag()?);
     // Copied, not linked: a backup must stay what it is, whatever happens to the store made from it.
-    let copied = source.copy_to(point, &shared, None, &mut |step| show_copying(&bar, step));
+    let copied =
+        source.copy_to(point, &shared, None, &mut |step| show_copying(&bar, &stop, &args.data, step));
     bar.finish_and_clear();
-    let report = copied.map_err(|error| copy_error(&args.from, &args.data, &error))?;
+    let report = copied.map_err(|error| match (&error, first_accepted(&source)) {
+        (CopyError::Nothing { .. }, Some(accepted)) => CliError::with_advice(
+            format_args!("{}: {error}, accepted {}", args.from.display(), rfc3339(accepted.0)),
+            "choose a later point, or an older backup; an imported event was accepted when it was imported",
+        ),
+        _ => copy_error(&args.from, &args.data, &error),
+    })?;
     print(args.format, &report, describe)
+}
+
+/// When the first event that is kept was accepted.
+fn first_accepted(source: &ReadOnlyStore) -> Option<AcceptedTime> {
+    let reader = source.reader();
+    let mut frames = reader.frames(reader.first_kept()).ok()?;
+    Some(frames.next_frame().ok()??.frame().header().accepted_time)
 }
 
 fn describe(report: &CopyReport) -> String {

@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use matchtape_storage::{Disk, RealDisk, SalvageError, SalvageOptions, SalvageReport, Span, salvage};
+use matchtape_storage::{Disk, LockError, SalvageError, SalvageOptions, SalvageReport, Span, salvage};
 
 use super::super::cold;
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
+use super::super::store::{self, NO_STORE};
 use super::{print, progress_bar};
 
 /// Make a store of what is left of a damaged one; without --apply, only say what would be left.
 ///
 /// What is kept is the newest stretch of the tape without a hole that a node can go on from; what is behind or before the hole
 /// cannot be part of the store. Events are taken from every table and from the log, whichever still has them. Damaged files are not
-/// thrown away: they go to `salvage-N` in the data directory, under their old names. No node may run on the directory. Tables
-/// that have moved to a cold tier stay there; they are read where an index over them has to be made anew, and at the end.
+/// thrown away: they go to `salvage-N` in the data directory, under their old names. No node may run on the directory, not even for
+/// a look: what it is in the midst of would seem damaged. Tables that have moved to a cold tier stay there; they are read where an
+/// index over them has to be made anew, and at the end.
 #[derive(Args, Debug)]
 #[command(after_help = "Exit codes: 0 sound, or done; 1 damaged and nothing was done.
 
@@ -40,9 +42,7 @@ pub(in super::super) struct SalvageArgs {
 }
 
 pub(in super::super) fn run(args: &SalvageArgs) -> Result<(), CliError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&args.data).map_err(|error| {
-        CliError::with_advice(error, "--data names the directory that `matchtape import` or a node writes to")
-    })?);
+    let disk: Arc<dyn Disk> = Arc::new(store::disk(&args.data)?);
     let bar = progress_bar();
     let cold = cold::of(&args.data)?;
     let options = SalvageOptions { apply: args.apply, cold, ..SalvageOptions::default() };
@@ -64,12 +64,18 @@ pub(in super::super) fn run(args: &SalvageArgs) -> Result<(), CliError> {
 }
 
 fn failed(args: &SalvageArgs, error: &SalvageError) -> CliError {
+    let message = format_args!("{}: {error}", args.data.display());
+    if let Some(advice) = store::system_advice(error) {
+        return CliError::with_advice(message, advice);
+    }
     let advice = match error {
-        SalvageError::Lock(_) => "stop the process that has the directory first",
-        SalvageError::Disk(_) => "run it again when the disk answers; nothing is lost by that",
+        SalvageError::Lock(LockError::Held { .. }) => "stop the process that has the directory first",
+        SalvageError::Lock(LockError::Disk(_)) | SalvageError::Disk(_) => {
+            "run it again when the disk answers; nothing is lost by that"
+        }
         SalvageError::Feature(_) => "nothing was changed; a table that cannot be read here may be whole",
         SalvageError::Version(_) | SalvageError::Log(_) => "use the release that has written the directory",
-        SalvageError::Nothing => "--data names the directory that `matchtape import` or a node writes to",
+        SalvageError::Nothing => NO_STORE,
         SalvageError::Tapes { .. } => "move the files of the other tape away, and run it again",
         SalvageError::ColdNeeded { .. } => {
             "nothing was changed; MATCHTAPE_COLD__PLACE names the cold tier, and a build with `--features cold` reads it"
@@ -77,7 +83,7 @@ fn failed(args: &SalvageArgs, error: &SalvageError) -> CliError {
         SalvageError::Cold { .. } => "nothing was changed; run it again when the cold tier answers",
         SalvageError::ReadBack(_) => "keep a copy of the directory before trying anything else",
     };
-    CliError::with_advice(format_args!("{}: {error}", args.data.display()), advice)
+    CliError::with_advice(message, advice)
 }
 
 fn spans(spans: &[Span]) -> String {
