@@ -1,6 +1,7 @@
 //! `matchtape proof` as an exchange and its auditor use it: the auditor has the frames, the proof and the roots, and no tape.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -182,6 +183,105 @@ fn what_cannot_be_proven_or_would_be_written_over_is_refused_and_leaves_no_file(
     assert!(said.contains("has to be the directory"), "{said}");
     let said = refused(1, &["proof", "check", text(&proof), "--data", text(&data)]);
     assert!(said.contains("run.proof"), "{said}");
+}
+
+/// Runs openssl; `None` where there is none that knows how to sign a file with Ed25519.
+fn openssl(args: &[&str]) -> Option<Output> {
+    let version = Command::new("openssl").arg("version").output().ok()?;
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    let major = text.strip_prefix("OpenSSL ")?.split('.').next()?.parse::<u32>().ok()?;
+    (major >= 3).then(|| Command::new("openssl").args(args).output().unwrap())
+}
+
+/// The key of RFC 8032, 7.1, test 2.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIEzNCJso/5banbbDRuwRTg9bijGfNaumJNqM9u1PuKb7
+-----END PRIVATE KEY-----
+";
+const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAPUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=
+-----END PUBLIC KEY-----
+";
+
+#[test]
+fn roots_are_trusted_only_as_whoever_vouches_for_them_has_signed_them_and_openssl_agrees() {
+    let tape = Tape::new();
+    let plain = tape.roots().len();
+    let (data, proof) = (tape.path("tape"), tape.path("run.proof"));
+    done(&["proof", "make", "--data", text(&data), "--from", "300", "--to", "900", "--out", text(&proof)]);
+    let (key, public, roots) = (tape.path("key.pem"), tape.path("public.pem"), tape.path("signed.jsonl"));
+    std::fs::write(&key, KEY).unwrap();
+    std::fs::write(&public, PUBLIC).unwrap();
+    let sign = ["proof", "roots", "--data", text(&data), "--out", text(&roots), "--sign", text(&key)];
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = refused(1, &sign);
+    assert!(said.contains("mode 0644") && said.contains("chmod 600") && !roots.exists(), "{said}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(done(&sign), "");
+    let bytes = std::fs::read(&roots).unwrap();
+    assert_eq!(bytes, std::fs::read(tape.path("roots.jsonl")).unwrap(), "as it is without a signature");
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), plain);
+    assert!(refused(1, &sign).contains("signed.jsonl exists"));
+    assert!(refused(2, &["proof", "roots", "--data", text(&data), "--sign", text(&key)]).contains("--out"));
+
+    let check = ["proof", "check", text(&proof), "--roots", text(&roots), "--signed-by", text(&public)];
+    done(&check);
+    let signature = tape.path("signed.jsonl.sig");
+    let elsewhere = tape.path("elsewhere");
+    std::fs::rename(&signature, &elsewhere).unwrap();
+    let said = refused(1, &check);
+    assert!(said.contains("signed.jsonl.sig: ") && said.contains("--signature names another"), "{said}");
+    done(&[&check[..], &["--signature", text(&elsewhere)]].concat());
+    std::fs::rename(&elsewhere, &signature).unwrap();
+
+    // A root that somebody has exchanged, by one that the altered frames would have.
+    let mut altered = bytes.clone();
+    let place = bytes.len() - 10;
+    altered[place] = if bytes[place] == b'0' { b'1' } else { b'0' };
+    std::fs::write(&roots, &altered).unwrap();
+    let said = refused(1, &check);
+    assert!(
+        said.contains("signed.jsonl: not signed, as it is, by the key of") && !said.contains("proven"),
+        "{said}"
+    );
+    done(&["proof", "check", text(&proof), "--roots", text(&roots)]);
+    std::fs::write(&roots, &bytes).unwrap();
+    done(&check);
+
+    // What openssl makes is taken, and it takes what is made here.
+    let (other, other_public) = (tape.path("other.pem"), tape.path("other-public.pem"));
+    if openssl(&["genpkey", "-algorithm", "ed25519", "-out", text(&other)]).is_none() {
+        eprintln!("no openssl 3 here: only the standard's key was tried");
+        return;
+    }
+    let worked = |args: &[&str]| {
+        let output = openssl(args).unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let verify =
+        ["pkeyutl", "-verify", "-rawin", "-pubin", "-in", text(&roots), "-sigfile", text(&signature)];
+    worked(&[&verify[..], &["-inkey", text(&public)]].concat());
+    worked(&["pkey", "-in", text(&other), "-pubout", "-out", text(&other_public)]);
+    let by_other =
+        ["proof", "check", text(&proof), "--roots", text(&roots), "--signed-by", text(&other_public)];
+    assert!(refused(1, &by_other).contains("not signed"));
+    worked(&[
+        "pkeyutl",
+        "-sign",
+        "-rawin",
+        "-inkey",
+        text(&other),
+        "-in",
+        text(&roots),
+        "-out",
+        text(&signature),
+    ]);
+    done(&by_other);
+    assert!(refused(1, &check).contains("not signed"));
+    std::fs::remove_file(&roots).unwrap();
+    std::fs::remove_file(&signature).unwrap();
+    done(&["proof", "roots", "--data", text(&data), "--out", text(&roots), "--sign", text(&other)]);
+    worked(&[&verify[..], &["-inkey", text(&other_public)]].concat());
 }
 
 const ORDERS: &str = "MDDate,MDTime,SecurityType,SecuritySubType,SecurityIDSource,Symbol,ReceiveDateTime,OrderIndex,OrderType,\

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CliError;
 use super::inspect::ReportFormat;
+use super::signing::{self, SignKey};
 use super::{FormatArg, store};
 
 /// Prove that exported events are complete and unaltered.
@@ -29,7 +30,10 @@ use super::{FormatArg, store};
   matchtape proof roots --data tape/ > roots-2026-07-28.jsonl
   matchtape proof make  --data tape/ --from 1200000 --to 1300000 --out case-17.proof      (and case-17.frames)
   matchtape proof check case-17.proof --roots roots-2026-07-28.jsonl
-  matchtape proof check case-17.proof --roots roots-2026-07-28.jsonl --events csv > case-17.csv")]
+  matchtape proof check case-17.proof --roots roots-2026-07-28.jsonl --events csv > case-17.csv
+
+  matchtape proof roots --data tape/ --out roots.jsonl --sign key.pem     (and roots.jsonl.sig)
+  matchtape proof check case-17.proof --roots roots.jsonl --signed-by public.pem")]
 pub(super) struct ProofArgs {
     #[command(subcommand)]
     what: What,
@@ -43,12 +47,27 @@ enum What {
 }
 
 /// The root of every sealed segment since the tape began: what to publish. Read-only, beside a running writer.
+///
+/// With --sign, whoever gets the roots can tell that they are yours, by whatever way they came. The signature is Ed25519 over the file as it
+/// is, 64 bytes in a file beside it, as `openssl pkeyutl -sign -rawin` makes it and `openssl pkeyutl -verify -rawin` checks it.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  matchtape proof roots --data tape/ > roots.jsonl")]
+#[command(after_help = "Examples:
+  matchtape proof roots --data tape/ > roots.jsonl
+
+  openssl genpkey -algorithm ed25519 -out key.pem && chmod 600 key.pem
+  openssl pkey -in key.pem -pubout -out public.pem                                          (what to hand out, once)
+  matchtape proof roots --data tape/ --out roots.jsonl --sign key.pem                       (and roots.jsonl.sig)
+  openssl pkeyutl -verify -rawin -pubin -inkey public.pem -in roots.jsonl -sigfile roots.jsonl.sig")]
 struct RootsArgs {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Write them to this new file, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    out: Option<PathBuf>,
+    /// Sign that file with the private key in this one, which nobody but you may read; the signature is the new file FILE.sig
+    #[arg(long, value_name = "KEY", requires = "out")]
+    sign: Option<PathBuf>,
     /// How they are written: text, or one JSON object per line [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
@@ -89,6 +108,7 @@ struct MakeArgs {
     group(ArgGroup::new("trusted").required(true).args(["root", "roots", "data"])),
     after_help = "Exit codes: 0 proven, 1 not.\n\nExamples:\n  \
     matchtape proof check case-17.proof --roots roots.jsonl\n  \
+    matchtape proof check case-17.proof --roots roots.jsonl --signed-by public.pem\n  \
     matchtape proof check case-17.proof --frames case-17.frames --root 5f0c...e1\n  \
     matchtape proof check case-17.proof --data tape/ --events ndjson"
 )]
@@ -105,6 +125,12 @@ struct CheckArgs {
     /// Roots as `proof roots` wrote them, one JSON object per line
     #[arg(long, value_name = "FILE")]
     roots: Option<PathBuf>,
+    /// Trust these roots only if they were signed with the private half of the key in this file
+    #[arg(long, value_name = "PUBLIC-KEY", requires = "roots")]
+    signed_by: Option<PathBuf>,
+    /// Their signature [default: the name of the roots with .sig]
+    #[arg(long, value_name = "FILE", requires = "signed_by")]
+    signature: Option<PathBuf>,
     /// The roots that a tape's directory has
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -157,22 +183,54 @@ fn facts_of(data: &Path) -> Result<Vec<SegmentFacts>, CliError> {
 }
 
 fn roots(args: &RootsArgs) -> Result<(), CliError> {
+    // A key that cannot be used leaves nothing behind.
+    let key = args.sign.as_deref().map(SignKey::read).transpose()?;
     let facts = facts_of(&args.data)?;
+    if let Some(path) = &args.out {
+        return publish(path, &facts, key.as_ref());
+    }
     let format = ReportFormat::or_default(args.format);
     let mut out = BufWriter::new(stdout());
-    for row in facts.iter().map(RootRow::of) {
-        match format {
-            ReportFormat::Json => {
-                serde_json::to_writer(&mut out, &row).map_err(std::io::Error::from)?;
-                writeln!(out)?;
+    match format {
+        ReportFormat::Json => out.write_all(&root_lines(&facts)?)?,
+        ReportFormat::Text => {
+            for row in facts.iter().map(RootRow::of) {
+                writeln!(out, "{}", row.describe())?;
             }
-            ReportFormat::Text => writeln!(out, "{}", row.describe())?,
         }
     }
     if facts.is_empty() && format == ReportFormat::Text {
         writeln!(out, "no segment is sealed yet; `matchtape seal` seals the open one")?;
     }
     out.flush()?;
+    Ok(())
+}
+
+/// What is published: a JSON object per segment and line.
+fn root_lines(facts: &[SegmentFacts]) -> Result<Vec<u8>, CliError> {
+    let mut lines = Vec::new();
+    for row in facts.iter().map(RootRow::of) {
+        serde_json::to_writer(&mut lines, &row).map_err(std::io::Error::from)?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}
+
+/// Writes the roots to a new file and, with a key, their signature to another.
+fn publish(path: &Path, facts: &[SegmentFacts], key: Option<&SignKey>) -> Result<(), CliError> {
+    let lines = root_lines(facts)?;
+    let signature_path = signing::signature_of(path);
+    let mut roots = NewFile::create(path)?;
+    let signature = key.map(|key| Ok::<_, CliError>((key, NewFile::create(&signature_path)?))).transpose()?;
+    roots.writer().write_all(&lines).map_err(|error| failed(path, error))?;
+    roots.finish()?;
+    eprintln!("{} roots in {}", facts.len(), path.display());
+    if let Some((key, mut file)) = signature {
+        let written = file.writer().write_all(&key.sign(&lines));
+        written.map_err(|error| failed(&signature_path, error))?;
+        file.finish()?;
+        eprintln!("signature in {}", signature_path.display());
+    }
     Ok(())
 }
 
@@ -389,6 +447,11 @@ fn trusted(args: &CheckArgs, proof: &Proof) -> Result<BTreeMap<SegmentNumber, Se
         return Ok(segments.into_iter().zip(args.root.iter().copied()).collect());
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(path, error))?;
+    if let Some(public) = &args.signed_by {
+        // The bytes that were read, and no others, are judged and used.
+        let signature = args.signature.clone().unwrap_or_else(|| signing::signature_of(path));
+        signing::check(path, text.as_bytes(), &signature, public)?;
+    }
     let mut roots = BTreeMap::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |what: &dyn std::fmt::Display| {
