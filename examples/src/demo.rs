@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use matchtape_client::time::rfc3339;
 use matchtape_node::{PublishError, Published, Publisher, WaitError};
 use matchtape_schemas::{
-    Event, EventFlags, EventTime, ProducerSequence, Projection, ProjectionError, Sequence,
+    Event, EventFlags, EventTime, Kind, KindMask, ProducerSequence, Projection, ProjectionError, Sequence,
 };
-use matchtape_storage::{ReadError, Reader};
+use matchtape_storage::{Query, ReadError, Reader};
 
 use crate::engine::{
     Engine, EngineOptions, EngineProjection, Flow, FlowOptions, OperatorError, RebuildError, Session,
@@ -58,6 +58,9 @@ pub enum DemoError {
     /// The tape is not one of this exchange.
     #[error("this tape was not written by the demonstration: {0}")]
     Rebuild(#[from] RebuildError),
+    /// The exchange has never been on this tape, and its instruments' ids belong to others there.
+    #[error("this tape has the instruments of somebody else, and none of this exchange's events")]
+    OtherTape,
     /// What the engine was rebuilt from is not all that it said.
     #[error("the engine is rebuilt through its event {rebuilt}, but the tape has it through {published:?}")]
     Behind {
@@ -107,6 +110,12 @@ pub fn recover(reader: &Reader, options: EngineOptions) -> Result<Engine, DemoEr
     Ok(projection.into_engine()?)
 }
 
+fn has_instruments(reader: &Reader) -> Result<bool, ReadError> {
+    let definitions = KindMask::of(&[Kind::InstrumentDefined]);
+    let one = Query { kinds: definitions, limit: Some(1), ..Query::default() };
+    Ok(reader.query(&one)?.next().transpose()?.is_some())
+}
+
 impl Demo {
     /// Rebuilds the engine from what the tape shows and opens trading, on a new tape as on an old one.
     pub fn open(publisher: Publisher, reader: &Reader, options: DemoOptions) -> Result<Self, DemoError> {
@@ -115,6 +124,9 @@ impl Demo {
         let published = publisher.last();
         if published.unwrap_or_default() != engine.last_producer_sequence() {
             return Err(DemoError::Behind { rebuilt: engine.last_producer_sequence(), published });
+        }
+        if published.is_none() && has_instruments(reader)? {
+            return Err(DemoError::OtherTape);
         }
         let report = DemoReport { groups: 0, events: 0, waits: 0, last: Sequence::ZERO };
         let flow = Flow::new(options.flow, &engine);

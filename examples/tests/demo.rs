@@ -10,7 +10,8 @@ use matchtape_examples::demo::{Demo, DemoError, DemoOptions, DemoReport, recover
 use matchtape_examples::engine::{Engine, EngineOptions, EngineProjection, FlowOptions, Session};
 use matchtape_market::{BookCounters, Books};
 use matchtape_node::{Node, NodeOptions};
-use matchtape_schemas::event::{OrderCancelled, Side};
+use matchtape_schemas::event::{InstrumentDefined, OrderCancelled, Side};
+use matchtape_schemas::text::Text;
 use matchtape_schemas::{
     Event, InstrumentId, OrderId, ProducerId, ProducerSequence, Projection, Quantity, Sequence, Stage,
 };
@@ -152,4 +153,18 @@ fn a_tape_of_something_else_is_refused() {
     node.wait(published.sequence(), Stage::Visible).unwrap();
     let refused = Demo::open(publisher, &node.reader(), options(1)).err().unwrap();
     assert!(matches!(refused, DemoError::Rebuild(_)), "{refused}");
+}
+
+#[test]
+fn a_tape_with_instruments_of_somebody_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node(folder.path(), Vec::new());
+    let mut other = node.publisher(ProducerId(77)).unwrap();
+    let symbol = Text::new("ESH4").unwrap();
+    let definition = InstrumentDefined { symbol, ..InstrumentDefined::default() };
+    let published = other.publish(&Event::new(ACME, ProducerSequence(1), NOW, definition)).unwrap();
+    node.wait(published.sequence(), Stage::Visible).unwrap();
+    // Its own first definition would call that instrument otherwise, on all of the tape.
+    let refused = Demo::open(node.publisher(PRODUCER).unwrap(), &node.reader(), options(1)).err().unwrap();
+    assert!(matches!(refused, DemoError::OtherTape), "{refused}");
 }

@@ -189,7 +189,7 @@ impl CopyError {
     fn has_moved_on(&self) -> bool {
         match self {
             Self::Source(error) => error.is_missing(),
-            Self::Read(ReadError::BelowRetention { .. }) => true,
+            Self::Read(ReadError::BelowRetention { .. } | ReadError::TimeBelowRetention { .. }) => true,
             Self::Read(error) => error.is_file_missing(),
             _ => false,
         }

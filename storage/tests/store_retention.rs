@@ -9,8 +9,8 @@ use std::time::Duration;
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Random, SimDisk};
 use matchtape_storage::{
-    Advisory, Disk, EventStore, HoldError, OpenError, PinError, PinKind, PinLimit, PinLimits, ReadError,
-    ReadOnlyOptions, ReadOnlyStore, Restraint, RetentionMarks, RetentionPolicy,
+    Advisory, Disk, EventStore, HoldError, OpenError, PinError, PinKind, PinLimit, PinLimits, Query,
+    ReadError, ReadOnlyOptions, ReadOnlyStore, Restraint, RetentionMarks, RetentionPolicy,
 };
 use model::*;
 
@@ -98,13 +98,40 @@ fn every_state_as_of_a_kept_event_can_still_be_made() {
 }
 
 #[test]
+fn a_query_from_a_time_of_which_events_were_dropped_is_refused_and_not_answered_with_the_rest() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 8);
+    let reader = driven.store.reader();
+    let from = |time| Query { event_time_from: EventTime(time), ..Query::default() };
+    let kept_all = reader.query(&from(i64::MIN + 1)).expect("nothing was dropped").count();
+    assert_eq!(kept_all, driven.events.len());
+    let choice = driven.store.retain(&older_than(20), now(&driven)).expect("dropped");
+    let dropped = &driven.events[..choice.first_kept as usize - 1];
+    let greatest = dropped.iter().map(|placed| placed.event.event_time.get()).max().expect("some");
+    for time in [i64::MIN + 1, greatest - 1, greatest] {
+        let refused = reader.query(&from(time)).expect_err("it may have been dropped");
+        let paged = reader.page(&from(time), "events", None).expect_err("likewise");
+        assert!(matches!(paged, ReadError::TimeBelowRetention { .. }), "{paged}");
+        assert!(
+            matches!(refused, ReadError::TimeBelowRetention { asked, dropped_through, first_kept }
+                if asked.get() == time && dropped_through.get() == greatest && first_kept.get() == choice.first_kept),
+            "{refused}"
+        );
+    }
+    let later = driven.events.iter().filter(|placed| placed.event.event_time.get() > greatest).count();
+    assert_eq!(reader.query(&from(greatest + 1)).expect("all is there").count(), later);
+    let rest = driven.events.len() - dropped.len();
+    assert_eq!(reader.query(&Query::default()).expect("from the first kept").count(), rest);
+}
+
+#[test]
 fn reading_below_says_where_the_tape_begins_now_and_a_reader_under_way_finishes_its_block() {
     let disk = SimDisk::new(1);
     let driven = flushed(&disk, 8);
     let reader = driven.store.reader();
     let mut frames = reader.frames(Sequence::FIRST).expect("kept");
     assert!(frames.next_frame().expect("read").is_some());
-    let mut query = reader.query(&matchtape_storage::Query::default()).expect("possible");
+    let mut query = reader.query(&Query::default()).expect("possible");
     assert_eq!(query.next().expect("an event").expect("read").sequence(), Sequence::FIRST);
     let choice = driven.store.retain(&older_than(20), now(&driven)).expect("dropped");
     let first_kept = Sequence(choice.first_kept);

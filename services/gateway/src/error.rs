@@ -103,6 +103,10 @@ impl ApiError {
             ReadError::BelowRetention { asked, first_kept } => {
                 Self::below_retention(*asked, *first_kept, place)
             }
+            ReadError::TimeBelowRetention { first_kept, .. } => Self {
+                what: error.to_string(),
+                ..Self::below_retention(first_kept.previous(), *first_kept, place)
+            },
             ReadError::Token(token) => Self::token(token),
             other => {
                 tracing::error!(error = %other, "a read failed");

@@ -118,9 +118,6 @@ struct Refusal {
 pub struct Watermarks {
     /// The last event that readers are given.
     pub visible: u64,
-    /// The first one that is kept, where it is said.
-    #[serde(default)]
-    pub first_kept: u64,
 }
 
 /// What became of a published batch.
@@ -336,14 +333,15 @@ impl Server {
         answer.instruments.into_iter().map(definition).collect()
     }
 
-    /// The events of an instrument in a range of event time, both ends included: whose they were.
+    /// The events of an instrument, or of all, in a range of event time, both ends included: whose they were.
     pub fn recorded(
         &self,
-        symbol: &str,
+        symbol: Option<&str>,
         from: EventTime,
         through: EventTime,
     ) -> Result<impl Iterator<Item = Result<Recorded, ServerError>> + '_, ServerError> {
-        let mut parameters = vec![("instrument", symbol.to_owned()), ("from", format!("{from}ns"))];
+        let mut parameters = vec![("from", format!("{from}ns"))];
+        parameters.extend(symbol.map(|symbol| ("instrument", symbol.to_owned())));
         if through < EventTime::MAX {
             parameters.push(("to", format!("{through}ns")));
         }

@@ -109,6 +109,10 @@ impl History for FollowedHistory {
 fn failed(error: ReadError) -> HistoryError {
     match error {
         ReadError::BelowRetention { asked, first_kept } => HistoryError::BelowRetention { asked, first_kept },
+        // The last one that may have been meant.
+        ReadError::TimeBelowRetention { first_kept, .. } => {
+            HistoryError::BelowRetention { asked: first_kept.previous(), first_kept }
+        }
         other => HistoryError::Failed(Box::new(other)),
     }
 }

@@ -35,6 +35,19 @@ pub enum ReadError {
         /// The first position there still is.
         first_kept: Sequence,
     },
+    /// Retention has dropped events of times at or after the one asked from.
+    #[error(
+        "events of {asked} and later may be among those below retention, which go through {dropped_through}; the first kept is \
+         {first_kept}"
+    )]
+    TimeBelowRetention {
+        /// The event time asked from.
+        asked: EventTime,
+        /// The greatest event time below retention.
+        dropped_through: EventTime,
+        /// The first position there still is.
+        first_kept: Sequence,
+    },
     /// A table could not be read.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -89,6 +102,19 @@ impl Reader {
         if asked < first_kept { Err(ReadError::BelowRetention { asked, first_kept }) } else { Ok(()) }
     }
 
+    /// Whether what a query begins with is there. Nothing found would look like nothing happened.
+    fn check_begins(&self, view: &View, query: &Query) -> Result<(), ReadError> {
+        if query.from != Sequence::ZERO {
+            return self.check_kept(view, query.from);
+        }
+        let (asked, first_kept) = (query.event_time_from, view.first_kept());
+        let dropped_through = view.before().max_event_time;
+        if first_kept > Sequence::FIRST && asked > EventTime::MIN && asked <= dropped_through {
+            return Err(ReadError::TimeBelowRetention { asked, dropped_through, first_kept });
+        }
+        Ok(())
+    }
+
     /// The event at a position; `None` if it is not visible (yet), or zero.
     pub fn event(&self, sequence: Sequence) -> Result<Option<EventHandle>, ReadError> {
         if sequence > self.visible() || sequence == Sequence::ZERO {
@@ -108,14 +134,13 @@ impl Reader {
         Ok(FrameCursor::new(Arc::clone(&self.shared), from))
     }
 
-    /// The events that satisfy a query, of those visible now, one after the other.
+    /// The events that satisfy a query, of those visible now, one after the other. A query from a position or a time of which
+    /// events were dropped is refused; one from the beginning begins with the first kept.
     pub fn query(&self, query: &Query) -> Result<QueryCursor, ReadError> {
         // The gate before the view: see the module.
         let visible = self.visible();
         let view = self.shared.view();
-        if query.from != Sequence::ZERO {
-            self.check_kept(&view, query.from)?;
-        }
+        self.check_begins(&view, query)?;
         QueryCursor::new(view, query, visible)
     }
 

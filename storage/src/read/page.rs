@@ -176,9 +176,7 @@ impl Reader {
         let mut query = Query { limit: query.limit.map(|limit| limit.saturating_add(1)), ..query.clone() };
         let token = match after {
             None => {
-                if query.from != Sequence::ZERO {
-                    self.check_kept(&view, query.from)?;
-                }
+                self.check_begins(&view, &query)?;
                 let first = query.from.max(first_kept).max(Sequence::FIRST);
                 PageToken::new(self.tape(), question, (first, query.through.min(visible)), Sequence::ZERO)
             }

@@ -479,10 +479,22 @@ pub fn check_reader(reader: &Reader, events: &[Placed], random: &mut Random, que
         check_event(&handle.event(), &events[at.0 as usize - 1]);
     }
     check_frames(reader, events, Sequence(1 + random.below(last + 1)).max(first));
+    let dropped = &events[..(first.0 as usize - 1).min(events.len())];
+    let dropped_time = dropped.iter().map(|placed| placed.event.event_time).max();
     for _ in 0..queries {
         let query = any_query(random, last);
         if query.from > Sequence::ZERO && query.from < first {
             assert_below(refused(reader.query(&query)), query.from, first);
+            continue;
+        }
+        let since = query.event_time_from;
+        let by_time = query.from == Sequence::ZERO && since > EventTime::MIN;
+        if by_time && dropped_time.is_some_and(|dropped| dropped >= since) {
+            let refused = refused(reader.query(&query));
+            assert!(
+                matches!(refused, ReadError::TimeBelowRetention { asked, .. } if asked == since),
+                "{refused}"
+            );
             continue;
         }
         let mut found = Vec::new();
@@ -494,8 +506,6 @@ pub fn check_reader(reader: &Reader, events: &[Placed], random: &mut Random, que
         let kept = &events[(first.0 as usize - 1).min(events.len())..];
         assert_eq!(found, answer_of(kept, &query), "{query:?}");
     }
-    let dropped = &events[..(first.0 as usize - 1).min(events.len())];
-    let dropped_time = dropped.iter().map(|placed| placed.event.event_time).max();
     for _ in 0..queries.min(20) {
         let instrument = InstrumentId(random.below(6) as u32);
         let time = EventTime((random.below(last + 2) * 100) as i64);

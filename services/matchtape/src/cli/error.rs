@@ -83,6 +83,12 @@ impl From<matchtape_storage::ReadError> for CliError {
             matchtape_storage::ReadError::BelowRetention { .. } | matchtape_storage::ReadError::Query(_) => {
                 Self::failed(&error)
             }
+            matchtape_storage::ReadError::TimeBelowRetention { first_kept, .. } => Self::with_advice(
+                &error,
+                format_args!(
+                    "a range that begins with sequence {first_kept} has all that is kept; of times before that, nothing is certain"
+                ),
+            ),
             matchtape_storage::ReadError::Token(_) => {
                 Self::with_advice(format_args!("--cursor: {error}"), "without --cursor it begins anew")
             }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use matchtape_client::time::rfc3339;
 use matchtape_node::{Node, NodeError, NodeOptions, PublishError};
 use matchtape_schemas::Sequence;
 
@@ -312,6 +313,13 @@ fn print_summary(names: &str, loaded: &Loaded, tally: &Tally, time: Duration) {
     ];
     for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
         eprintln!("  {count} {what}");
+    }
+    if let Some(time) = loaded.behind {
+        eprintln!(
+            "  the tape's time was past {} already: events before it are flagged late, and readers of windows are given them in \
+             the one that was open",
+            rfc3339(time.get())
+        );
     }
     if loaded.published > 0 {
         eprintln!("  durable through sequence {}", loaded.last);

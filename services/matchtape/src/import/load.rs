@@ -23,6 +23,9 @@ pub struct Loaded {
     pub last: Sequence,
     /// Whether it was asked to stop before the source's end.
     pub interrupted: bool,
+    /// The tape's time had passed this one, of the source's first event that was put there: it is late on this tape, and so is
+    /// whatever else lies before that time.
+    pub behind: Option<EventTime>,
 }
 
 /// Why loading ended early. What was published before is on the tape and durable, except after `Wait`; after `Server` all
@@ -134,7 +137,7 @@ pub fn load(
     let records = Lane::open(target, source.id().records)?;
     let definitions = Lane::open(target, source.id().definitions)?;
     let mut loaded = Loaded::default();
-    let mut beginnings = Beginnings { known, overlap, begun: false, seen: BTreeSet::new() };
+    let mut beginnings = Beginnings { known, overlap, begun: false, adding: false, seen: BTreeSet::new() };
     let outcome = run(target, source, &mut beginnings, stop, watch, [&records, &definitions], &mut loaded);
     // Also what came before an error: only then is it true that it is imported.
     match outcome {
@@ -168,7 +171,7 @@ fn run(
             }
             Item::Records(group) => group,
         };
-        beginnings.check(target, &group, records)?;
+        loaded.behind = beginnings.check(target, &group, records)?.or(loaded.behind);
         for definition in introduced.drain(..) {
             check_left_out(&definition, &group, beginnings.known, records)?;
             publish(target, definitions, &[definition], loaded)?;
@@ -186,12 +189,20 @@ struct Beginnings<'a> {
     overlap: Overlap,
     /// The source's first record was looked at.
     begun: bool,
+    /// The first event that the tape does not have was looked at.
+    adding: bool,
     /// Instruments whose first record was looked at.
     seen: BTreeSet<InstrumentId>,
 }
 
 impl Beginnings<'_> {
-    fn check(&mut self, target: &mut dyn Target, group: &[Event], records: &Lane) -> Result<(), LoadError> {
+    /// Returns the time of the group's first event where it is the first that is put onto the tape, and late there.
+    fn check(
+        &mut self,
+        target: &mut dyn Target,
+        group: &[Event],
+        records: &Lane,
+    ) -> Result<Option<EventTime>, LoadError> {
         for event in group {
             if !self.seen.insert(event.instrument) {
                 continue;
@@ -205,7 +216,13 @@ impl Beginnings<'_> {
             }
             self.begun = true;
         }
-        Ok(())
+        match group.first().filter(|first| !self.adding && !records.has(first)) {
+            None => Ok(None),
+            Some(first) => {
+                self.adding = true;
+                is_late(target, first.event_time).map(|late| late.then_some(first.event_time))
+            }
+        }
     }
 
     /// Of a new source: the tape's events of another one, at the same time and with the same venue's numbers or later. Where a
@@ -222,7 +239,7 @@ impl Beginnings<'_> {
         }
         let begins = venue_sequence(&first.body);
         let mut other = None;
-        target.recorded(instrument, first.event_time, EventTime::MAX, &mut |found| {
+        target.recorded(Some(instrument), first.event_time, EventTime::MAX, &mut |found| {
             let overlaps = found.venue_sequence.is_some_and(|number| number >= begins);
             if overlaps && found.producer != records.producer {
                 other = Some(found.producer);
@@ -240,6 +257,17 @@ impl Beginnings<'_> {
     }
 }
 
+/// Whether the tape has, or had, an event of a later time.
+fn is_late(target: &mut dyn Target, time: EventTime) -> Result<bool, LoadError> {
+    let Some(after) = time.get().checked_add(1) else { return Ok(false) };
+    let mut later = false;
+    let asked = target.recorded(None, EventTime(after), EventTime::MAX, &mut |_| {
+        later = true;
+        false
+    })?;
+    Ok(later || asked.is_none())
+}
+
 /// Of a source that the tape has records of: its first one is among them.
 fn check_is_there(
     target: &mut dyn Target,
@@ -248,7 +276,7 @@ fn check_is_there(
     records: &Lane,
 ) -> Result<(), LoadError> {
     let mut there = false;
-    let keeps_all = target.recorded(instrument, first.event_time, first.event_time, &mut |found| {
+    let keeps_all = target.recorded(Some(instrument), first.event_time, first.event_time, &mut |found| {
         there = found.producer == records.producer && found.producer_sequence == first.producer_sequence;
         !there
     })?;

@@ -8,11 +8,11 @@ use matchtape_schemas::event::{EventFlags, encode_event};
 use matchtape_schemas::{
     Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, VenueSequence,
 };
-use matchtape_storage::Query;
+use matchtape_storage::{Query, ReadError};
 use rkyv::util::AlignedVec;
 
 use super::load::{LoadError, Loaded};
-use crate::server::Server;
+use crate::server::{Server, ServerError};
 
 /// Takes groups of events of several producers and keeps their order.
 pub trait Target {
@@ -30,11 +30,11 @@ pub trait Target {
     /// Returns when all that was taken is durable.
     fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError>;
 
-    /// Shows the events of an instrument, called `symbol`, with an event time from `from` through `through` in the tape's order,
-    /// until `found` says `false`. `None`: the tape does not keep all of its past, so what is missing may have been there.
+    /// Shows the events of an instrument with that symbol, or of all, with an event time from `from` through `through` in the
+    /// tape's order, until `found` says `false`. `None`: some of them are not kept any more.
     fn recorded(
         &mut self,
-        instrument: (InstrumentId, &str),
+        instrument: Option<(InstrumentId, &str)>,
         from: EventTime,
         through: EventTime,
         found: &mut dyn FnMut(Recorded) -> bool,
@@ -112,26 +112,30 @@ impl Target for NodeTarget<'_> {
 
     fn recorded(
         &mut self,
-        (instrument, _): (InstrumentId, &str),
+        instrument: Option<(InstrumentId, &str)>,
         from: EventTime,
         through: EventTime,
         found: &mut dyn FnMut(Recorded) -> bool,
     ) -> Result<Option<()>, LoadError> {
         let reader = self.node.reader();
         let query = Query {
-            instrument: Some(instrument),
+            instrument: instrument.map(|(id, _)| id),
             event_time_from: from,
             event_time_through: through,
             ..Query::default()
         };
-        for event in reader.query(&query)? {
+        let events = match reader.query(&query) {
+            Err(ReadError::TimeBelowRetention { .. }) => return Ok(None),
+            events => events?,
+        };
+        for event in events {
             let row = EventRow::new(&event.map_err(LoadError::Read)?.event(), None);
             let (producer, producer_sequence) = (row.producer, row.producer_sequence);
             if !found(Recorded { producer, producer_sequence, venue_sequence: row.venue_sequence }) {
                 break;
             }
         }
-        Ok((reader.first_kept() <= Sequence::FIRST).then_some(()))
+        Ok(Some(()))
     }
 
     fn visible(&self) -> Sequence {
@@ -229,18 +233,21 @@ impl Target for ServerTarget<'_> {
 
     fn recorded(
         &mut self,
-        (_, symbol): (InstrumentId, &str),
+        instrument: Option<(InstrumentId, &str)>,
         from: EventTime,
         through: EventTime,
         found: &mut dyn FnMut(Recorded) -> bool,
     ) -> Result<Option<()>, LoadError> {
-        let asked = self.server.persistently(self.stop, &mut self.notice, Server::watermarks)?;
-        for recorded in self.server.recorded(symbol, from, through)? {
+        let events = match self.server.recorded(instrument.map(|(_, symbol)| symbol), from, through) {
+            Err(ServerError::Refused { error, .. }) if error == "below_retention" => return Ok(None),
+            events => events?,
+        };
+        for recorded in events {
             if !found(recorded?) {
                 break;
             }
         }
-        Ok((asked.answer.first_kept <= 1).then_some(()))
+        Ok(Some(()))
     }
 
     fn visible(&self) -> Sequence {

@@ -71,6 +71,9 @@ impl From<ReadError> for ConsumerError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::BelowRetention { asked, first_kept } => Self::BelowRetention { asked, first_kept },
+            ReadError::TimeBelowRetention { first_kept, .. } => {
+                Self::BelowRetention { asked: first_kept.previous(), first_kept }
+            }
             other => Self::Read(Arc::new(other)),
         }
     }
