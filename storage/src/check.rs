@@ -47,7 +47,7 @@ impl Findings {
         Ok(())
     }
 
-    fn damage(&mut self, file: &str, Damage { offset, part, expected, found, .. }: Damage) {
+    pub(crate) fn damage(&mut self, file: &str, Damage { offset, part, expected, found, .. }: Damage) {
         self.find(file, Some(offset), format!("{part}: expected {expected}, found {found}"));
     }
 

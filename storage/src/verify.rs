@@ -45,6 +45,8 @@ pub struct VerifyReport {
     pub snapshots: u64,
     /// Sealed segments of the log compared with their roots.
     pub sealed_segments: u64,
+    /// Events that only the log has yet, through the last visible one. They were checked when they were read from it or written.
+    pub log_events: u64,
     /// What is wrong; empty if nothing is.
     pub findings: Vec<Finding>,
 }
@@ -190,6 +192,8 @@ pub(crate) fn verify(
         report.sealed_segments += 1;
         check::segment(wal, segment, &mut findings).map_err(TableError::Disk)?;
     }
+    let in_tables = view.event_tables.last().map_or(Sequence::ZERO, |table| table.meta.last());
+    report.log_events = shared.visible.get().0.saturating_sub(in_tables.0);
     progress(VerifyProgress { file: String::new(), bytes: bytes_total, bytes_total });
     report.findings = findings.0;
     Ok(report)

@@ -85,6 +85,11 @@ fn a_running_node_is_backed_up_and_restored_to_any_point() {
     let inspected = report(&["inspect", "--data", text(&backup)]);
     assert_eq!(inspected["visible"].as_u64(), Some(last), "what came later is not in it");
 
+    for within in [backup.join("again"), backup.clone()] {
+        let said = refused(&["restore", "--from", text(&backup), "--data", text(&within)]);
+        assert!(said.contains("lies within"), "{said}");
+    }
+    assert!(!backup.join("again").exists());
     let said = refused(&["restore", "--from", text(&backup), "--data", text(&tape)]);
     assert!(said.contains("not empty") && said.contains("name a directory that is empty"), "{said}");
     let restored =
@@ -243,6 +248,52 @@ fn a_damaged_store_is_salvaged_as_the_messages_say() {
     assert_eq!(salvaged["manifest_rebuilt"].as_bool(), Some(true), "{salvaged}");
     assert!(matchtape(&["verify", "--data", text(&tape)]).status.success());
     open(&tape).close().unwrap();
+}
+
+#[test]
+fn verify_reads_the_log_too_what_no_table_has_yet_and_what_is_kept_beside_the_tables() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let verify = || {
+        let output = matchtape(&["verify", "--data", text(&tape)]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report, output.status.code())
+    };
+    let node = five_days(&tape);
+    node.sealer().seal(std::time::Duration::from_secs(60)).unwrap();
+    let in_tables = node.watermarks().visible.get();
+    node.store().flush().unwrap();
+    let mut publisher = node.publisher(ProducerId(7)).unwrap();
+    for number in 1..=3 {
+        let body = OrderCancelled { order_id: OrderId(1), ..Default::default() };
+        let event = Event::new(InstrumentId(1), ProducerSequence(number), EventTime(1), body);
+        let last = publisher.publish(&event).unwrap().sequence();
+        node.wait(last, Stage::Visible).unwrap();
+    }
+    drop(publisher);
+    let (report, code) = verify();
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(
+        (report["events"].as_u64(), report["log_events"].as_u64()),
+        (Some(in_tables), Some(3)),
+        "{report}"
+    );
+    assert_eq!(report["sealed_segments"].as_u64(), Some(1), "{report}");
+    node.close().unwrap();
+
+    let segment = tape.join("wal/000000000001.wal");
+    let sound = std::fs::read(&segment).unwrap();
+    // In the middle of a commit, and in the header.
+    for at in [5000, 20] {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&segment, damaged).unwrap();
+        let (report, code) = verify();
+        assert_eq!(code, Some(1), "{at}: {report}");
+        assert_eq!(report["findings"][0]["file"], "wal/000000000001.wal", "{at}: {report}");
+    }
+    std::fs::write(&segment, sound).unwrap();
+    assert_eq!(verify().1, Some(0));
 }
 
 #[test]

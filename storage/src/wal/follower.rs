@@ -86,22 +86,34 @@ pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<Vec<SegmentI
     let mut segments = Vec::new();
     // One whose footer is not there: the open one, unless a later one was begun.
     let mut unsealed: Option<(Arc<dyn DiskFile>, SegmentHeader)> = None;
+    // One that is being begun, likewise.
+    let mut headless: Option<(SegmentNumber, Damage)> = None;
+    let corrupt = |damage| WalError::Corrupt { damage, because: "a later segment was begun".to_owned() };
     for number in numbers {
         let file = match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
             Err(error) if error.is_missing() => continue,
             opened => opened?,
         };
-        let First::Header(header) = read_header(&file, number, config)? else { continue };
+        let header = match read_header(&file, number, config)? {
+            First::Header(header) => header,
+            First::Spare => continue,
+            First::Damaged(damage) => {
+                headless = Some((number, damage));
+                continue;
+            }
+        };
+        if let Some((number, damage)) = headless.take() {
+            // Recycled since the look at it, if its name is gone.
+            match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
+                Err(error) if error.is_missing() => {}
+                opened => return Err(opened.map(|_| corrupt(damage))?),
+            }
+        }
         if let Some((file, header)) = unsealed.take() {
             // Sealed since the look at it, then; or recycled.
             match sealed_info(&file, &header)? {
                 Ok(info) => segments.push(info),
-                Err(damage) if is_still(&file, &header)? => {
-                    return Err(WalError::Corrupt {
-                        damage,
-                        because: "a later segment was begun".to_owned(),
-                    });
-                }
+                Err(damage) if is_still(&file, &header)? => return Err(corrupt(damage)),
                 Err(_) => {}
             }
         }

@@ -47,7 +47,7 @@ pub struct Segments {
 }
 
 impl Segments {
-    pub(super) fn of(list: Vec<SegmentInfo>) -> Self {
+    pub(crate) fn of(list: Vec<SegmentInfo>) -> Self {
         Self { list: Arc::new(RwLock::new(list)) }
     }
 

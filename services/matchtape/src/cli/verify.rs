@@ -122,9 +122,11 @@ fn print(args: &VerifyArgs, report: &VerifyReport) -> Result<(), CliError> {
             }
             writeln!(
                 out,
-                "{}: {} events, {} frames, {} blocks, {} postings, {} snapshots, {} sealed segments checked",
+                "{}: {} events in tables and {} in the log alone, {} frames, {} blocks, {} postings, {} snapshots, {} sealed segments \
+                 checked",
                 if report.is_sound() { "sound" } else { "not sound" },
                 report.events,
+                report.log_events,
                 report.frames,
                 report.blocks,
                 report.postings,

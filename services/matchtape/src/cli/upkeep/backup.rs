@@ -41,7 +41,7 @@ pub(in super::super) struct BackupArgs {
 pub(in super::super) fn run(args: &BackupArgs) -> Result<(), CliError> {
     let source = store::open(&args.data)?;
     let from = RealDisk::open(&args.data).map_err(CliError::failed)?;
-    let (to, shared) = target(&args.to)?;
+    let (to, shared) = target(&args.data, &args.to)?;
     let link = |path: &Path| from.link_into(&to, path);
     let (bar, stop) = (progress_bar(), interrupt::flag()?);
     let copied =

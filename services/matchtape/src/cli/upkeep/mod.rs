@@ -101,8 +101,20 @@ fn open_for_change(directory: &Path) -> Result<EventStore, CliError> {
     opened.map(|(store, _)| store).map_err(|error| open_error(directory, &error))
 }
 
-/// The directory that a copy is made in: new, or empty.
-fn target(directory: &Path) -> Result<(RealDisk, Arc<dyn Disk>), CliError> {
+/// The directory that a copy of `source` is made in: new, or empty, and not within what is copied.
+fn target(source: &Path, directory: &Path) -> Result<(RealDisk, Arc<dyn Disk>), CliError> {
+    let within = || -> std::io::Result<bool> {
+        // The first parent that is there decides: the rest is made below it.
+        let there = std::path::absolute(directory)?;
+        let there = there.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        Ok(there.canonicalize()?.starts_with(source.canonicalize()?))
+    };
+    if within().map_err(|error| CliError::failed(format_args!("{}: {error}", directory.display())))? {
+        return Err(CliError::with_advice(
+            format_args!("{} lies within {}, which is copied", directory.display(), source.display()),
+            "name a directory outside of it",
+        ));
+    }
     let open = || -> Result<_, matchtape_storage::DiskError> {
         let disk = RealDisk::create(directory)?;
         let shared: Arc<dyn Disk> = Arc::new(RealDisk::open(directory)?);

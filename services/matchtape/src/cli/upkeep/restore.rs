@@ -57,7 +57,7 @@ pub(in super::super) fn run(args: &RestoreArgs) -> Result<(), CliError> {
         (None, None) => Point::End,
     };
     let source = store::open(&args.from)?;
-    let (_, shared) = target(&args.data)?;
+    let (_, shared) = target(&args.from, &args.data)?;
     let (bar, stop) = (progress_bar(), interrupt::flag()?);
     // Copied, not linked: a backup must stay what it is, whatever happens to the store made from it.
     let copied =

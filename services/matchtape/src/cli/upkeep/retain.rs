@@ -106,9 +106,9 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
     print(args.format, &choice, |choice| describe(choice, args.apply))
 }
 
-/// Whether the rules would leave no event that came from outside.
+/// Whether the rules ask for every event that came from outside, and some of them would go.
 fn wants_everything(choice: &RetentionChoice) -> bool {
-    choice.restraints.contains(&Restraint::NewestTable)
+    choice.restraints.contains(&Restraint::NewestTable) && choice.first_kept > choice.first_kept_before
 }
 
 fn everything_not_asked_for(args: &RetainArgs, choice: &RetentionChoice) -> CliError {
