@@ -180,10 +180,13 @@ struct Producer {
 }
 
 impl Server {
-    /// Of an address; nothing is sent yet.
+    /// Of an address, as http://127.0.0.1:7474 or 127.0.0.1:7474; nothing is sent yet.
     pub fn new(address: &str) -> Result<Self, ServerError> {
         let wrong = || ServerError::Address(address.to_owned());
-        let url = address.trim_end_matches('/').to_owned();
+        let url = match address.parse::<std::net::SocketAddr>() {
+            Ok(address) => format!("http://{address}"),
+            Err(_) => address.trim_end_matches('/').to_owned(),
+        };
         let host = url.strip_prefix("http://").ok_or_else(wrong)?;
         if host.is_empty() || host.contains(['/', '?', '#', '@']) || host.contains(char::is_whitespace) {
             return Err(wrong());
@@ -506,8 +509,8 @@ mod tests {
         for good in ["http://127.0.0.1:7474", "http://localhost:7474/", "http://[::1]:7474"] {
             assert_eq!(Server::new(good).unwrap().url(), good.trim_end_matches('/'));
         }
-        for wrong in ["127.0.0.1:7474", "https://127.0.0.1", "http://", "http://a/v1", "http://me@a", "tape/"]
-        {
+        assert_eq!(Server::new("127.0.0.1:7474").unwrap().url(), "http://127.0.0.1:7474");
+        for wrong in ["127.0.0.1", "https://127.0.0.1", "http://", "http://a/v1", "http://me@a", "tape/"] {
             assert!(matches!(Server::new(wrong), Err(ServerError::Address(_))), "{wrong}");
         }
     }

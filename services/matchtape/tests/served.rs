@@ -425,7 +425,19 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
     let served = Served::start(&tape, "0");
     let (said, code) = fail(&["query", "book", "--server", &served.url, "--instrument", "C.SH"]);
     assert!(code == Some(1) && said.contains("no instrument is called \"C.SH\""), "{said}");
+    // The environment names a gateway where nothing else says where the tape is.
+    let url = served.url.clone();
+    let with = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_matchtape"));
+        let output = command.args(args).env("MATCHTAPE_SERVER", &url).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    with(&["state", "put", "limits/alpha", "5000"]);
+    assert_eq!(with(&["state", "get", "limits/alpha"]), b"5000");
+    assert!(!with(&["query", "events"]).is_empty());
     served.stop();
+    assert!(!with(&["query", "events", "--data", text(&tape)]).is_empty(), "a flag counts before it");
 }
 
 #[test]

@@ -195,8 +195,7 @@ pub struct SalvageProgress {
 }
 
 /// Looks at every file of the store and, if asked, makes a store of what is readable. Takes the store's lock, also to look: what a
-/// writer is in the midst of would seem damaged. Only where nobody can write, on a file system that is mounted read-only, it looks
-/// without.
+/// writer is in the midst of would seem damaged.
 pub fn salvage(
     disk: &Arc<dyn Disk>,
     options: &SalvageOptions,
@@ -206,15 +205,7 @@ pub fn salvage(
     if gather::is_nothing(&**disk)? {
         return Err(SalvageError::Nothing);
     }
-    let lock = match take_lock(&**disk) {
-        Ok(lock) => Some(lock),
-        Err(LockError::Disk(error))
-            if !options.apply && error.source.kind() == std::io::ErrorKind::ReadOnlyFilesystem =>
-        {
-            None
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let lock = take_lock(&**disk)?;
     let mut found = gather::gather(disk, options.cluster, progress)?;
     let mut plan = line_up::line_up(&found);
     if plan.log_kept && !found.log_continues(disk, plan.main.end())? {
@@ -224,6 +215,5 @@ pub fn salvage(
     if !options.apply || report.is_sound() {
         return Ok(report);
     }
-    let lock = lock.expect("taken, for something is to be done");
     act::act(disk, found, plan, report, options.cold.as_ref(), lock, progress)
 }

@@ -126,7 +126,10 @@ pub(super) fn settle(data: &Path, place: &str) -> Result<Arc<dyn ColdStore>, Cli
     // A directory is remembered by its whole path: the next command may run elsewhere.
     let absolute = match place.contains("://") {
         true => place.to_owned(),
-        false => std::path::absolute(place)?.display().to_string(),
+        false => {
+            let whole = std::path::absolute(place);
+            whole.map_err(|error| CliError::failed(format_args!("{place}: {error}")))?.display().to_string()
+        }
     };
     let place = absolute.as_str();
     let store = open(place)?;

@@ -379,7 +379,7 @@ impl Printer {
                 }
                 Update::Heartbeat { .. } => self.output.flush::<EventRow>()?,
                 Update::Ended { next } => {
-                    eprintln!("ended before sequence {next}");
+                    eprintln!("the end: sequence {next} is next");
                     break;
                 }
                 notice @ (Update::LiveJoined { .. }

@@ -196,7 +196,8 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), CliError> {
         // Nobody listens any more when Ctrl-C came first.
         let _ = done.send(());
         report
-    })?;
+    });
+    let exchange = exchange.map_err(no_thread)?;
     let mut signals = running.signals()?;
     running.announce(&config.node.data);
     running.tended(&config, |running| {
@@ -267,6 +268,10 @@ fn node_error(directory: &Path, error: &NodeError) -> CliError {
     }
 }
 
+fn no_thread(error: std::io::Error) -> CliError {
+    CliError::failed(format_args!("starting a thread: {error}"))
+}
+
 fn cannot_listen(error: impl std::fmt::Display) -> CliError {
     CliError::with_advice(error, "--listen chooses another address; port 0 takes any free one")
 }
@@ -280,8 +285,11 @@ struct Signals {
 impl Signals {
     /// Within a runtime.
     fn new() -> Result<Self, CliError> {
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        Ok(Self { interrupt, terminate })
+        let heard = |kind| {
+            signal(kind)
+                .map_err(|error| CliError::failed(format_args!("installing signal handlers: {error}")))
+        };
+        Ok(Self { interrupt: heard(SignalKind::interrupt())?, terminate: heard(SignalKind::terminate())? })
     }
 
     /// Until one of them comes.
@@ -324,7 +332,9 @@ impl Running {
         options.store.cold = match config.cold.place.as_str() {
             "" => cold::of(&config.node.data)?,
             place => {
-                std::fs::create_dir_all(&config.node.data)?;
+                let data = &config.node.data;
+                std::fs::create_dir_all(data)
+                    .map_err(|error| CliError::failed(format_args!("{}: {error}", data.display())))?;
                 Some(cold::settle(&config.node.data, place)?)
             }
         };
@@ -336,7 +346,8 @@ impl Running {
                 eprintln!("{}", serde_json::to_string(node.recovery()).expect("plain data is JSON"));
             }
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(no_thread)?;
         let (mut gateway, mut follow) = (None, None);
         if config.gateway.enabled {
             let (sender, tail) = watch::channel(node.watermarks());
@@ -393,12 +404,14 @@ impl Running {
             let (stop_keeping, stopped) = mpsc::channel();
             std::thread::Builder::new()
                 .name("retention".into())
-                .spawn_scoped(scope, move || retention::keep(store, config, &stopped))?;
+                .spawn_scoped(scope, move || retention::keep(store, config, &stopped))
+                .map_err(no_thread)?;
             let (stop_moving, stopped) = mpsc::channel();
             if !config.cold.place.is_empty() {
                 std::thread::Builder::new()
                     .name("cold-push".into())
-                    .spawn_scoped(scope, move || move_to_cold(store, &config.cold, &stopped))?;
+                    .spawn_scoped(scope, move || move_to_cold(store, &config.cold, &stopped))
+                    .map_err(no_thread)?;
             }
             let outcome = work(self);
             drop((stop_keeping, stop_moving));

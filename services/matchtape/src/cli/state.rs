@@ -13,8 +13,8 @@ use matchtape_storage::Query;
 
 use super::error::CliError;
 use super::position::{At, Position};
-use super::query::{Common, Place, Session, position};
-use crate::server::{Server, ServerError};
+use super::query::{Common, Place, Session, position, server};
+use crate::server::ServerError;
 
 /// Keep small reference data on the tape by key: put, get, delete, list, now or as of any position.
 #[derive(Args, Debug)]
@@ -105,9 +105,9 @@ struct ListArgs {
 /// Where and as whom to write.
 #[derive(Args, Debug)]
 struct Writer {
-    /// The gateway of a running node, as http://127.0.0.1:7474
+    /// The gateway of a running node, as http://127.0.0.1:7474 [default: MATCHTAPE_SERVER]
     #[arg(long, value_name = "URL")]
-    server: String,
+    server: Option<String>,
     /// Write as this producer [default: one of the gateway's own]
     #[arg(long, value_name = "ID")]
     producer: Option<u32>,
@@ -138,7 +138,7 @@ pub(super) fn run(args: &StateArgs) -> Result<(), CliError> {
         What::Put(args) => put(args),
         What::Get(args) => get(args),
         What::Delete(args) => {
-            let server = Server::new(&args.writer.server)?;
+            let server = server(args.writer.server.as_deref())?;
             written(server.delete_state(&path(&args.key), &args.writer.parameters())?)
         }
         What::List(args) => list(args),
@@ -185,7 +185,7 @@ fn put(args: &PutArgs) -> Result<(), CliError> {
             "keep large things elsewhere, and their address here",
         ));
     }
-    let server = Server::new(&args.writer.server)?;
+    let server = server(args.writer.server.as_deref())?;
     written(server.put_state(&path(&args.key), &args.writer.parameters(), &value)?)
 }
 

@@ -16,12 +16,12 @@ use crate::server::Server;
 
 /// Where to read and how to write.
 #[derive(Args, Debug)]
-#[command(group(ArgGroup::new("tape").required(true).args(["data", "server"])))]
+#[command(group(ArgGroup::new("tape").args(["data", "server"])))]
 pub(in crate::cli) struct Common {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
     pub(in crate::cli) data: Option<PathBuf>,
-    /// Instead: the gateway of a running node, as http://127.0.0.1:7474; it shows nothing private
+    /// Instead: the gateway of a running node, as http://127.0.0.1:7474; it shows nothing private [default: MATCHTAPE_SERVER, if set]
     #[arg(long, value_name = "URL")]
     pub(in crate::cli) server: Option<String>,
     /// How rows are written [default: table on a terminal, else ndjson]
@@ -68,6 +68,18 @@ impl Cursor {
     }
 }
 
+/// The gateway that a flag names, or else the environment.
+pub(in crate::cli) fn server(flag: Option<&str>) -> Result<Server, CliError> {
+    let address =
+        flag.map(str::to_owned).or_else(|| std::env::var("MATCHTAPE_SERVER").ok()).ok_or_else(|| {
+            CliError::Usage(
+                "where is the tape? --data names its directory, --server or MATCHTAPE_SERVER a gateway"
+                    .to_owned(),
+            )
+        })?;
+    Ok(Server::new(&address)?)
+}
+
 /// Where a question goes.
 pub(in crate::cli) enum Place {
     /// To the tape itself.
@@ -80,8 +92,7 @@ impl Common {
     pub(in crate::cli) fn open(&self) -> Result<Place, CliError> {
         match (&self.data, &self.server) {
             (Some(data), _) => Ok(Place::Data(Box::new(Session::open(data)?))),
-            (None, Some(address)) => Ok(Place::Server(Server::new(address)?)),
-            (None, None) => unreachable!("one of the group is required"),
+            (None, flag) => Ok(Place::Server(server(flag.as_deref())?)),
         }
     }
 
