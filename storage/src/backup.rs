@@ -40,6 +40,7 @@ use crate::check::Finding;
 use crate::disk::{
     Access, AlignedBytes, Caching, Disk, DiskBelow, DiskError, DiskFile, LockError, Operation, SYSTEM,
 };
+use crate::inspect::as_text;
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
 use crate::open::{LOCK, OpenError, take_lock};
 use crate::options::ReadOnlyOptions;
@@ -97,10 +98,12 @@ pub struct CopyReport {
     /// The last event taken from the source.
     pub through: u64,
     /// When its frame was accepted, ns.
-    pub accepted: i64,
+    #[serde(serialize_with = "as_text")]
+    pub accepted_time: i64,
     /// The last event of the source when it was read.
     pub source_last: u64,
     /// The term that was begun behind `through`, because the source goes on there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch_started: Option<u64>,
     /// Files that have a second name now.
     pub linked: u64,
@@ -113,6 +116,7 @@ pub struct CopyReport {
     /// Index tables that were made anew, because the source's reach beyond the point.
     pub indexes_rebuilt: u64,
     /// The copy of the store in `system`, if the source has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<Box<CopyReport>>,
     /// How often the source's writer was in the way.
     pub attempts: u64,
@@ -435,7 +439,7 @@ impl<'a> Copy<'a> {
                 self.report.events_rewritten = builder.head().last_sequence.0 - first.0 + 1;
             }
         }
-        self.report.accepted = builder.head().accepted_time.0;
+        self.report.accepted_time = builder.head().accepted_time.0;
         if goes_on {
             let epoch = Epoch(source.head.epoch.0.max(builder.head().epoch.0) + 1);
             let frame = begin_epoch(builder.head(), epoch, &mut memory);

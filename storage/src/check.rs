@@ -21,6 +21,7 @@ pub struct Finding {
     /// In which file, relative to the data directory.
     pub file: String,
     /// Where in it, in bytes, if it has a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// What: the part, what was expected and what was found.
     pub what: String,

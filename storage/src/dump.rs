@@ -53,14 +53,19 @@ impl Serialize for DumpItem {
                 map.end()
             }
         }
-        let mut item = serializer.serialize_struct("DumpItem", 7)?;
+        let fields = 5 + usize::from(self.damage.is_some()) + usize::from(!self.raw.is_empty());
+        let mut item = serializer.serialize_struct("DumpItem", fields)?;
         item.serialize_field("offset", &self.offset)?;
         item.serialize_field("bytes", &self.bytes)?;
         item.serialize_field("depth", &self.depth)?;
         item.serialize_field("what", self.what)?;
         item.serialize_field("fields", &Pairs(&self.fields))?;
-        item.serialize_field("damage", &self.damage)?;
-        item.serialize_field("raw", &hex(&self.raw))?;
+        if let Some(damage) = &self.damage {
+            item.serialize_field("damage", damage)?;
+        }
+        if !self.raw.is_empty() {
+            item.serialize_field("raw", &hex(&self.raw))?;
+        }
         item.end()
     }
 }

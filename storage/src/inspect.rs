@@ -54,10 +54,13 @@ pub struct SegmentView {
     /// Its first event.
     pub first_sequence: u64,
     /// Its last event, once it is sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_sequence: Option<u64>,
     /// Bytes of the file, once it is sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// BLAKE3 over its frames, once it is sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,
 }
 
@@ -79,20 +82,28 @@ pub struct EventTableView {
     /// Bytes of its frames, uncompressed.
     pub raw_bytes: u64,
     /// How its blocks are compressed: `none`, `lz4`, `zstd`. Of one in the cold tier it is not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<&'static str>,
     /// The least event time, ns.
+    #[serde(serialize_with = "as_text")]
     pub min_event_time: i64,
     /// The greatest event time, ns.
+    #[serde(serialize_with = "as_text")]
     pub max_event_time: i64,
     /// Accepted time of its first frame, ns.
+    #[serde(serialize_with = "as_text")]
     pub first_accepted_time: i64,
     /// Accepted time of its last frame, ns.
+    #[serde(serialize_with = "as_text")]
     pub last_accepted_time: i64,
     /// The least instrument.
+    #[serde(serialize_with = "as_text")]
     pub min_instrument: u32,
     /// The greatest instrument.
+    #[serde(serialize_with = "as_text")]
     pub max_instrument: u32,
     /// The object it is in the cold tier; the file is not there then.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cold: Option<String>,
 }
 
@@ -138,19 +149,22 @@ pub struct HoldView {
     /// The first event that stays.
     pub from: u64,
     /// When it was placed, ns.
-    pub placed: i64,
+    #[serde(serialize_with = "as_text")]
+    pub placed_at: i64,
 }
 
 /// How much more is kept, asked and written than was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Amplification {
     /// Bytes of tables (also those in the cold tier), snapshots and sealed segments per byte of the frames in tables. `None` without tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<f64>,
     /// Index tables that a lookup of one entity asks at most: those of level 0, and of each level above one (or, of an entity
     /// with tables of its own, those of the range asked for). A filter page spares it most of those that have nothing.
     pub tables_per_lookup: u64,
     /// Bytes that flushing and compaction wrote per byte of the frames flushed, since the store was opened. The log is not in
     /// it: it writes each frame once, and padding. `None` before the first flush, and if the store is open for reading only.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub write: Option<f64>,
 }
 
@@ -205,7 +219,16 @@ pub struct MemoryView {
     /// Files that are not part of the store any more and are about to be removed.
     pub obsolete_files: usize,
     /// How far indexing and flushing are behind; `None` where the store is only read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pressure: Option<Pressure>,
+}
+
+/// Times and ids in JSON are strings of digits: they may be any 64-bit number, and many readers round above 2^53.
+pub(crate) fn as_text<S: serde::Serializer>(
+    number: &impl std::fmt::Display,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(number)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -301,7 +324,7 @@ pub(crate) fn inspect(
         holds: view
             .holds
             .iter()
-            .map(|hold| HoldView { name: hold.name.clone(), from: hold.from.0, placed: hold.placed.0 })
+            .map(|hold| HoldView { name: hold.name.clone(), from: hold.from.0, placed_at: hold.placed.0 })
             .collect(),
         sealed_segment_bytes: segments.iter().filter_map(|segment| segment.bytes).sum(),
         memory: MemoryView {

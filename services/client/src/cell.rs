@@ -289,6 +289,23 @@ pub(crate) mod number {
     pub(crate) use super::text::deserialize;
 }
 
+/// A count that may be absent as a JSON number.
+pub(crate) mod some_number {
+    use super::*;
+
+    pub(crate) fn serialize<T: Copy + Into<Count>, S: serde::Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => number::serialize(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) use super::maybe::deserialize;
+}
+
 /// Something that this project counts.
 pub(crate) struct Count(u64);
 

@@ -40,6 +40,7 @@ pub struct ConsumerDefinition {
     /// A member that is not heard of for so long is given up.
     pub member_timeout_ms: u64,
     /// For people.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
 
@@ -218,7 +219,7 @@ pub struct ParkedList {
 
 row! {
     /// A consumer in a list.
-    ConsumerRow, table: [name deliver ack ack_floor next visible ack_pending waiting parked members] {
+    ConsumerRow, table: [name deliver kinds instruments ack max_deliver ack_floor next visible ack_pending waiting parked members] {
         /// Its name.
         name: text String,
         /// Where it began.
@@ -239,6 +240,12 @@ row! {
         waiting: number u64,
         /// Events set aside.
         parked: number u64,
+        /// Only these kinds, joined by commas; all without.
+        kinds: maybe String,
+        /// Only these instruments, joined by commas; all without.
+        instruments: maybe String,
+        /// After so many deliveries an event is set aside; never without.
+        max_deliver: some_number u32,
         /// Who is attached, joined by commas.
         members: maybe String,
         /// For people.
@@ -275,6 +282,9 @@ impl From<&ConsumerView> for ConsumerRow {
             ack_pending: view.ack_pending.into(),
             waiting: view.waiting.into(),
             parked: view.parked.into(),
+            kinds: some(view.definition.kinds.join(",")),
+            instruments: some(view.definition.instruments.join(",")),
+            max_deliver: view.definition.max_deliver,
             members: some(members.join(",")),
             description: some(view.definition.description.clone()),
         }

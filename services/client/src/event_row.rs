@@ -76,7 +76,7 @@ row! {
         /// Why an order was refused.
         reject_reason: maybe RejectReason,
         /// The position of the trade that was taken back.
-        trade_sequence: maybe Sequence,
+        trade_sequence: some_number Sequence,
         /// The trading status from then on.
         trading_status: maybe TradingStatus,
         /// The owner; private.
@@ -110,7 +110,7 @@ row! {
         /// The trading day as YYYYMMDD.
         trading_day: maybe u32,
         /// Which session of the day, from 0.
-        session: maybe u32,
+        session: some_number u32,
         /// What the account may do; private.
         account_status: maybe AccountStatus,
         /// The member firm; private.
@@ -126,11 +126,11 @@ row! {
         /// Its value, likewise; private.
         value: maybe String,
         /// The term that began or ended.
-        term: maybe Epoch,
+        term: some_number Epoch,
         /// The term before it.
-        previous_epoch: maybe Epoch,
+        previous_epoch: some_number Epoch,
         /// The last event before the term.
-        previous_last_sequence: maybe Sequence,
+        previous_last_sequence: some_number Sequence,
         /// The node that writes the term.
         node: maybe String,
     }

@@ -44,7 +44,7 @@ const fn equal(left: &str, right: &str) -> bool {
     true
 }
 
-/// Declares a row. `number` fields are counts, `text` fields are always there, `maybe` fields can be absent.
+/// Declares a row. `number` fields are counts, `text` fields anything else; `some_number` and `maybe` are those that can be absent.
 macro_rules! row {
     (
         $(#[$meta:meta])*
@@ -83,12 +83,22 @@ macro_rules! row {
             $($done)* $(#[$doc])* #[serde(with = "crate::cell::text")] pub $field: $type,
         ] $($rest)* }
     };
+    (@struct $meta:tt $name:ident [$($done:tt)*] $(#[$doc:meta])* $field:ident: some_number $type:ty, $($rest:tt)*) => {
+        row! { @struct $meta $name [
+            $($done)* $(#[$doc])*
+            #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::cell::some_number")]
+            pub $field: Option<$type>,
+        ] $($rest)* }
+    };
     (@struct $meta:tt $name:ident [$($done:tt)*] $(#[$doc:meta])* $field:ident: maybe $type:ty, $($rest:tt)*) => {
         row! { @struct $meta $name [
             $($done)* $(#[$doc])*
             #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::cell::maybe")]
             pub $field: Option<$type>,
         ] $($rest)* }
+    };
+    (@show some_number $value:expr, $for_people:ident, $out:ident) => {
+        row!(@show maybe $value, $for_people, $out)
     };
     (@show maybe $value:expr, $for_people:ident, $out:ident) => {
         match &$value {

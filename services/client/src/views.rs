@@ -36,7 +36,7 @@ row! {
         /// The selling order.
         sell_order_id: maybe OrderId,
         /// The venue's number for the record.
-        venue_sequence: text VenueSequence,
+        venue_sequence: maybe VenueSequence,
         /// `true` if the trade was taken back later on.
         busted: maybe bool,
     }
@@ -132,7 +132,7 @@ row! {
         /// When the last trade was, ns since 1970 UTC.
         last_time: maybe EventTime,
         /// The last trade's position.
-        last_sequence: maybe Sequence,
+        last_sequence: some_number Sequence,
         /// The side of the last trade that arrived; `none` in an auction.
         aggressor: maybe Side,
         /// The session's first price.
@@ -156,11 +156,11 @@ row! {
         /// How many trades the session has had.
         trades: number u64,
         /// How many more were taken back, if any.
-        busted: maybe u64,
+        busted: some_number u64,
         /// The trading day as YYYYMMDD; absent where the tape has no sessions, and the session is the UTC day.
         trading_day: maybe u32,
         /// Which session of the day, from 0.
-        session: maybe u32,
+        session: some_number u32,
         /// When the session began, ns since 1970 UTC.
         session_begun: maybe EventTime,
     }
@@ -174,13 +174,13 @@ row! {
         /// Its trading status.
         trading_status: text TradingStatus,
         /// The position of the event that made it so.
-        sequence: maybe Sequence,
+        sequence: some_number Sequence,
     }
 }
 
 row! {
     /// A key of the keyed state.
-    StateRow, table: [key value bytes set_at event_time] {
+    StateRow, table: [key value bytes set_sequence event_time] {
         /// The key as text, or in hexadecimal after `0x`.
         key: text String,
         /// Its value, likewise.
@@ -188,7 +188,7 @@ row! {
         /// How many bytes the value has.
         bytes: number u64,
         /// The position of the event that set it.
-        set_at: number Sequence,
+        set_sequence: number Sequence,
         /// When that was, ns since 1970 UTC.
         event_time: text EventTime,
     }
@@ -196,7 +196,7 @@ row! {
 
 row! {
     /// An account, with one of its positions if it has any. Private.
-    AccountRow, table: [account name account_status participant_name instrument position changed_at] {
+    AccountRow, table: [account name account_status participant_name instrument position last_sequence] {
         /// Its id.
         account: text AccountId,
         /// Its name.
@@ -212,7 +212,7 @@ row! {
         /// How much it has of that.
         position: maybe String,
         /// The last event that changed the position, or the account if it has none.
-        changed_at: number Sequence,
+        last_sequence: number Sequence,
     }
 }
 
@@ -245,7 +245,7 @@ impl TradeRow {
             trade_id: some_trade(trade.trade_id),
             buy_order_id: some_order(trade.buy_order_id),
             sell_order_id: some_order(trade.sell_order_id),
-            venue_sequence: trade.venue_sequence,
+            venue_sequence: (trade.venue_sequence != VenueSequence(0)).then_some(trade.venue_sequence),
             busted: busted.then_some(true),
         }
     }
@@ -331,7 +331,7 @@ impl StateRow {
             key: readable(key),
             value: readable(&value.value),
             bytes: value.value.len() as u64,
-            set_at: value.set_at,
+            set_sequence: value.set_at,
             event_time: value.event_time,
         }
     }
@@ -349,7 +349,7 @@ impl AccountRow {
             participant_name: text(account.participant_name.to_string()),
             instrument: None,
             position: None,
-            changed_at: account.changed_at,
+            last_sequence: account.changed_at,
         };
         if account.positions.is_empty() {
             return vec![one];
@@ -357,7 +357,7 @@ impl AccountRow {
         let row = |(id, position): (&InstrumentId, &matchtape_market::Position)| Self {
             instrument: (*id != InstrumentId(0)).then(|| symbol(*id)),
             position: signed(position.units),
-            changed_at: position.changed_at,
+            last_sequence: position.changed_at,
             ..one.clone()
         };
         account.positions.iter().map(row).collect()

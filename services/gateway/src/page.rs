@@ -31,6 +31,7 @@ macro_rules! files {
 
 files! {
     "/" "index.html" "text/html; charset=utf-8",
+    "/PROTOCOL.md" "../PROTOCOL.md" "text/markdown; charset=utf-8",
     "/style.css" "style.css" "text/css; charset=utf-8",
     "/favicon.svg" "favicon.svg" "image/svg+xml",
     "/js/app.js" "js/app.js" "text/javascript; charset=utf-8",

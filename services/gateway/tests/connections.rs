@@ -16,6 +16,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 fn closed(code: u16, reason: &str) -> Closed {
@@ -61,6 +63,9 @@ async fn refused_requests_say_what_where_and_what_to_do_and_the_connection_stays
         (json!({"channel": "trades", "depth": 10}), "bad_request", "depth"),
         (json!({"channel": "trades", "snapshot": true}), "bad_request", "snapshot"),
         (json!({"channel": "trades", "from_sequence": -1}), "bad_request", "from_sequence"),
+        (json!({"channel": "trades", "from_time": "soon"}), "bad_request", "from_time"),
+        (json!({"channel": "trades", "symbol": "ALFA"}), "bad_request", "symbol"),
+        (json!({"channel": 7}), "bad_request", "channel"),
         (json!({"channel": "trades", "from_sequence": 1, "from_time": "1"}), "bad_request", "from_sequence"),
         (json!({"channel": "trades", "resume": "nonsense"}), "bad_request", "resume"),
         (json!({"channel": "trades", "resume": "00000000000000ab-5"}), "other_tape", "resume"),
@@ -95,6 +100,14 @@ async fn refused_requests_say_what_where_and_what_to_do_and_the_connection_stays
     client.subscribe(json!({"id": 2, "channel": "tape"})).await;
     client.send(json!({"op": "subscribe", "id": 3, "channel": "tape"})).await;
     assert_eq!(error(&mut client).await["what"], "2 subscriptions are open");
+    // Of what is still to come nothing is completed.
+    client.send(json!({"op": "unsubscribe", "id": 2})).await;
+    client.until("unsubscribed").await;
+    let waits = client.subscribe(json!({"id": 2, "channel": "trades", "from_sequence": 1_000_000})).await;
+    assert_eq!((&waits["waiting"], &waits["start"]), (&json!(true), &json!(1_000_000)));
+    client.send(json!({"op": "ping", "id": 8})).await;
+    let until_pong = client.until("pong").await;
+    assert!(until_pong.iter().all(|message| message["type"] != "replay_completed"), "{until_pong:?}");
     client.send(json!({"op": "unsubscribe", "id": 9})).await;
     assert_eq!(error(&mut client).await["id"], 9);
     client.send(json!({"op": "ping", "id": 4})).await;
@@ -128,6 +141,13 @@ async fn every_reason_to_close_has_its_code() {
         let _ = client.socket.send(Message::text("x".repeat(bytes))).await;
         assert_eq!(client.until_closed().await.1, closed(1009, "message_too_big"), "{bytes}");
     }
+
+    let mut client = Client::connect(address).await;
+    let no_text = Frame::message(&b"\xff\xfe"[..], OpCode::Data(Data::Text), true);
+    client.socket.send(Message::Frame(no_text)).await.unwrap();
+    let (closing, end) = client.until_closed().await;
+    assert_eq!(end, closed(1007, "not_utf8"));
+    assert_eq!(closing.unwrap()["reason"], "not_utf8");
 
     let mut client = Client::connect(address).await;
     for _ in 0..3 {

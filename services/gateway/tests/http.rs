@@ -103,7 +103,7 @@ async fn ranges_are_by_sequence_or_by_time_and_inclusive() {
     let address = gateway.address();
     let events = tape.events();
     let (first, last) = (&events[100], &events[140]);
-    let by_time = format!("/v1/events?from={}ns&to={}ns", first.time.get(), last.time.get());
+    let by_time = format!("/v1/events?from={}&to={}", first.time.get(), last.time.get());
     let by_sequence = format!("/v1/events?from={}&to={}", first.sequence, last.sequence);
     let (by_time, by_sequence) =
         (get(address, &by_time).await.json(), get(address, &by_sequence).await.json());
@@ -139,7 +139,7 @@ async fn the_book_as_of_any_sequence_or_time_is_the_folded_one() {
     }
     let of_time = &events[events.len() / 2];
     let answer =
-        get(address, &format!("/v1/book?instrument=ALFA&at={}ns&depth=3", of_time.time.get())).await.json();
+        get(address, &format!("/v1/book?instrument=ALFA&at={}&depth=3", of_time.time.get())).await.json();
     let book = tape.book_at(INSTRUMENTS[0].0, Sequence(answer["sequence"].as_u64().unwrap()));
     assert_eq!(levels_of(&answer["bids"]), levels(&book, Side::Buy, 3));
     let now = get(address, "/v1/book?instrument=BETA").await.json();
@@ -220,7 +220,7 @@ async fn tickers_and_trading_status_are_the_folded_ones_now_and_as_of_any_positi
             .collect();
         assert_eq!((expected.len(), statuses.len()), (2, 2));
         let time = events[at.get() as usize - 1].time;
-        for at in [at.to_string(), format!("{time}ns")] {
+        for at in [at.to_string(), time.to_string()] {
             let answer = get(address, &format!("/v1/ticker?at={at}")).await.json();
             assert_eq!(answer["tickers"], json!(expected), "at {at}");
             let one = get(address, &format!("/v1/ticker?instrument=BETA&at={at}")).await.json();
@@ -236,10 +236,7 @@ async fn tickers_and_trading_status_are_the_folded_ones_now_and_as_of_any_positi
     assert_eq!((&now["tickers"], &now["sequence"]), (&then["tickers"], &json!(end.get())));
     assert_eq!(now["tickers"][0]["trading_day"], "20231115");
     let lines = get_lines(address, "/v1/status?instrument=BETA").await.lines();
-    assert_eq!(
-        lines,
-        [json!({"instrument": "BETA", "trading_status": "halted", "sequence": halted.to_string()})]
-    );
+    assert_eq!(lines, [json!({"instrument": "BETA", "trading_status": "halted", "sequence": halted.get()})]);
     gateway.shutdown().await;
 }
 
@@ -275,6 +272,11 @@ async fn a_wrong_question_is_answered_with_what_is_wrong() {
     let address = gateway.address();
     for (path, status, error, place) in [
         ("/v1/nothing", 404, "unknown_path", "path"),
+        ("/v1", 404, "unknown_path", "path"),
+        ("/nothing", 404, "unknown_path", "path"),
+        ("/v1/seal", 405, "method_not_allowed", "method"),
+        ("/v1/stream", 426, "upgrade_required", "Upgrade"),
+        ("/v1/state/%ff", 400, "bad_request", "request"),
         ("/v1/book", 400, "bad_request", "instrument"),
         ("/v1/book?instrument=GAMA", 404, "unknown_symbol", "instrument"),
         ("/v1/book?instrument=ALFA&at=soon", 400, "bad_request", "at"),
@@ -300,7 +302,16 @@ async fn a_wrong_question_is_answered_with_what_is_wrong() {
         assert!(
             !body["what"].as_str().unwrap().is_empty() && !body["what_to_do"].as_str().unwrap().is_empty()
         );
+        if error == "unknown_path" {
+            assert_eq!(body["what"], format!("there is nothing at {path}"));
+        }
     }
+    let answer = get(address, "/v1/seal").await;
+    assert_eq!(
+        (&answer.json()["what"], &answer.json()["what_to_do"]),
+        (&json!("/v1/seal has no GET"), &json!("use one that `Allow` names"))
+    );
+    assert!(answer.headers.to_ascii_lowercase().contains("allow: post"), "{}", answer.headers);
     let answer = get_with(address, "/v1/events", &format!("Host: {address}\r\nAccept: image/png\r\n")).await;
     assert_eq!((answer.status, &answer.json()["error"]), (406, &json!("not_acceptable")));
     gateway.shutdown().await;

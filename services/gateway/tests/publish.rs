@@ -206,7 +206,7 @@ async fn a_published_instrument_is_listed_when_the_answer_has_come() {
         let listed = get(served.address(), "/v1/instruments").await.json();
         let row = listed["instruments"].as_array().unwrap().last().unwrap().clone();
         assert_eq!(row["instrument"], format!("S{number}"));
-        assert_eq!((&row["publisher"], &row["instrument_id"]), (&3.into(), &number.into()));
+        assert_eq!((&row["publisher"], &row["instrument_id"]), (&"3".into(), &number.to_string().into()));
         assert_eq!(row["venue_instrument_id"], (1000 + number).to_string());
     }
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use matchtape_client::position::Position;
 use matchtape_schemas::event::InstrumentDefined;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, VenueSequence};
@@ -157,12 +158,13 @@ struct Instruments {
 #[derive(Deserialize)]
 struct InstrumentRow {
     instrument: String,
-    instrument_id: u32,
+    instrument_id: String,
+    #[serde(default)]
     venue: String,
     #[serde(default)]
     venue_instrument_id: Option<String>,
     #[serde(default)]
-    publisher: u16,
+    publisher: Option<String>,
 }
 
 /// Which record of which source an event was, of a row of `/v1/events`.
@@ -324,14 +326,16 @@ impl Server {
         }
         let definition = |row: InstrumentRow| {
             let number = row.venue_instrument_id.map_or(Ok(0), |number| number.parse());
+            let publisher = row.publisher.map_or(Ok(0), |publisher| publisher.parse());
+            let id = row.instrument_id.parse().map_err(|error| self.unknown(error))?;
             let definition = InstrumentDefined {
                 symbol: Text::new(&row.instrument).map_err(|error| self.unknown(error))?,
                 venue: Text::new(&row.venue).map_err(|error| self.unknown(error))?,
                 venue_instrument_id: number.map_err(|error| self.unknown(error))?,
-                publisher: row.publisher,
+                publisher: publisher.map_err(|error| self.unknown(error))?,
                 ..InstrumentDefined::default()
             };
-            Ok((InstrumentId(row.instrument_id), definition))
+            Ok((InstrumentId(id), definition))
         };
         answer.instruments.into_iter().map(definition).collect()
     }
@@ -343,10 +347,10 @@ impl Server {
         from: EventTime,
         through: EventTime,
     ) -> Result<impl Iterator<Item = Result<Recorded, ServerError>> + '_, ServerError> {
-        let mut parameters = vec![("from", format!("{from}ns"))];
+        let mut parameters = vec![("from", Position::Time(from).to_string())];
         parameters.extend(symbol.map(|symbol| ("instrument", symbol.to_owned())));
         if through < EventTime::MAX {
-            parameters.push(("to", format!("{through}ns")));
+            parameters.push(("to", Position::Time(through).to_string()));
         }
         let recorded = move |row: RecordedRow| {
             let number = |text: &str| text.parse::<u64>().map_err(|error| self.unknown(error));

@@ -73,6 +73,7 @@ pub struct SalvageReport {
     /// What does not check.
     pub damage: Vec<Finding>,
     /// The events of the store, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<Span>,
     /// Events that can be read nowhere any more.
     pub lost: Vec<Span>,
@@ -92,14 +93,17 @@ pub struct SalvageReport {
     /// Whether the manifest was made from the files, because it was missing or damaged.
     pub manifest_rebuilt: bool,
     /// The term that was begun behind the last event kept, because later ones were given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch_started: Option<u64>,
     /// Where damaged files went, or would go.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
     /// What to know besides.
     pub warnings: Vec<String>,
     /// Whether anything was done.
     pub applied: bool,
     /// What reading the store back has found, if something was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<VerifyReport>,
 }
 

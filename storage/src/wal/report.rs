@@ -22,6 +22,7 @@ pub struct WalReport {
     /// Events of the open segment that were checked and kept.
     pub replayed_events: u64,
     /// What was cut from the end, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
     /// A segment had ended, or was sealed, without the next one having begun.
     pub finished_rotation: bool,

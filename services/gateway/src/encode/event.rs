@@ -46,7 +46,7 @@ pub(crate) fn trade_item(out: &mut String, event: &EventRef<'_>, symbols: &Symbo
             some_id(&mut item, "trade_id", trade.trade_id.get().get());
             some_id(&mut item, "buy_order_id", trade.buy_order_id.get().get());
             some_id(&mut item, "sell_order_id", trade.sell_order_id.get().get());
-            item.id("venue_sequence", trade.venue_sequence.get().get());
+            some_id(&mut item, "venue_sequence", trade.venue_sequence.get().get());
             flags(&mut item, event);
             item.close();
             true

@@ -74,7 +74,7 @@ fn time(params: &mut Params, name: &str) -> Result<Option<EventTime>, ApiError> 
         Some(Position::At(_)) => Err(ApiError::bad_request(
             "candles are by time",
             name,
-            "give a time: 2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000ns",
+            "give a time: 2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000",
         )),
     }
 }

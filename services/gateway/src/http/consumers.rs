@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use matchtape_client::EventRow;
 use matchtape_client::consumers::*;
+use matchtape_client::position::parse_time;
 use matchtape_node::consumers::{
     AckPolicy, Advisory, Attempt, ConsumerError, ConsumerFilter, ConsumerHandle, ConsumerInfo, ConsumerName,
     Consumers, Definition, DeliverPolicy, Item, MemberId, MemberName,
@@ -24,7 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Gateway;
-use super::params::{Params, Position, find_instrument};
+use super::params::{Params, find_instrument};
 use crate::error::ApiError;
 use crate::feed::Feed;
 use crate::gateway::Shared;
@@ -345,7 +346,7 @@ fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T,
         ));
     }
     serde_json::from_slice(body)
-        .map_err(|error| ApiError::bad_request(error.to_string(), "body", "see PROTOCOL.md for its fields"))
+        .map_err(|error| ApiError::bad_request(error.to_string(), "body", "see /PROTOCOL.md for its fields"))
 }
 
 fn definition(text: &ConsumerDefinition, feed: &Feed) -> Result<Definition, ApiError> {
@@ -357,13 +358,9 @@ fn definition(text: &ConsumerDefinition, feed: &Feed) -> Result<Definition, ApiE
         ("last_per_instrument", None, None) => DeliverPolicy::LastPerInstrument,
         ("new", None, None) => DeliverPolicy::New,
         ("by_start_sequence", Some(sequence), None) => DeliverPolicy::ByStartSequence(Sequence(sequence)),
-        ("by_start_time", None, Some(time)) => match (Position::read(time), time.parse()) {
-            (Some(Position::Time(time)), _) => DeliverPolicy::ByStartTime(time),
-            (_, Ok(nanoseconds)) => DeliverPolicy::ByStartTime(EventTime(nanoseconds)),
-            (_, Err(_)) => {
-                let forms = "give 2023-12-25T23:00:00Z, or nanoseconds since 1970";
-                return wrong(format!("{time:?} is no time"), "start_time", forms);
-            }
+        ("by_start_time", None, Some(time)) => match parse_time(time) {
+            Ok(nanoseconds) => DeliverPolicy::ByStartTime(EventTime(nanoseconds)),
+            Err(what) => return wrong(what, "start_time", "give it in one of these forms"),
         },
         (other, ..) => {
             return wrong(
@@ -525,7 +522,7 @@ fn refusal(error: ConsumerError) -> ApiError {
         ConsumerError::Deleted(_) => {
             new(StatusCode::GONE, "consumer_deleted", "name", "make it again if it is still wanted")
         }
-        ConsumerError::Definition(error) => ApiError::bad_request(what, error.field, "see PROTOCOL.md"),
+        ConsumerError::Definition(error) => ApiError::bad_request(what, error.field, "see /PROTOCOL.md"),
         ConsumerError::Attach(_) => new(
             StatusCode::CONFLICT,
             "members_full",

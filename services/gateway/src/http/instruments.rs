@@ -67,7 +67,7 @@ pub(crate) async fn instrument(
         match market.instruments.get(id) {
             Some(instrument) => write(object, instrument, BookTop::of(&market, id).as_ref()),
             None => {
-                object.text("instrument", &id.to_string()).number("instrument_id", id.get().into());
+                object.text("instrument", &id.to_string()).id("instrument_id", id.get());
             }
         }
         if let Some((first, last)) = &extent {
@@ -93,20 +93,30 @@ impl BookTop {
     }
 }
 
+fn some_text(object: &mut Json<'_>, name: &str, text: &str) {
+    if !text.is_empty() {
+        object.text(name, text);
+    }
+}
+
 fn write(object: &mut Json<'_>, instrument: &Instrument, book: Option<&BookTop>) {
     let definition = &instrument.definition;
     object.text("instrument", &definition.symbol.as_str());
-    object.number("instrument_id", instrument.id.get().into());
-    object.text("name", &definition.name.as_str()).word("instrument_class", definition.class.name());
-    object.text("venue", &definition.venue.as_str()).text("currency", &definition.currency.as_str());
+    object.id("instrument_id", instrument.id.get());
+    some_text(object, "name", &definition.name.as_str());
+    object.word("instrument_class", definition.class.name());
+    some_text(object, "venue", &definition.venue.as_str());
+    some_text(object, "currency", &definition.currency.as_str());
     if definition.venue_instrument_id != 0 {
         object.id("venue_instrument_id", definition.venue_instrument_id);
     }
     if definition.publisher != 0 {
-        object.number("publisher", definition.publisher.into());
+        object.id("publisher", definition.publisher);
     }
     object.price("price_increment", definition.price_increment);
-    object.units("quantity_increment", definition.quantity_increment.units());
+    if definition.quantity_increment.units() != 0 {
+        object.units("quantity_increment", definition.quantity_increment.units());
+    }
     object.word("trading_status", instrument.status.name());
     let Some(BookTop { best: [bid, ask], orders }) = book else { return };
     if let Some(bid) = bid {

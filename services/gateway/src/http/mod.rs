@@ -21,10 +21,13 @@ mod ticker;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::to_bytes;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{Request, State};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{OriginalUri, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
@@ -32,6 +35,9 @@ use crate::error::ApiError;
 use crate::gateway::Shared;
 use crate::metrics::Metrics;
 use crate::{page, ws};
+
+/// Longer words of a refusal are cut.
+const REFUSAL_BYTES_MAX: usize = 4096;
 
 /// What every handler gets.
 type Gateway = State<Arc<Shared>>;
@@ -76,6 +82,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .fallback(unknown)
         .layer(from_fn_with_state(shared.clone(), guard::guard))
+        .layer(from_fn(explain))
         .with_state(shared)
 }
 
@@ -84,18 +91,61 @@ async fn count(State(shared): Gateway, request: Request, next: Next) -> Response
     next.run(request).await
 }
 
-async fn unknown(request: Request) -> ApiError {
+/// Says in four fields what axum refuses by itself, in a line of text or none: a method, a body, a query.
+async fn explain(request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (mut head, body) = next.run(request).await.into_parts();
+    let refused = head.status.is_client_error() || head.status.is_server_error();
+    let explained = head.headers.get(CONTENT_TYPE).is_some_and(|found| found == "application/json");
+    if !refused || explained {
+        return Response::from_parts(head, body);
+    }
+    let text = to_bytes(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let (word, what, place, what_to_do) = match head.status {
+        // Which those are is added outside of all layers.
+        StatusCode::METHOD_NOT_ALLOWED => {
+            ("method_not_allowed", format!("{path} has no {method}"), "method", "use one that `Allow` names")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", text, "body", "send less at once"),
+        _ => ("bad_request", text, "request", "see /PROTOCOL.md for what this path takes"),
+    };
+    let mut response = ApiError::new(head.status, word, what, place, what_to_do).into_response();
+    head.headers.remove(CONTENT_LENGTH);
+    for (name, value) in head.headers.iter().filter(|(name, _)| **name != CONTENT_TYPE) {
+        response.headers_mut().insert(name, value.clone());
+    }
+    response
+}
+
+async fn unknown(OriginalUri(uri): OriginalUri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "unknown_path",
-        format!("there is nothing at {}", request.uri().path()),
+        format!("there is nothing at {}", uri.path()),
         "path",
-        "the page is at /, the data under /v1: see PROTOCOL.md",
+        "the page is at /, the data under /v1: see /PROTOCOL.md",
     )
 }
 
 /// The WebSocket.
-async fn stream(State(shared): Gateway, upgrade: WebSocketUpgrade) -> Response {
+async fn stream(
+    State(shared): Gateway,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(refused) => {
+            return ApiError::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "upgrade_required",
+                refused.body_text(),
+                "Upgrade",
+                "this is a WebSocket: connect to ws://.../v1/stream",
+            )
+            .into_response();
+        }
+    };
     let Ok(permit) = shared.connections.clone().try_acquire_owned() else {
         Metrics::count(&shared.metrics.connections_refused);
         return ApiError::new(

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use axum::extract::Query;
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
-use matchtape_client::time::parse_rfc3339;
+use matchtape_client::position::{self, At, parse_time};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 
 use crate::error::ApiError;
@@ -72,20 +72,15 @@ pub(crate) enum Position {
 
 /// What a position looks like, for error messages.
 const POSITION_FORMS: &str =
-    "a sequence (4711), a time (2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000ns), or end";
+    "a sequence (4711), a time (2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000), or end";
 
-impl Position {
-    pub(crate) fn read(text: &str) -> Option<Self> {
-        if text == "end" {
-            return Some(Self::End);
+impl From<At> for Position {
+    fn from(at: At) -> Self {
+        match at {
+            At::End => Self::End,
+            At::Position(position::Position::Sequence(sequence)) => Self::At(sequence),
+            At::Position(position::Position::Time(time)) => Self::Time(time),
         }
-        if let Some(ns) = text.strip_suffix("ns") {
-            return ns.parse().ok().map(|ns| Self::Time(EventTime(ns)));
-        }
-        if let Ok(sequence) = text.parse() {
-            return Some(Self::At(Sequence(sequence)));
-        }
-        parse_rfc3339(text).map(|ns| Self::Time(EventTime(ns)))
     }
 }
 
@@ -148,12 +143,16 @@ impl Params {
 
     pub(crate) fn position(&mut self, name: &str) -> Result<Option<Position>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        Position::read(&text).map(Some).ok_or_else(|| {
-            ApiError::bad_request(
-                format!("{text:?} is not a position"),
-                name,
-                format!("give {POSITION_FORMS}"),
-            )
+        let read = text.parse::<At>().map(|at| Some(at.into()));
+        read.map_err(|what| ApiError::bad_request(what, name, format!("give {POSITION_FORMS}")))
+    }
+
+    /// A time, where no sequence can be meant.
+    pub(crate) fn time(&mut self, name: &str) -> Result<Option<EventTime>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let read = parse_time(&text).map(|ns| Some(EventTime(ns)));
+        read.map_err(|what| {
+            ApiError::bad_request(what, name, "give it in one of these forms, or leave it out")
         })
     }
 
@@ -209,7 +208,7 @@ impl Params {
             Some((name, _)) => Err(ApiError::bad_request(
                 format!("there is no parameter {name:?} here"),
                 name,
-                "see PROTOCOL.md for the parameters of each path",
+                "see /PROTOCOL.md for the parameters of each path",
             )),
         }
     }
@@ -229,18 +228,6 @@ pub(crate) fn find_instrument(text: &str, feed: &Feed) -> Result<InstrumentId, A
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn positions_are_sequences_times_or_the_end() {
-        assert_eq!(Position::read("4711"), Some(Position::At(Sequence(4711))));
-        assert_eq!(Position::read("end"), Some(Position::End));
-        let time = Some(Position::Time(EventTime(1_703_545_200_000_000_000)));
-        assert_eq!(Position::read("2023-12-25T23:00:00Z"), time);
-        assert_eq!(Position::read("1703545200000000000ns"), time);
-        for wrong in ["-1", "soon", "1e9", "ns", "18446744073709551616"] {
-            assert_eq!(Position::read(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn parameters_are_neither_ignored_nor_guessed() {

@@ -56,7 +56,7 @@ pub(crate) async fn publish(
     check_head(request.headers(), shared.limits.publish_bytes_max)?;
 
     let permit = shared.publishes.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let bytes = read_body(request.into_body(), &shared, shared.limits.publish_bytes_max).await?;
+    let bytes = read_body(request.into_body(), &shared, shared.limits.publish_bytes_max, SEVERAL).await?;
     let receipt = on_blocking_thread(move || {
         let outcome = put(&*ingress, producer, &bytes);
         drop(permit);
@@ -145,14 +145,12 @@ pub(super) fn read_stage(params: &mut Params) -> Result<Stage, ApiError> {
     })
 }
 
-fn too_large(limit: usize) -> ApiError {
-    ApiError::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "body_too_large",
-        format!("the body has more than {limit} bytes"),
-        "body",
-        "send its groups in several requests",
-    )
+/// What to do with a body of events that is too large.
+const SEVERAL: &str = "send its groups in several requests";
+
+fn too_large(limit: usize, what_to_do: &str) -> ApiError {
+    let what = format!("the body has more than {limit} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", what, "body", what_to_do)
 }
 
 fn check_head(headers: &HeaderMap, bytes_max: usize) -> Result<(), ApiError> {
@@ -167,7 +165,7 @@ fn check_head(headers: &HeaderMap, bytes_max: usize) -> Result<(), ApiError> {
     }
     let stated = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if stated.is_some_and(|bytes| bytes > bytes_max as u64) {
-        return Err(too_large(bytes_max));
+        return Err(too_large(bytes_max, SEVERAL));
     }
     Ok(())
 }
@@ -177,6 +175,7 @@ pub(super) async fn read_body(
     body: Body,
     shared: &Shared,
     bytes_max: usize,
+    if_larger: &str,
 ) -> Result<AlignedVec<16>, ApiError> {
     let pause_max = shared.limits.write_stall_max;
     let cut =
@@ -191,7 +190,7 @@ pub(super) async fn read_body(
             Err(_) => return Err(cut(format!("no more of the body came for {} ms", pause_max.as_millis()))),
         };
         if bytes.len() + piece.len() > bytes_max {
-            return Err(too_large(bytes_max));
+            return Err(too_large(bytes_max, if_larger));
         }
         bytes.extend_from_slice(&piece);
     }
@@ -205,7 +204,7 @@ fn put(ingress: &dyn Ingress, producer: ProducerId, bytes: &[u8]) -> Result<Rece
             "bad_events",
             error.to_string(),
             "body",
-            "nothing of it was published; see PROTOCOL.md for what a body is",
+            "nothing of it was published; see /PROTOCOL.md for what a body is",
         )
     })?;
     ingress.publish(producer, &groups).map_err(|error| refusal(&error))

@@ -107,7 +107,7 @@ pub(crate) async fn get(
     }
     Ok(json(|object| {
         object.text("key", &readable(&key)).text("value", &readable(&value.value));
-        object.number("bytes", value.value.len() as u64).number("set_at", value.set_at.get());
+        object.number("bytes", value.value.len() as u64).number("set_sequence", value.set_at.get());
         object.id("event_time", value.event_time.get()).number("sequence", through.get());
     }))
 }
@@ -180,15 +180,11 @@ pub(crate) async fn put(
     let (ingress, key) = (ingress(&shared)?, read_key(&key)?);
     let write = Write::read(query)?;
     let permit = shared.publishes.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let value = read_body(request.into_body(), &shared, STATE_BYTES_MAX).await?;
+    let elsewhere = "keep large things elsewhere, and their address here";
+    let value = read_body(request.into_body(), &shared, STATE_BYTES_MAX, elsewhere).await?;
     let body = StateSet::new(&key, &value).map_err(|error: StateError| {
-        ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            error.to_string(),
-            "body",
-            "keep large things elsewhere, and their address here",
-        )
+        let what = error.to_string();
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", what, "body", elsewhere)
     })?;
     write.publish(&shared, ingress, body.into(), permit).await
 }
@@ -220,17 +216,7 @@ impl Write {
         let mut params = Params::of(query)?;
         let producer = params.text("producer").map_or(Ok(PRODUCER), |text| read_producer(&text))?;
         let number = params.id("producer_sequence")?.map(ProducerSequence);
-        let event_time = match params.position("event_time")? {
-            None | Some(Position::End) => now(),
-            Some(Position::Time(time)) => time,
-            Some(Position::At(_)) => {
-                return Err(ApiError::bad_request(
-                    "an event happens at a time, not at a sequence",
-                    "event_time",
-                    "give a time (2023-12-25T23:00:00Z, or nanoseconds as 1703545200000000000ns), or leave it out",
-                ));
-            }
-        };
+        let event_time = params.time("event_time")?.unwrap_or_else(now);
         let wait = read_stage(&mut params)?;
         params.finish()?;
         let wrong = |what, what_to_do| Err(ApiError::bad_request(what, "producer_sequence", what_to_do));

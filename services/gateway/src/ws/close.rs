@@ -7,6 +7,8 @@ pub(crate) enum CloseReason {
     Shutdown,
     /// Binary messages are not part of this protocol.
     Unsupported,
+    /// A text message was not UTF-8.
+    NotUtf8,
     /// A message from the client was larger than allowed.
     MessageTooBig,
     /// The tape cannot be read on.
@@ -26,9 +28,10 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Shutdown,
         Self::Unsupported,
+        Self::NotUtf8,
         Self::MessageTooBig,
         Self::TapeFailed,
         Self::IdleTimeout,
@@ -44,6 +47,7 @@ impl CloseReason {
         match self {
             Self::Shutdown => 1001,
             Self::Unsupported => 1003,
+            Self::NotUtf8 => 1007,
             Self::MessageTooBig => 1009,
             Self::TapeFailed => 1011,
             Self::IdleTimeout => 4001,
@@ -60,6 +64,7 @@ impl CloseReason {
         match self {
             Self::Shutdown => "server_shutdown",
             Self::Unsupported => "binary_not_supported",
+            Self::NotUtf8 => "not_utf8",
             Self::MessageTooBig => "message_too_big",
             Self::TapeFailed => "tape_failed",
             Self::IdleTimeout => "idle_timeout",

@@ -20,7 +20,7 @@ use super::close::CloseReason;
 use super::message::{self, Acknowledgement, Messages};
 use super::open::{Opened, live_snapshot, open, plan};
 use super::rate::TokenBucket;
-use super::request::{Request, SubscribeRequest, parse};
+use super::request::{NoRequest, Request, SubscribeRequest, parse};
 use super::subscription::{Phase, Subscription, Turn, WhyLog};
 use crate::encode::Cause;
 use crate::error::ApiError;
@@ -363,7 +363,8 @@ impl Connection {
             start: position.next(),
             waiting,
         });
-        let completed = asked_for_past && replay.is_none();
+        // Of a past that is still to come nothing is completed.
+        let completed = asked_for_past && replay.is_none() && !waiting;
         let phase = match replay {
             Some(replay) => Phase::Log { replay: Some(Box::new(replay)), why: WhyLog::Asked },
             None => Phase::Live,
@@ -405,9 +406,10 @@ impl Connection {
             Ok(Request::Subscribe(request)) => self.subscribe(request).await,
             Ok(Request::Unsubscribe { id }) => self.unsubscribe(id).await,
             Ok(Request::Ping { id }) => self.send(message::pong(id)).await,
-            Err(error) => {
+            Err(no_request) => {
+                let NoRequest { id, error } = *no_request;
                 self.malformed += 1;
-                self.send(message::error(None, &error)).await?;
+                self.send(message::error(id, &error)).await?;
                 if self.malformed > self.shared.limits.malformed_max {
                     let what = format!("{} messages were not requests", self.malformed);
                     return Err(End::Close(CloseReason::Malformed, what));
@@ -547,10 +549,17 @@ fn too_big(bytes_max: usize) -> End {
     End::Close(CloseReason::MessageTooBig, format!("a message may have {bytes_max} bytes"))
 }
 
-/// A failed read: far too much at once is told, everything else is a connection that is no more.
+/// A failed read: far too much at once, and text that is none, are told; everything else is a connection that is no more.
 fn broken(error: &axum::Error, bytes_max: usize) -> End {
-    // tungstenite's capacity errors; axum does not pass on their type.
-    if error.to_string().contains("too long") { too_big(bytes_max) } else { End::Gone }
+    // tungstenite's errors; axum does not pass on their type.
+    let text = error.to_string();
+    if text.contains("too long") {
+        too_big(bytes_max)
+    } else if text.contains("UTF-8") {
+        End::Close(CloseReason::NotUtf8, "a message was not UTF-8".to_owned())
+    } else {
+        End::Gone
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

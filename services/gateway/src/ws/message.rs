@@ -147,7 +147,7 @@ pub(crate) fn heartbeat(
 pub(crate) struct Acknowledgement<'a> {
     pub(crate) id: u64,
     pub(crate) channel: Channel,
-    /// Already JSON.
+    /// Already JSON; empty: all.
     pub(crate) symbols: &'a str,
     pub(crate) depth: Option<u16>,
     pub(crate) interval_ns: Option<i64>,
@@ -160,7 +160,9 @@ pub(crate) fn subscribed(acknowledgement: &Acknowledgement<'_>) -> Utf8Bytes {
     object(|message| {
         message.word("type", "subscribed").number("id", acknowledgement.id);
         message.word("channel", acknowledgement.channel.name());
-        message.key("symbols").push_str(acknowledgement.symbols);
+        if !acknowledgement.symbols.is_empty() {
+            message.key("symbols").push_str(acknowledgement.symbols);
+        }
         if let Some(depth) = acknowledgement.depth {
             message.number("depth", depth.into());
         }

@@ -29,7 +29,7 @@ const DEPTH_DEFAULT: u64 = 10;
 pub(crate) struct Opened {
     pub(crate) id: u64,
     pub(crate) wants: Wants,
-    /// JSON, for the acknowledgement.
+    /// JSON, for the acknowledgement; empty: all.
     pub(crate) symbols: String,
     pub(crate) seat: Seat,
     /// Visible when it was opened.
@@ -142,7 +142,7 @@ fn instruments(
                 "name the instruments, for example \"symbols\":[\"ESH4\"]",
             ));
         }
-        return Ok((Filter::All, "null".to_owned()));
+        return Ok((Filter::All, String::new()));
     };
     if names.is_empty() || names.len() > symbols_max {
         return Err(ApiError::bad_request(
@@ -212,13 +212,6 @@ fn start(request: &SubscribeRequest, reader: &Reader) -> Result<Start, ApiError>
         return Ok(Start::From(from));
     }
     if let Some(from) = request.from_sequence {
-        let from = u64::try_from(from).map_err(|_| {
-            ApiError::bad_request(
-                format!("sequence {from}"),
-                "from_sequence",
-                "sequences begin at 1; 0 is the first kept",
-            )
-        })?;
         return Ok(Start::From(Sequence(from)));
     }
     Ok(request.from_time.map_or(Start::Now, |time| Start::AtTime(EventTime(time))))

@@ -321,7 +321,7 @@ const CANDLES_AFTER = 50;
 
 /** The UTC day of a moment, as far as that. */
 function dayUpTo(ms) {
-  return { from: `${BigInt(Math.floor(ms / DAY_MS) * DAY_MS) * 1_000_000n}ns`, to: `${endOfMs(ms)}ns` };
+  return { from: `${BigInt(Math.floor(ms / DAY_MS) * DAY_MS) * 1_000_000n}`, to: endOfMs(ms) };
 }
 
 async function showLive() {

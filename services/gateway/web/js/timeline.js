@@ -89,7 +89,7 @@ export class Timeline {
     if (this.firstMs === null) return;
     const moment = Math.max(this.firstMs, Math.min(this.lastMs, ms));
     this.slider.value = String(moment - this.firstMs);
-    this.show({ at: `${endOfMs(moment)}ns`, ms: moment });
+    this.show({ at: endOfMs(moment), ms: moment });
   }
 
   /**

@@ -299,10 +299,12 @@ fn status(args: &StatusArgs) -> Result<(), CliError> {
     let mut out = std::io::BufWriter::new(std::io::stdout());
     match ReportFormat::or_default(args.format) {
         ReportFormat::Json => {
-            let report = serde_json::json!({
-                "place": place, "cold_bytes": inspection.cold_bytes, "local_bytes": inspection.table_bytes,
-                "objects": objects,
+            let mut report = serde_json::json!({
+                "cold_bytes": inspection.cold_bytes, "local_bytes": inspection.table_bytes, "objects": objects,
             });
+            if let Some(place) = &place {
+                report["place"] = place.as_str().into();
+            }
             serde_json::to_writer_pretty(&mut out, &report).map_err(std::io::Error::from)?;
             writeln!(out)?;
         }

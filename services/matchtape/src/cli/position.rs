@@ -1,56 +1,9 @@
-//! Places on a tape as people write them: a sequence or a time.
+//! Lengths of time as people write them; places on a tape are the client's.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-use matchtape_client::time::parse_rfc3339;
-use matchtape_schemas::{EventTime, Sequence};
-
-/// Whole numbers from here on are times in nanoseconds: 10^15 ns is 1970-01-12, and no tape has that many events.
-const TIME_NS_MIN: u64 = 1_000_000_000_000_000;
-
-/// A sequence, or an event time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
-    Sequence(Sequence),
-    Time(EventTime),
-}
-
-impl FromStr for Position {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(number) = text.parse::<u64>() {
-            if number < TIME_NS_MIN {
-                return Ok(Self::Sequence(Sequence(number)));
-            }
-            return i64::try_from(number)
-                .map(|ns| Self::Time(EventTime(ns)))
-                .map_err(|_| format!("{number} ns is beyond 64 bits (the year 2262)"));
-        }
-        parse_rfc3339(text).map(|ns| Self::Time(EventTime(ns))).ok_or_else(|| {
-            format!(
-                "{text:?} is neither a sequence (a number below 10^15), nor a time in ns since 1970 UTC \
-                 (a number from 10^15 on), nor a time like 2023-07-11T01:15:00.28Z"
-            )
-        })
-    }
-}
-
-/// A position, or the end of the tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum At {
-    End,
-    Position(Position),
-}
-
-impl FromStr for At {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "end" { Ok(Self::End) } else { text.parse().map(Self::Position) }
-    }
-}
+pub(super) use matchtape_client::position::{At, Position};
 
 /// A length of time in nanoseconds: a whole number and one of `ns us ms s m h d`.
 fn length_ns(text: &str) -> Result<i64, String> {
@@ -99,21 +52,6 @@ impl FromStr for Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn whole_numbers_are_sequences_below_ten_to_the_fifteen_and_times_from_there_on() {
-        assert_eq!("999999999999999".parse(), Ok(Position::Sequence(Sequence(999_999_999_999_999))));
-        assert_eq!("1000000000000000".parse(), Ok(Position::Time(EventTime(1_000_000_000_000_000))));
-        assert_eq!(
-            "2023-07-11T01:15:00.28Z".parse(),
-            Ok(Position::Time(EventTime(1_689_038_100_280_000_000)))
-        );
-        assert_eq!("end".parse(), Ok(At::End));
-        assert_eq!("7".parse(), Ok(At::Position(Position::Sequence(Sequence(7)))));
-        for text in ["", "x", "-1", "18446744073709551615", "9223372036854775808", "1.5"] {
-            assert!(text.parse::<Position>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn durations_are_read_by_the_same_rule_and_may_be_nothing() {

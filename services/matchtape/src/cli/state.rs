@@ -13,7 +13,7 @@ use matchtape_storage::Query;
 
 use super::error::CliError;
 use super::position::{At, Position};
-use super::query::{Common, Place, Session, position, server};
+use super::query::{Common, Place, Session, server};
 use crate::server::ServerError;
 
 /// Keep small reference data on the tape by key: put, get, delete, list, now or as of any position.
@@ -200,7 +200,7 @@ fn through(session: &Session, at: At, scope: &Query) -> Result<Sequence, CliErro
 fn at_parameter(at: At) -> Vec<(&'static str, String)> {
     match at {
         At::End => Vec::new(),
-        At::Position(at) => vec![("at", position(at))],
+        At::Position(at) => vec![("at", at.to_string())],
     }
 }
 

@@ -140,7 +140,7 @@ fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
         From::New => next = visible + 1,
         From::Beginning => from = Some("0".to_owned()),
         From::At(Position::Sequence(sequence)) => next = sequence.get().max(1),
-        From::At(Position::Time(time)) => from = Some(format!("{time}ns")),
+        From::At(time @ Position::Time(_)) => from = Some(time.to_string()),
     }
     let mut count = 0;
     let enough = |count: u64| args.limit.is_some_and(|limit| count >= limit);

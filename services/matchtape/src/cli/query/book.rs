@@ -7,7 +7,6 @@ use matchtape_market::Volume;
 use matchtape_schemas::Price;
 use matchtape_schemas::event::Side;
 
-use super::remote::position;
 use super::select::{Common, Place};
 use crate::cli::error::CliError;
 use crate::cli::position::At;
@@ -79,7 +78,7 @@ fn from_server(args: &BookArgs, server: &Server) -> Result<(), CliError> {
         server.object::<Answer>("/v1/book", &parameters)
     };
     let answer = match args.at {
-        At::Position(at) => ask(position(at))?,
+        At::Position(at) => ask(at.to_string())?,
         At::End => {
             let answer = ask("end".to_owned())?;
             // The live books may be a moment behind; the end is what was visible when this was asked.

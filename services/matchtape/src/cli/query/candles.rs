@@ -85,8 +85,8 @@ fn from_server(args: &CandlesArgs, server: &Server) -> Result<(), CliError> {
         let parameters = [
             ("instrument", args.instrument.clone()),
             ("interval", format!("{}s", args.interval.ns / SECOND_NS)),
-            ("from", format!("{from}ns")),
-            ("to", format!("{to}ns")),
+            ("from", Position::Time(EventTime(from)).to_string()),
+            ("to", Position::Time(EventTime(to)).to_string()),
         ];
         server.object::<Answer>("/v1/candles", &parameters)
     };

@@ -13,7 +13,7 @@ mod trades;
 use clap::{Args, Subcommand};
 
 pub(super) use self::events::kind;
-pub(super) use self::remote::{path_below, position};
+pub(super) use self::remote::path_below;
 pub(super) use self::select::{Common, Place, Session, server};
 
 use super::error::CliError;

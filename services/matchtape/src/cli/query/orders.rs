@@ -6,7 +6,7 @@ use matchtape_client::orders::{self, OrdersQuestion};
 use matchtape_market::OrderStatus;
 use matchtape_schemas::{AccountId, OrderId};
 
-use super::remote::{Question, position, refuse_account};
+use super::remote::{Question, refuse_account};
 use super::select::{Common, Page, Place, Range};
 use crate::cli::error::CliError;
 use crate::cli::position::{At, Position};
@@ -123,7 +123,7 @@ fn from_server(args: &OrdersArgs, server: &Server) -> Result<(), CliError> {
     question.add("instrument", args.instrument.as_ref());
     question.add("status", args.status.map(|StatusArg(status)| status.name()));
     if let At::Position(at) = args.at {
-        question.add("at", Some(position(at)));
+        question.add("at", Some(at.to_string()));
     }
     let path = args.order.map_or_else(|| "/v1/orders".to_owned(), |order| format!("/v1/orders/{order}"));
     let mut output = args.common.output();

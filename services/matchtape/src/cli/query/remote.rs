@@ -5,7 +5,6 @@ use serde::de::DeserializeOwned;
 
 use super::select::{Cursor, Page, Range};
 use crate::cli::error::CliError;
-use crate::cli::position::Position;
 use crate::server::{Server, ServerError, escaped};
 
 /// The parameters of a question that rows answer.
@@ -21,8 +20,8 @@ impl Question {
     /// About a part of the tape.
     pub(super) fn new(range: &Range, page: &Page) -> Self {
         let mut question = Self { parameters: Vec::new(), limit: page.limit };
-        question.add("from", range.from.map(position));
-        question.add("to", range.to.map(position));
+        question.add("from", range.from.map(|at| at.to_string()));
+        question.add("to", range.to.map(|at| at.to_string()));
         question.add("order", Some(if page.reverse { "desc" } else { "asc" }));
         question.add("limit", page.limit.filter(|limit| (1..=LIMIT_TOLD_MAX).contains(limit)));
         question
@@ -174,14 +173,6 @@ pub(super) fn refuse_account(account: Option<u64>) -> Result<(), CliError> {
         Some(_) => Err(CliError::Usage(
             "--account goes with --data: whose an order is, a gateway does not show".to_owned(),
         )),
-    }
-}
-
-/// A position as the protocol writes it.
-pub(in crate::cli) fn position(position: Position) -> String {
-    match position {
-        Position::Sequence(sequence) => sequence.to_string(),
-        Position::Time(time) => format!("{time}ns"),
     }
 }
 

@@ -73,7 +73,7 @@ impl Asked {
                 let mut question = Question::everything();
                 question.add("instrument", self.instrument.as_ref());
                 if let At::Position(at) = self.at {
-                    question.add("at", Some(super::remote::position(at)));
+                    question.add("at", Some(at.to_string()));
                 } else {
                     // The live state may be a moment behind; the end is what was visible when this was asked.
                     question.add("at", Some(server.watermarks()?.visible));

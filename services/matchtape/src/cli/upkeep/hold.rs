@@ -88,7 +88,8 @@ fn from(text: &str) -> Result<Start, String> {
 #[derive(Serialize, Debug)]
 struct Report<'a> {
     name: &'a str,
-    /// `None`: it is lifted.
+    /// Left out: it is lifted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<u64>,
     /// The last event of the tape then.
     last: u64,
@@ -140,7 +141,8 @@ fn failed(data: &Path, error: &HoldError) -> CliError {
 fn describe(holds: &[HoldView]) -> String {
     let mut text = String::new();
     for hold in holds {
-        let _ = writeln!(text, "{}: from sequence {}, placed {}", hold.name, hold.from, rfc3339(hold.placed));
+        let _ =
+            writeln!(text, "{}: from sequence {}, placed {}", hold.name, hold.from, rfc3339(hold.placed_at));
     }
     if holds.is_empty() {
         text.push_str("no holds");

@@ -162,7 +162,7 @@ fn describe_copy(report: &CopyReport) -> String {
         report.tape,
         report.first_kept,
         report.through,
-        matchtape_client::time::rfc3339(report.accepted)
+        matchtape_client::time::rfc3339(report.accepted_time)
     );
     let _ = writeln!(
         text,

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use matchtape_client::time::{parse_rfc3339, rfc3339};
+use matchtape_client::position::parse_time;
+use matchtape_client::time::rfc3339;
 use matchtape_schemas::{AcceptedTime, Sequence};
 use matchtape_storage::{CopyError, CopyReport, Point, ReadOnlyStore};
 
@@ -38,16 +39,12 @@ pub(in super::super) struct RestoreArgs {
     /// Up to the last group that ends at or before this sequence
     #[arg(long, value_name = "SEQUENCE", conflicts_with = "to_time")]
     to_sequence: Option<u64>,
-    /// Up to the last group accepted at or before this time, RFC 3339
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Up to the last group accepted at or before this time: RFC 3339, or ns since 1970 UTC
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     to_time: Option<i64>,
     /// How it is written [default: text on a terminal, else json]
     #[arg(long, value_enum)]
     format: Option<ReportFormat>,
-}
-
-fn time(text: &str) -> Result<i64, String> {
-    parse_rfc3339(text).ok_or_else(|| format!("{text:?} is not a time like 2023-07-11T01:15:00.28Z"))
 }
 
 pub(in super::super) fn run(args: &RestoreArgs) -> Result<(), CliError> {
