@@ -11,6 +11,23 @@ use crate::limits::{OPEN_TABLES_DEFAULT, SEGMENT_BYTES_DEFAULT};
 use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 
 /// The store's configuration. The default is meant for production.
+///
+/// # Memory
+///
+/// What a store takes is bounded by what is chosen here:
+///
+/// | what | at most | by default |
+/// |---|---|---|
+/// | memtables, events and index entries | `memtable_bytes` x (1 + `immutable_memtables_max`); then appending is slowed down and stops | 384 MiB |
+/// | beside them, while one is flushed and one is indexed | a copy of the index entries of each | a quarter to a third of a memtable each |
+/// | one memtable that was flushed a moment ago | until the last short question that began before has its answer | `memtable_bytes` |
+/// | commit buffers: open, waiting, being written, kept for use | 15 x `wal.commit_bytes` | 15 MiB |
+/// | decompressed blocks | `block_cache_bytes` | 64 MiB |
+/// | a merge | `compaction.own_table_postings` x 8 bytes, and some blocks of each table | 8 MiB |
+/// | projections and their next snapshot | twice what they hold, which is the node's choice | |
+///
+/// An answer that is read slowly ([`Reader::query`](crate::Reader::query)) and a `verify` hold what was in memory when they began until they
+/// end: up to all memtables of that moment each. Bulk reading (`Reader::frames`), backups, merges, uploads and scrubbing hold none.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The tape that must be there; a new store becomes one of this tape. `None`: whatever is there, or a random one.

@@ -244,12 +244,14 @@ impl EventStore {
             let outcome = self.ingest.compact_one(&shape, &mut |written| {
                 bytes_written += written;
                 let view = self.ingest.shared.view();
-                go_on(CompactProgress {
+                let progress = CompactProgress {
                     bytes_written,
                     level0_tables: view.level0_tables() as u64,
                     index_tables: view.index_tables.len() as u64,
                     event_tables: view.event_tables.len() as u64,
-                })
+                };
+                drop(view);
+                go_on(progress)
             })?;
             if outcome != Outcome::Done {
                 self.ingest.shared.sweep();
@@ -462,11 +464,13 @@ impl EventStore {
         let mut copy = Copy::begin(target, link, progress)?;
         // Files stay as long as a view that lists them is held.
         let shared = &self.ingest.shared;
-        let (contents, view) =
-            self.ingest.flusher.with_contents(|contents| (contents.clone(), shared.view()));
-        let source = Source { disk: &shared.disk, contents, reader: self.reader(), head: view.head() };
+        let (contents, files, head) = self.ingest.flusher.with_contents(|contents| {
+            let view = shared.view();
+            (contents.clone(), view.files(), view.head())
+        });
+        let source = Source { disk: &shared.disk, contents, reader: self.reader(), head };
         copy.run(&source, Point::End)?;
-        drop(view);
+        drop(files);
         copy.finish()
     }
 
@@ -565,10 +569,59 @@ mod tests {
     use matchtape_schemas::Epoch;
 
     use super::*;
+    use crate::CompactionOptions;
     use crate::backup::begin_epoch;
     use crate::chunk::ChunkBuilder;
     use crate::disk::AlignedBytes;
     use crate::disk::sim::SimDisk;
+
+    /// A store whose memtables hold one event each, and a function that gives it the next one.
+    fn store_of_single_events() -> (EventStore, impl FnMut(&EventStore, u64)) {
+        let compaction = CompactionOptions { slice_bytes: 1, ..CompactionOptions::default() };
+        let options = StoreOptions {
+            memtable_bytes: 1,
+            workers: Workers::Caller,
+            compaction,
+            ..StoreOptions::default()
+        };
+        let (store, _) = EventStore::open(Arc::new(SimDisk::new(1)), options, Vec::new()).unwrap();
+        let mut head = store.head();
+        let mut memory = AlignedBytes::zeroed(1 << 12);
+        let take = move |store: &EventStore, epoch| {
+            let frame = begin_epoch(head, Epoch(epoch), &mut memory);
+            head = frame.header().head();
+            let mut chunk = ChunkBuilder::new();
+            chunk.add(&frame);
+            store.ingest.take(chunk.take().unwrap());
+            store.visible().raise(head.last_sequence);
+        };
+        (store, take)
+    }
+
+    #[test]
+    fn memory_that_is_flushed_while_tables_are_merged_is_free_before_the_merge_ends() {
+        let (store, mut take) = store_of_single_events();
+        let flush = || {
+            let shared = &store.ingest.shared;
+            store.ingest.flusher.flush_sealed(shared, shared.visible.get()).unwrap();
+        };
+        (1..=6).for_each(|epoch| take(&store, epoch));
+        flush();
+        let mut epoch = 6;
+        let mut merging = 0;
+        let totals = store.compact(&mut |_| {
+            if merging < 3 {
+                let oldest = Arc::downgrade(&store.ingest.shared.view().memtables[0]);
+                epoch += 1;
+                take(&store, epoch);
+                flush();
+                assert!(oldest.upgrade().is_none(), "nobody reads it any more");
+                merging += 1;
+            }
+            true
+        });
+        assert!(totals.unwrap().merges > 0 && merging == 3);
+    }
 
     #[test]
     fn what_the_flush_itself_indexes_is_not_behind_any_more() {

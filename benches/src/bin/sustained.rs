@@ -106,6 +106,19 @@ fn of_process(file: &str, key: &str) -> f64 {
     found.unwrap_or(0.0)
 }
 
+/// What the program has taken and not given back, and what its allocator holds beside that, in MiB.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn allocated() -> [f64; 2] {
+    // SAFETY: it takes nothing and returns plain numbers.
+    let info = unsafe { libc::mallinfo2() };
+    [info.hblkhd + info.uordblks, info.fordblks].map(|bytes| bytes as f64 / 1048576.0)
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn allocated() -> [f64; 2] {
+    [0.0; 2]
+}
+
 /// How long a lookup of one order takes, over orders of the whole tape; and how many blocks and filters of tables it reads from
 /// the disk, by bytes.
 fn lookups(report: &mut Report, node: &Node, number: u64) {
@@ -160,7 +173,7 @@ fn main() {
     let start = Instant::now();
     let (mut quiet, mut merging) = (matchtape_benches::nanoseconds(), matchtape_benches::nanoseconds());
     let (mut level0_most, mut slowest) = (0, Pressure::slow_down(&node.store().pressure()));
-    let (mut unflushed_most, mut memory_most) = (0, 0f64);
+    let (mut unflushed_most, mut memory_most, mut allocated_most) = (0, 0f64, [0f64; 2]);
     let calls_per_second = options.rate / options.group as f64;
     // A second at a time: one in which the compacting thread worked is one under compaction.
     loop {
@@ -194,6 +207,8 @@ fn main() {
         let pressure = node.store().pressure();
         level0_most = level0_most.max(pressure.level0_tables);
         unflushed_most = unflushed_most.max(pressure.unflushed_bytes);
+        let now = allocated();
+        allocated_most = [0, 1].map(|at| allocated_most[at].max(now[at]));
         memory_most = memory_most.max(of_process("status", "VmRSS:") - memory_before);
         if pressure.slow_down().0 > slowest.0 {
             slowest = pressure.slow_down();
@@ -266,6 +281,13 @@ fn main() {
         memory_most / 1024.0,
         "MiB",
     );
+    for (what, most) in
+        ["  of that, what it has taken and not given back", "  what its allocator holds beside that"]
+            .into_iter()
+            .zip(allocated_most)
+    {
+        report.row(format!("{what}, the most"), most, "MiB");
+    }
     drop(publisher);
     node.close().expect("a node that closes");
     report.print(options.common.format);

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use matchtape_schemas::Sequence;
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -34,10 +35,10 @@ use crate::flush::{FlushError, Flusher};
 use crate::guard::caught;
 use crate::manifest::Edit;
 use crate::options::{CompactionOptions, Compression};
-use crate::read::view::{Shared, View};
+use crate::read::view::Shared;
 use crate::sstable::block::Stored;
 use crate::sstable::{
-    EventTable, EventTableMeta, IndexTableMeta, TABLES, TableError, TableFile, install, new_path,
+    EventTable, EventTableMeta, IndexTable, IndexTableMeta, TABLES, TableError, TableFile, install, new_path,
 };
 
 /// A posting takes about so many bytes of a table.
@@ -227,15 +228,14 @@ impl Compactor {
     ) -> Result<Outcome, CompactError> {
         let shape = &self.options.shape();
         self.guarded(flusher, || {
-            // Held to the end: what is written anew stays readable.
-            let view = shared.view();
-            let table = view.event_tables.iter().find(|table| table.meta.number == number);
+            // Held to the end: what is written anew stays readable. Not the view, which would hold memory too.
+            let table = shared.view().event_tables.iter().find(|table| table.meta.number == number).cloned();
             let Some(table) = table.filter(|table| table.cold.is_none()) else { return Ok(Outcome::Nothing) };
             if table.stored_as()? == Some(Stored::of(compression)) {
                 return Ok(Outcome::Nothing);
             }
             let mut work = Work { compactor: self, shared, flusher, shape, go_on };
-            work.merge_events(std::slice::from_ref(table), compression)
+            work.merge_events(&[table], compression)
         })
     }
 
@@ -274,19 +274,29 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run_one(mut self) -> Result<Outcome, CompactError> {
-        // Held to the end: what is merged stays readable.
+        // What is merged is held to the end, so that it stays readable. The view is not: it would hold the memtables of this
+        // moment, and at full load as many again are filled and flushed while a merge goes on.
         let view = self.shared.view();
         // First what is small and rare.
         if let Some(range) =
             events::choose(&view.event_tables, self.compactor.options.small_event_table_bytes)
         {
-            return self.merge_events(&view.event_tables[range], self.compactor.compression);
+            let tables = view.event_tables[range].to_vec();
+            drop(view);
+            return self.merge_events(&tables, self.compactor.compression);
         }
         let choice = choose(&Levels::new(view.index_tables.iter().map(|table| &table.meta)), self.shape);
         match choice {
             Choice::Nothing => Ok(Outcome::Nothing),
             Choice::Move { number, into } => self.move_table(number, into),
-            Choice::Merge(merge) => self.merge_indexes(&view, merge),
+            Choice::Merge(merge) => {
+                let inputs: Vec<u64> = merge.inputs().collect();
+                let taken = |table: &&Arc<IndexTable>| inputs.contains(&table.meta.number);
+                let tables: Vec<Arc<IndexTable>> = view.index_tables.iter().filter(taken).cloned().collect();
+                let first_kept = view.first_kept();
+                drop(view);
+                self.merge_indexes(&tables, first_kept, merge)
+            }
         }
     }
 
@@ -301,11 +311,14 @@ impl Work<'_> {
         Ok(Outcome::Done)
     }
 
-    fn merge_indexes(&mut self, view: &View, merge: Merge) -> Result<Outcome, CompactError> {
-        let inputs: Vec<u64> = merge.inputs().collect();
-        let taken = |table: &&Arc<crate::sstable::IndexTable>| inputs.contains(&table.meta.number);
-        let metas: Vec<IndexTableMeta> =
-            view.index_tables.iter().filter(taken).map(|table| table.meta.clone()).collect();
+    fn merge_indexes(
+        &mut self,
+        tables: &[Arc<IndexTable>],
+        first_kept: Sequence,
+        merge: Merge,
+    ) -> Result<Outcome, CompactError> {
+        let inputs: Vec<u64> = tables.iter().map(|table| table.meta.number).collect();
+        let metas: Vec<IndexTableMeta> = tables.iter().map(|table| table.meta.clone()).collect();
         let bytes_read: u64 = metas.iter().map(|meta| meta.bytes).sum();
         let postings: u64 = metas.iter().map(|meta| meta.footer.postings).sum();
         // A table ends because it is full, at either end of an entity that has its own, or where it is told to; numbers that are not
@@ -318,7 +331,7 @@ impl Work<'_> {
         let mut leftovers = Leftovers { shared: self.shared, files: files.collect() };
 
         let disk = &self.shared.disk;
-        let mut running = IndexMerge::new(disk, merge, &metas, view.first_kept(), *self.shape, numbers)?;
+        let mut running = IndexMerge::new(disk, merge, &metas, first_kept, *self.shape, numbers)?;
         let mut reported = 0;
         let slice = self.compactor.options.slice_bytes.max(1);
         while running.step(slice.div_ceil(POSTING_BYTES))? {

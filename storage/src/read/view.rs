@@ -185,6 +185,12 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// The files alone, for whoever keeps them for long: memtables that are held stay in memory although they were flushed, and
+    /// others are filled beside them.
+    pub(crate) fn files(&self) -> Self {
+        Self { memtables: Vec::new(), ..self.clone() }
+    }
+
     /// Every event up to here is in a table.
     pub(crate) fn flushed_through(&self) -> Sequence {
         self.event_tables.last().map_or(Sequence::ZERO, |table| table.meta.last())

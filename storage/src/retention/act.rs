@@ -197,13 +197,15 @@ pub(crate) fn retain(
 ) -> Result<RetentionChoice, RetentionError> {
     let disk = &*scope.shared.disk;
     let run = Run::new(scope)?;
-    // Snapshots may be long: they are read here, and not while flushes and merges wait. The view keeps their files.
-    let (contents, view) = flusher.with_contents(|contents| (contents.clone(), scope.shared.view()));
+    // Snapshots may be long: they are read here, and not while flushes and merges wait. Their files are kept, and not the
+    // view, which would keep memory.
+    let (contents, snapshots) =
+        flusher.with_contents(|contents| (contents.clone(), scope.shared.view().snapshots.clone()));
     let mut trust = Trust::new(disk, &contents, &run.policy.abandoned_sections)?;
     while let Err(unread) = run.choose(&contents, &pins.list(), &trust) {
         trust.check(disk, &unread)?;
     }
-    drop(view);
+    drop(snapshots);
     // What somebody still reads goes later.
     flusher.decide_files(scope.shared, |now| {
         // One that was written meanwhile is not needed yet.

@@ -160,14 +160,15 @@ pub(crate) fn push(
         let file = meta.file().path();
         let mut step =
             |step| progress(ColdProgress { name: file.display().to_string(), step, bytes, bytes_total });
-        // Held, so that its file stays until this is done with it, also where a pin was broken.
-        let view = shared.view();
-        let Some(table) = view.event_tables.iter().find(|table| table.meta == meta) else { continue };
+        // Held, so that its file stays until this is done with it, also where a pin was broken. Not the view, which would hold
+        // memory as long as the upload goes on.
+        let table = shared.view().event_tables.iter().find(|table| table.meta == meta).cloned();
+        let Some(table) = table else { continue };
         if step(ColdStep::Checking).is_break() {
             report.stopped = true;
             return Ok(report);
         }
-        check(table)?;
+        check(&table)?;
         if step(ColdStep::Uploading).is_break() {
             report.stopped = true;
             return Ok(report);
@@ -193,7 +194,7 @@ pub(crate) fn push(
             continue;
         }
         // With this last reader of it, the local file goes.
-        drop(view);
+        drop(table);
         shared.sweep();
         bytes += meta.bytes;
         report.moved.push(ColdMove {
