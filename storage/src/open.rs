@@ -143,6 +143,9 @@ pub struct RecoveryReport {
     pub index_tables: u64,
     /// The last change of the manifest was not whole and was left out.
     pub manifest_torn: bool,
+    /// Where the manifest with that change was kept, for whoever wants to know what it was; the next one takes its place. `None` where
+    /// the file system has no second names.
+    pub manifest_kept: Option<String>,
     /// Where the snapshot stood that the projections started from; zero for none.
     pub snapshot_sequence: u64,
     /// Snapshots that were passed over, and why.
@@ -184,7 +187,11 @@ impl fmt::Display for RecoveryReport {
             }
         )?;
         if self.manifest_torn {
-            writeln!(f, "the last change of the manifest was not whole and does not count")?;
+            write!(f, "the last change of the manifest was not whole and does not count")?;
+            match &self.manifest_kept {
+                Some(file) => writeln!(f, "; kept in {file}")?,
+                None => writeln!(f)?,
+            }
         }
         for refused in &self.snapshots_refused {
             writeln!(f, "passed over a snapshot: {refused}")?;
@@ -224,6 +231,7 @@ pub(crate) fn open(
     report.manifest_torn = torn_at.is_some();
     if let Some(torn_at) = torn_at {
         check_torn(&*disk, &contents, torn_at)?;
+        report.manifest_kept = manifest::keep_aside(&*disk).map(|path| path.display().to_string());
     }
     let next_file =
         if options.mistakes().file_numbers_restart { 1 } else { above_all_files(&*disk, &contents)? };

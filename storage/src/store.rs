@@ -210,6 +210,10 @@ impl EventStore {
     /// tables.
     pub fn flush(&self) -> Result<Sequence, FlushError> {
         self.ingest.seal_visible();
+        // Where nothing syncs what is written, tables wait for the log, and on a quiet tape nothing else would ask it.
+        if let Some(log) = self.log.get() {
+            log.ask_for_sync();
+        }
         self.ingest.flush_and_release()
     }
 

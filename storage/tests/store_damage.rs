@@ -113,6 +113,41 @@ fn a_flipped_bit_anywhere_is_noticed_or_without_effect() {
 }
 
 #[test]
+fn a_manifest_that_was_torn_is_kept_as_it_was_found() {
+    let (healthy, mut events) = store();
+    let (manifest, kept) = (Path::new("manifest"), Path::new("manifest.torn"));
+    let disk = copy(&healthy);
+    for cut in [5, 7] {
+        disk.edit(manifest, |bytes| bytes.truncate(bytes.len() - cut));
+        let torn = disk.content(manifest).expect("there");
+        let (mut driven, report) =
+            Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("opened");
+        assert!(report.manifest_torn && report.to_string().contains("kept in manifest.torn"), "{report}");
+        assert_eq!(disk.content(kept), Some(torn), "also in the place of an older one");
+        driven.append(2, true);
+        driven.store.flush().expect("flushed");
+        events = driven.events.clone();
+        drop(driven);
+        disk.kill();
+    }
+    let torn = disk.content(kept);
+    let (mut driven, report) =
+        Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("opened");
+    assert!(!report.manifest_torn && report.manifest_kept.is_none(), "{report}");
+    assert_eq!(disk.content(kept), torn, "it stays");
+    driven.append(2, true);
+    driven.store.flush().expect("flushed");
+    events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    // What cannot be kept keeps nobody from opening.
+    disk.edit(manifest, |bytes| bytes.truncate(bytes.len() - 5));
+    disk.fail_at(disk.operations(), Fault::Eio);
+    let (_, report) = Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("opened");
+    assert!(report.manifest_torn && report.manifest_kept.is_none(), "{report}");
+}
+
+#[test]
 fn a_file_that_is_cut_is_noticed_and_named() {
     let (disk, events) = store();
     for path in files(&disk) {

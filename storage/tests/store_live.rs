@@ -3,20 +3,22 @@
 
 mod model;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use matchtape_schemas::event::{OrderAccepted, encode_event};
 use matchtape_schemas::*;
-use matchtape_storage::sim::Random;
+use matchtape_storage::sim::{Random, SimDisk};
 use matchtape_storage::wal::{
-    AppendError, CommitObserver, Committed, GroupCommitOptions, SyncPolicy, WalError, WhenFull,
+    AppendError, CommitObserver, Committed, GroupCommitOptions, Preparation, SyncPolicy, WalError, WhenFull,
 };
 use matchtape_storage::{
     AlignedBytes, Disk, EventStore, OpenError, Query, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk,
     StoreOptions, VisibleGate, WalOptions, limits,
 };
-use model::{Digest, Driven, Placed, check_frames, check_reader, projections};
+use model::{Digest, Driven, Placed, check_frames, check_reader, projections, small_options};
 
 /// What a single node does: durable is visible.
 struct ShowDurable(Arc<VisibleGate>);
@@ -218,6 +220,47 @@ fn without_a_sync_policy_memory_is_flushed_all_the_same_long_before_the_segment_
     write(&store, &mut tape, events, &mut Random::new(1));
     assert!(store.flushes() > 2 && store.segments().list().len() == 1);
     assert_eq!(store.close().unwrap(), tape.last_sequence);
+}
+
+#[test]
+fn without_syncs_what_is_flushed_on_a_quiet_tape_does_not_wait_for_the_next_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(directory.path()).unwrap());
+    let wal = WalOptions { sync: SyncPolicy::None, ..options().wal };
+    let (store, _) = EventStore::open(disk, StoreOptions { wal, ..options() }, projections()).unwrap();
+    let mut tape = store.head();
+    let show_written = ShowWritten(Arc::clone(store.visible()));
+    store.start_log(show_written, GroupCommitOptions::default());
+    for _ in 0..3 {
+        write(&store, &mut tape, 500, &mut Random::new(1));
+        while store.visible().get() < tape.last_sequence {
+            std::thread::yield_now();
+        }
+        store.flush().unwrap();
+        let begun = Instant::now();
+        while store.flushed_through() < tape.last_sequence {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the log is not synced");
+            std::thread::yield_now();
+        }
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn a_log_opened_for_a_command_makes_the_next_segment_only_when_one_ends() {
+    let disk = SimDisk::new(1);
+    let wal = WalOptions { preparation: Preparation::WhenNeeded, ..small_options().wal };
+    let options = StoreOptions { wal, log_kept_bytes: u64::MAX, ..small_options() };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let segments = || disk.list(Path::new("wal")).unwrap().len();
+    let (mut driven, _) = Driven::open(shared, options, Vec::new(), 1).unwrap();
+    driven.append(1, true);
+    assert_eq!((segments(), driven.store.segments().list().len()), (1, 1));
+    while driven.store.segments().list().len() < 4 {
+        driven.append(2, true);
+        assert_eq!(segments(), driven.store.segments().list().len(), "none is made ahead");
+    }
+    driven.check(20);
 }
 
 #[test]

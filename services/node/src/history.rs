@@ -25,6 +25,22 @@ impl StoreHistory {
     pub fn new(reader: Reader) -> Self {
         Self { reader, cursor: None }
     }
+
+    fn read_frame(&mut self, from: Sequence) -> Result<Option<StoreFrame>, ReadError> {
+        let mut cursor = match self.cursor.take() {
+            Some(cursor) if cursor.position() == from => cursor,
+            _ => self.reader.frames(from)?,
+        };
+        let frame = cursor.next_frame()?;
+        self.cursor = Some(cursor);
+        Ok(frame.map(StoreFrame))
+    }
+
+    fn find_time(&self, time: EventTime) -> Result<Option<Sequence>, ReadError> {
+        let query = Query { event_time_from: time, limit: Some(1), ..Query::default() };
+        let mut found = self.reader.query(&query)?;
+        Ok(found.next().transpose()?.map(|event| event.sequence()))
+    }
 }
 
 impl History for StoreHistory {
@@ -39,19 +55,11 @@ impl History for StoreHistory {
     }
 
     fn frame_at(&mut self, from: Sequence) -> Result<Option<StoreFrame>, HistoryError> {
-        let mut cursor = match self.cursor.take() {
-            Some(cursor) if cursor.position() == from => cursor,
-            _ => self.reader.frames(from).map_err(failed)?,
-        };
-        let frame = cursor.next_frame().map_err(failed)?;
-        self.cursor = Some(cursor);
-        Ok(frame.map(StoreFrame))
+        self.read_frame(from).map_err(failed)
     }
 
     fn first_at_time(&mut self, time: EventTime) -> Result<Option<Sequence>, HistoryError> {
-        let query = Query { event_time_from: time, limit: Some(1), ..Query::default() };
-        let mut found = self.reader.query(&query).map_err(failed)?;
-        Ok(found.next().transpose().map_err(failed)?.map(|event| event.sequence()))
+        self.find_time(time).map_err(failed)
     }
 }
 
@@ -77,6 +85,20 @@ impl FollowedHistory {
     fn refresh(&self) -> Result<(), HistoryError> {
         self.store.refresh().map(|_| ()).map_err(|error| HistoryError::Failed(Box::new(error)))
     }
+
+    /// Asks, and once more if a table was gone that had been part of the store: its writer has put another in its place since.
+    fn read<T>(
+        &mut self,
+        ask: impl Fn(&mut StoreHistory) -> Result<T, ReadError>,
+    ) -> Result<T, HistoryError> {
+        match ask(&mut self.known) {
+            Err(error) if error.is_file_missing() => {
+                self.refresh()?;
+                ask(&mut self.known).map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
+    }
 }
 
 impl History for FollowedHistory {
@@ -93,16 +115,16 @@ impl History for FollowedHistory {
     }
 
     fn frame_at(&mut self, from: Sequence) -> Result<Option<StoreFrame>, HistoryError> {
-        if let Some(frame) = self.known.frame_at(from)? {
+        if let Some(frame) = self.read(|known| known.read_frame(from))? {
             return Ok(Some(frame));
         }
         self.refresh()?;
-        self.known.frame_at(from)
+        self.read(|known| known.read_frame(from))
     }
 
     fn first_at_time(&mut self, time: EventTime) -> Result<Option<Sequence>, HistoryError> {
         self.refresh()?;
-        self.known.first_at_time(time)
+        self.read(|known| known.find_time(time))
     }
 }
 
@@ -114,5 +136,62 @@ fn failed(error: ReadError) -> HistoryError {
             HistoryError::BelowRetention { asked: first_kept.previous(), first_kept }
         }
         other => HistoryError::Failed(Box::new(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use matchtape_schemas::event::OrderCancelled;
+    use matchtape_schemas::{Event, InstrumentId, OrderId, ProducerId, ProducerSequence, Stage};
+    use matchtape_storage::ReadOnlyOptions;
+    use matchtape_storage::sim::SimDisk;
+    use matchtape_subscription::FrameHandle;
+
+    use super::*;
+    use crate::{Node, NodeOptions};
+
+    #[test]
+    fn a_table_that_its_writer_has_merged_away_is_no_end_of_the_history() {
+        let disk = SimDisk::new(1);
+        let mut options = NodeOptions::default();
+        options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
+        options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+        // Tables are merged when it is asked for, and the log does not keep what they have.
+        options.store.workers = matchtape_storage::Workers::Caller;
+        options.store.log_kept_bytes = 0;
+        let node = Node::open_on(Arc::new(disk.clone()), options, Vec::new()).unwrap();
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let mut last = Sequence::ZERO;
+        for number in 1..=80 {
+            let body = OrderCancelled { order_id: OrderId(number), ..Default::default() };
+            let time = EventTime(number as i64);
+            let event = Event::new(InstrumentId(1), ProducerSequence(number), time, body);
+            last = publisher.publish(&event).unwrap().sequence();
+            node.wait(last, Stage::Visible).unwrap();
+            if number % 10 == 0 {
+                node.store().flush().unwrap();
+            }
+        }
+        assert_eq!(node.store().inspect().event_tables.len(), 8);
+        let followed = || {
+            let options = ReadOnlyOptions { open_tables_max: 1, ..ReadOnlyOptions::default() };
+            FollowedHistory::new(ReadOnlyStore::open(Arc::new(disk.clone()), options).unwrap())
+        };
+        let (mut frames, mut times) = (followed(), followed());
+        let first = frames.frame_at(Sequence::FIRST).unwrap().unwrap();
+        node.store().compact(&mut |_| true).unwrap();
+        assert!(node.store().inspect().event_tables.len() < 4);
+        let mut next = first.frame().header().last_sequence().next();
+        while next <= last {
+            next = frames.frame_at(next).unwrap().unwrap().frame().header().last_sequence().next();
+        }
+        assert_eq!(times.known.reader.visible(), last);
+        // `first_at_time` looks anew first, so it is asked as if the writer had been quicker still.
+        let found = times.read(|known| known.find_time(EventTime(55))).unwrap().unwrap();
+        assert_eq!(found, Sequence(56));
+        drop(publisher);
+        node.close().unwrap();
     }
 }

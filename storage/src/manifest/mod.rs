@@ -17,7 +17,8 @@
 //!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
-//! last record is gone. After that, each change appends one record and syncs, and then an empty one in the same way: it proves
+//! last record is gone (the file with it keeps the name `manifest.torn`: what rots in one sector may take a change and its proof
+//! together, and look like this). After that, each change appends one record and syncs, and then an empty one in the same way: it proves
 //! that the change was whole, so that a bit that rots in it is not taken for a torn tail. A file that has grown to several
 //! times what it says is written anew while the store goes on.
 //!
@@ -41,9 +42,11 @@ use crate::wal::Damage;
 
 /// The manifest's name.
 pub(crate) const MANIFEST: &str = "manifest";
+/// One whose last record was not whole, as it was found.
+const TORN: &str = "manifest.torn";
 const RECORD_HEADER_BYTES: usize = 16;
-/// A longer payload is impossible: about a million tables.
-const PAYLOAD_BYTES_MAX: usize = 512 << 20;
+/// A longer payload is impossible: about a million tables. Tests come to a smaller limit without half a gigabyte.
+const PAYLOAD_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 512 << 20 };
 /// A file that is not longer than this is never written anew for its length.
 const GROWN_BYTES_MIN: u64 = 1 << 20;
 /// A longer one is when it has so many times the bytes it had when it was new.
@@ -267,6 +270,17 @@ fn read(disk: &dyn Disk) -> Result<Option<Vec<u8>>, TableError> {
     Ok(Some(bytes))
 }
 
+/// Gives the manifest that is there a second name, under which it stays when it is written anew; an older one of that name goes.
+/// It takes no space, and what cannot be kept is no reason not to open.
+pub(crate) fn keep_aside(disk: &dyn Disk) -> Option<PathBuf> {
+    let path = PathBuf::from(TORN);
+    match disk.remove(&path) {
+        Err(error) if !error.is_missing() => return None,
+        Ok(()) | Err(_) => {}
+    }
+    disk.hard_link(Path::new(MANIFEST), &path).ok().map(|()| path)
+}
+
 /// The manifest of a store that is open for writing.
 #[derive(Debug)]
 pub(crate) struct Manifest {
@@ -488,6 +502,24 @@ mod tests {
         let again = begin(&disk, contents.clone(), 5);
         assert_eq!(load(&disk).unwrap().unwrap().contents, *again.contents());
         assert_eq!(*again.contents(), contents);
+    }
+
+    #[test]
+    fn a_change_that_could_not_be_read_again_is_refused_and_the_manifest_goes_on() {
+        let disk = SimDisk::new(1);
+        let mut manifest = begin(&disk, Contents::empty(TAPE), 1);
+        manifest.append(flush(1, 0, 10)).unwrap();
+        let (contents, bytes) = (manifest.contents().clone(), disk.content(Path::new(MANIFEST)));
+        let holds = |count| (0..count).map(|number| hold(&format!("{number:0>60}"), 5)).collect::<Vec<_>>();
+        let error = manifest.append(holds(20_000)).unwrap_err().to_string();
+        assert!(error.contains("could not be read again") && error.contains(MANIFEST), "{error}");
+        assert_eq!((manifest.contents(), disk.content(Path::new(MANIFEST))), (&contents, bytes));
+        manifest.append(holds(10_000)).unwrap();
+        assert_eq!(load(&disk).unwrap().unwrap().contents.holds.len(), 10_000);
+        // Whole, it would be too long as well: it is not written anew.
+        manifest.append(vec![hold("a", 5)]).unwrap();
+        let loaded = load(&disk).unwrap().unwrap();
+        assert_eq!(&loaded.contents, manifest.contents());
     }
 
     #[test]

@@ -55,8 +55,8 @@ pub enum SyncPolicy {
     EveryBatch,
     /// Commits are made durable at least this often: events of the last interval may be lost.
     Interval(Duration),
-    /// Made durable only where a segment ends, when the log is closed, and (of a store) whenever a memtable is full, which is flushed
-    /// only then: any event of the open segment may be lost.
+    /// Made durable only where a segment ends, when the log is closed, and (of a store) whenever a memtable is to be flushed, because it is
+    /// full or because somebody asks for it: any event of the open segment may be lost.
     None,
 }
 
@@ -68,6 +68,9 @@ pub enum Preparation {
     Background,
     /// The writer itself, when it begins a segment: one thread, the same trace every time; for simulation.
     Inline,
+    /// The writer itself, when it cannot do without: for a command that writes little or nothing and is gone again. Opening
+    /// the log writes no zeros then.
+    WhenNeeded,
 }
 
 /// The log's configuration.

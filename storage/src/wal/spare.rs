@@ -148,6 +148,8 @@ impl Maker {
 pub(super) struct Spares {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Segments are prepared before they are needed.
+    ahead: bool,
 }
 
 #[derive(Debug)]
@@ -227,14 +229,14 @@ impl Spares {
             changed: Condvar::new(),
         });
         let thread = match config.preparation {
-            Preparation::Inline => None,
+            Preparation::Inline | Preparation::WhenNeeded => None,
             Preparation::Background => {
                 let serving = Arc::clone(&shared);
                 let thread = std::thread::Builder::new().name(THREAD.to_owned());
                 Some(thread.spawn(move || serving.run()).expect("the system can start a thread"))
             }
         };
-        Self { shared, thread }
+        Self { shared, thread, ahead: config.preparation != Preparation::WhenNeeded }
     }
 
     /// Where released segments go.
@@ -246,13 +248,19 @@ impl Spares {
         self.shared.problem.clone()
     }
 
-    /// Whether the file of this segment is prepared.
+    /// Whether this segment can be begun: its file is prepared, or is not wanted before.
     pub(super) fn is_ready(&self, number: SegmentNumber) -> bool {
-        self.shared.state.lock().ready >= number
+        !self.ahead || self.shared.state.lock().ready >= number
     }
 
     /// Asks for a segment ahead of its use; made at once where there is no background thread.
     pub(super) fn prepare(&self, number: SegmentNumber) {
+        if self.ahead {
+            self.demand(number);
+        }
+    }
+
+    fn demand(&self, number: SegmentNumber) {
         let mut state = self.shared.state.lock();
         if state.ready >= number {
             return;
@@ -297,7 +305,7 @@ impl Spares {
     /// Returns when the file is there, or with the reason of the attempt that failed meanwhile.
     pub(super) fn wait(&self, number: SegmentNumber) -> Result<(), WalError> {
         let failures_before = self.shared.state.lock().failures;
-        self.prepare(number);
+        self.demand(number);
         self.shared.wait(number, failures_before, None).map(|_| ())
     }
 

@@ -181,7 +181,7 @@ fn push(args: &PushArgs) -> Result<(), CliError> {
     let options = StoreOptions {
         cold: Some(settle(&args.data, &place)?),
         workers: Workers::Caller,
-        wal: WalOptions { preparation: Preparation::Inline, ..WalOptions::default() },
+        wal: WalOptions { preparation: Preparation::WhenNeeded, ..WalOptions::default() },
         ..StoreOptions::default()
     };
     let (store, _) = EventStore::open(Arc::new(disk), options, Vec::new())

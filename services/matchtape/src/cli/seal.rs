@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use matchtape_node::{Node, NodeOptions, SealError, SealReport};
+use matchtape_storage::wal::Preparation;
 use serde::{Deserialize, Serialize};
 
 use super::error::CliError;
@@ -65,7 +66,9 @@ pub(super) fn run(args: &SealArgs) -> Result<(), CliError> {
 fn at_rest(data: &Path) -> Result<SealReport, CliError> {
     // A directory without a store is not made into one.
     drop(store::open(data)?);
-    let options = NodeOptions { name: "seal".to_owned(), ..NodeOptions::default() };
+    let mut options = NodeOptions { name: "seal".to_owned(), ..NodeOptions::default() };
+    // The segment behind the sealed one, and no further one beside it.
+    options.store.wal.preparation = Preparation::WhenNeeded;
     let node = Node::open(data, options, matchtape_market::projections())
         .map_err(|error| node_error(data, &error))?;
     let sealed = node.sealer().seal(LIMIT);

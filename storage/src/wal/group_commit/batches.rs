@@ -41,6 +41,7 @@ impl Shared {
             waking: false,
             busy: false,
             blocked: false,
+            asked_to_sync: false,
             closing: false,
             ended: None,
         };
@@ -74,6 +75,8 @@ pub(super) struct Batches {
     pub busy: bool,
     /// Nothing can be begun before something under way is settled.
     pub blocked: bool,
+    /// Somebody waits for what is written to be durable, though nothing more may come: the observer is to be asked.
+    pub asked_to_sync: bool,
     pub closing: bool,
     pub ended: Option<Arc<WalError>>,
 }

@@ -94,6 +94,8 @@ struct Core<O> {
 enum Next {
     Commit,
     Sync,
+    /// Only if the observer still wants it.
+    AskForSync,
     Idle,
     Close,
 }
@@ -189,6 +191,14 @@ impl<O: CommitObserver> Log<O> {
                 Next::Sync => {
                     let mut core = self.core.lock();
                     core.sync()?;
+                    deadline = self.deadline(&core);
+                }
+                Next::AskForSync => {
+                    let mut core = self.core.lock();
+                    // Whoever settles what is under way asks anyway.
+                    if core.under_way.is_empty() && core.writer.has_unsynced() && core.observer.wants_sync() {
+                        core.sync()?;
+                    }
                     deadline = self.deadline(&core);
                 }
                 Next::Idle => {
@@ -388,6 +398,9 @@ impl<O: CommitObserver> Log<O> {
                 // Others may have gone to sleep beside work that they could not begin.
                 shared.work.notify_all();
                 return Next::Close;
+            }
+            if std::mem::take(&mut batches.asked_to_sync) {
+                return Next::AskForSync;
             }
             batches.asleep += 1;
             let timed_out = match deadline {

@@ -184,6 +184,13 @@ impl GroupCommit {
         self.shared.wants_segment_end.load(Ordering::Relaxed)
     }
 
+    /// Has a log thread ask its observer whether it [`wants_sync`](CommitObserver::wants_sync), as after a commit, though
+    /// none may come.
+    pub fn ask_for_sync(&self) {
+        self.shared.batches.lock().asked_to_sync = true;
+        self.shared.work.notify_one();
+    }
+
     /// Says when new events should be refused for want of disk space.
     pub fn space_problem(&self) -> SpaceProblem {
         self.space.clone()

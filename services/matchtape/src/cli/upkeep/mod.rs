@@ -94,7 +94,7 @@ fn open_for_change(directory: &Path) -> Result<EventStore, CliError> {
     }
     let options = StoreOptions {
         workers: Workers::Caller,
-        wal: WalOptions { preparation: Preparation::Inline, ..WalOptions::default() },
+        wal: WalOptions { preparation: Preparation::WhenNeeded, ..WalOptions::default() },
         ..StoreOptions::default()
     };
     let opened = EventStore::open(Arc::new(disk), options, Vec::new());

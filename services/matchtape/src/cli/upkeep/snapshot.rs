@@ -31,7 +31,7 @@ pub(in super::super) struct SnapshotArgs {
 pub(in super::super) fn run(args: &SnapshotArgs) -> Result<(), CliError> {
     // A directory without a store is not made into one.
     store::open(&args.data)?;
-    let wal = WalOptions { preparation: Preparation::Inline, ..WalOptions::default() };
+    let wal = WalOptions { preparation: Preparation::WhenNeeded, ..WalOptions::default() };
     let options = NodeOptions {
         name: "snapshot".to_owned(),
         store: StoreOptions { wal, ..StoreOptions::default() },
