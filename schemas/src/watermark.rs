@@ -65,6 +65,11 @@ impl Watermarks {
         }
     }
 
+    /// Every stage there.
+    pub const fn all(at: Sequence) -> Self {
+        Self { accepted: at, written: at, durable: at, replicated: at, visible: at }
+    }
+
     /// Whether the chain of stages holds.
     pub fn chain_holds(&self) -> bool {
         self.accepted >= self.written

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use matchtape_benches::{Options, Report, node, tape};
 use matchtape_bus::{BusConfig, WakeUp};
-use matchtape_node::{FollowedHistory, Node, Publisher, StoreHistory};
+use matchtape_node::{FollowedHistory, Node, Publisher};
 use matchtape_schemas::{Kind, ProducerId, Sequence, Stage};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use matchtape_subscription::{History, RealTime, RealTimeOptions, Start, Subscription, Update};
@@ -88,7 +88,7 @@ fn read_all(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let store = ReadOnlyStore::open(Arc::new(RealDisk::open(directory)?), ReadOnlyOptions::default())?;
     for round in ["first", "second"] {
-        let (rate, seconds) = catch_up(node, StoreHistory::new(node.reader()))?;
+        let (rate, seconds) = catch_up(node, node.history())?;
         report.row(format!("in the node's process, {round} time"), rate, "events/s").goal(">= 10 M/s");
         report.row(format!("in the node's process, {round} time, until live"), seconds, "s");
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use matchtape_benches::{Options, Report, nanoseconds, node, tape};
 use matchtape_bus::{BusConfig, WakeUp};
-use matchtape_node::{Node, NodeOptions, StoreHistory};
+use matchtape_node::{Node, NodeOptions};
 use matchtape_schemas::ProducerId;
 use matchtape_subscription::{Delayed, DelayedOptions, Start, Subscription, Update, WindowStart};
 
@@ -61,7 +61,7 @@ fn measure(
     let options = DelayedOptions { start, ..DelayedOptions::default() };
     std::thread::scope(|scope| {
         let reading = scope.spawn(move || {
-            let history = StoreHistory::new(node.reader());
+            let history = node.history();
             let live = node::live(node, WakeUp::Event);
             let mut reader = Delayed::live(history, live, &options).map_err(|error| error.to_string())?;
             let (mut jitter, mut late, begun) = (nanoseconds(), nanoseconds(), Instant::now());

@@ -176,7 +176,9 @@ impl<H: History, C: Clock> Delayed<Historical<H, C>> {
         if let Cutting::Awaiting(_) = cutting {
             return Err(SubscriptionError::AheadOfTape { asked: next, visible: history.visible() });
         }
-        let inner = HistoricalOptions { start: Start::At(next), end, filter: Filter::default(), pace };
+        let heartbeat_interval = options.heartbeat_interval;
+        let filter = Filter::default();
+        let inner = HistoricalOptions { start: Start::At(next), end, filter, pace, heartbeat_interval };
         let source = Historical::open_with_clock(history, inner, clock)?;
         Ok(Self::new(source, cutting, options))
     }

@@ -1,4 +1,5 @@
-//! The historical tier: a range of the tape from the log, as fast as it goes or at the pace at which it happened.
+//! The historical tier: a range of the tape from the log, as fast as it goes or at the pace at which it happened. While nothing
+//! is due it gives signs of life, as the bus does: a slow replay is not a dead one, and is no picture of the present.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub enum Pace {
 }
 
 /// Which range to read, and how.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HistoricalOptions {
     /// Where to begin. The default, `New`, is an empty range: say where.
     pub start: Start,
@@ -46,6 +47,20 @@ pub struct HistoricalOptions {
     pub filter: Filter,
     /// How fast.
     pub pace: Pace,
+    /// After this long without anything else, and as often from then on, a sign of life with all watermarks.
+    pub heartbeat_interval: Duration,
+}
+
+impl Default for HistoricalOptions {
+    fn default() -> Self {
+        Self {
+            start: Start::default(),
+            end: End::default(),
+            filter: Filter::default(),
+            pace: Pace::default(),
+            heartbeat_interval: Duration::from_millis(100),
+        }
+    }
 }
 
 /// Frames looked at per call when the filter passes none of them, so that a call returns in bounded time.
@@ -66,11 +81,15 @@ pub struct Historical<H: History, C: Clock = SystemClock> {
     ended: bool,
     busy: bool,
     backoff: Backoff,
+    heartbeat_interval: Duration,
+    /// When something was last shown.
+    shown_at: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Shown {
     Events(Span),
+    Heartbeat,
     Ended,
 }
 
@@ -88,7 +107,13 @@ impl<H: History, C: Clock> Historical<H, C> {
         options: HistoricalOptions,
         clock: C,
     ) -> Result<Self, SubscriptionError> {
-        let HistoricalOptions { start, end, filter, pace } = options;
+        let HistoricalOptions { start, end, filter, pace, heartbeat_interval } = options;
+        if heartbeat_interval.is_zero() {
+            return Err(SubscriptionError::BadOption {
+                what: "the heartbeat interval",
+                value: "zero".into(),
+            });
+        }
         let pacer = Pacer::new(pace)?;
         let next = start.resolve(&mut history)?;
         let visible = history.visible();
@@ -98,6 +123,8 @@ impl<H: History, C: Clock> Historical<H, C> {
             End::Before(time) => history.first_at_time(time)?.map_or(visible, Sequence::previous),
         };
         Ok(Self {
+            shown_at: clock.now(),
+            heartbeat_interval,
             history,
             clock,
             filter,
@@ -139,6 +166,17 @@ impl<H: History, C: Clock> Historical<H, C> {
         &mut self.history
     }
 
+    /// Nothing is to be shown now but, when it is time for one, a sign of life.
+    fn nothing(&mut self) -> bool {
+        let now = self.clock.now();
+        if now.saturating_sub(self.shown_at) < self.heartbeat_interval {
+            return false;
+        }
+        self.shown_at = now;
+        self.shown = Some(Shown::Heartbeat);
+        true
+    }
+
     fn restart_pace(&mut self) {
         if let Some(pacer) = &mut self.pacer {
             *pacer = Pacer { base: None, next_due: None, in_group: false, ..*pacer };
@@ -164,20 +202,25 @@ impl<H: History, C: Clock> Subscription for Historical<H, C> {
                 self.held = None;
                 self.held = self.history.frame_at(self.next)?;
             }
-            let Some(handle) = &self.held else { return Ok(false) };
+            let Some(handle) = &self.held else { return Ok(self.nothing()) };
             self.backoff = Backoff::NEW;
             let frame = handle.frame();
             let mut last = frame.last_sequence().min(self.through);
             if let Some(pacer) = &mut self.pacer {
                 match pacer.due_through(&frame, self.next, last, self.clock.now()) {
                     Some(due) => last = due,
-                    None => return Ok(false),
+                    None => return Ok(self.nothing()),
                 }
             }
             let span = Span { first: self.next, last, stage: Stage::Visible };
             self.next = last.next();
             if Events::new(frame, span, &self.filter).any() {
                 self.shown = Some(Shown::Events(span));
+                self.shown_at = self.clock.now();
+                return Ok(true);
+            }
+            if self.nothing() {
+                self.busy = true;
                 return Ok(true);
             }
         }
@@ -188,6 +231,10 @@ impl<H: History, C: Clock> Subscription for Historical<H, C> {
     fn update(&self) -> Update<'_> {
         match (self.shown, &self.held) {
             (Some(Shown::Ended), _) => Update::Ended { next: self.next },
+            (Some(Shown::Heartbeat), _) => {
+                let (epoch, watermarks) = self.history.progress();
+                Update::Heartbeat { epoch, watermarks }
+            }
             (Some(Shown::Events(span)), Some(held)) => {
                 Update::Events(Events::new(held.frame(), span, &self.filter))
             }
@@ -205,7 +252,9 @@ impl<H: History, C: Clock> Subscription for Historical<H, C> {
             None if self.ended => timeout,
             None => self.backoff.pause(),
         };
-        self.clock.sleep(timeout.min(held_back));
+        let silent = self.clock.now().saturating_sub(self.shown_at);
+        let silence_left = if self.ended { timeout } else { self.heartbeat_interval.saturating_sub(silent) };
+        self.clock.sleep(timeout.min(held_back).min(silence_left));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use matchtape_schemas::{EventTime, Frame, Sequence};
+use matchtape_schemas::{Epoch, EventTime, Frame, Sequence, Watermarks};
 
 /// A checked frame and whatever keeps its memory alive: a place in shared memory, a block of the log.
 pub trait FrameHandle {
@@ -23,6 +23,10 @@ pub trait History {
 
     /// The last event that may be shown now; never goes back.
     fn visible(&self) -> Sequence;
+
+    /// The tape's term and how far each stage is, as far as they are known here. Who knows only what is visible says that of
+    /// all of them: it is the least that they are.
+    fn progress(&self) -> (Epoch, Watermarks);
 
     /// The first event that is still kept: [`Sequence::FIRST`] where nothing was cut off.
     fn first_kept(&self) -> Sequence;

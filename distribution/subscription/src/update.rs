@@ -42,9 +42,9 @@ pub enum UpdateOf<E, W> {
         /// The next event.
         next: Sequence,
     },
-    /// Nothing new, but the publisher lives.
+    /// Nothing new, but the publisher lives; of a historical reader: nothing is due, but it reads.
     Heartbeat {
-        /// Its term.
+        /// The publisher's term.
         epoch: Epoch,
         /// How far every stage is.
         watermarks: Watermarks,

@@ -235,6 +235,10 @@ impl matchtape_subscription::History for Looked {
         self.0.visible()
     }
 
+    fn progress(&self) -> (Epoch, matchtape_schemas::Watermarks) {
+        self.0.progress()
+    }
+
     fn first_kept(&self) -> Sequence {
         self.0.first_kept()
     }

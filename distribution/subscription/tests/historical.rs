@@ -4,12 +4,12 @@ mod support;
 
 use std::time::Duration;
 
-use matchtape_schemas::{AccountId, EventTime, InstrumentId, KindMask, OrderId, Sequence};
+use matchtape_schemas::{AccountId, Epoch, EventTime, InstrumentId, KindMask, OrderId, Sequence, Watermarks};
 use matchtape_subscription::{
-    End, Filter, Historical, HistoricalOptions, HistoryError, Instruments, Pace, Start, Subscription,
-    SubscriptionError, Update,
+    Clock, End, Filter, HeartbeatAlarm, Historical, HistoricalOptions, History, HistoryError, Instruments,
+    Pace, Silence, Start, Subscription, SubscriptionError, Update,
 };
-use support::{Log, ManualClock, event, frames, group, trade, trades_through};
+use support::{Log, ManualClock, OwnedFrame, event, frames, group, trade, trades_through};
 
 /// A trade every millisecond from 1 to 100, ten to a frame.
 fn log() -> Log {
@@ -17,7 +17,7 @@ fn log() -> Log {
 }
 
 fn all(start: Start, end: End, filter: Filter) -> Vec<u64> {
-    let options = HistoricalOptions { start, end, filter, pace: Pace::AsFastAsPossible };
+    let options = HistoricalOptions { start, end, filter, ..HistoricalOptions::default() };
     read(&mut Historical::open(log(), options).expect("open"))
 }
 
@@ -97,7 +97,8 @@ fn what_is_not_kept_is_an_error_and_what_is_not_there_yet_is_waited_for() {
     // The end lies beyond what is visible: it does not say that it is complete.
     let mut reader = open(Start::Beginning, End::Through(Sequence(25))).expect("open");
     assert!(matches!(reader.poll().expect("poll"), Some(Update::Events(_))));
-    assert!(reader.next(Duration::from_secs(1)).expect("read").is_none());
+    let alive = reader.next(Duration::from_secs(1)).expect("read").expect("a sign of life");
+    assert!(matches!(alive, Update::Heartbeat { watermarks, .. } if watermarks.visible == Sequence(20)));
     log.change(|kept| kept.visible = Sequence(30));
     assert_eq!(read(&mut reader), range(21, 25));
 }
@@ -130,6 +131,7 @@ fn the_pace_is_the_tapes_own_times_the_factor_and_keeps_groups_together() {
                     let at = (clock_ms(&clock) - 5000) as u64;
                     shown.extend(events.iter().map(|event| (event.sequence().get(), at)));
                 }
+                Some(Update::Heartbeat { .. }) => {}
                 Some(Update::Ended { .. }) => break,
                 Some(other) => panic!("{other:?}"),
                 None => reader.wait(Duration::from_secs(60)).expect("wait"),
@@ -142,6 +144,127 @@ fn the_pace_is_the_tapes_own_times_the_factor_and_keeps_groups_together() {
 
 fn clock_ms(clock: &ManualClock) -> u128 {
     matchtape_subscription::Clock::now(clock).as_millis()
+}
+
+/// What a reader says until its range has ended, or for so long; every word of it in time for an alarm of three intervals.
+fn said<C: Clock>(
+    reader: &mut Historical<impl History, C>,
+    clock: &ManualClock,
+    limit: Duration,
+) -> Vec<(u128, String)> {
+    let mut alarm = HeartbeatAlarm::new(INTERVAL, clock.now());
+    let until = clock.now() + limit;
+    let mut said = Vec::new();
+    while clock.now() < until {
+        let what = match reader.poll().expect("poll") {
+            Some(Update::Events(events)) => format!("events {} to {}", events.first(), events.last()),
+            Some(Update::Heartbeat { epoch, watermarks: at }) => {
+                let Watermarks { accepted, written, durable, replicated, visible } = at;
+                format!("epoch {epoch}: {accepted} {written} {durable} {replicated} {visible}")
+            }
+            Some(Update::Ended { .. }) => "ended".into(),
+            Some(other) => panic!("{other:?}"),
+            None => {
+                reader.wait(Duration::from_secs(60)).expect("wait");
+                assert_eq!(alarm.check(clock.now()), None, "silent until {:?}", clock.now());
+                continue;
+            }
+        };
+        alarm.heard(clock.now());
+        said.push((clock_ms(clock), what));
+        if said.last().expect("said").1 == "ended" {
+            // Whoever reads no longer is silent, and that is noticed.
+            clock.pass(3 * INTERVAL - Duration::from_millis(1));
+            assert_eq!(alarm.check(clock.now()), None);
+            clock.pass(Duration::from_millis(1));
+            assert_eq!(alarm.check(clock.now()), Some(Silence::Raised(3)));
+            break;
+        }
+    }
+    said
+}
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_slow_replay_gives_signs_of_life_with_all_watermarks_while_nothing_is_due() {
+    let ms = |ms: i64| ms * 1_000_000;
+    let groups = [vec![event(1, ms(0), trade(1))], vec![event(1, ms(1050), trade(2))]];
+    let log = Log::new(frames(&mut matchtape_schemas::Head::empty(support::TAPE), &groups, || 1));
+    let at = |at: [u64; 5]| {
+        let [accepted, written, durable, replicated, visible] = at.map(Sequence);
+        Some(Watermarks { accepted, written, durable, replicated, visible })
+    };
+    log.change(|kept| (kept.epoch, kept.watermarks) = (Epoch(7), at([9, 8, 7, 6, 2])));
+    let (start, pace) = (Start::Beginning, Pace::Times(1.0));
+    let options =
+        HistoricalOptions { start, pace, heartbeat_interval: INTERVAL, ..HistoricalOptions::default() };
+    let clock = ManualClock::default();
+    let mut reader = Historical::open_with_clock(log.clone(), options, clock.clone()).expect("open");
+    let mut expected = vec![(0, "events 1 to 1".to_owned())];
+    expected.extend((1..=10).map(|beat| (100 * beat, "epoch 7: 9 8 7 6 2".to_owned())));
+    expected.extend([(1050, "events 2 to 2".into()), (1050, "ended".into())]);
+    assert_eq!(said(&mut reader, &clock, Duration::from_secs(2)), expected);
+    assert!(reader.poll().expect("poll").is_none(), "a range that has ended says nothing more");
+
+    // So does one that waits for what is not visible yet, and tells how far the tape is.
+    let end = End::Through(Sequence(3));
+    let options = HistoricalOptions { start, end, ..HistoricalOptions::default() };
+    let clock = ManualClock::default();
+    let mut reader = Historical::open_with_clock(log.clone(), options, clock.clone()).expect("open");
+    let waited = said(&mut reader, &clock, 3 * INTERVAL + Duration::from_millis(1));
+    assert!(
+        waited.ends_with(&[(200, "epoch 7: 9 8 7 6 2".into()), (300, "epoch 7: 9 8 7 6 2".into())]),
+        "{waited:?}"
+    );
+    log.change(|kept| kept.watermarks = at([9, 9, 9, 9, 2]));
+    let waited = said(&mut reader, &clock, Duration::from_millis(1));
+    assert_eq!(waited, [(400, "epoch 7: 9 9 9 9 2".into())]);
+    let options = HistoricalOptions { heartbeat_interval: Duration::ZERO, ..HistoricalOptions::default() };
+    assert!(matches!(
+        Historical::open(log, options),
+        Err(SubscriptionError::BadOption { what: "the heartbeat interval", .. })
+    ));
+}
+
+/// A log whose every frame takes its time, as one that is far away.
+struct Slow(Log, ManualClock);
+
+impl History for Slow {
+    type Frame = OwnedFrame;
+
+    fn visible(&self) -> Sequence {
+        self.0.visible()
+    }
+
+    fn progress(&self) -> (Epoch, Watermarks) {
+        self.0.progress()
+    }
+
+    fn first_kept(&self) -> Sequence {
+        self.0.first_kept()
+    }
+
+    fn frame_at(&mut self, from: Sequence) -> Result<Option<OwnedFrame>, HistoryError> {
+        self.1.pass(Duration::from_millis(40));
+        self.0.frame_at(from)
+    }
+
+    fn first_at_time(&mut self, time: EventTime) -> Result<Option<Sequence>, HistoryError> {
+        self.0.first_at_time(time)
+    }
+}
+
+#[test]
+fn a_reader_that_finds_nothing_it_looks_for_gives_signs_of_life_while_it_looks() {
+    let clock = ManualClock::default();
+    let filter = Filter { order: Some(OrderId(77)), ..Filter::default() };
+    let options = HistoricalOptions { start: Start::Beginning, filter, ..HistoricalOptions::default() };
+    let slow = Slow(log(), clock.clone());
+    let mut reader = Historical::open_with_clock(slow, options, clock.clone()).expect("open");
+    let said = said(&mut reader, &clock, Duration::from_secs(10));
+    let alive: Vec<u128> = said.iter().map(|(at, _)| *at).collect();
+    assert_eq!(alive, [120, 240, 360, 400], "ten frames at 40 ms each: {said:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use matchtape_client::as_of;
 use matchtape_market::{
     Book, BookChange, Books, CHECKSUM_LEVELS, Instruments, Volume, book_checksum, projections,
 };
-use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions, StoreHistory};
+use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{EventRef, InstrumentId, Kind, KindMask, Price, Quantity, Sequence, Stage};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
@@ -255,7 +255,7 @@ fn books_live_replayed_and_as_of_are_what_the_judge_says_at_every_checkpoint_and
             let name = node.bus_name().expect("it has a bus");
             let bus = BusLive::new(name, BusService::Live, WakeUp::Event, Duration::from_micros(50));
             let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
-            let subscription = RealTime::open(StoreHistory::new(node.reader()), bus, options).unwrap();
+            let subscription = RealTime::open(node.history(), bus, options).unwrap();
             Reader::new("live", &days).follow(subscription, &last)
         });
         last.store(import_both(&node, &sse, &cme).get(), Ordering::Release);

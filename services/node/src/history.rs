@@ -1,8 +1,10 @@
 //! The log as subscriptions read it: `distribution` never opens a storage file, it is given this.
 
-use matchtape_schemas::{EventTime, Frame, Sequence, TapeId};
+use matchtape_schemas::{Epoch, EventTime, Frame, Sequence, TapeId, Watermarks};
 use matchtape_storage::{FrameCursor, Query, ReadError, ReadOnlyStore, Reader};
 use matchtape_subscription::{History, HistoryError};
+
+use crate::node::TapeProgress;
 
 /// A frame of the store, kept alive by its handle.
 pub struct StoreFrame(matchtape_storage::FrameHandle);
@@ -18,12 +20,20 @@ pub struct StoreHistory {
     reader: Reader,
     /// Where the last read ended: reading on needs no search.
     cursor: Option<FrameCursor>,
+    /// Of the node that writes the tape, if that is in this process.
+    progress: Option<TapeProgress>,
+    /// The term of the last frame that was read.
+    epoch: Epoch,
 }
 
 impl StoreHistory {
-    /// What the reader shows.
+    /// What the reader of a store without a node shows; [`Node::history`](crate::Node::history) knows the stages too.
     pub fn new(reader: Reader) -> Self {
-        Self { reader, cursor: None }
+        Self { reader, cursor: None, progress: None, epoch: Epoch::default() }
+    }
+
+    pub(crate) fn of_node(reader: Reader, progress: TapeProgress) -> Self {
+        Self { progress: Some(progress), ..Self::new(reader) }
     }
 
     fn read_frame(&mut self, from: Sequence) -> Result<Option<StoreFrame>, ReadError> {
@@ -33,6 +43,9 @@ impl StoreHistory {
         };
         let frame = cursor.next_frame()?;
         self.cursor = Some(cursor);
+        if let Some(frame) = &frame {
+            self.epoch = frame.frame().header().epoch;
+        }
         Ok(frame.map(StoreFrame))
     }
 
@@ -48,6 +61,13 @@ impl History for StoreHistory {
 
     fn visible(&self) -> Sequence {
         self.reader.visible()
+    }
+
+    fn progress(&self) -> (Epoch, Watermarks) {
+        match &self.progress {
+            Some(progress) => (progress.epoch(), progress.watermarks()),
+            None => (self.epoch, Watermarks::all(self.visible())),
+        }
     }
 
     fn first_kept(&self) -> Sequence {
@@ -108,6 +128,11 @@ impl History for FollowedHistory {
         // A store that cannot be read just now shows what it showed; reading on will say why.
         let _ = self.store.refresh();
         self.known.visible()
+    }
+
+    fn progress(&self) -> (Epoch, Watermarks) {
+        let visible = self.visible();
+        (self.store.head().epoch, Watermarks::all(visible))
     }
 
     fn first_kept(&self) -> Sequence {

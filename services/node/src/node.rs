@@ -22,6 +22,7 @@ use crate::bus::{BusOptions, LiveBus, LiveLane, SpeculativeBus};
 use crate::consumers::{self, ConsumerError, Consumers, ConsumersOptions};
 use crate::framer::Framer;
 use crate::gauge::NodeGauge;
+use crate::history::StoreHistory;
 use crate::idle::IdleClock;
 use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
@@ -354,6 +355,11 @@ impl Node {
         self.reader.clone()
     }
 
+    /// The same for subscriptions.
+    pub fn history(&self) -> StoreHistory {
+        StoreHistory::of_node(self.reader(), self.progress())
+    }
+
     /// The durable consumers of this tape.
     pub fn consumers(&self) -> Consumers {
         self.consumers.clone()
@@ -389,7 +395,7 @@ impl Node {
 
     /// Follows the watermarks and waits for stages, also after the node is gone.
     pub fn progress(&self) -> TapeProgress {
-        TapeProgress { intake: Arc::clone(&self.intake) }
+        TapeProgress { intake: Arc::clone(&self.intake), epoch: self.epoch }
     }
 
     /// Seals the log's open segment on demand, also after the node is gone (then it says so).
@@ -466,9 +472,15 @@ impl Drop for Node {
 #[derive(Clone)]
 pub struct TapeProgress {
     intake: Arc<Intake>,
+    epoch: Epoch,
 }
 
 impl TapeProgress {
+    /// The node's term.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// How far the tape has come.
     pub fn watermarks(&self) -> Watermarks {
         self.intake.watermarks()

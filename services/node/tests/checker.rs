@@ -109,6 +109,10 @@ impl History for Tape {
         self.last()
     }
 
+    fn progress(&self) -> (Epoch, Watermarks) {
+        (Epoch(1), Watermarks::all(self.last()))
+    }
+
     fn first_kept(&self) -> Sequence {
         Sequence::FIRST
     }

@@ -7,9 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use matchtape_bus::{BusConfig, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp};
-use matchtape_node::{
-    BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, PublishError, StoreHistory,
-};
+use matchtape_node::{BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, PublishError};
 use matchtape_schemas::event::{
     AccountOpened, Event, OrderAccepted, OrderCancelled, StateSet, TradeBusted, TradeMatched,
     TradingStatusChanged,
@@ -101,7 +99,7 @@ fn every_tier_gets_the_same_events_in_the_same_order() {
         let real_time = scope.spawn({
             let options = from_start.clone();
             move || {
-                let history = StoreHistory::new(node.reader());
+                let history = node.history();
                 let mut subscription =
                     RealTime::open(history, live(node, BusService::Live), options).unwrap();
                 collect(&mut subscription, last)
@@ -110,7 +108,7 @@ fn every_tier_gets_the_same_events_in_the_same_order() {
         let speculative = scope.spawn({
             let options = from_start.clone();
             move || {
-                let history = StoreHistory::new(node.reader());
+                let history = node.history();
                 let mut subscription =
                     RealTime::open(history, live(node, BusService::Speculative), options).unwrap();
                 collect(&mut subscription, last)
@@ -135,7 +133,7 @@ fn every_tier_gets_the_same_events_in_the_same_order() {
         assert!(speculative.join().unwrap() == expected, "speculative");
         let options =
             HistoricalOptions { start: Start::Beginning, end: End::Visible, ..HistoricalOptions::default() };
-        let mut historical = Historical::open(StoreHistory::new(node.reader()), options).unwrap();
+        let mut historical = Historical::open(node.history(), options).unwrap();
         assert!(collect(&mut historical, last) == expected, "historical");
     });
     node.close().unwrap();
@@ -173,7 +171,7 @@ fn each_topic_comes_to_its_subscriber_and_heartbeats_tell_every_stage_when_nothi
             scope.spawn(move || {
                 let filter = Filter::kinds(KindMask::topic(topic).unwrap());
                 let options = RealTimeOptions { start: Start::Beginning, filter, ..Default::default() };
-                let history = StoreHistory::new(node.reader());
+                let history = node.history();
                 let mut reader = RealTime::open(history, live(node, BusService::Live), options).unwrap();
                 let (mut events, mut told) = (Vec::new(), Watermarks::default());
                 let deadline = std::time::Instant::now() + PATIENCE;
@@ -241,7 +239,7 @@ fn delayed_batches_of_a_live_tape_and_of_its_replay_are_the_same_bytes() {
     std::thread::scope(|scope| {
         let node = &node;
         let watching = scope.spawn(move || {
-            let history = StoreHistory::new(node.reader());
+            let history = node.history();
             let live = live(node, BusService::Live);
             let options = from_beginning();
             let mut delayed = Delayed::live(history, live, &options).unwrap();
@@ -276,8 +274,7 @@ fn delayed_batches_of_a_live_tape_and_of_its_replay_are_the_same_bytes() {
         let live = watching.join().unwrap();
         let options = from_beginning();
         let mut replay =
-            Delayed::replay(StoreHistory::new(node.reader()), &options, End::Visible, Pace::AsFastAsPossible)
-                .unwrap();
+            Delayed::replay(node.history(), &options, End::Visible, Pace::AsFastAsPossible).unwrap();
         let mut replayed: Vec<Vec<u8>> = Vec::new();
         while replayed.len() < live.len() {
             match replay.next(PATIENCE).unwrap() {

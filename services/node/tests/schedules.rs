@@ -533,6 +533,7 @@ fn replayed(place: &Place, from: &str, last: u64) -> (u64, Digest) {
                 batches += 1;
                 digest = digest.with(batch.bytes());
             }
+            Update::Heartbeat { .. } => {}
             Update::Ended { .. } => return (batches, digest),
             other => panic!("{other:?}"),
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use matchtape_schemas::{EventTime, Frame, Sequence};
+use matchtape_schemas::{Epoch, EventTime, Frame, Sequence, Watermarks};
 use matchtape_subscription::{Clock, FrameHandle, History, HistoryError};
 
 pub use self::tape::*;
@@ -28,13 +28,18 @@ pub struct Kept {
     pub frames: Vec<OwnedFrame>,
     pub visible: Sequence,
     pub first_kept: Sequence,
+    pub epoch: Epoch,
+    /// All at `visible`, unless something else is said.
+    pub watermarks: Option<Watermarks>,
 }
 
 impl Log {
     /// All of it visible.
     pub fn new(frames: Vec<OwnedFrame>) -> Self {
         let visible = frames.last().map_or(Sequence::ZERO, |last| last.frame().last_sequence());
-        Self(Arc::new(Mutex::new(Kept { frames, visible, first_kept: Sequence::FIRST })))
+        let epoch = frames.last().map_or(Epoch::default(), |last| last.frame().header().epoch);
+        let kept = Kept { frames, visible, first_kept: Sequence::FIRST, epoch, watermarks: None };
+        Self(Arc::new(Mutex::new(kept)))
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -51,6 +56,11 @@ impl History for Log {
 
     fn visible(&self) -> Sequence {
         self.kept().visible
+    }
+
+    fn progress(&self) -> (Epoch, Watermarks) {
+        let kept = self.kept();
+        (kept.epoch, kept.watermarks.unwrap_or(Watermarks::all(kept.visible)))
     }
 
     fn first_kept(&self) -> Sequence {

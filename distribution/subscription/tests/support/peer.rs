@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use matchtape_bus::{BusConfig, BusName, BusPublisher, BusService, WakeUp};
-use matchtape_schemas::{Epoch, EventTime, Frame, Head, Sequence};
+use matchtape_schemas::{Epoch, EventTime, Frame, Head, Sequence, Watermarks};
 use matchtape_subscription::{
     BusLive, FrameHandle, History, HistoryError, RealTime, RealTimeOptions, Start, Subscription, Update,
 };
@@ -76,6 +76,10 @@ impl History for Through {
 
     fn visible(&self) -> Sequence {
         Sequence(self.0)
+    }
+
+    fn progress(&self) -> (Epoch, Watermarks) {
+        (Epoch::default(), Watermarks::all(self.visible()))
     }
 
     fn first_kept(&self) -> Sequence {

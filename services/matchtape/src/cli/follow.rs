@@ -240,7 +240,8 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
     let conflation = conflation(args.conflate, args.after_window, args.tier == Tier::Delayed)?;
     match args.tier {
         Tier::Realtime | Tier::Historical => {
-            let options = HistoricalOptions { start: args.from, end, filter, pace };
+            let start = args.from;
+            let options = HistoricalOptions { start, end, filter, pace, ..HistoricalOptions::default() };
             printer.run(Historical::open(history, options).map_err(failed)?, Place::Events, &until)
         }
         Tier::Delayed => {

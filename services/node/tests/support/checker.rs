@@ -31,10 +31,13 @@ pub struct Promise {
     pub kinds: KindMask,
     /// The width of its windows, ns; zero where it reads no windows.
     pub window_ns: i64,
+    /// It reads a range of the log, and gives signs of life of its own.
+    pub historical: bool,
 }
 
 impl Promise {
-    pub const VISIBLE: Self = Self { stage: Stage::Visible, kinds: KindMask::ALL, window_ns: 0 };
+    pub const VISIBLE: Self =
+        Self { stage: Stage::Visible, kinds: KindMask::ALL, window_ns: 0, historical: false };
     pub const ACCEPTED: Self = Self { stage: Stage::Accepted, ..Self::VISIBLE };
 
     fn everything(&self) -> bool {
@@ -416,7 +419,7 @@ impl Checker {
             self.violation(format!("{watermarks:?} after {:?}", self.watermarks));
         }
         self.watermarks = *watermarks;
-        if !self.live {
+        if !self.live && !self.promise.historical {
             self.violation(format!("a heartbeat of epoch {epoch} while not live"));
         }
         if self.promise.stage == Stage::Accepted {

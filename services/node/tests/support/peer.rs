@@ -209,7 +209,8 @@ fn check(
             let pace = if tier == "paced" { Pace::Times(20.0) } else { Pace::AsFastAsPossible };
             let end = End::Through(Sequence::MAX);
             let options = HistoricalOptions { start, end, pace, ..HistoricalOptions::default() };
-            watch(Historical::open(history, options).expect("open"), Promise::VISIBLE, first, corruption)
+            let promise = Promise { historical: true, ..Promise::VISIBLE };
+            watch(Historical::open(history, options).expect("open"), promise, first, corruption)
         }
         other => panic!("{other:?}"),
     }
