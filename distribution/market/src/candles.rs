@@ -52,6 +52,7 @@ struct KeptTrade {
     price: Price,
     quantity: Quantity,
     aggressor: Side,
+    taken_back: bool,
 }
 
 impl Candles {
@@ -108,7 +109,7 @@ impl Candles {
         kept.candle.changed_at = trade.sequence;
         if self.keeps_trades {
             let &Trade { sequence, trade_id, price, quantity, aggressor, .. } = trade;
-            kept.trades.push(KeptTrade { sequence, trade_id, price, quantity, aggressor });
+            kept.trades.push(KeptTrade { sequence, trade_id, price, quantity, aggressor, taken_back: false });
         }
         Some(start)
     }
@@ -126,27 +127,26 @@ impl Candles {
             self.busts_of_unknown += 1;
             return None;
         };
-        kept.trades.remove(place);
+        // The trade stays where a bust that comes again finds it, not one of an older trade of the same number.
+        if std::mem::replace(&mut kept.trades[place].taken_back, true) {
+            return None;
+        }
         kept.candle.summary = TradeSummary::default();
-        for trade in &kept.trades {
+        for trade in kept.trades.iter().filter(|trade| !trade.taken_back) {
             kept.candle.summary.add(trade.price, trade.quantity, trade.aggressor);
         }
         kept.candle.changed_at = bust.at;
-        let (start, is_empty) = (kept.candle.start, kept.trades.is_empty());
-        if is_empty {
-            self.candles.remove(&start);
-        }
-        Some(start)
+        Some(kept.candle.start)
     }
 
     /// The candles that have trades, by time.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Candle> + '_ {
-        self.candles.values().map(|kept| &kept.candle)
+        self.candles.values().map(|kept| &kept.candle).filter(|candle| candle.summary.trades > 0)
     }
 
-    /// The candle that starts at a time.
+    /// The candle that starts at a time, if it has trades.
     pub fn get(&self, start: EventTime) -> Option<&Candle> {
-        self.candles.get(&start).map(|kept| &kept.candle)
+        self.candles.get(&start).map(|kept| &kept.candle).filter(|candle| candle.summary.trades > 0)
     }
 
     /// Drops candles that start before a time, and their trades. A trade or a bust that still comes for one of them

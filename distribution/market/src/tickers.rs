@@ -9,13 +9,13 @@
 //! too. In a longer one they stay as they were traded, and [`Ticker::busted`] tells that there was such a trade; candles
 //! are exact.
 //!
-//! Section `tickers`, version 1, little-endian: the venue's session, `u32` tickers, then each by ascending instrument:
+//! Section `tickers`, version 2, little-endian: the venue's session, `u32` tickers, then each by ascending instrument:
 //!
 //! ```text
 //! session:  u8 whether there is one   u32 trading day   u32 number   i64 begun   u64 at
 //! ticker:   u32 instrument   its session, as above   i64 previous close   u64 changed at   u64 busted
 //!           4 x i64 open high low close   3 x u128 volume, of buyers, of sellers   i128 notional   u64 trades
-//!           u32 trades taken back, then each by ascending position: u64 position
+//!           u32 trades taken back, then each by ascending position: u64 position   u64 trade id
 //!           u32 recent trades, then each: u64 position   u64 trade id   i64 price   u64 quantity   u8 aggressor   i64 event time
 //! ```
 
@@ -32,10 +32,10 @@ use crate::trades::{Bust, Trade, TradeSummary};
 use crate::volume::Volume;
 
 const NAME: &str = "tickers";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Trades of an instrument that are remembered one by one.
 pub const RECENT: usize = 8;
-/// Trades taken back in a session that are remembered, so that none counts twice; further ones change nothing.
+/// Trades taken back that are remembered, so that none counts twice; further ones change nothing.
 const BUSTED_MAX: usize = 4096;
 const DAY_NS: i64 = 86_400_000_000_000;
 
@@ -69,6 +69,14 @@ pub struct LastTrade {
     pub event_time: EventTime,
 }
 
+/// A trade that was taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TakenBack {
+    sequence: Sequence,
+    /// Zero where it is not known.
+    trade_id: TradeId,
+}
+
 /// One instrument's ticker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticker {
@@ -84,8 +92,9 @@ pub struct Ticker {
     pub busted: u64,
     /// The last event that changed it.
     pub changed_at: Sequence,
-    /// Positions of trades of the session that were taken back, ascending.
-    taken_back: Vec<Sequence>,
+    /// Trades that were taken back, by ascending position: those of the session, and older ones for as long as a bust that
+    /// comes again could be taken for one of a trade still remembered.
+    taken_back: Vec<TakenBack>,
     /// The last trades, newest last; those of earlier sessions as well.
     recent: VecDeque<LastTrade>,
 }
@@ -116,7 +125,8 @@ impl Ticker {
         self.session = Some(session);
         self.summary = TradeSummary::default();
         self.busted = 0;
-        self.taken_back.clear();
+        let oldest = self.recent.front().map_or(Sequence::MAX, |oldest| oldest.sequence);
+        self.taken_back.retain(|taken| taken.sequence > oldest);
         self.changed_at = session.begun_at;
     }
 
@@ -144,28 +154,35 @@ impl Ticker {
         let is_it = |trade: &LastTrade| bust.may_mean(trade.sequence, trade.trade_id);
         let begun_at = self.session.map_or(Sequence::MAX, |session| session.begun_at);
         let place = self.recent.iter().rposition(is_it);
+        let newest = place.map_or(Sequence::ZERO, |place| self.recent[place].sequence);
+        // The same again, not one of an older trade of the same number.
+        let is_taken = |taken: &TakenBack| bust.may_mean(taken.sequence, taken.trade_id);
+        if self.taken_back.iter().rev().any(|taken| taken.sequence > newest && is_taken(taken)) {
+            return false;
+        }
         let all_remembered = self.remembers_all(begun_at);
-        let (position, price, quantity, aggressor) = match place.map(|place| self.recent[place]) {
-            Some(trade) => (trade.sequence, trade.price, trade.quantity, trade.aggressor),
+        let (taken, price, quantity, aggressor) = match place.map(|place| self.recent[place]) {
+            Some(LastTrade { sequence, trade_id, price, quantity, aggressor, .. }) => {
+                (TakenBack { sequence, trade_id }, price, quantity, aggressor)
+            }
             // Older than what is remembered: the bust's own words. Whose initiative it was is not among them.
             None if !all_remembered
                 && sequence != Sequence::ZERO
                 && self.recent.front().is_some_and(|oldest| sequence < oldest.sequence) =>
             {
-                (sequence, stated.0, stated.1, Side::None)
+                let taken = TakenBack { sequence, trade_id: bust.trade_id };
+                (taken, stated.0, stated.1, Side::None)
             }
             None => return false,
         };
-        let of_session = position >= begun_at;
+        let of_session = taken.sequence >= begun_at;
         if !of_session && place.is_none() {
             return false;
         }
-        if of_session {
-            match self.taken_back.binary_search(&position) {
-                Ok(_) => return false,
-                Err(_) if self.taken_back.len() == BUSTED_MAX => return false,
-                Err(at) => self.taken_back.insert(at, position),
-            }
+        match self.taken_back.binary_search_by_key(&taken.sequence, |taken| taken.sequence) {
+            Ok(_) => return false,
+            Err(_) if self.taken_back.len() == BUSTED_MAX => return false,
+            Err(at) => self.taken_back.insert(at, taken),
         }
         if let Some(place) = place {
             self.recent.remove(place);
@@ -361,6 +378,7 @@ impl Projection for Tickers {
 }
 
 const SESSION_BYTES: usize = 1 + 4 + 4 + 8 + 8;
+const TAKEN_BACK_BYTES: usize = 8 + 8;
 const RECENT_BYTES: usize = 8 + 8 + 8 + 8 + 1 + 8;
 const TICKER_BYTES_MIN: usize = 4 + SESSION_BYTES + 3 * 8 + 4 * 8 + 4 * 16 + 8 + 4 + 4;
 
@@ -404,7 +422,10 @@ fn save_ticker(ticker: &Ticker, out: &mut Vec<u8>) {
     out.extend_from_slice(&summary.notional.units().to_le_bytes());
     put_u64(out, summary.trades);
     put_count(out, ticker.taken_back.len());
-    ticker.taken_back.iter().for_each(|position| put_u64(out, position.get()));
+    for taken in &ticker.taken_back {
+        put_u64(out, taken.sequence.get());
+        put_u64(out, taken.trade_id.get());
+    }
     put_count(out, ticker.recent.len());
     for trade in &ticker.recent {
         put_u64(out, trade.sequence.get());
@@ -444,12 +465,12 @@ fn restore_ticker(reader: &mut SectionReader<'_>) -> Result<Ticker, ProjectionEr
     if ticker.summary.trades > u64::MAX / 2 {
         return Err(reader.error(format!("{} trades", ticker.summary.trades)));
     }
-    for _ in 0..reader.count(8)? {
-        let position = Sequence(reader.u64()?);
-        if ticker.taken_back.last().is_some_and(|last| *last >= position) {
-            return Err(reader.error(format!("trade {position} is out of order")));
+    for _ in 0..reader.count(TAKEN_BACK_BYTES)? {
+        let taken = TakenBack { sequence: Sequence(reader.u64()?), trade_id: TradeId(reader.u64()?) };
+        if ticker.taken_back.last().is_some_and(|last| last.sequence >= taken.sequence) {
+            return Err(reader.error(format!("trade {} is out of order", taken.sequence)));
         }
-        ticker.taken_back.push(position);
+        ticker.taken_back.push(taken);
     }
     let recent = reader.count(RECENT_BYTES)?;
     if recent > RECENT || ticker.taken_back.len() > BUSTED_MAX {

@@ -119,7 +119,8 @@ impl TradeSummary {
 }
 
 /// That a trade was taken back. Which one, its position says or, where that is not stated, the venue's number: venues use
-/// numbers again, as every day, so it is the newest trade of that number before the bust.
+/// numbers again, as every day, so it is the newest trade of that number before the bust, also if that one was taken back
+/// before: a bust that comes again takes nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bust {
     /// The bust's own position.

@@ -249,13 +249,13 @@ fn plain_fold(plain: &mut BTreeMap<InstrumentId, Plain>, venue: &mut Option<u32>
     } else if let BodyRef::TradeBusted(bust) = event.body() {
         let Some(one) = plain.get_mut(&instrument) else { return };
         let (at, id) = (bust.trade_sequence.get(), bust.trade_id.get());
-        // By number: the newest that was not taken back. By position: that one, once.
-        let found = one
-            .counted()
-            .filter(|trade| if at == Sequence::ZERO { trade.trade_id == id } else { trade.sequence == at })
-            .last()
-            .map(|trade| trade.sequence);
-        one.busted.extend(found);
+        // By number: the newest of all. By position: that one. Each once.
+        let is_it = |trade: &&Trade| {
+            if at == Sequence::ZERO { trade.trade_id == id && id != TradeId(0) } else { trade.sequence == at }
+        };
+        let found = one.all.iter().rfind(is_it).map(|trade| trade.sequence);
+        let counts = one.counted().any(|trade| Some(trade.sequence) == found);
+        one.busted.extend(found.filter(|_| counts));
     }
 }
 

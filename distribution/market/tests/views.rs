@@ -238,6 +238,9 @@ fn a_bust_by_a_number_that_is_used_again_takes_back_the_newest_trade_before_it()
         // Late, so the newest of the tape is not in the newest candle.
         numbered(at(traded(1, 2, "12", 1), 2), 7),
         bust(7, 0),
+        // Again, by its number and by its position: the older trades of the number are not meant.
+        bust(7, 0),
+        bust(0, 4),
         numbered(at(traded(1, 2, "13", 1), MINUTE + 1), 7),
     ]);
     let bust =

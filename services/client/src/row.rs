@@ -44,7 +44,8 @@ const fn equal(left: &str, right: &str) -> bool {
     true
 }
 
-/// Declares a row. `number` fields are counts, `text` fields anything else; `some_number` and `maybe` are those that can be absent.
+/// Declares a row. `number` fields are counts, `flag` fields true or false, `text` fields anything else; `some_number` and `maybe`
+/// are those that can be absent.
 macro_rules! row {
     (
         $(#[$meta:meta])*
@@ -95,6 +96,11 @@ macro_rules! row {
             $($done)* $(#[$doc])*
             #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::cell::maybe")]
             pub $field: Option<$type>,
+        ] $($rest)* }
+    };
+    (@struct $meta:tt $name:ident [$($done:tt)*] $(#[$doc:meta])* $field:ident: flag $type:ty, $($rest:tt)*) => {
+        row! { @struct $meta $name [
+            $($done)* $(#[$doc])* pub $field: $type,
         ] $($rest)* }
     };
     (@show some_number $value:expr, $for_people:ident, $out:ident) => {

@@ -37,8 +37,8 @@ row! {
         sell_order_id: maybe OrderId,
         /// The venue's number for the record.
         venue_sequence: maybe VenueSequence,
-        /// `true` if the trade was taken back later on.
-        busted: maybe bool,
+        /// Whether the trade was taken back later on.
+        busted: flag bool,
     }
 }
 
@@ -246,7 +246,7 @@ impl TradeRow {
             buy_order_id: some_order(trade.buy_order_id),
             sell_order_id: some_order(trade.sell_order_id),
             venue_sequence: (trade.venue_sequence != VenueSequence(0)).then_some(trade.venue_sequence),
-            busted: busted.then_some(true),
+            busted,
         }
     }
 }

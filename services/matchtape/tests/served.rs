@@ -464,6 +464,13 @@ fn a_node_and_its_directory_agree_on_which_trade_a_bust_by_a_number_used_again_t
     let (of_server, of_tape) = (String::from_utf8(of_server).unwrap(), String::from_utf8(of_tape).unwrap());
     assert_eq!(of_server, of_tape);
     // The epoch's start is at 1.
-    let busted: Vec<&str> = of_tape.lines().filter(|line| line.contains("\"busted\":")).collect();
-    assert!(busted.len() == 1 && busted[0].contains("\"sequence\":3,"), "{of_tape}");
+    let rows = of_tape.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let busted: Vec<_> = rows.map(|row| (row["sequence"].as_u64(), row["busted"].as_bool())).collect();
+    let expected =
+        [(2, false), (3, true), (4, false), (6, false)].map(|(at, busted)| (Some(at), Some(busted)));
+    assert_eq!(busted, expected, "{of_tape}");
+    let csv = succeed(&["query", "trades", "--data", text(&tape), "--format", "csv"]).stdout;
+    let csv = String::from_utf8(csv).unwrap();
+    let last: Vec<&str> = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect();
+    assert_eq!(last, ["busted", "false", "true", "false", "false"], "{csv}");
 }
