@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use matchtape_gateway::{Gateway, GatewayHandle, TapeHandle};
 use matchtape_node::consumers::Definition;
-use matchtape_node::{BusOptions, Node, NodeOptions, PublishError, Publisher, WaitError};
-use matchtape_schemas::event::{OrderCancelled, StateSet};
+use matchtape_node::{Node, NodeOptions, PublishError, Publisher, WaitError};
+use matchtape_schemas::event::OrderCancelled;
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, SimDisk};
 use matchtape_storage::{PinKind, ScrubOptions};
@@ -199,38 +199,28 @@ async fn a_damaged_file_is_a_number_and_named_in_health_while_everything_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bus_that_ended_is_a_number_and_has_its_reason_in_health_while_the_tape_goes_on() {
-    let root = tempfile::tempdir().unwrap();
-    let mut bus = BusOptions {
-        namespace: format!("ended-{}", std::process::id()),
-        root: Some(root.path().to_owned()),
-        ..BusOptions::default()
-    };
-    // Too small for the node's frames: the first large one ends it.
-    bus.config.frame_bytes_max = 1024;
-    let mut served = Served::start_with(NodeOptions { bus: Some(bus), ..NodeOptions::default() }).await;
+async fn a_part_that_ended_is_a_number_and_has_its_reason_in_health_while_the_tape_goes_on() {
+    let mut served = Served::start().await;
+    let last = served.publish();
+    served.node.consumers().add(&"risk".parse().unwrap(), Definition::default()).unwrap();
+    let reader = served.node.consumers().attach(&"risk".parse().unwrap(), &"a".parse().unwrap()).unwrap();
+    reader.fetch(2, Duration::from_secs(10)).unwrap();
     let health = get(served.address(), "/v1/health").await;
     assert_eq!((health.status, served.number("matchtape_ended_parts").await), (200, 0.0), "{}", health.body);
-    let number = ProducerSequence(served.next());
-    let state = StateSet::new(b"key", &[7; 2048]).unwrap();
-    let event = Event::new(InstrumentId(0), number, EventTime(5), state);
-    served.publisher.publish(&event).unwrap();
-    while served.number("matchtape_ended_parts").await == 0.0 {}
+    // The next thing written is what the consumer has come to.
+    served.disk.fail_at(served.disk.operations(), Fault::Eio);
+    reader.ack(last).unwrap();
+    let begun = std::time::Instant::now();
+    while served.number("matchtape_ended_parts").await == 0.0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody says that it ended");
+    }
     let health = get(served.address(), "/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &"degraded".into()), "{}", health.body);
-    assert!(health.json()["ended"]["live_bus"].as_str().unwrap().contains("1024"), "{}", health.body);
+    assert!(health.json()["ended"]["consumers"].as_str().unwrap().contains("record"), "{}", health.body);
     served.publish();
     served.gateway.shutdown().await;
-    drop(served.publisher);
-    let prefix = served.node.bus_name().unwrap().prefix();
-    served.node.close().unwrap();
-    for entry in std::fs::read_dir("/dev/shm").unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            // iceoryx2's 16-byte counter of the namespace.
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+    drop((served.publisher, reader));
+    served.node.close().unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

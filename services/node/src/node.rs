@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use matchtape_bus::{BusError, BusName, IngressCounters, check_core};
 use matchtape_schemas::event::{EpochStarted, Event};
+use matchtape_schemas::limits::FRAME_BYTES_MAX;
 use matchtape_schemas::publish::WaitError;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::{
@@ -242,7 +243,7 @@ impl Node {
             name: options.name.clone(),
             options: options.consumers.clone(),
             reader: reader.clone(),
-            stages,
+            intake: Arc::clone(&intake),
             epoch: head.epoch,
             head: found.last_sequence,
             store: Arc::downgrade(&store),
@@ -521,6 +522,16 @@ fn check(options: &NodeOptions) -> Result<(), NodeError> {
         {
             return wrong(option, error.to_string());
         }
+    }
+    if let Some(bus) = &options.bus
+        && bus.config.frame_bytes_max < FRAME_BYTES_MAX
+    {
+        let reason = format!(
+            "frames of the log are on the bus as they are, up to {FRAME_BYTES_MAX} bytes, of which this allows {}: the first \
+             larger one would end the bus",
+            bus.config.frame_bytes_max
+        );
+        return wrong("bus.config.frame_bytes_max", reason);
     }
     if options.ingress.is_some() && options.bus.is_none() {
         return wrong(

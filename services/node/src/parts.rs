@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 /// A part that has ended before its node, for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedPart {
-    /// Its name: `live_bus`, `speculative_bus`, `ingress`.
+    /// Its name: `live_bus`, `speculative_bus`, `ingress`, `consumers`.
     pub part: &'static str,
     /// What happened.
     pub why: String,

@@ -516,6 +516,18 @@ fn a_node_whose_way_in_does_not_open_lets_go_of_all_it_had_started() {
 }
 
 #[test]
+fn a_bus_that_could_not_carry_every_frame_is_refused_when_the_node_opens() {
+    let place = Place::new("small");
+    let mut options = place.options();
+    options.bus.as_mut().unwrap().config.frame_bytes_max = 64 * 1024 - 16;
+    let error = Node::open_on(place.disk(), options, Vec::new()).err().unwrap().to_string();
+    assert!(
+        error.contains("frame_bytes_max") && error.contains("65536") && error.contains("65520"),
+        "{error}"
+    );
+}
+
+#[test]
 fn without_a_node_connecting_says_what_is_missing() {
     let place = Place::new("nobody");
     let options = RemoteOptions { connect_wait: Duration::from_millis(20), ..RemoteOptions::default() };

@@ -23,8 +23,8 @@ use super::one::{One, last_of};
 use super::recorder::{Recorder, Round, Stop};
 use super::system::SystemTape;
 use crate::node::NodeError;
-use crate::publisher::wall_clock;
-use crate::stages::{StageReached, Stages};
+use crate::publisher::{Intake, wall_clock};
+use crate::stages::StageReached;
 
 /// Most consumers of one tape.
 const CONSUMERS_MAX: usize = 1000;
@@ -35,7 +35,7 @@ pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) options: ConsumersOptions,
     pub(crate) reader: Reader,
-    pub(crate) stages: Arc<Stages>,
+    pub(crate) intake: Arc<Intake>,
     pub(crate) epoch: Epoch,
     /// The last event recovered.
     pub(crate) head: Sequence,
@@ -89,7 +89,7 @@ impl Shared {
     }
 
     pub(super) fn visible(&self, sequence: Sequence) -> StageReached {
-        StageReached::new(Arc::clone(&self.parts.stages), sequence, Stage::Visible)
+        StageReached::new(Arc::clone(&self.parts.intake.stages), sequence, Stage::Visible)
     }
 
     fn find(&self, name: &ConsumerName) -> Result<Arc<One>, ConsumerError> {
@@ -524,6 +524,9 @@ impl Round for Rounds {
 
     fn ended(&mut self) {
         let why = self.shared.recorder.check().err().unwrap_or(ConsumerError::Closed);
+        if let ConsumerError::Recording(_) = why {
+            self.shared.parts.intake.ended_parts.note("consumers", &why);
+        }
         for one in self.shared.all() {
             one.end(why.clone());
         }
