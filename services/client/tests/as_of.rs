@@ -24,23 +24,32 @@ struct Tape {
     random: u64,
     number: u64,
     orders: u64,
+    options: NodeOptions,
 }
 
-fn open(folder: &TempDir, kept: bool) -> Node {
-    let views = if kept { projections() } else { Vec::new() };
+fn options() -> NodeOptions {
     let mut options = NodeOptions::default();
     // Retention cuts between tables: merged meanwhile, small as they are, they would leave it nowhere to cut.
     options.store.compaction.small_event_table_bytes = 0;
     options.store.compaction.level0_tables = 1000;
-    Node::open(folder.path(), options, views).unwrap()
+    options
+}
+
+fn open(folder: &TempDir, options: &NodeOptions, kept: bool) -> Node {
+    let views = if kept { projections() } else { Vec::new() };
+    Node::open(folder.path(), options.clone(), views).unwrap()
 }
 
 impl Tape {
     fn new(seed: u64, kept: bool) -> Self {
+        Self::with(options(), seed, kept)
+    }
+
+    fn with(options: NodeOptions, seed: u64, kept: bool) -> Self {
         let folder = TempDir::new().unwrap();
-        let node = open(&folder, kept);
+        let node = open(&folder, &options, kept);
         let publisher = node.publisher(ProducerId(1)).unwrap();
-        Self { folder, node, publisher, frames: Vec::new(), random: seed | 1, number: 0, orders: 0 }
+        Self { folder, node, publisher, frames: Vec::new(), random: seed | 1, number: 0, orders: 0, options }
     }
 
     fn below(&mut self, end: u64) -> u64 {
@@ -145,12 +154,33 @@ impl Tape {
     }
 
     fn reopen(self) -> Self {
-        let Self { folder, node, publisher, frames, random, number, orders } = self;
+        self.reopen_after(|node| node.close().unwrap())
+    }
+
+    fn reopen_after(self, end: impl FnOnce(Node)) -> Self {
+        let Self { folder, node, publisher, frames, random, number, orders, options } = self;
         drop(publisher);
-        node.close().unwrap();
-        let node = open(&folder, true);
+        end(node);
+        let node = open(&folder, &options, true);
         let publisher = node.publisher(ProducerId(1)).unwrap();
-        Self { folder, node, publisher, frames, random, number, orders }
+        Self { folder, node, publisher, frames, random, number, orders, options }
+    }
+
+    /// The most bytes of events that are replayed for a view at any of many positions.
+    fn most_replayed(&mut self) -> u64 {
+        let reader = self.node.reader();
+        let (first, last) = (reader.first_kept().previous().get(), reader.visible().get());
+        let mut positions = vec![first, first + 1, last - 1, last];
+        positions.extend((0..40).map(|part| first + (last - first) * part / 40));
+        let mut most = 0;
+        for through in positions.into_iter().filter(|at| *at > 0).map(Sequence) {
+            for view in projections() {
+                let mut counted = Counted { view, bytes: 0 };
+                as_of::fold(&reader, &mut counted, through, &Query::default()).unwrap();
+                most = most.max(counted.bytes);
+            }
+        }
+        most
     }
 
     /// Drops all that may be dropped; says whether anything was.
@@ -216,6 +246,35 @@ impl Tape {
     }
 }
 
+/// Counts what is replayed to a view.
+struct Counted {
+    view: Box<dyn Projection>,
+    bytes: u64,
+}
+
+impl Projection for Counted {
+    fn name(&self) -> &'static str {
+        self.view.name()
+    }
+
+    fn version(&self) -> u32 {
+        self.view.version()
+    }
+
+    fn apply(&mut self, event: &EventRef<'_>) {
+        self.bytes += u64::from(event.header().length);
+        self.view.apply(event);
+    }
+
+    fn save(&self, out: &mut Vec<u8>) {
+        self.view.save(out);
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError> {
+        self.view.restore(section)
+    }
+}
+
 fn saved(projection: &dyn Projection) -> Vec<u8> {
     let mut bytes = Vec::new();
     projection.save(&mut bytes);
@@ -252,6 +311,57 @@ fn state_as_of_any_position_is_the_folded_one_through_flushes_restarts_and_reten
         }
         assert!(dropped > 0, "seed {seed}: retention has dropped something");
     }
+}
+
+#[test]
+fn a_view_at_any_position_costs_at_most_a_segment_of_replay_while_its_snapshots_are_there() {
+    const SEGMENT: u64 = 4 << 20;
+    let mut options = options();
+    options.store.wal.segment_bytes = SEGMENT;
+    // All that may wait in memory for its snapshot, three of these (each goes beyond by a commit), is less than a segment,
+    // however slow the flushing.
+    options.store.memtable_bytes = 5 << 18;
+    options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+    let mut tape = Tape::with(options, 3, true);
+    let mut bytes = 0;
+    for _ in 0..16 {
+        tape.publish(20_000);
+        // Only the tape is wanted here; the last tells where to go on.
+        let old = tape.frames.len() - 1;
+        bytes += tape.frames.drain(..old).map(|frame| frame.frame().bytes().len() as u64).sum::<u64>();
+    }
+    assert!(bytes > 6 * SEGMENT, "a tape of {bytes} bytes");
+    let most = tape.most_replayed();
+    assert!((1..=SEGMENT).contains(&most), "{most} bytes of a tape in use");
+    tape = tape.reopen_after(drop);
+    let most = tape.most_replayed();
+    assert!(most <= SEGMENT, "{most} bytes right after a crash");
+    tape = tape.reopen();
+    let most = tape.most_replayed();
+    assert!(most <= SEGMENT, "{most} bytes right after a restart");
+    // A policy that thins snapshots to one per segment and drops the older part.
+    let policy =
+        RetentionPolicy { bytes: Some(bytes / 8), snapshot_gap_bytes: SEGMENT, ..RetentionPolicy::default() };
+    tape.node.store().retain(&policy, AcceptedTime(i64::MAX)).unwrap();
+    assert!(tape.node.reader().first_kept() > Sequence::FIRST);
+    let most = tape.most_replayed();
+    assert!((SEGMENT / 4..=SEGMENT).contains(&most), "{most} bytes after retention");
+
+    // Without some that lie side by side it would cost more.
+    let mut snapshots: Vec<_> = std::fs::read_dir(tape.folder.path().join("tables"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "snapshot"))
+        .collect();
+    snapshots.sort();
+    for path in snapshots.iter().skip(1).take(3) {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    let most = tape.most_replayed();
+    assert!(most > SEGMENT, "{most} bytes with three of {} snapshots damaged", snapshots.len());
 }
 
 #[test]
