@@ -339,10 +339,13 @@ impl EventStore {
         self.pins.list()
     }
 
-    /// Places a legal hold, or moves the one of that name: nothing from `from` on is dropped until it is lifted. Durable on
-    /// return.
+    /// Places a legal hold, or moves the one of that name back: nothing from `from` on is dropped until it is lifted. Durable on
+    /// return. Moved forward it would let go of what it keeps: that takes [`EventStore::lift_hold`].
     pub fn hold(&self, name: &str, from: Sequence, now: AcceptedTime) -> Result<(), HoldError> {
         crate::pins::check_name(name)?;
+        if name.chars().any(char::is_control) {
+            return Err(HoldError::Characters);
+        }
         let last = self.ingest.shared.visible.get();
         if from > last.next() {
             return Err(HoldError::Beyond { asked: from, last });
@@ -352,6 +355,11 @@ impl EventStore {
             let first_kept = contents.event_tables.first().map_or(contents.first_kept, |table| table.first());
             if hold.from < first_kept {
                 return Err(PinError::BelowRetention { asked: hold.from, first_kept }.into());
+            }
+            if let Some(there) =
+                contents.holds.iter().find(|there| there.name == hold.name && there.from < hold.from)
+            {
+                return Err(HoldError::Forward { asked: hold.from, from: there.from });
             }
             Ok(((), vec![Edit::Hold(hold)]))
         })
@@ -550,6 +558,17 @@ pub enum HoldError {
         /// The last event.
         last: Sequence,
     },
+    /// It is there, and keeps more.
+    #[error("the hold keeps everything from sequence {from} on: from {asked} on it would keep less")]
+    Forward {
+        /// As given.
+        asked: Sequence,
+        /// From where on it keeps.
+        from: Sequence,
+    },
+    /// Its name would do something to a terminal that shows it.
+    #[error("the name of a hold has no control characters")]
+    Characters,
     /// The manifest could not be changed.
     #[error("cannot make the hold durable: {0}")]
     Flush(#[from] FlushError),

@@ -31,7 +31,7 @@ pub(in super::super) struct HoldArgs {
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Place a hold, or move the one of that name
+    /// Place a hold, or move the one of that name back
     Add {
         /// The tape's directory
         #[arg(long, value_name = "DIR")]
@@ -132,6 +132,10 @@ fn failed(data: &Path, error: &HoldError) -> CliError {
     let advice = match error {
         HoldError::Pin(PinError::BelowRetention { .. }) => "`matchtape inspect` shows the first event kept",
         HoldError::Beyond { .. } => "--from end holds what comes from now on",
+        HoldError::Forward { .. } => {
+            "nothing was changed; a further hold has another --name, and `hold rm` lifts this one"
+        }
+        HoldError::Characters => "choose another --name",
         HoldError::Pin(_) => "--name is what `matchtape hold list` shows it by",
         HoldError::Flush(_) => "check the space left on the device, and run it again",
     };
@@ -141,8 +145,13 @@ fn failed(data: &Path, error: &HoldError) -> CliError {
 fn describe(holds: &[HoldView]) -> String {
     let mut text = String::new();
     for hold in holds {
-        let _ =
-            writeln!(text, "{}: from sequence {}, placed {}", hold.name, hold.from, rfc3339(hold.placed_at));
+        let _ = writeln!(
+            text,
+            "{:?}: from sequence {}, placed {}",
+            hold.name,
+            hold.from,
+            rfc3339(hold.placed_at)
+        );
     }
     if holds.is_empty() {
         text.push_str("no holds");
