@@ -290,7 +290,10 @@ fn live(disk: &SimDisk, acknowledged: &mut (u64, Vec<Placed>)) -> bool {
             *acknowledged = (driven.head.last_sequence.0, driven.events.clone());
             let upkeep = match step {
                 1 | 3 | 4 => driven.store.flush().is_ok(),
-                2 => driven.store.hold("case", driven.head.last_sequence, AcceptedTime(1)).is_ok(),
+                2 => {
+                    let from = driven.head.last_sequence;
+                    driven.store.hold(&format!("case {from}"), from, AcceptedTime(1)).is_ok()
+                }
                 _ => {
                     let age = Some(Duration::from_nanos(20));
                     let policy = RetentionPolicy { age, snapshot_gap_bytes: 0, ..RetentionPolicy::default() };

@@ -172,6 +172,10 @@ fn a_tail_that_no_node_feeds_says_so_and_where_it_listens() {
         let mut command = tape.command(&[&["tail", "--from", from][..], &listens].concat());
         Running::start(command.stdout(Stdio::null()))
     };
+    let missing = tape.run(&[&["tail"][..], &listens].concat());
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert!(missing.said.contains("no such folder") && !bus.exists(), "{}", missing.said);
+    std::fs::create_dir(&bus).unwrap();
     let mut tail_of_all = tail("beginning");
     let said = tail_of_all.waits_until_it_says("no node publishes tape");
     assert!(said.contains("on bus nobody") && said.contains(bus.to_str().unwrap()), "{said}");

@@ -139,7 +139,9 @@ fn old_days_go_when_told_and_a_hold_keeps_them() {
     assert!(planned["first_kept"].as_u64() > Some(1), "{planned}");
     let said = refused(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
-    assert!(refused(with(&["retain"], &["--trading-days", "2", "--apply"])).contains("is held by process"));
+    assert!(
+        refused(with(&["retain"], &["--trading-days", "2", "--apply"])).contains("writes there, since 20")
+    );
     node.close().unwrap();
 
     let placed = report(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
@@ -156,9 +158,16 @@ fn old_days_go_when_told_and_a_hold_keeps_them() {
     assert!(report(with(&["inspect"], &[]))["memory"]["pressure"].is_null(), "nobody writes here");
     let listed = report(with(&["hold", "list"], &[]));
     assert_eq!((listed[0]["name"].as_str(), listed[0]["from"].as_u64()), (Some("case-1"), Some(300)));
+    // Forward it would keep less, which only lifting it may do.
+    let said = refused(with(&["hold", "add"], &["--name", "case-1", "--from", "end"]));
+    assert!(said.contains("from sequence 300 on") && said.contains("hold rm"), "{said}");
+    let placed = report(with(&["hold", "add"], &["--name", "case-1", "--from", "299"]));
+    assert_eq!(placed["from"].as_u64(), Some(299), "{placed}");
+    let said = refused(with(&["hold", "add"], &["--name", "case-3\nno holds", "--from", "1"]));
+    assert!(said.contains("control characters"), "{said}");
     let kept = report(with(&["retain"], &["--trading-days", "2"]));
     let first_kept = kept["first_kept"].as_u64().unwrap();
-    assert!(first_kept > 1 && first_kept <= 300, "{kept}");
+    assert!(first_kept > 1 && first_kept <= 299, "{kept}");
     assert_eq!(kept["restraints"][0]["pin"]["name"].as_str(), Some("case-1"), "{kept}");
     report(with(&["hold", "rm"], &["--name", "case-1"]));
     assert!(refused(with(&["hold", "rm"], &["--name", "case-1"])).contains("there is no hold"));
@@ -228,6 +237,8 @@ fn a_damaged_store_is_salvaged_as_the_messages_say() {
     let dumped = matchtape(&["dump", "--data", text(&tape), "--damaged", "--format", "text"]);
     let dumped = String::from_utf8(dumped.stdout).unwrap();
     assert!(dumped.contains(index) && dumped.contains("DAMAGED"), "{dumped}");
+    assert!(refused(&["dump", text(&damaged)]).contains("1 structures do not check"));
+    assert_eq!(matchtape(&["dump", text(&tape.join("manifest"))]).status.code(), Some(0));
     assert_eq!(dumped.lines().filter(|line| line.contains("DAMAGED")).count(), 1, "{dumped}");
 
     let said = refused(&["salvage", "--data", text(&tape)]);

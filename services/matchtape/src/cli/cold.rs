@@ -3,6 +3,7 @@
 //! A data directory remembers the place in a file of its own, `cold.place`, written before the first table moves: so every
 //! command that reads the directory finds its events, and `MATCHTAPE_COLD__PLACE` says otherwise when the place has moved.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,7 +93,8 @@ pub(super) fn place_of(data: &Path) -> Result<Option<String>, CliError> {
     let path = data.join(REMEMBERED);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned()).filter(|place| !place.is_empty())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // Whoever opens the directory says that there is none.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(CliError::failed(format_args!("{}: {error}", path.display()))),
     }
 }

@@ -356,7 +356,7 @@ pub(super) enum ConfigError {
     #[error("configuration file {} cannot be read: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
     /// A key that does not exist, or a value of another type.
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Content(Box<figment::Error>),
     /// A value out of bounds.
     #[error("{key} = {value}: {reason}")]
@@ -409,6 +409,35 @@ fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>,
     Ok(unknown)
 }
 
+/// Where it stands, which key it is, and what is wrong with it.
+fn in_words(error: &figment::Error) -> String {
+    use figment::error::Kind;
+    let what = match &error.kind {
+        Kind::UnknownField(field, known) => {
+            format!("there is no {field:?} here; there are {}", known.join(", "))
+        }
+        Kind::UnknownVariant(found, known) => format!("{found:?} is none of {}", known.join(", ")),
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            let expected = match expected.as_str() {
+                "usize" | "u64" | "u32" | "u16" => "a whole number, 0 or more",
+                other => other,
+            };
+            format!("{found} is not {expected}")
+        }
+        other => other.to_string(),
+    };
+    let place = match error.metadata.as_ref().map(|metadata| (&metadata.source, &metadata.name)) {
+        Some((Some(figment::Source::File(path)), _)) => format!("{}: ", path.display()),
+        Some((_, name)) => format!("{name}: "),
+        None => String::new(),
+    };
+    let key = match error.path.as_slice() {
+        [] => String::new(),
+        path => format!("{}: ", path.join(".")),
+    };
+    format!("{place}{key}{}", what.trim_end()).replace('`', "")
+}
+
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
         Self::with_advice(error, "`matchtape config show` prints every key with its default")
@@ -420,9 +449,10 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: &impl Serialize) -> Result<Self, ConfigError> {
         let mut layers = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
+            // A file that is not there would count as an empty one.
+            std::fs::File::open(path)
                 .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
-            layers = layers.merge(Toml::string(&text));
+            layers = layers.merge(Toml::file_exact(path));
         }
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let unknown = unknown_variables(names)?;
@@ -482,7 +512,11 @@ impl Config {
         }
         if self.node.name.is_empty() || self.node.name.len() > 40 {
             let reason = "1 to 40 bytes";
-            return Err(ConfigError::Value { key: "node.name", value: self.node.name.clone(), reason });
+            return Err(ConfigError::Value {
+                key: "node.name",
+                value: format!("{:?}", self.node.name),
+                reason,
+            });
         }
         let segment = self.storage.segment_mib;
         if !(1..=4096).contains(&segment) {
@@ -805,7 +839,13 @@ mod tests {
         ] {
             let error = load(text).expect_err(text).to_string();
             assert!(error.contains(named), "{text:?} gives {error:?}");
+            assert!(!error.contains("default."), "{text:?} gives {error:?}");
         }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"[node]\nname = 7\n").unwrap();
+        let error = Config::load(Some(file.path()), &serde_json::json!({})).unwrap_err().to_string();
+        let place = format!("{}: node.name: ", file.path().display());
+        assert!(error.starts_with(&place), "{error}");
         let missing = Config::load(Some(Path::new("no/such/file.toml")), &serde_json::json!({})).unwrap_err();
         assert!(missing.to_string().contains("no/such/file.toml"));
     }

@@ -155,6 +155,13 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
         ..BusOptions::default()
     };
     let name = options.name(store.tape()).map_err(CliError::failed)?;
+    // One that is named and not there is a slip: whoever attaches would make it, and hear nothing there.
+    if let Some(root) = args.bus_root.as_ref().filter(|root| !root.exists()) {
+        return Err(CliError::with_advice(
+            format_args!("--bus-root {}: there is no such folder", root.display()),
+            "it is `bus.root` of the node's configuration; the node makes it",
+        ));
+    }
     printer.bus = Some(name.clone());
     let until = Until {
         stop,

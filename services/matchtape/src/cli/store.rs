@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use matchtape_client::as_of;
+use matchtape_client::time::rfc3339;
 use matchtape_market::{Instrument, Instruments};
 use matchtape_storage::{LockError, OpenError, ReadOnlyOptions, ReadOnlyStore, Reader, RealDisk};
 
@@ -13,6 +14,10 @@ use super::error::CliError;
 
 /// What to do where there is no store.
 pub(super) const NO_STORE: &str = "it has to be the directory that `matchtape import` or a node writes to";
+
+/// What to do where a node is at work.
+const BESIDE_A_WRITER: &str = "one process at a time may write; queries work beside it, and `import`, `state` and `seal` go through a \
+                               running node with --server; anything else needs it stopped";
 
 /// What to do where it is the system that refuses, whatever was being done: the store is as sound as it was.
 pub(super) fn system_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
@@ -62,8 +67,15 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
     if let Some(advice) = system_advice(error) {
         return CliError::with_advice(message, advice);
     }
+    if let OpenError::Lock(LockError::Held { holder: Some(holder), .. }) = error {
+        let since = rfc3339(i64::try_from(holder.started_ns).unwrap_or(i64::MAX));
+        return CliError::with_advice(
+            format_args!("{}: process {} writes there, since {since}", directory.display(), holder.pid),
+            BESIDE_A_WRITER,
+        );
+    }
     let advice = match error {
-        OpenError::Lock(LockError::Held { .. }) => "one process at a time may write; queries work beside it",
+        OpenError::Lock(LockError::Held { .. }) => BESIDE_A_WRITER,
         OpenError::NoStore => NO_STORE,
         OpenError::Disk(_) | OpenError::Lock(LockError::Disk(_)) => {
             "check the directory, its permissions and the space left on the device"

@@ -51,7 +51,7 @@ pub(super) struct SubscribeArgs {
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
     /// This member's name, with --consumer; another one of that name is replaced
-    #[arg(long, default_value = "subscribe")]
+    #[arg(long, default_value = "subscribe", requires = "consumer")]
     member: MemberName,
     /// Stop after so many events
     #[arg(long, value_name = "COUNT")]

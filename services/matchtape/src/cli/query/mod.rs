@@ -23,7 +23,8 @@ use super::error::CliError;
 #[command(
     after_help = "Positions (--from, --to, --at) are a sequence (a whole number below 10^15), a time in nanoseconds \
     since 1970 UTC (from 10^15 on), or a time like 2023-07-11T09:30:00.5+08:00 (UTC without an offset).\n\
-    An answer with --limit that has more says \"next: --cursor ...\" on the standard error: give that with the same filters.\n\
+    An answer of events or trades with --limit that has more says \"next: --cursor ...\" on the standard error: give that with the \
+    same filters.\n\
     Without --format: a table on a terminal, JSON lines anywhere else. In JSON, prices and quantities are decimal \
     strings, ids and times (ns since 1970 UTC) are strings, sequences and counts are numbers; what is absent is left out.\n\
     A gateway (--server) gives the same rows without accounts, client order ids, rejected orders' fields and keyed state.\n\n\

@@ -19,7 +19,9 @@ const LINE_BYTES: usize = 32;
 /// Reads only, and works on damaged files, on files put aside by salvage, and beside a running node. Offsets of parts (indented) count in
 /// the payload of their block, which may be compressed.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:
+#[command(after_help = "Exit codes: 0 everything shown checks, 1 something does not.
+
+Examples:
   matchtape dump tape/manifest
   matchtape dump tape/wal/000000000001.wal | less
   matchtape dump --data tape/ --damaged            (every file, only what does not check)
@@ -49,14 +51,18 @@ pub(in super::super) fn run(args: &DumpArgs) -> Result<(), CliError> {
     };
     let format = ReportFormat::or_default(args.format);
     let mut out = BufWriter::new(stdout());
+    let mut damaged = 0;
     for file in &files {
         if format == ReportFormat::Text && !args.damaged {
             writeln!(out, "{}", file.display())?;
         }
-        dump_file(args, format, file, &mut out)?;
+        damaged += dump_file(args, format, file, &mut out)?;
     }
     out.flush()?;
-    Ok(())
+    match damaged {
+        0 => Ok(()),
+        _ => Err(CliError::failed(format_args!("{damaged} structures do not check"))),
+    }
 }
 
 /// Manifest, tables and log, in this order, as far as they are there: the directory may be damaged.
@@ -89,26 +95,29 @@ fn files_of(data: &Path) -> Result<Vec<PathBuf>, CliError> {
     Ok(files)
 }
 
+/// Returns how many structures do not check.
 fn dump_file(
     args: &DumpArgs,
     format: ReportFormat,
     file: &Path,
     out: &mut impl Write,
-) -> Result<(), CliError> {
+) -> Result<u64, CliError> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = Path::new(
         file.file_name().ok_or_else(|| CliError::failed(format_args!("{} is no file", file.display())))?,
     );
     let disk = RealDisk::open(directory).map_err(CliError::failed)?;
-    let mut written = Ok(());
+    let (mut written, mut damaged) = (Ok(()), 0);
     let dumped = dump(&disk, name, args.raw, &mut |item| {
+        damaged += u64::from(item.damage.is_some());
         if !args.damaged || item.damage.is_some() {
             written = write_item(format, args.damaged, file, &item, out);
         }
         written.is_ok()
     });
     written?;
-    dumped.map_err(|error| CliError::failed(format_args!("in {}: {error}", directory.display())))
+    dumped.map_err(|error| CliError::failed(format_args!("in {}: {error}", directory.display())))?;
+    Ok(damaged)
 }
 
 fn write_item(
