@@ -5,7 +5,8 @@
 //! written. What does not fill a buffer waits for the commit under way and becomes the next one. Written beside it, as was
 //! tried (up to four, each begun as soon as there was an event), batches become smaller and nothing is gained on two cores: 32
 //! producers of single events reached 74 000/s on threads and 122 000/s as tasks, against 82 000 to 103 000 and 117 000 to
-//! 147 000 one at a time. Where a sync makes durable whatever was written before it, one thread does as well, and there is
+//! 147 000 one at a time. Nor by a thread that is woken before there is work for it, or that waits some microseconds for more
+//! (benches/README.md). Where a sync makes durable whatever was written before it, one thread does as well, and there is
 //! only one ([`Writer::takes_several`]).
 
 use std::collections::VecDeque;
