@@ -55,6 +55,18 @@ impl Served {
         value.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().unwrap()
     }
 
+    /// Looks again until the sample is as it has to become.
+    async fn until(&self, sample: &str, reached: impl Fn(f64) -> bool) {
+        let begun = std::time::Instant::now();
+        loop {
+            let found = self.number(sample).await;
+            if reached(found) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{sample} stays {found}");
+        }
+    }
+
     fn next(&self) -> u64 {
         self.publisher.last().map_or(0, |last| last.get()) + 1
     }
@@ -158,7 +170,7 @@ async fn a_full_disk_is_a_number_until_there_is_room() {
     assert_eq!(served.number("matchtape_node_poisoned").await, 0.0);
     assert!(served.number("matchtape_disk_free_bytes").await < free);
     served.disk.set_capacity(1 << 40);
-    while served.number("matchtape_space_lacking").await > 0.0 {}
+    served.until("matchtape_space_lacking", |lacking| lacking == 0.0).await;
     served.publish();
     served.gateway.shutdown().await;
     drop(served.publisher);
@@ -172,7 +184,7 @@ async fn a_damaged_file_is_a_number_and_named_in_health_while_everything_goes_on
     let mut served = Served::start_with(options).await;
     served.publish();
     served.node.store().flush().unwrap();
-    while served.number("matchtape_scrub_rounds_total").await < 3.0 {}
+    served.until("matchtape_scrub_rounds_total", |rounds| rounds >= 3.0).await;
     assert!(served.number("matchtape_scrub_read_bytes_total").await > 0.0);
     assert_eq!(served.number("matchtape_scrub_unread_files_total").await, 0.0);
     assert_eq!(served.number("matchtape_damaged_files").await, 0.0);
@@ -182,7 +194,7 @@ async fn a_damaged_file_is_a_number_and_named_in_health_while_everything_goes_on
 
     let table = served.node.store().inspect().event_tables[0].file.clone();
     served.disk.flip_bit(Path::new(&table), 100, 3);
-    while served.number("matchtape_damaged_files").await == 0.0 {}
+    served.until("matchtape_damaged_files", |files| files > 0.0).await;
     let health = get(served.address(), "/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (200, &"degraded".into()), "{}", health.body);
     let scrub = &health.json()["scrub"];
@@ -210,10 +222,7 @@ async fn a_part_that_ended_is_a_number_and_has_its_reason_in_health_while_the_ta
     // The next thing written is what the consumer has come to.
     served.disk.fail_at(served.disk.operations(), Fault::Eio);
     reader.ack(last).unwrap();
-    let begun = std::time::Instant::now();
-    while served.number("matchtape_ended_parts").await == 0.0 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "nobody says that it ended");
-    }
+    served.until("matchtape_ended_parts", |parts| parts > 0.0).await;
     let health = get(served.address(), "/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &"degraded".into()), "{}", health.body);
     assert!(health.json()["ended"]["consumers"].as_str().unwrap().contains("record"), "{}", health.body);

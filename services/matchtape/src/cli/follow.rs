@@ -339,6 +339,29 @@ impl Place {
     }
 }
 
+/// A window as a JSON line.
+#[derive(serde::Serialize)]
+struct WindowRow {
+    window_start: String,
+    window_end: String,
+    /// So many of them, where they are empty and follow each other.
+    windows: u64,
+    empty: bool,
+    part: u32,
+    last_part: bool,
+    /// Where to go on: `--after-window`.
+    cursor: String,
+    first_sequence: u64,
+    last_sequence: u64,
+    late: u32,
+    conflated: bool,
+    left_out: u32,
+    bytes: usize,
+    /// Of the window's bytes, so that two readers can compare.
+    crc32: String,
+    events: Vec<EventRow>,
+}
+
 struct Printer {
     /// The bus that is listened to, if one is.
     bus: Option<BusName>,
@@ -493,31 +516,28 @@ impl Printer {
     /// One line for a window (with its bytes' CRC-32, so that two readers can compare), then its events.
     fn window(&mut self, batch: &Batch<'_>) -> Result<(), CliError> {
         if self.format == Format::Ndjson {
-            let rows: Vec<serde_json::Value> = batch
-                .events()
-                .map(|event| {
-                    let symbol = self.symbol(&event);
-                    serde_json::to_value(EventRow::new(&event, symbol.as_deref()))
-                        .expect("rows are plain data")
-                })
-                .collect();
-            let line = serde_json::json!({
-                "window_start": batch.start().to_string(),
-                "window_end": batch.end().to_string(),
-                "windows": batch.windows(),
-                "empty": batch.is_empty(),
-                "part": batch.part(),
-                "last_part": batch.is_last_part(),
-                "first_sequence": batch.first().get(),
-                "last_sequence": batch.last().get(),
-                "late": batch.late(),
-                "cursor": batch.cursor().to_string(),
-                "conflated": batch.is_conflated(),
-                "left_out": batch.left_out(),
-                "bytes": batch.bytes().len(),
-                "crc32": format!("{:08x}", crc32fast::hash(batch.bytes())),
-                "events": rows,
+            let events = batch.events().map(|event| {
+                let symbol = self.symbol(&event);
+                EventRow::new(&event, symbol.as_deref())
             });
+            let row = WindowRow {
+                window_start: batch.start().to_string(),
+                window_end: batch.end().to_string(),
+                windows: batch.windows(),
+                empty: batch.is_empty(),
+                part: batch.part(),
+                last_part: batch.is_last_part(),
+                cursor: batch.cursor().to_string(),
+                first_sequence: batch.first().get(),
+                last_sequence: batch.last().get(),
+                late: batch.late(),
+                conflated: batch.is_conflated(),
+                left_out: batch.left_out(),
+                bytes: batch.bytes().len(),
+                crc32: format!("{:08x}", crc32fast::hash(batch.bytes())),
+                events: events.collect(),
+            };
+            let line = serde_json::to_string(&row).expect("rows are plain data");
             let mut out = stdout().lock();
             writeln!(out, "{line}")?;
             out.flush()?;

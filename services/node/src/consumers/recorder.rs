@@ -432,7 +432,8 @@ mod tests {
             recorder.run(disk, &mut breaks, Duration::ZERO);
         }));
         assert!(thread.is_err() && breaks.0);
-        let told = super::super::handle::block_on(waited, None).expect("there is no deadline");
+        let patience = std::time::Instant::now() + Duration::from_secs(60);
+        let told = super::super::handle::block_on(waited, Some(patience)).expect("told at all");
         assert!(matches!(told, Err(ConsumerError::Recording(_))), "{told:?}");
         assert!(recorder.ask(None).is_err(), "nor is anything asked of it any more");
     }
