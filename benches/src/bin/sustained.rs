@@ -44,6 +44,9 @@ struct SustainedOptions {
     /// takes a core whole, whatever the rate; but then the latency is not that of its own waking.
     #[arg(long)]
     sleep: bool,
+    /// The load's thread has core 0 to itself, as a matching engine has, and everything else of the process core 1.
+    #[arg(long)]
+    own_core: bool,
     /// Whether the log goes past the page cache.
     #[arg(long)]
     direct: bool,
@@ -144,6 +147,13 @@ fn lookups(report: &mut Report, node: &Node, number: u64) {
     report.row("read from files per lookup", read / asked as f64 / 1024.0, "KiB");
 }
 
+/// Also back to a core that was given up before.
+fn bind_to_core(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).expect("a machine of two cores");
+}
+
 fn main() {
     let options = SustainedOptions::parse();
     matchtape_storage::return_large_memory();
@@ -158,6 +168,13 @@ fn main() {
     if options.sleep {
         report.guarantee("the load's thread sleeps between calls: its waking is part of what `publish` took");
     }
+    if options.own_core {
+        report.guarantee(
+            "the load's thread has a core to itself, everything else of the process the other one",
+        );
+        // Whatever thread is started from here on stays there.
+        bind_to_core(1);
+    }
     let device = device::sync_throughput(folder.path(), 1 << 20, Duration::from_secs(2));
     let mut settings = NodeOptions::default();
     settings.store.memtable_bytes = options.memtable_mib << 20;
@@ -166,6 +183,9 @@ fn main() {
     }
     let memory_before = of_process("status", "VmRSS:");
     let node = Node::open(&folder.path().join("tape"), settings, Vec::new()).expect("a fresh node");
+    if options.own_core {
+        bind_to_core(0);
+    }
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut events: Vec<Event> = (0..PREPARED + options.group as u64).map(prepared).collect();
     let (mut number, mut refused) = (0u64, 0u64);
