@@ -599,8 +599,7 @@ mod tests {
     use crate::disk::sim::SimDisk;
 
     /// A store whose memtables hold one event each, and a function that gives it the next one.
-    fn store_of_single_events() -> (EventStore, impl FnMut(&EventStore, u64)) {
-        let compaction = CompactionOptions { slice_bytes: 1, ..CompactionOptions::default() };
+    fn store_of_single_events(compaction: CompactionOptions) -> (EventStore, impl FnMut(&EventStore, u64)) {
         let options = StoreOptions {
             memtable_bytes: 1,
             workers: Workers::Caller,
@@ -623,27 +622,32 @@ mod tests {
 
     #[test]
     fn memory_that_is_flushed_while_tables_are_merged_is_free_before_the_merge_ends() {
-        let (store, mut take) = store_of_single_events();
-        let flush = || {
-            let shared = &store.ingest.shared;
-            store.ingest.flusher.flush_sealed(shared, shared.visible.get()).unwrap();
-        };
-        (1..=6).for_each(|epoch| take(&store, epoch));
-        flush();
-        let mut epoch = 6;
-        let mut merging = 0;
-        let totals = store.compact(&mut |_| {
-            if merging < 3 {
-                let oldest = Arc::downgrade(&store.ingest.shared.view().memtables[0]);
-                epoch += 1;
-                take(&store, epoch);
-                flush();
-                assert!(oldest.upgrade().is_none(), "nobody reads it any more");
-                merging += 1;
-            }
-            true
-        });
-        assert!(totals.unwrap().merges > 0 && merging == 3);
+        // Event tables are merged first, where any is small.
+        for small_event_table_bytes in [0, 8 << 20] {
+            let slices = CompactionOptions { slice_bytes: 1, ..CompactionOptions::default() };
+            let (store, mut take) =
+                store_of_single_events(CompactionOptions { small_event_table_bytes, ..slices });
+            let flush = || {
+                let shared = &store.ingest.shared;
+                store.ingest.flusher.flush_sealed(shared, shared.visible.get()).unwrap();
+            };
+            (1..=6).for_each(|epoch| take(&store, epoch));
+            flush();
+            let mut epoch = 6;
+            let mut merging = 0;
+            let totals = store.compact(&mut |_| {
+                if merging < 3 {
+                    let oldest = Arc::downgrade(&store.ingest.shared.view().memtables[0]);
+                    epoch += 1;
+                    take(&store, epoch);
+                    flush();
+                    assert!(oldest.upgrade().is_none(), "nobody reads it any more");
+                    merging += 1;
+                }
+                true
+            });
+            assert!(totals.unwrap().merges > 0 && merging == 3);
+        }
     }
 
     #[test]
