@@ -26,7 +26,7 @@ use crate::segment_facts::SegmentFacts;
 use crate::sstable::{BlockCache, OpenFiles, TableError};
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
-use crate::wal::{self, Segments, WalConfig, WalError, WalFollower, WalReader};
+use crate::wal::{self, Damage, Segments, WalConfig, WalError, WalFollower, WalReader};
 
 /// So often the manifest is read again when files it named are gone. Each time, the writer has changed it meanwhile.
 const ATTEMPTS_MAX: usize = 10;
@@ -220,9 +220,12 @@ impl ReadOnlyStore {
         let disk = &*self.shared.disk;
         // The log first: what is released between the two is in the manifest then.
         let sealed = wal::sealed(disk, &self.wal_config(self.head()))?;
+        if let Some(damage) = sealed.damage.into_iter().next() {
+            return Err(damage.into());
+        }
         let mut facts = load(disk, &self.options)?.released;
         let known = facts.last().map_or(Sequence::ZERO, |facts| facts.last);
-        let sealed = sealed.iter().filter_map(SegmentFacts::of);
+        let sealed = sealed.list.iter().filter_map(SegmentFacts::of);
         facts.extend(sealed.filter(|facts| facts.last > known));
         Ok(facts)
     }
@@ -232,9 +235,9 @@ impl ReadOnlyStore {
     pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, ReadError> {
         let (disk, config) = (&self.shared.disk, self.wal_config(self.head()));
         let (sealed, damage) = match wal::sealed(&**disk, &config) {
-            Ok(sealed) => (sealed, None),
+            Ok(found) => (found.list, found.damage),
             Err(WalError::Disk(error)) => return Err(TableError::Disk(error).into()),
-            Err(error) => (Vec::new(), Some(error)),
+            Err(error) => (Vec::new(), vec![error]),
         };
         let wal = WalReader::new(Arc::clone(disk), config.clone(), Segments::of(sealed.clone()));
         let mut report = verify::verify(&self.shared, Some(&wal), progress)?;
@@ -242,17 +245,20 @@ impl ReadOnlyStore {
         if !report.is_sound()
             && let Ok(now) = wal::sealed(&**disk, &config)
         {
-            let gone = sealed.iter().filter(|segment| !now.iter().any(|still| still.id == segment.id));
+            let gone = sealed.iter().filter(|segment| !now.list.iter().any(|still| still.id == segment.id));
             let gone: Vec<String> = gone.map(|gone| wal.path(gone.number).display().to_string()).collect();
             report.findings.retain(|finding| !gone.contains(&finding.file));
         }
         let mut findings = Findings(report.findings);
-        match damage {
-            Some(WalError::Corrupt { damage, .. }) => {
-                findings.damage(&damage.file.display().to_string(), damage);
+        for error in damage {
+            match error {
+                WalError::Corrupt { damage, because } => {
+                    let Damage { file, offset, part, expected, found } = damage;
+                    let what = format!("{part}: expected {expected}, found {found}, and {because}");
+                    findings.find(&file.display().to_string(), Some(offset), what);
+                }
+                error => findings.find(WAL, None, error.to_string()),
             }
-            Some(error) => findings.find(WAL, None, error.to_string()),
-            None => {}
         }
         report.findings = findings.0;
         Ok(report)

@@ -12,7 +12,7 @@ use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, SimDisk};
 use matchtape_storage::{
     Disk, EventStore, OpenError, ReadOnlyOptions, ReadOnlyStore, RetentionPolicy, SalvageError,
-    SalvageOptions, StoreOptions, salvage,
+    SalvageOptions, StoreOptions, WalOptions, salvage,
 };
 use model::*;
 
@@ -99,8 +99,11 @@ fn options() -> StoreOptions {
 }
 
 fn store(seed: u64, tape: TapeId) -> (SimDisk, Vec<Placed>) {
+    store_of(seed, StoreOptions { tape: Some(tape), ..options() })
+}
+
+fn store_of(seed: u64, options: StoreOptions) -> (SimDisk, Vec<Placed>) {
     let disk = SimDisk::new(seed);
-    let options = StoreOptions { tape: Some(tape), ..options() };
     let (mut driven, _) =
         Driven::open(Arc::new(disk.clone()), options, Vec::new(), seed).expect("a store is created");
     for _ in 0..10 {
@@ -259,13 +262,64 @@ fn check_salvage(disk: &SimDisk, events: &[Placed], file: File, class: Class, co
     disk.kill();
     let (driven, _) = Driven::open(Arc::new(disk.clone()), options(), Vec::new(), 1)
         .unwrap_or_else(|error| panic!("{context}: {error} after {report:?}"));
-    let kept = report.kept.expect("most of it").last - u64::from(report.epoch_started.is_some());
+    let kept = report.kept.expect("most of it").last;
     for at in 1..=kept {
         let event = driven.store.reader().event(Sequence(at)).expect("readable").expect("kept");
         assert_eq!(event.event().to_event(), events[at as usize - 1].event, "{context}");
     }
     assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound(), "{context}");
     disk.kill();
+}
+
+/// What `matchtape verify` says of a directory that nobody has open.
+fn verify_at_rest(disk: &SimDisk) -> String {
+    let before = disk.operations();
+    let store = match ReadOnlyStore::open(Arc::new(disk.clone()), ReadOnlyOptions::default()) {
+        Ok(store) => store,
+        Err(error) => return format!("refused: {error}"),
+    };
+    let findings = store.verify(&mut |_| {}).expect("verified").findings;
+    assert_eq!(disk.operations(), before, "nothing is changed");
+    findings.iter().map(|finding| format!("{}: {}\n", finding.file, finding.what)).collect()
+}
+
+#[test]
+fn verify_at_rest_notices_a_kept_segment_that_is_missing_swapped_or_of_another_log() {
+    let small = |seed, tape| {
+        let wal = WalOptions { segment_bytes: 32 << 10, ..options().wal };
+        store_of(seed, StoreOptions { tape: Some(tape), wal, ..options() }).0
+    };
+    let (healthy, other_tape, other_life) = (small(5, TAPE), small(6, TapeId(0xBEEF)), small(7, TAPE));
+    let segments = files(&healthy, SealedSegment);
+    assert!(segments.len() > 3, "{segments:?}");
+    assert_eq!(verify_at_rest(&healthy), "");
+    for (number, path) in segments.iter().enumerate() {
+        let name = path.display().to_string();
+        // The oldest might as well have been let go of.
+        if number > 0 {
+            let disk = copy(&healthy);
+            disk.remove(path).expect("removed");
+            let said = verify_at_rest(&disk);
+            assert!(said.contains(&format!("{name} is missing")), "{said}");
+
+            let disk = copy(&healthy);
+            let (older, spare) = (&segments[number - 1], Path::new("spare"));
+            disk.rename(older, spare).expect("renamed");
+            disk.rename(path, older).expect("renamed");
+            disk.rename(spare, path).expect("renamed");
+            let said = verify_at_rest(&disk);
+            let named = said.contains(&name) || said.contains(&*older.display().to_string());
+            assert!(named && said.contains("segment number"), "{said}");
+        }
+        for (other, word) in [(&other_tape, "belongs to tape"), (&other_life, "previous segment's id")] {
+            let disk = copy(&healthy);
+            let foreign = other.content(path).expect("it has as many segments");
+            disk.edit(path, |bytes| *bytes = foreign);
+            let said = verify_at_rest(&disk);
+            let next = format!("{:012}.wal", number + 2);
+            assert!(said.contains(word) && (said.contains(&name) || said.contains(&next)), "{said}");
+        }
+    }
 }
 
 /// Two lives with flushes, retention and holds in them; returns the last event acknowledged as durable, and whether it

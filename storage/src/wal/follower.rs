@@ -19,11 +19,14 @@ use super::bytes::is_zero;
 use super::config::WalConfig;
 use super::error::{Damage, WalError};
 use super::frames::{WalFrames, gone, is_still};
-use super::recovery::{check_dense, life};
+use super::recovery::{check_dense, check_link, life};
 use super::scan::{First, Stop, bears_id, find_proof, read_footer, read_header};
 use super::segment::{ClusterId, FOOTER_MAGIC, Footer, SEGMENT_START, SegmentHeader, SegmentNumber};
 use super::segments::{Sealed, SegmentInfo};
-use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskFile, EntryKind};
+use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, EntryKind};
+
+/// So often the directory is listed before a hole is believed.
+const LISTS_MAX: u32 = 3;
 
 /// The identity of a log, as its oldest segment states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +56,22 @@ pub fn identify(disk: &dyn Disk, directory: &Path) -> Result<Option<WalIdentity>
 }
 
 fn segment_numbers(disk: &dyn Disk, directory: &Path) -> Result<Vec<SegmentNumber>, WalError> {
-    let entries = disk.list(directory)?;
-    let files = entries.iter().filter(|entry| entry.kind == EntryKind::File);
-    let mut numbers: Vec<SegmentNumber> =
-        files.filter_map(|entry| SegmentNumber::from_name(&entry.name)).collect();
-    numbers.sort_unstable();
-    check_dense(directory, &numbers)?;
-    Ok(numbers)
+    let list = || {
+        let entries = disk.list(directory)?;
+        let files = entries.iter().filter(|entry| entry.kind == EntryKind::File);
+        let mut numbers: Vec<SegmentNumber> =
+            files.filter_map(|entry| SegmentNumber::from_name(&entry.name)).collect();
+        numbers.sort_unstable();
+        check_dense(directory, &numbers).map(|()| numbers)
+    };
+    // A list is not made in one moment: of segments that the writer lets go of meanwhile it may have the older and not the newer.
+    for _ in 1..LISTS_MAX {
+        match list() {
+            Err(WalError::MissingSegment { .. }) => {}
+            listed => return listed,
+        }
+    }
+    list()
 }
 
 /// The first event the log holds; `None` if no segment was begun.
@@ -76,18 +88,28 @@ pub(super) fn first_kept(disk: &dyn Disk, config: &WalConfig) -> Result<Option<S
     Ok(None)
 }
 
-/// The sealed segments of a log that another process may be writing, by their headers and footers. One that is sealed, or
-/// released, meanwhile may be missing.
-pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<Vec<SegmentInfo>, WalError> {
+/// What [`sealed`] finds.
+#[derive(Debug, Default)]
+pub(crate) struct SealedSegments {
+    /// Those whose header and footer check, oldest first.
+    pub list: Vec<SegmentInfo>,
+    /// What is wrong with others, or between them.
+    pub damage: Vec<WalError>,
+}
+
+/// The sealed segments of a log that another process may be writing, by their headers and footers, and by their links: each has to
+/// be the one that the next states to follow. One that is sealed, or released, meanwhile may be missing.
+pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<SealedSegments, WalError> {
+    let mut found = SealedSegments::default();
     let numbers = match segment_numbers(disk, &config.directory) {
-        Err(WalError::Disk(error)) if error.is_missing() => return Ok(Vec::new()),
+        Err(WalError::Disk(error)) if error.is_missing() => return Ok(found),
         listed => listed?,
     };
-    let mut segments = Vec::new();
     // One whose footer is not there: the open one, unless a later one was begun.
     let mut unsealed: Option<(Arc<dyn DiskFile>, SegmentHeader)> = None;
-    // One that is being begun, likewise.
-    let mut headless: Option<(SegmentNumber, Damage)> = None;
+    // Those that are being begun, likewise.
+    let mut headless: Vec<(SegmentNumber, Damage)> = Vec::new();
+    let mut before: Option<(SegmentHeader, Footer)> = None;
     let corrupt = |damage| WalError::Corrupt { damage, because: "a later segment was begun".to_owned() };
     for number in numbers {
         let file = match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
@@ -98,46 +120,56 @@ pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<Vec<SegmentI
             First::Header(header) => header,
             First::Spare => continue,
             First::Damaged(damage) => {
-                headless = Some((number, damage));
+                headless.push((number, damage));
                 continue;
             }
         };
-        if let Some((number, damage)) = headless.take() {
-            // Recycled since the look at it, if its name is gone.
-            match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
-                Err(error) if error.is_missing() => {}
-                opened => return Err(opened.map(|_| corrupt(damage))?),
+        for (number, damage) in headless.drain(..) {
+            if is_there(disk, config, number)? {
+                found.damage.push(corrupt(damage));
             }
         }
         if let Some((file, header)) = unsealed.take() {
             // Sealed since the look at it, then; or recycled.
-            match sealed_info(&file, &header)? {
-                Ok(info) => segments.push(info),
-                Err(damage) if is_still(&file, &header)? => return Err(corrupt(damage)),
-                Err(_) => {}
+            match read_footer(&file, &header)? {
+                Ok(footer) => before = Some(found.add(&file, header, footer)?),
+                Err(Stop::Damage(damage)) if is_still(&file, &header)? => found.damage.push(corrupt(damage)),
+                Err(Stop::Damage(_)) => {}
+                Err(Stop::Error(error)) => return Err(error),
             }
         }
-        match sealed_info(&file, &header)? {
-            Ok(info) => segments.push(info),
-            Err(_) => unsealed = Some((file, header)),
+        if let Some((sealed, footer)) = before.filter(|(sealed, _)| sealed.number.next() == number) {
+            found.damage.extend(check_link(config, footer, &sealed, &header).err());
+        }
+        match read_footer(&file, &header)? {
+            Ok(footer) => before = Some(found.add(&file, header, footer)?),
+            Err(Stop::Damage(_)) => unsealed = Some((file, header)),
+            Err(Stop::Error(error)) => return Err(error),
         }
     }
-    Ok(segments)
+    Ok(found)
 }
 
-fn sealed_info(
-    file: &Arc<dyn DiskFile>,
-    header: &SegmentHeader,
-) -> Result<Result<SegmentInfo, Damage>, WalError> {
-    let file_bytes = file.len_bytes()?;
-    Ok(match read_footer(file, header)? {
-        Ok(Footer { head: ends, totals, root, .. }) => {
-            let sealed = Some(Sealed { ends, totals, root, file_bytes });
-            Ok(SegmentInfo { number: header.number, id: header.id, begins: header.head, sealed })
-        }
-        Err(Stop::Damage(damage)) => Err(damage),
-        Err(Stop::Error(error)) => return Err(error),
-    })
+/// Whether a segment still has its name: otherwise its file may be another's by now.
+fn is_there(disk: &dyn Disk, config: &WalConfig, number: SegmentNumber) -> Result<bool, DiskError> {
+    match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {
+        Err(error) if error.is_missing() => Ok(false),
+        opened => opened.map(|_| true),
+    }
+}
+
+impl SealedSegments {
+    fn add(
+        &mut self,
+        file: &Arc<dyn DiskFile>,
+        header: SegmentHeader,
+        footer: Footer,
+    ) -> Result<(SegmentHeader, Footer), DiskError> {
+        let Footer { head: ends, totals, root, .. } = footer;
+        let sealed = Some(Sealed { ends, totals, root, file_bytes: file.len_bytes()? });
+        self.list.push(SegmentInfo { number: header.number, id: header.id, begins: header.head, sealed });
+        Ok((header, footer))
+    }
 }
 
 /// Follows a log from a sequence on.
@@ -170,6 +202,7 @@ impl WalFollower {
         let mut start = None;
         let mut last = None;
         let mut first_kept = None;
+        let mut headless: Option<(SegmentNumber, Damage)> = None;
         for number in segment_numbers(&*disk, &config.directory)? {
             let path = number.path(&config.directory);
             let file = match disk.open(&path, Access::Read, Caching::Buffered) {
@@ -188,11 +221,21 @@ impl WalFollower {
                     last = Some((file, header));
                 }
                 // Prepared, or just being begun. Damage before the newest segment shows when a frame is read.
-                First::Spare | First::Damaged(_) => {}
+                First::Spare => {}
+                First::Damaged(damage) if last.is_none() => headless = Some((number, damage)),
+                First::Damaged(_) => {}
             }
         }
         let (Some((file, header)), Some(first_kept)) = (last, first_kept) else { return Ok(None) };
-        let Some(start) = start else { return Err(WalError::BelowRetention { asked: from, first_kept }) };
+        let Some(start) = start else {
+            // It would be in one that cannot be read, unless that one was let go of.
+            if let Some((number, damage)) = headless
+                && is_there(&*disk, &config, number)?
+            {
+                return Err(WalError::Corrupt { damage, because: "a later segment was begun".to_owned() });
+            }
+            return Err(WalError::BelowRetention { asked: from, first_kept });
+        };
         let through = header.head.last_sequence;
         let probe = Probe { file, header, at: SEGMENT_START, commits: 0, next: through.next(), through };
         let frames = WalFrames::open(Arc::clone(&disk), config.clone(), start, from, through)?;
