@@ -77,8 +77,8 @@ fn salvaged(disk: &SimDisk, events: &[Placed]) -> SalvageReport {
     }
     let report = run(disk, true).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
-        (&report.lost, &report.aside, &report.damage),
-        (&planned.lost, &planned.aside, &planned.damage)
+        (report.kept, &report.lost, &report.aside, &report.damage),
+        (planned.kept, &planned.lost, &planned.aside, &planned.damage)
     );
     check_salvaged(disk, events, &report);
     // The damaged bytes are still there.
@@ -105,26 +105,28 @@ fn check_salvaged(disk: &SimDisk, events: &[Placed], report: &SalvageReport) {
         });
     let reader = driven.store.reader();
     let kept = report.kept.unwrap_or(Span { first: 1, last: 0 });
-    assert_eq!(opened.last_sequence, kept.last, "{report:?}");
+    // The beginning of a new term is an event of the store, and none that was kept.
+    let begins = u64::from(report.epoch_started.is_some());
+    assert_eq!(opened.last_sequence, kept.last + begins, "{report:?}");
     assert_eq!(reader.first_kept().0, kept.first, "{report:?}");
-    let of_tape = kept.last - u64::from(report.epoch_started.is_some());
-    for at in kept.first..=of_tape {
+    for at in kept.first..=kept.last {
         let event = reader.event(Sequence(at)).expect("readable").expect("kept");
         assert_eq!(event.event().to_event(), events[at as usize - 1].event);
     }
     // Every event is kept, aside or lost, and only one of them.
-    let kept_count = (of_tape + 1).saturating_sub(kept.first);
+    let kept_count = (kept.last + 1).saturating_sub(kept.first);
     let told = kept_count + count(&report.aside) + count(&report.lost);
     let unknown = report.warnings.iter().any(|warning| warning.contains("cannot be told"));
     assert!(told == last || told < last && unknown && report.epoch_started.is_some(), "{report:?}");
     let verified = driven.store.verify(&mut |_| {}).expect("readable");
     assert!(verified.is_sound(), "{:?}", verified.findings);
     // It goes on.
-    driven.events = events[..of_tape as usize].to_vec();
+    driven.events = events[..kept.last as usize].to_vec();
     if report.epoch_started.is_some() {
-        let begun = reader.event(Sequence(kept.last)).expect("readable").expect("kept").event().to_event();
+        let next = Sequence(kept.last + 1);
+        let begun = reader.event(next).expect("readable").expect("there").event().to_event();
         assert!(matches!(begun.body, Body::EpochStarted(_)), "{begun:?}");
-        driven.events.push(Placed { sequence: Sequence(kept.last), event: begun });
+        driven.events.push(Placed { sequence: next, event: begun });
     }
     driven.append(2, true);
     driven.store.flush().expect("flushed");

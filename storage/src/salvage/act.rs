@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use matchtape_schemas::Sequence;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
-use matchtape_schemas::{Head, Sequence};
 
 use super::gather::{Found, LooseHeader};
 use super::line_up::{Item, Plan, indexes};
@@ -185,7 +185,7 @@ pub(super) fn act(
     let end = plan.main.end().last_sequence;
     contents.released = found.contents.released.iter().filter(|facts| facts.last <= end).copied().collect();
     say(Path::new("new tables"));
-    let (tables, next_file, head) = write_tables(disk, &found, &plan)?;
+    let (tables, next_file) = write_tables(disk, &found, &plan)?;
     report.tables_rebuilt = tables.iter().filter(|table| table.number >= found.next_file).count() as u64;
     let (kept, dirty) = indexes(&found.contents.index_tables, &found.indexes, &tables);
     kept.into_iter().for_each(|index| contents.apply(Edit::AddIndex(index)));
@@ -235,9 +235,6 @@ pub(super) fn act(
         });
     });
     report.verified = Some(verified.map_err(|error| wrong(OpenError::Read(error)))?);
-    if plan.epoch.is_some() {
-        report.kept = Some(Span { first: plan.main.start.last_sequence.0 + 1, last: head.last_sequence.0 });
-    }
     report.applied = true;
     Ok(report)
 }
@@ -303,7 +300,7 @@ fn write_tables(
     disk: &Arc<dyn Disk>,
     found: &Found,
     plan: &Plan,
-) -> Result<(Vec<EventTableMeta>, u64, Head), SalvageError> {
+) -> Result<(Vec<EventTableMeta>, u64), SalvageError> {
     let mut tables = Vec::new();
     let mut next_file = found.next_file;
     let mut head = plan.main.start;
@@ -338,10 +335,9 @@ fn write_tables(
         let frame = begin_epoch(head, epoch, &mut memory);
         let into = builder.get_or_insert_with(|| TableBuilder::of_events(&**disk, head, next_file));
         into.add(&frame)?;
-        head = frame.header().head();
     }
     close(builder.take(), &mut next_file, &mut tables)?;
-    Ok((tables, next_file, head))
+    Ok((tables, next_file))
 }
 
 fn unreadable(loose: &LooseHeader) -> DiskError {

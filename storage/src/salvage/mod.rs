@@ -72,7 +72,8 @@ pub struct SalvageReport {
     pub tape: String,
     /// What does not check.
     pub damage: Vec<Finding>,
-    /// The events of the store, if it has any.
+    /// The events of the tape that the store still has, if any. The event that begins `epoch_started` is none of them: it stands behind
+    /// the last one, on a sequence that another event, lost or aside now, may have had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<Span>,
     /// Events that can be read nowhere any more.
