@@ -77,8 +77,8 @@ pub use read::{
 };
 pub use read_only::ReadOnlyStore;
 pub use retention::{
-    Advisory, DroppedFile, Excess, PinLimit, PinLimits, Restraint, RetentionChoice, RetentionError,
-    RetentionPolicy,
+    Advisory, DropReason, DroppedFile, Excess, PinLimit, PinLimits, Restraint, RetentionChoice,
+    RetentionError, RetentionPolicy,
 };
 pub use salvage::{SalvageError, SalvageOptions, SalvageProgress, SalvageReport, Span, salvage};
 pub use scrub::ScrubMarks;

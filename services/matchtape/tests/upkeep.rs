@@ -198,11 +198,26 @@ fn rules_that_ask_for_the_whole_tape_are_followed_only_when_that_is_asked_for_an
     let newest = |at: usize| &tables[tables.len() - at];
     assert_eq!(newest(1)["first_sequence"], newest(1)["last_sequence"], "{tables:?}");
 
-    // 0 is no rule, as in the configuration.
-    for rule in ["--max-bytes", "--trading-days"] {
-        let kept = report(&["retain", "--data", text(&tape), rule, "0"]);
-        assert_eq!(kept["first_kept"].as_u64(), Some(1), "{kept}");
+    // 0 is no rule, as in the configuration; and without a rule nothing goes, though snapshots could be thinned.
+    let snapshots = || report(&["inspect", "--data", text(&tape)])["snapshots"].as_array().unwrap().len();
+    let before = snapshots();
+    assert!(before > 2, "{before} snapshots");
+    for rule in [&[][..], &["--max-bytes", "0"], &["--trading-days", "0"]] {
+        for apply in [&[][..], &["--apply"]] {
+            let kept = report(&[&["retain", "--data", text(&tape)][..], rule, apply].concat());
+            assert_eq!(kept["first_kept"].as_u64(), Some(1), "{kept}");
+            assert_eq!(kept["dropped"].as_array().map(Vec::len), Some(0), "{kept}");
+            assert_eq!(snapshots(), before);
+        }
     }
+    let said = matchtape(&["retain", "--data", text(&tape), "--format", "text"]);
+    assert!(String::from_utf8(said.stdout).unwrap().contains("no rule"));
+    let thinned = report(&["retain", "--data", text(&tape), "--max-bytes", "1TiB"]);
+    assert!(
+        thinned["dropped"].as_array().unwrap().iter().all(|file| file["reason"] == "thinned"),
+        "{thinned}"
+    );
+    assert_eq!(thinned["dropped"].as_array().map(Vec::len), Some(before - 2), "{thinned}");
     let all = ["retain", "--data", text(&tape), "--age", "1ns"];
     let planned = report(&all);
     assert_eq!(planned["first_kept"], newest(2)["first_sequence"], "{planned}");

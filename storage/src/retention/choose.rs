@@ -25,6 +25,16 @@ pub(crate) struct Situation<'a> {
     pub now: AcceptedTime,
 }
 
+/// Why a file goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// What it holds is before the first event kept.
+    Old,
+    /// It is a snapshot so close to others that replaying over the gap is cheap.
+    Thinned,
+}
+
 /// A file that goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DroppedFile {
@@ -32,6 +42,8 @@ pub struct DroppedFile {
     pub file: String,
     /// Its length.
     pub bytes: u64,
+    /// Why.
+    pub reason: DropReason,
     #[serde(skip)]
     pub(crate) table: TableFile,
 }
@@ -205,17 +217,19 @@ pub(crate) fn choose(
         |cut: usize| tables.get(cut).map_or(contents.flushed_through().next(), |table| table.first());
     let first_kept = first_of(cut);
     let mut dropped = Vec::new();
-    let mut drop = |table: TableFile, bytes| {
-        dropped.push(DroppedFile { file: table.path().display().to_string(), bytes, table });
+    let mut drop = |table: TableFile, bytes, reason| {
+        dropped.push(DroppedFile { file: table.path().display().to_string(), bytes, reason, table });
     };
     for table in &tables[..cut] {
-        drop(table.file(), table.bytes);
+        drop(table.file(), table.bytes, DropReason::Old);
     }
     for index in contents.index_tables.iter().filter(|index| index.footer.last < first_kept) {
-        drop(index.file(), index.bytes);
+        drop(index.file(), index.bytes, DropReason::Old);
     }
     for snapshot in dispensable(situation, policy, first_kept) {
-        drop(snapshot.file(), snapshot.bytes);
+        let old = snapshot.sequence() < first_kept.previous();
+        let reason = if old { DropReason::Old } else { DropReason::Thinned };
+        drop(snapshot.file(), snapshot.bytes, reason);
     }
     let dropped_bytes = dropped.iter().map(|file| file.bytes).sum();
     RetentionChoice {

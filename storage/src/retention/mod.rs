@@ -19,5 +19,5 @@ mod policy;
 
 pub use self::act::RetentionError;
 pub(crate) use self::act::{Scope, plan, retain};
-pub use self::choose::{Advisory, DroppedFile, Excess, Restraint, RetentionChoice};
+pub use self::choose::{Advisory, DropReason, DroppedFile, Excess, Restraint, RetentionChoice};
 pub use self::policy::{PinLimit, PinLimits, RetentionPolicy};

@@ -29,6 +29,13 @@ pub struct RetentionPolicy {
     pub abandoned_sections: Vec<String>,
 }
 
+impl RetentionPolicy {
+    /// Whether there is a rule by which events go.
+    pub fn has_rule(&self) -> bool {
+        self.age.is_some() || self.trading_days.is_some() || self.bytes.is_some()
+    }
+}
+
 impl Default for RetentionPolicy {
     fn default() -> Self {
         Self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use matchtape_storage::{Restraint, RetentionChoice, RetentionPolicy};
+use matchtape_storage::{DropReason, Restraint, RetentionChoice, RetentionPolicy};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
@@ -19,6 +19,9 @@ use super::{now, open_for_change, print, spinner};
 /// standby, a consumer or an upload still needs it. Without --apply nothing is changed, and it works beside a running node; pins of that
 /// node are not seen then. A running node drops old files itself, as `[retention]` in its configuration says; the rules mean the
 /// same here and there. How much of the log stays beside the tables is `storage.log_kept_mib`.
+///
+/// Snapshots that stand close to each other are thinned by the same run; the newest two stay. Without a rule nothing goes, no snapshot
+/// either: a running node thins them by itself.
 ///
 /// The newest event table that holds more than the sequencer's own events always stays. Rules that ask for it, too, ask for the whole
 /// tape to go: that is done only with --everything.
@@ -80,7 +83,7 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
         ..RetentionPolicy::default()
     };
     let bar = spinner("opening");
-    let choice = if args.apply {
+    let choice = if args.apply && policy.has_rule() {
         let store = open_for_change(&args.data)?;
         bar.set_message("reading what the rules ask for, and dropping");
         let now = now();
@@ -100,10 +103,23 @@ pub(in super::super) fn run(args: &RetainArgs) -> Result<(), CliError> {
     } else {
         let store = store::open(&args.data)?;
         bar.set_message("reading what the rules ask for");
-        store.plan_retention(&policy, now()).map_err(|error| open_error(&args.data, &error))?
+        let choice = store.plan_retention(&policy, now()).map_err(|error| open_error(&args.data, &error))?;
+        if policy.has_rule() { choice } else { without_thinning(choice) }
     };
     bar.finish_and_clear();
-    print(args.format, &choice, |choice| describe(choice, args.apply))
+    print(args.format, &choice, |choice| match policy.has_rule() {
+        true => describe(choice, args.apply),
+        false => format!(
+            "no rule says what may go (--age, --trading-days, --max-bytes): nothing does, {} bytes stay\n",
+            choice.kept_bytes
+        ),
+    })
+}
+
+/// The choice of a policy without a rule, as far as it is asked for here: nobody who gives no rule wants anything to go.
+fn without_thinning(choice: RetentionChoice) -> RetentionChoice {
+    let kept_bytes = choice.kept_bytes + choice.dropped_bytes;
+    RetentionChoice { dropped: Vec::new(), dropped_bytes: 0, kept_bytes, ..choice }
 }
 
 /// Whether the rules ask for every event that came from outside, and some of them would go.
@@ -129,7 +145,11 @@ fn describe(choice: &RetentionChoice, applied: bool) -> String {
     let mut text = String::new();
     let goes = if applied { "dropped" } else { "would go" };
     for file in &choice.dropped {
-        let _ = writeln!(text, "{goes:9} {} ({} bytes)", file.file, file.bytes);
+        let why = match file.reason {
+            DropReason::Old => "",
+            DropReason::Thinned => ": a snapshot close to others",
+        };
+        let _ = writeln!(text, "{goes:9} {} ({} bytes){why}", file.file, file.bytes);
     }
     let _ = writeln!(
         text,
