@@ -74,7 +74,8 @@ fn a_subscriber_stopped_anywhere_while_it_attaches_stalls_nobody() {
         taken = hear.try_iter().any(|line| line.starts_with("taken"));
     }
     assert!(stops > 100, "{stops}");
-    assert!(longest < Duration::from_millis(400), "a publish took {longest:?}");
+    // One that waited for the stopped would wait for ever; a busy machine stops a publisher, too.
+    assert!(longest < Duration::from_secs(30), "a publish took {longest:?}");
     assert_eq!(publisher.counters().broken_connections, 0);
     assert_eq!(other.counters().gaps, 0);
     child.kill().expect("kill");

@@ -499,14 +499,15 @@ impl Handle {
             Some(NodeState::Poisoned) => return Err(WaitError::Poisoned.into()),
             Some(NodeState::Fenced) => return Err(WaitError::Fenced.into()),
         }
+        // Before the silence: this thread may have been held up for longer than both, and nobody was waited for then.
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(WaitError::TimedOut.into());
+        }
         // A successor is given its time from when it is waited for.
         let silent = self.outbox.silent_for(self.start.elapsed()).min(since.elapsed());
         if silent >= self.options.silence_max {
             return Err(RemoteWaitError::Disconnected { silent_ms: silent.as_millis() as u64 });
-        }
-        let now = Instant::now();
-        if deadline.is_some_and(|deadline| now >= deadline) {
-            return Err(WaitError::TimedOut.into());
         }
         let silence_ends = now + (self.options.silence_max - silent);
         Ok(deadline.map_or(silence_ends, |deadline| deadline.min(silence_ends)))

@@ -1,6 +1,7 @@
 //! A node with a way in, and where producers outside of it meet it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use matchtape_bus::{BusConfig, BusName, ConnectError, IngressConfig, RemoteOptions, RemotePublisher};
@@ -21,7 +22,11 @@ pub struct Place {
 
 impl Place {
     pub fn new(name: &str) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), namespace: format!("{name}-{}", std::process::id()) }
+        // What is dropped takes along all of its namespace: no two may have the same, also of one name.
+        static PLACES: AtomicU32 = AtomicU32::new(0);
+        let place = PLACES.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("{name}{place}-{}", std::process::id());
+        Self { folder: tempfile::tempdir().unwrap(), namespace }
     }
 
     pub fn disk(&self) -> Arc<dyn Disk> {
