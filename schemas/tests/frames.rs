@@ -1,6 +1,7 @@
 //! The codec against itself and against bytes it must refuse.
 
 mod common;
+mod fuzzed;
 
 use common::*;
 use matchtape_schemas::event::{EventError, check_event};
@@ -227,4 +228,12 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_the_fuzzer_has_kept_of_frames_is_survived() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/frame");
+    let files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    files.iter().for_each(|file| fuzzed::survive(&std::fs::read(file).unwrap()));
 }

@@ -1,5 +1,8 @@
 //! An exported run of frames is judged by someone who holds nothing but the segments' roots.
 
+mod fuzzed;
+#[path = "fuzzed/proof.rs"]
+mod fuzzed_proof;
 mod model;
 
 use std::path::Path;
@@ -253,4 +256,9 @@ fn a_footer_that_is_damaged_is_told_and_not_passed_over() {
     let reading = ReadOnlyStore::open(disk, ReadOnlyOptions::default()).expect("the tables are whole");
     let error = reading.segment_facts().expect_err("damaged").to_string();
     assert!(error.contains("wal/") && error.contains("footer"), "{error}");
+}
+
+#[test]
+fn nothing_that_the_fuzzer_has_kept_proves_what_does_not_make_the_root() {
+    fuzzed::replay("proof", fuzzed_proof::judge);
 }

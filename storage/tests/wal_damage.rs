@@ -1,6 +1,7 @@
 //! Damage that is not a torn tail: each kind is refused with the file, the place, what was expected and what was found,
 //! and nothing on the disk is changed.
 
+mod fuzzed;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -36,10 +37,13 @@ proptest! {
     fn whatever_is_damaged_nothing_is_recovered_that_was_not_written(
         damages in proptest::collection::vec((any::<u8>(), any::<u16>(), proptest::collection::vec(any::<u8>(), 1..40)), 1..4),
     ) {
-        static HEALTHY: std::sync::OnceLock<(SimDisk, support::History)> = std::sync::OnceLock::new();
-        let (healthy, history) = HEALTHY.get_or_init(|| finished_log(8));
-        support::survive_damage(healthy, history, &damages);
+        support::survive_any(&damages);
     }
+}
+
+#[test]
+fn what_the_fuzzer_has_kept_of_logs_is_survived() {
+    fuzzed::replay("log", |damages: Vec<support::Damage>| support::survive_any(&damages));
 }
 
 fn segment(number: u64) -> PathBuf {

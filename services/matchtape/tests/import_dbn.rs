@@ -7,6 +7,7 @@ use matchtape_schemas::event::Side;
 use matchtape_schemas::*;
 use proptest::prelude::*;
 
+mod fuzzed;
 #[path = "../../../distribution/market/tests/common/mod.rs"]
 mod tape;
 
@@ -502,5 +503,28 @@ proptest! {
         }
         bytes.truncate(cut.index(bytes.len()) + 1);
         consume(bytes);
+    }
+}
+
+#[test]
+fn what_the_fuzzer_has_kept_of_either_format_is_survived() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/import");
+    let files: Vec<_> = std::fs::read_dir(&corpus).unwrap().map(|file| file.unwrap().path()).collect();
+    let survive = |file: &std::path::Path| fuzzed::survive(&std::fs::read(file).unwrap());
+    files.iter().for_each(|file| {
+        survive(file);
+    });
+    // What it begins from is of the formats: a fuzzer that has to find them by itself stays shallow.
+    for (seed, events) in [
+        ("dbn-version-1.dbn", 16),
+        ("dbn-version-2.dbn", 16),
+        ("dbn-version-3.dbn", 16),
+        ("dbn-with-sending-times.dbn", 16),
+        ("dbn-zstd-frames.dbn.zst", 16),
+        ("sse-orders.csv", 8),
+        ("sse-trades.csv", 6),
+        ("sse-two-members.csv.gz", 8),
+    ] {
+        assert_eq!(survive(&corpus.join(seed)), events, "{seed}");
     }
 }

@@ -7,13 +7,6 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::sync::OnceLock;
-
 use libfuzzer_sys::fuzz_target;
-use matchtape_storage::sim::SimDisk;
 
-fuzz_target!(|damages: Vec<support::Damage>| {
-    static HEALTHY: OnceLock<(SimDisk, support::History)> = OnceLock::new();
-    let (healthy, history) = HEALTHY.get_or_init(|| support::finished_log(8));
-    support::survive_damage(healthy, history, &damages);
-});
+fuzz_target!(|damages: Vec<support::Damage>| support::survive_any(&damages));

@@ -7,15 +7,7 @@
 #[path = "../../tests/model/mod.rs"]
 mod model;
 
-use std::sync::OnceLock;
-
 use libfuzzer_sys::fuzz_target;
-use matchtape_storage::sim::SimDisk;
-use model::Placed;
-use model::damage::{finished_store, survive_damage, with_snapshot};
+use model::damage::survive_snapshot;
 
-fuzz_target!(|payloads: Vec<Vec<u8>>| {
-    static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
-    let (healthy, events) = HEALTHY.get_or_init(finished_store);
-    survive_damage(&with_snapshot(healthy, &payloads), events);
-});
+fuzz_target!(|payloads: Vec<Vec<u8>>| survive_snapshot(&payloads));

@@ -7,16 +7,7 @@
 #[path = "../../tests/model/mod.rs"]
 mod model;
 
-use std::sync::OnceLock;
-
 use libfuzzer_sys::fuzz_target;
-use matchtape_storage::sim::SimDisk;
-use model::Placed;
-use model::damage::{Damage, damaged, finished_store, survive_damage};
+use model::damage::{Damage, survive_any};
 
-fuzz_target!(|input: (bool, Vec<Damage>)| {
-    static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
-    let (healthy, events) = HEALTHY.get_or_init(finished_store);
-    let (resealed, damages) = input;
-    survive_damage(&damaged(healthy, &damages, resealed), events);
-});
+fuzz_target!(|input: (bool, Vec<Damage>)| survive_any(input));

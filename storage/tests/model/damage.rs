@@ -2,7 +2,7 @@
 //! writer leave them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::{OrderId, Sequence};
 use matchtape_storage::sim::SimDisk;
@@ -146,4 +146,28 @@ pub fn survive_damage(disk: &SimDisk, events: &[Placed]) {
     let _ = reader.prefix_through(matchtape_schemas::InstrumentId(1), matchtape_schemas::EventTime(500));
     let _ = reader.snapshot_before(Sequence::MAX);
     let _ = driven.store.verify(&mut |_| {});
+}
+
+/// What the fuzz targets begin from.
+fn healthy() -> &'static (SimDisk, Vec<Placed>) {
+    static HEALTHY: OnceLock<(SimDisk, Vec<Placed>)> = OnceLock::new();
+    HEALTHY.get_or_init(finished_store)
+}
+
+/// What the fuzz target `tables` does: this damage, with true checksums or without, is survived.
+pub fn survive_any((resealed, damages): (bool, Vec<Damage>)) {
+    let (disk, events) = healthy();
+    survive_damage(&damaged(disk, &damages, resealed), events);
+}
+
+/// What the fuzz target `manifest` does: records of these payloads are survived.
+pub fn survive_records(payloads: &[Vec<u8>]) {
+    let (disk, events) = healthy();
+    survive_damage(&with_records(disk, payloads), events);
+}
+
+/// What the fuzz target `snapshot` does: blocks of these payloads are survived.
+pub fn survive_snapshot(payloads: &[Vec<u8>]) {
+    let (disk, events) = healthy();
+    survive_damage(&with_snapshot(disk, payloads), events);
 }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of the support")]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use matchtape_schemas::event::{StateSet, encode_event};
 use matchtape_schemas::{
@@ -266,4 +266,11 @@ pub fn survive_damage(healthy: &SimDisk, history: &History, damages: &[Damage]) 
         Err(newer) if newer.contains("format version") => {}
         Err(wrong) => panic!("{wrong}"),
     }
+}
+
+/// What the fuzz target `log` does: a finished log with this damage is survived.
+pub fn survive_any(damages: &[Damage]) {
+    static HEALTHY: OnceLock<(SimDisk, History)> = OnceLock::new();
+    let (healthy, history) = HEALTHY.get_or_init(|| finished_log(8));
+    survive_damage(healthy, history, damages);
 }
