@@ -94,10 +94,9 @@ pub fn recover(reader: &Reader, options: EngineOptions) -> Result<Engine, DemoEr
     let mut projection = EngineProjection::new(options);
     let mut next = Sequence::FIRST;
     if let Some(snapshot) = reader.snapshot_before(Sequence::MAX)?
-        && let Some(section) = snapshot.section(EngineProjection::NAME)
-        && section.version == projection.version()
+        && let Some(outcome) = snapshot.restore(&mut projection)
     {
-        projection.restore(&section.bytes)?;
+        outcome?;
         next = snapshot.sequence().next();
     }
     let mut frames = reader.frames(next)?;

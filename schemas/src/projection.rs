@@ -10,7 +10,7 @@ pub trait Projection: Send {
     /// The section's name; part of the snapshot format. ASCII, at most 32 bytes.
     fn name(&self) -> &'static str;
 
-    /// The section's layout; a section of another version is not restored but folded again from the tape.
+    /// The layout that `save` writes.
     fn version(&self) -> u32;
 
     /// Takes in the next event.
@@ -21,6 +21,13 @@ pub trait Projection: Send {
 
     /// Becomes the state that `save` wrote.
     fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError>;
+
+    /// Becomes the state that an earlier release saved in the layout `version`; `None` where that one is not read. Such a
+    /// section is folded again from the tape, which cannot be done where retention has dropped the tape's beginning: a
+    /// projection reads every layout that a release has written.
+    fn restore_older(&mut self, _version: u32, _section: &[u8]) -> Option<Result<(), ProjectionError>> {
+        None
+    }
 }
 
 /// A snapshot section that is not one of this projection.

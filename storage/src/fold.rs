@@ -44,7 +44,7 @@ impl Fold {
         wanting.any(|folded| sections.iter().any(|name| name == folded.projection.name()))
     }
 
-    /// Restores projections that were not restored yet, as far as the snapshot has a section of the right version. A
+    /// Restores projections that were not restored yet, as far as the snapshot has a section that they read. A
     /// refused section means that the snapshot is not to be trusted: everything is then as it was before, and the
     /// refusal is returned. Fails if a projection does not take back even its own initial state.
     pub(crate) fn restore(
@@ -54,11 +54,7 @@ impl Fold {
         let mut refused = None;
         let mut tried = Vec::new();
         for folded in self.projections.iter_mut().filter(|folded| folded.through == Sequence::ZERO) {
-            let section = snapshot
-                .section(folded.projection.name())
-                .filter(|section| section.version == folded.projection.version());
-            let Some(section) = section else { continue };
-            let outcome = folded.projection.restore(&section.bytes);
+            let Some(outcome) = snapshot.restore(&mut *folded.projection) else { continue };
             folded.through = snapshot.sequence();
             tried.push(folded);
             if let Err(error) = outcome {

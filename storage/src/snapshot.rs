@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use matchtape_schemas::{Head, Projection, Sequence};
+use matchtape_schemas::{Head, Projection, ProjectionError, Sequence};
 
 use crate::codec::{Fields, HEAD_BYTES, Short, put_head};
 use crate::disk::{Disk, DiskError, DiskFile};
@@ -128,6 +128,17 @@ impl Snapshot {
     /// The section of a projection.
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// Makes `projection` what its section says, also one in an older layout that it reads; `None`, and nothing changed,
+    /// where there is no such section.
+    pub fn restore(&self, projection: &mut dyn Projection) -> Option<Result<(), ProjectionError>> {
+        let section = self.section(projection.name())?;
+        if section.version == projection.version() {
+            Some(projection.restore(&section.bytes))
+        } else {
+            projection.restore_older(section.version, &section.bytes)
+        }
     }
 
     /// All sections, in the order the projections were registered.

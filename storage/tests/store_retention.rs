@@ -286,6 +286,72 @@ fn a_damaged_snapshot_is_not_relied_on_and_an_older_one_still_opens_the_store() 
     assert!(matches!(error, OpenError::HistoryGone { projection: "digest", .. }), "{error}");
 }
 
+/// The digest of a later release: it saves its halves the other way round, and reads both layouts.
+#[derive(Default)]
+struct Later(Digest);
+
+impl Projection for Later {
+    fn name(&self) -> &'static str {
+        "digest"
+    }
+
+    fn version(&self) -> u32 {
+        2
+    }
+
+    fn apply(&mut self, event: &EventRef<'_>) {
+        self.0.apply(event);
+    }
+
+    fn save(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&turned(&self.0.bytes()));
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError> {
+        self.0.restore(&turned(section))
+    }
+
+    fn restore_older(&mut self, version: u32, section: &[u8]) -> Option<Result<(), ProjectionError>> {
+        (version == 1).then(|| self.0.restore(section))
+    }
+}
+
+fn turned(section: &[u8]) -> Vec<u8> {
+    let (first, second) = section.split_at(8);
+    [second, first].concat()
+}
+
+#[test]
+fn a_tape_without_its_beginning_is_opened_by_a_release_that_reads_its_sections_older_layout() {
+    let disk = SimDisk::new(1);
+    let driven = flushed(&disk, 8);
+    let choice = driven.store.retain(&older_than(40), now(&driven)).expect("dropped");
+    assert!(choice.first_kept > 1, "{choice:?}");
+    let events = driven.events.clone();
+    drop(driven);
+    disk.kill();
+    let later = || -> Vec<Box<dyn Projection>> { vec![Box::new(Later::default())] };
+    // Once from sections of the older layout, and once from those that were written then.
+    let mut events = Some(events);
+    for round in 0..2 {
+        let known = events.take().expect("of the round before");
+        let (mut driven, report) =
+            Driven::open_with(Arc::new(disk.clone()), small_options(), known, 9, later()).expect("opened");
+        assert!(report.snapshots_refused.is_empty() && report.snapshot_sequence > 0, "{round}: {report}");
+        let expected = turned(&Digest::of(&driven.events).bytes());
+        assert_eq!(driven.store.projection_section("digest"), Some(&*expected), "{round}");
+        driven.append(3, true);
+        driven.store.flush().expect("flushed");
+        events = Some(driven.events.clone());
+        drop(driven);
+        disk.kill();
+    }
+    // The release before knows nothing of the later layout: it takes the newest of its own that there is.
+    let (driven, _) =
+        Driven::open(Arc::new(disk), small_options(), events.expect("of the last"), 9).expect("opened");
+    assert_eq!(driven.store.projection_section("digest"), Some(&*Digest::of(&driven.events).bytes()));
+}
+
 #[test]
 fn what_drops_nothing_reads_no_snapshot() {
     let disk = SimDisk::new(1);

@@ -18,6 +18,8 @@
 //!           u32 trades taken back, then each by ascending position: u64 position   u64 trade id
 //!           u32 recent trades, then each: u64 position   u64 trade id   i64 price   u64 quantity   u8 aggressor   i64 event time
 //! ```
+//!
+//! Version 1, which is read, too, has no trade ids of trades taken back.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,6 +35,8 @@ use crate::volume::Volume;
 
 const NAME: &str = "tickers";
 const VERSION: u32 = 2;
+/// The layout before: of a trade taken back it has the position alone.
+const WITHOUT_IDS: u32 = 1;
 /// Trades of an instrument that are remembered one by one.
 pub const RECENT: usize = 8;
 /// Trades taken back that are remembered, so that none counts twice; further ones change nothing.
@@ -360,11 +364,21 @@ impl Projection for Tickers {
     }
 
     fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError> {
+        self.restore_layout(VERSION, section)
+    }
+
+    fn restore_older(&mut self, version: u32, section: &[u8]) -> Option<Result<(), ProjectionError>> {
+        (version == WITHOUT_IDS).then(|| self.restore_layout(version, section))
+    }
+}
+
+impl Tickers {
+    fn restore_layout(&mut self, version: u32, section: &[u8]) -> Result<(), ProjectionError> {
         let mut reader = SectionReader::new(NAME, section);
         let session = restore_session(&mut reader)?;
         let mut restored = Self { session, watched: self.watched, ..Self::default() };
         for _ in 0..reader.count(TICKER_BYTES_MIN)? {
-            let ticker = restore_ticker(&mut reader)?;
+            let ticker = restore_ticker(&mut reader, version)?;
             let instrument = ticker.instrument;
             if restored.by_instrument.last_key_value().is_some_and(|(last, _)| *last >= instrument) {
                 return Err(reader.error(format!("instrument {instrument} is out of order")));
@@ -378,7 +392,8 @@ impl Projection for Tickers {
 }
 
 const SESSION_BYTES: usize = 1 + 4 + 4 + 8 + 8;
-const TAKEN_BACK_BYTES: usize = 8 + 8;
+/// In either layout.
+const TAKEN_BACK_BYTES_MIN: usize = 8;
 const RECENT_BYTES: usize = 8 + 8 + 8 + 8 + 1 + 8;
 const TICKER_BYTES_MIN: usize = 4 + SESSION_BYTES + 3 * 8 + 4 * 8 + 4 * 16 + 8 + 4 + 4;
 
@@ -437,7 +452,7 @@ fn save_ticker(ticker: &Ticker, out: &mut Vec<u8>) {
     }
 }
 
-fn restore_ticker(reader: &mut SectionReader<'_>) -> Result<Ticker, ProjectionError> {
+fn restore_ticker(reader: &mut SectionReader<'_>, version: u32) -> Result<Ticker, ProjectionError> {
     let mut ticker = Ticker::new(InstrumentId(reader.u32()?));
     ticker.session = restore_session(reader)?;
     ticker.previous_close = Price::from_units(reader.i64()?);
@@ -465,8 +480,10 @@ fn restore_ticker(reader: &mut SectionReader<'_>) -> Result<Ticker, ProjectionEr
     if ticker.summary.trades > u64::MAX / 2 {
         return Err(reader.error(format!("{} trades", ticker.summary.trades)));
     }
-    for _ in 0..reader.count(TAKEN_BACK_BYTES)? {
-        let taken = TakenBack { sequence: Sequence(reader.u64()?), trade_id: TradeId(reader.u64()?) };
+    for _ in 0..reader.count(TAKEN_BACK_BYTES_MIN)? {
+        let sequence = Sequence(reader.u64()?);
+        let trade_id = if version == WITHOUT_IDS { TradeId(0) } else { TradeId(reader.u64()?) };
+        let taken = TakenBack { sequence, trade_id };
         if ticker.taken_back.last().is_some_and(|last| last.sequence >= taken.sequence) {
             return Err(reader.error(format!("trade {} is out of order", taken.sequence)));
         }

@@ -35,14 +35,10 @@ pub fn restore(
     through: Sequence,
 ) -> Result<Sequence, ReadError> {
     let Some(snapshot) = reader.snapshot_before(through)? else { return Ok(Sequence::ZERO) };
-    match snapshot.section(projection.name()) {
+    match snapshot.restore(projection) {
+        Some(Ok(())) => Ok(snapshot.sequence()),
         // A section that does not restore is folded again from the tape.
-        Some(section)
-            if section.version == projection.version() && projection.restore(&section.bytes).is_ok() =>
-        {
-            Ok(snapshot.sequence())
-        }
-        Some(_) | None => Ok(Sequence::ZERO),
+        Some(Err(_)) | None => Ok(Sequence::ZERO),
     }
 }
 

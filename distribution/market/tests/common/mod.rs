@@ -48,6 +48,10 @@ impl Tape {
         self.frames.push(self.buffer[..info.length as usize / 16].to_vec());
     }
 
+    pub fn len(&self) -> u64 {
+        self.frames.len() as u64
+    }
+
     pub fn each(&self, mut visit: impl FnMut(&EventRef<'_>)) {
         for frame in &self.frames {
             Frame::decode(bytes(frame)).unwrap().events().for_each(|event| visit(&event));

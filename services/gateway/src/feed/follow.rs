@@ -94,15 +94,14 @@ fn restore(reader: &Reader) -> Result<Folded, StartError> {
         let Folded { books, instruments, tickers, .. } = &mut folded;
         let mut restored = true;
         for projection in [books as &mut dyn Projection, instruments, tickers] {
-            let section = snapshot.section(projection.name());
-            let fits = section.filter(|section| section.version == projection.version());
-            let done = fits.is_some_and(|section| match projection.restore(&section.bytes) {
-                Ok(()) => true,
-                Err(error) => {
+            let done = match snapshot.restore(projection) {
+                Some(Ok(())) => true,
+                Some(Err(error)) => {
                     tracing::warn!(%error, "a snapshot section is not used");
                     false
                 }
-            });
+                None => false,
+            };
             if !done {
                 missing = projection.name();
                 restored = false;
