@@ -123,8 +123,8 @@ pub enum BusError {
     },
     /// The running bus was created with other sizes.
     #[error(
-        "bus {service} is still open with another configuration ({reason}): sizes are fixed while any subscriber \
-         lives; stop the subscribers or keep the old configuration"
+        "bus {service} is still open with another configuration ({reason}): that is fixed while any other process \
+         uses it; stop those, or keep the old configuration"
     )]
     ConfigChanged {
         /// The service.
@@ -134,8 +134,8 @@ pub enum BusError {
     },
     /// Files of the service are damaged or missing.
     #[error(
-        "the shared state of bus {service} is damaged ({cause}): stop every process that uses it, then remove the \
-         files named {prefix}* under {} and in /dev/shm", root.display()
+        "the shared state of bus {service} is damaged, or of another version of iceoryx2 ({cause}): stop every process \
+         that uses it, then remove the files named {prefix}* under {} and in /dev/shm", root.display()
     )]
     Corrupted {
         /// The service.
@@ -168,14 +168,16 @@ pub enum BusError {
     },
     /// All slots are taken.
     #[error(
-        "bus {service} has no free slot for another {what} (of {slots}): raise subscribers_max in the publisher's \
-         configuration, or wait for the slots of killed processes to be cleaned"
+        "bus {service} has no free slot for another {what} (of {slots}): raise {setting} in the node's configuration, or \
+         wait for the slots of killed processes to be cleaned"
     )]
     NoFreeSlot {
         /// The service.
         service: String,
         /// "subscriber", "publisher", "listener", ...
         what: &'static str,
+        /// What decides how many there are.
+        setting: &'static str,
         /// How many there are.
         slots: usize,
     },
@@ -322,10 +324,15 @@ impl BusError {
         }
     }
 
-    pub(crate) fn notifier(error: NotifierCreateError, service: String, slots: usize) -> Self {
+    pub(crate) fn notifier(
+        error: NotifierCreateError,
+        service: String,
+        setting: &'static str,
+        slots: usize,
+    ) -> Self {
         match error {
             NotifierCreateError::ExceedsMaxSupportedNotifiers => {
-                Self::NoFreeSlot { service, what: "notifier", slots }
+                Self::NoFreeSlot { service, what: "notifier", setting, slots }
             }
             other => Self::Internal { doing: "creating the notifier", cause: format!("{other:?}") },
         }

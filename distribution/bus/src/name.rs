@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::Duration;
 
 use iceoryx2::config::Config;
 use iceoryx2::prelude::{FileName, LogLevel, SemanticString, ServiceName, set_log_level_from_env_or};
@@ -151,6 +152,13 @@ impl BusName {
         config.global.node.cleanup_dead_nodes_on_creation = false;
         config.global.node.cleanup_dead_nodes_on_destruction = false;
         config.global.service.cleanup_dead_nodes_on_open = true;
+        // How long an opener waits for somebody who is just creating what it opens, or cleaning up behind a dead one, before
+        // it is told to try again. Either takes milliseconds, unless its process is stopped in the middle.
+        config.global.creation_timeout = Duration::from_secs(1);
+        // Publishers that were replaced while a subscriber has something of each: what it has not read of one more is lost
+        // to it, as a gap. Small it must not be: beyond it iceoryx2 panics where a frame of each is held. Nothing is set
+        // aside for them.
+        config.defaults.publish_subscribe.subscriber_expired_connection_buffer = 128;
         Ok(config)
     }
 }

@@ -19,7 +19,7 @@ use crate::config::{BusConfig, LOANED_SAMPLES, SHARED_MEMORY_DIR, shared_memory_
 use crate::error::{BadSample, BusError};
 use crate::header::{FORMAT_VERSION, SampleHeader, SampleKind};
 use crate::name::{BusName, BusService};
-use crate::service::{self, Opened, Own, SampleFactory};
+use crate::service::{self, BUS_SETTINGS, Opened, Own, SampleFactory};
 
 /// Publishes the frames of one tape on one service, in order.
 ///
@@ -89,7 +89,8 @@ impl BusPublisher {
         let notifier = match wake {
             None => None,
             Some(wake) => Some(wake.notifier_builder().create().map_err(|error| {
-                BusError::notifier(error, name.service_text(service), config.publisher_slots())
+                let slots = config.publisher_slots();
+                BusError::notifier(error, name.service_text(service), BUS_SETTINGS.publishers, slots)
             })?),
         };
         let header = SampleHeader {
@@ -276,6 +277,7 @@ fn create_publisher(
             PublisherCreateError::ExceedsMaxSupportedPublishers => BusError::NoFreeSlot {
                 service: name.service_text(service),
                 what: "publisher",
+                setting: BUS_SETTINGS.publishers,
                 slots: config.publisher_slots(),
             },
             PublisherCreateError::UnableToCreateDataSegment

@@ -4,6 +4,7 @@
 //! a subscriber lives, which is why a restarted publisher opens what it finds.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use iceoryx2::config::Config;
@@ -67,12 +68,21 @@ fn create_with_format(
     config: &BusConfig,
     format: u32,
 ) -> Result<Opened<Own>, BusError> {
-    let errors = Errors { name, service: service.as_str(), slots: config.node_slots(), format };
+    let errors = Errors {
+        name,
+        service: service.as_str(),
+        slots: config.node_slots(),
+        format,
+        settings: &BUS_SETTINGS,
+    };
     let node = node::<Own>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     // Wake-ups first: whoever finds the samples finds them too.
     let wake = match config.wake_up {
-        WakeUp::BusyPoll => None,
+        WakeUp::BusyPoll => {
+            refuse_sleepers(&node, &service_name, &errors)?;
+            None
+        }
         WakeUp::Event => {
             let (notifiers, listeners) = (config.publisher_slots(), config.subscriber_slots());
             Some(create_wake_ups(&node, &service_name, notifiers, listeners, &errors)?)
@@ -84,6 +94,7 @@ fn create_with_format(
         .map_err(|error| attribute_error(&error))?;
     let samples = node
         .service_builder(&service_name)
+        // Blocks are aligned to 16, as records need it: no further alignment is asked for (see `Block`).
         .publish_subscribe::<[Block]>()
         .user_header::<SampleHeader>()
         .max_publishers(config.publisher_slots())
@@ -135,7 +146,9 @@ pub(crate) fn create_wake_ups<S: Service>(
         .max_listeners(listeners)
         .max_nodes(errors.slots)
         .event_id_max_value(EVENT_ID_MAX)
+        // Silence is judged by heartbeats, which also tell how far the tape is.
         .disable_deadline()
+        // A publisher that comes, goes or dies shows in its samples, or in their absence: no reason to wake anybody.
         .disable_notifier_created_event()
         .disable_notifier_dropped_event()
         .disable_notifier_dead_event()
@@ -147,9 +160,25 @@ pub(crate) fn create_wake_ups<S: Service>(
         })
 }
 
+/// Whoever sleeps on the wake-ups of an earlier publisher would sleep on.
+fn refuse_sleepers(
+    node: &Node<Own>,
+    service_name: &ServiceName,
+    errors: &Errors<'_>,
+) -> Result<(), BusError> {
+    match node.service_builder(service_name).event().open() {
+        Ok(wake) if wake.dynamic_config().number_of_listeners() > 0 => {
+            Err(errors.config_changed("wake_up was event, and there are subscribers that sleep"))
+        }
+        Ok(_) | Err(EventOpenError::DoesNotExist) => Ok(()),
+        Err(error) => Err(errors.open_wake(error)),
+    }
+}
+
 /// Opens what a publisher has created, with the wake-up service only where the subscriber wants to sleep.
 pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Result<Opened<Own>, BusError> {
-    let errors = Errors { name, service: service.as_str(), slots: 0, format: FORMAT_VERSION };
+    let errors =
+        Errors { name, service: service.as_str(), slots: 0, format: FORMAT_VERSION, settings: &BUS_SETTINGS };
     let node = node::<Own>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     let samples = node
@@ -211,14 +240,24 @@ fn check_room_to_attach(name: &BusName, service: &str, available_bytes: u64) -> 
     })
 }
 
-/// iceoryx2 reports a folder it may not write to as an internal error, so this looks first.
+/// iceoryx2 reports a folder it may not write to as an internal error, so this looks first: at the root, and at what the
+/// first who met there has made in it.
 fn check_root(name: &BusName, service: &str) -> Result<(), BusError> {
     let root = name.root();
-    let usable = std::fs::create_dir_all(root).and_then(|()| {
+    let config = name.iceoryx_config()?;
+    let usable = |folder: &Path| {
         let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        rustix::fs::access(root, access).map_err(std::io::Error::from)
-    });
-    usable.map_err(|error| match error.kind() {
+        rustix::fs::access(folder, access).map_err(std::io::Error::from)
+    };
+    let below = |folder: &iceoryx2::prelude::Path| match usable(&root.join(folder.to_string())) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        found => found,
+    };
+    let checked = std::fs::create_dir_all(root)
+        .and_then(|()| usable(root))
+        .and_then(|()| below(&config.global.node.directory))
+        .and_then(|()| below(&config.global.service.directory));
+    checked.map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
             BusError::PermissionDenied { service: name.text(service), root: root.into() }
         }
@@ -266,7 +305,21 @@ pub(crate) struct Errors<'a> {
     pub slots: usize,
     /// The format its openers ask for.
     pub format: u32,
+    pub settings: &'static Settings,
 }
+
+/// The settings that the sizes of a service follow from, for messages.
+pub(crate) struct Settings {
+    pub subscribers: &'static str,
+    pub publishers: &'static str,
+    pub buffer: &'static str,
+}
+
+pub(crate) const BUS_SETTINGS: Settings = Settings {
+    subscribers: "subscribers_max or subscribers_spare",
+    publishers: "publishers_spare",
+    buffer: "buffer_samples",
+};
 
 impl Errors<'_> {
     pub(crate) fn text(&self) -> String {
@@ -283,6 +336,19 @@ impl Errors<'_> {
 
     fn config_changed(&self, reason: &str) -> BusError {
         BusError::ConfigChanged { service: self.text(), reason: reason.into() }
+    }
+
+    fn larger(&self, setting: &str) -> BusError {
+        self.config_changed(&format!("{setting} is larger now"))
+    }
+
+    fn no_node_slot(&self) -> BusError {
+        BusError::NoFreeSlot {
+            service: self.text(),
+            what: "node",
+            setting: self.settings.subscribers,
+            slots: self.slots,
+        }
     }
 
     pub(crate) fn corrupted(&self, cause: &dyn std::fmt::Debug) -> BusError {
@@ -321,22 +387,14 @@ impl Errors<'_> {
             E::IncompatibleTypes | E::IncompatibleAttributes | E::IncompatibleMessagingPattern => {
                 self.format()
             }
-            E::DoesNotSupportRequestedMinBufferSize => self.config_changed("buffer_samples is larger now"),
+            E::DoesNotSupportRequestedMinBufferSize => self.larger(self.settings.buffer),
             E::DoesNotSupportRequestedMinHistorySize => self.config_changed("its history is smaller"),
-            E::DoesNotSupportRequestedMinSubscriberBorrowedSamples => {
-                self.config_changed("borrowed_samples is larger now")
-            }
-            E::DoesNotSupportRequestedAmountOfPublishers => {
-                self.config_changed("publishers_spare is larger now")
-            }
-            E::DoesNotSupportRequestedAmountOfSubscribers => {
-                self.config_changed("subscribers_max or subscribers_spare is larger now")
-            }
+            E::DoesNotSupportRequestedMinSubscriberBorrowedSamples => self.larger("borrowed_samples"),
+            E::DoesNotSupportRequestedAmountOfPublishers => self.larger(self.settings.publishers),
+            E::DoesNotSupportRequestedAmountOfSubscribers => self.larger(self.settings.subscribers),
             E::DoesNotSupportRequestedAmountOfNodes => self.config_changed("there are more slots now"),
             E::IncompatibleOverflowBehavior => self.config_changed("its overflow behaviour differs"),
-            E::ExceedsMaxNumberOfNodes => {
-                BusError::NoFreeSlot { service: self.text(), what: "node", slots: self.slots }
-            }
+            E::ExceedsMaxNumberOfNodes => self.no_node_slot(),
             E::ServiceInCorruptedState => self.corrupted(&error),
             E::HangsInCreation | E::IsMarkedForDestruction | E::Interrupt => self.busy(&format!("{error:?}")),
             E::InternalFailure
@@ -376,16 +434,10 @@ impl Errors<'_> {
             | E::IncompatibleNotifierDroppedEvent
             | E::IncompatibleNotifierDeadEvent
             | E::DoesNotSupportRequestedMaxEventId => self.config_changed("its wake-up events differ"),
-            E::DoesNotSupportRequestedAmountOfNotifiers => {
-                self.config_changed("publishers_spare is larger now")
-            }
-            E::DoesNotSupportRequestedAmountOfListeners => {
-                self.config_changed("subscribers_max or subscribers_spare is larger now")
-            }
+            E::DoesNotSupportRequestedAmountOfNotifiers => self.larger(self.settings.publishers),
+            E::DoesNotSupportRequestedAmountOfListeners => self.larger(self.settings.subscribers),
             E::DoesNotSupportRequestedAmountOfNodes => self.config_changed("there are more slots now"),
-            E::ExceedsMaxNumberOfNodes => {
-                BusError::NoFreeSlot { service: self.text(), what: "node", slots: self.slots }
-            }
+            E::ExceedsMaxNumberOfNodes => self.no_node_slot(),
             E::ServiceInCorruptedState => self.corrupted(&error),
             E::HangsInCreation | E::IsMarkedForDestruction | E::Interrupt => self.busy(&format!("{error:?}")),
             E::InternalFailure | E::UnableToCreateServiceTag => self.internal(&error),

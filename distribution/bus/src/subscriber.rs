@@ -7,19 +7,19 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use iceoryx2::node::Node;
-use iceoryx2::port::ReceiveError;
 use iceoryx2::port::listener::{Listener, ListenerCreateError};
 use iceoryx2::port::subscriber::{Subscriber, SubscriberCreateError};
+use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, ReceiveError};
 use iceoryx2::prelude::{PortFactory, ipc};
 use iceoryx2::sample::Sample;
 use matchtape_schemas::{Epoch, Frame, FrameHeader, KindMask, Sequence, TapeId, Watermarks};
 
 use crate::block::{Block, bytes_of};
-use crate::config::WakeUp;
+use crate::config::{HISTORY_SAMPLES, WakeUp};
 use crate::error::{BadSample, BusError};
 use crate::header::{SampleHeader, SampleKind};
 use crate::name::{BusName, BusService};
-use crate::service::{self, Opened};
+use crate::service::{self, BUS_SETTINGS, Opened};
 
 /// How a subscriber reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,14 +182,17 @@ impl BusSubscriber {
             service::open(name, service, options.wake_up)?;
         let sizes = samples.static_config();
         let (slots, held_max) = (sizes.max_subscribers(), sizes.subscriber_max_borrowed_samples());
-        let text = || name.service_text(service);
+        let no_free_slot = |what| BusError::NoFreeSlot {
+            service: name.service_text(service),
+            what,
+            setting: BUS_SETTINGS.subscribers,
+            slots,
+        };
         // The listener first: from the moment the publisher knows the subscriber, its wake-ups have a receiver.
         let listener = match wake {
             None => None,
             Some(wake) => Some(wake.listener_builder().create().map_err(|error| match error {
-                ListenerCreateError::ExceedsMaxSupportedListeners => {
-                    BusError::NoFreeSlot { service: text(), what: "listener", slots }
-                }
+                ListenerCreateError::ExceedsMaxSupportedListeners => no_free_slot("listener"),
                 ListenerCreateError::ResourceCreationFailed
                 | ListenerCreateError::FailedToDeployThreadsafetyPolicy
                 | ListenerCreateError::UnableToCreatePortTag
@@ -198,10 +201,15 @@ impl BusSubscriber {
                 }
             })?),
         };
-        let subscriber = samples.subscriber_builder().create().map_err(|error| match error {
-            SubscriberCreateError::ExceedsMaxSupportedSubscribers => {
-                BusError::NoFreeSlot { service: text(), what: "subscriber", slots }
-            }
+        let port = samples
+            .subscriber_builder()
+            // All that the publisher set aside for each: behind is behind, and memory was taken for it.
+            .buffer_size(sizes.subscriber_max_buffer_size())
+            .history_request(HISTORY_SAMPLES)
+            // A publisher that cannot be reached is not heard: the missed heartbeats say so.
+            .set_degradation_handler(|_: DegradationCause, _: &DegradationInfo| DegradationAction::Warn);
+        let subscriber = port.create().map_err(|error| match error {
+            SubscriberCreateError::ExceedsMaxSupportedSubscribers => no_free_slot("subscriber"),
             SubscriberCreateError::BufferSizeExceedsMaxSupportedBufferSizeOfService
             | SubscriberCreateError::FailedToDeployThreadsafetyPolicy
             | SubscriberCreateError::UnableToCreatePortTag

@@ -102,9 +102,16 @@ mod tests {
         let cores = rustix::thread::sched_getaffinity(None).expect("affinity");
         let of_process = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core));
         let (first, last) = (of_process.clone().min().expect("a core"), of_process.max().expect("a core"));
-        let nested = move |()| on_own_thread("inner", Some(last), || Ok(()), |()| ()).map(PortThread::join);
+        let bound_to = || {
+            let cores = rustix::thread::sched_getaffinity(None).expect("affinity");
+            (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).collect::<Vec<_>>()
+        };
+        let inner = move || on_own_thread("inner", Some(last), || Ok(()), move |()| bound_to());
+        let nested = move |()| (bound_to(), inner().map(PortThread::join));
         let outer = on_own_thread("outer", Some(first), || Ok(()), nested).expect("thread");
-        outer.join().expect("body").expect("not refused").expect("inner body");
+        let (outer, inner) = outer.join().expect("body");
+        assert_eq!(outer, [first]);
+        assert_eq!(inner.expect("not refused").expect("inner body"), [last]);
     }
 
     #[test]

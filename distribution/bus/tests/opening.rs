@@ -17,6 +17,12 @@ fn subscribe(name: &BusName, service: BusService) -> Result<BusSubscriber, BusEr
     BusSubscriber::open(name, service, &SubscriberOptions::default())
 }
 
+fn peer(place: &Place, role: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bus-test-peer"));
+    command.arg(place.root.path()).args([place.name.namespace(), role]).env_remove("IOX2_LOG_LEVEL");
+    command
+}
+
 fn static_config_files(place: &Place) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(place.root.path().join("services")).expect("services");
     entries.map(|entry| entry.expect("entry").path()).collect()
@@ -38,6 +44,10 @@ fn a_bus_is_found_by_its_whole_name_only() {
     assert!(matches!(subscribe(&neighbour, BusService::Live), Err(BusError::NotFound { .. })));
     drop(publisher);
     assert!(matches!(subscribe(&place.name, BusService::Live), Err(BusError::NotFound { .. })));
+    // Nothing else is said of it, by iceoryx2 least of all: in a process of its own, its log level has not been touched.
+    let output = peer(&place, "open").output().expect("child");
+    assert!(output.stdout.starts_with(b"NotFound"), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]
@@ -97,21 +107,79 @@ fn sizes_are_fixed_while_a_subscriber_lives() {
 }
 
 #[test]
+fn whoever_sleeps_keeps_a_publisher_that_wakes() {
+    let place = Place::new("sleepers");
+    let head = Head::empty(TAPE);
+    let publisher = place.publisher(BusService::Live, &small(), &head);
+    let sleeper = subscribe(&place.name, BusService::Live).expect("subscriber");
+    drop(publisher);
+    let polled = BusConfig { wake_up: WakeUp::BusyPoll, ..small() };
+    match BusPublisher::open(&place.name, BusService::Live, &polled, &head) {
+        Err(error @ BusError::ConfigChanged { .. }) => {
+            assert!(error.to_string().contains("wake_up"), "{error}")
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(place.publisher(BusService::Live, &small(), &head));
+    drop(sleeper);
+    // Where nobody sleeps, both ways.
+    let publisher = place.publisher(BusService::Live, &polled, &head);
+    let options = SubscriberOptions { wake_up: WakeUp::BusyPoll, ..SubscriberOptions::default() };
+    let _poller = BusSubscriber::open(&place.name, BusService::Live, &options).expect("subscriber");
+    drop(publisher);
+    drop(place.publisher(BusService::Live, &small(), &head));
+    drop(place.publisher(BusService::Live, &polled, &head));
+}
+
+/// Writes to the files that say what a service is like; undone by giving back what is returned.
+fn rewrite(files: &[PathBuf], contents: impl Fn(usize, Vec<u8>) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let mut originals = Vec::new();
+    for (index, path) in files.iter().enumerate() {
+        let original = std::fs::read(path).expect("read");
+        let mode = path.metadata().expect("metadata").permissions();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        std::fs::write(path, contents(index, original.clone())).expect("write");
+        std::fs::set_permissions(path, mode).expect("chmod");
+        originals.push(original);
+    }
+    originals
+}
+
+#[test]
+fn a_bus_of_another_version_of_iceoryx2_is_refused_as_that() {
+    let place = Place::new("version");
+    let publisher = place.publisher(BusService::Live, &small(), &Head::empty(TAPE));
+    let files = static_config_files(&place);
+    let originals = rewrite(&files, |_, text| {
+        let text = String::from_utf8(text).expect("text");
+        let (before, version) = text.split_once("iceoryx2_version").expect("it says its version");
+        let newer = version.replacen("10", "11", 1);
+        assert_ne!(newer, version, "{version}");
+        format!("{before}iceoryx2_version{newer}").into_bytes()
+    });
+    let attempts = [
+        subscribe(&place.name, BusService::Live).err(),
+        BusPublisher::open(&place.name, BusService::Live, &small(), &Head::empty(TAPE)).err(),
+    ];
+    for error in attempts {
+        match error {
+            Some(error @ BusError::IceoryxVersion { .. }) => {
+                assert!(error.to_string().contains("stop the old processes"), "{error}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    rewrite(&files, |index, _| originals[index].clone());
+    drop(publisher);
+}
+
+#[test]
 fn damaged_service_files_are_reported_with_what_to_remove() {
     let place = Place::new("damaged");
     let publisher = place.publisher(BusService::Live, &small(), &Head::empty(TAPE));
     let files = static_config_files(&place);
     assert!(!files.is_empty());
-    let originals: Vec<_> = files.iter().map(|path| std::fs::read(path).expect("read")).collect();
-    let write = |contents: &dyn Fn(usize) -> Vec<u8>| {
-        for (index, path) in files.iter().enumerate() {
-            let mode = path.metadata().expect("metadata").permissions();
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
-            std::fs::write(path, contents(index)).expect("write");
-            std::fs::set_permissions(path, mode).expect("chmod");
-        }
-    };
-    write(&|_| b"this is no service".to_vec());
+    let originals = rewrite(&files, |_, _| b"this is no service".to_vec());
     match subscribe(&place.name, BusService::Live) {
         Err(error @ BusError::Corrupted { .. }) => {
             let text = error.to_string();
@@ -121,7 +189,7 @@ fn damaged_service_files_are_reported_with_what_to_remove() {
         }
         other => panic!("{other:?}"),
     }
-    write(&|index| originals[index].clone());
+    rewrite(&files, |index, _| originals[index].clone());
     subscribe(&place.name, BusService::Live).expect("whole again");
     drop(publisher);
 }
@@ -130,20 +198,29 @@ fn damaged_service_files_are_reported_with_what_to_remove() {
 fn a_folder_of_another_user_is_reported_as_such() {
     let place = Place::new("foreign");
     let publisher = place.publisher(BusService::Live, &small(), &Head::empty(TAPE));
-    let open = std::fs::metadata(place.root.path()).expect("metadata").permissions();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bus-test-peer"));
-    command.arg(place.root.path()).args([place.name.namespace(), "open"]);
-    if rustix::process::getuid().is_root() {
-        // Root passes every permission; "nobody" does not.
-        command.uid(65534).gid(65534);
-    } else {
-        std::fs::set_permissions(place.root.path(), std::fs::Permissions::from_mode(0o0)).expect("chmod");
+    // All of it; and one that is open to everybody, where the other user came first.
+    for shared in [false, true] {
+        let closed = if shared { place.root.path().join("nodes") } else { place.root.path().to_owned() };
+        let mode = |path: &std::path::Path| std::fs::metadata(path).expect("metadata").permissions();
+        let before = (mode(place.root.path()), mode(&closed));
+        if shared {
+            let open = std::fs::Permissions::from_mode(0o777);
+            std::fs::set_permissions(place.root.path(), open).expect("chmod");
+        }
+        let mut command = peer(&place, "open");
+        if rustix::process::getuid().is_root() {
+            // Root passes every permission; "nobody" does not.
+            command.uid(65534).gid(65534);
+        } else {
+            std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o0)).expect("chmod");
+        }
+        let output = command.output();
+        std::fs::set_permissions(place.root.path(), before.0).expect("chmod");
+        std::fs::set_permissions(&closed, before.1).expect("chmod");
+        let text = String::from_utf8(output.expect("child").stdout).expect("text");
+        assert!(text.starts_with("PermissionDenied"), "{text}");
+        assert!(text.contains("same user"), "{text}");
     }
-    let output = command.output();
-    std::fs::set_permissions(place.root.path(), open).expect("chmod");
-    let text = String::from_utf8(output.expect("child").stdout).expect("text");
-    assert!(text.starts_with("PermissionDenied"), "{text}");
-    assert!(text.contains("same user"), "{text}");
     drop(publisher);
 }
 

@@ -72,3 +72,18 @@ fn shared_memory_that_fills_up_under_a_running_bus_kills_nobody() {
     assert!(said[2].contains("--shm-size"), "{said:?}");
     assert_eq!(said[3], "published, 0 broken");
 }
+
+#[test]
+fn the_way_in_tells_what_it_lacks_and_those_who_are_there_publish_on() {
+    let place = Place::new("in");
+    let Some((said, status)) = with_shared_memory(&place, 512 << 10, "producers") else { return };
+    assert!(status.success() && said.len() == 1, "{status}: {said:?}");
+    assert!(said[0].contains("the ingress service needs") && said[0].contains("--shm-size"), "{said:?}");
+    // One producer takes 9 MB.
+    let Some((said, status)) = with_shared_memory(&place, 24 << 20, "producers") else { return };
+    assert!(status.success(), "{status}: {said:?}");
+    assert_eq!(said[0], "connected 2");
+    assert!(said[1].contains("a producer needs") && said[1].contains("queue_samples"), "{said:?}");
+    assert_eq!(said[2..4], ["full StorageFull", "published"]);
+    assert!(said[4].contains("--shm-size"), "{said:?}");
+}

@@ -7,6 +7,7 @@ use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
+use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo};
 use iceoryx2::prelude::{
     AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory as _, ipc,
 };
@@ -18,9 +19,9 @@ use super::config::IngressConfig;
 use super::desk::{Desk, Door, GroupMax, IngressCounters, Ports};
 use super::doorbell::Doorbell;
 use super::message::{NodeState, NodeView, PortId, ReplyHeader, RequestHeader, SessionState};
-use super::ports::{self, Opened, REPLIES, REQUESTS, RequestFactory, producer_port_name};
+use super::ports::{self, Opened, PRODUCER_SLOTS, REPLIES, REQUESTS, RequestFactory, producer_port_name};
 use crate::block::Block;
-use crate::config::{LOANED_SAMPLES, shared_memory_available};
+use crate::config::{HISTORY_SAMPLES, LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
 use crate::publisher::{incarnation, reserve_segment};
@@ -147,14 +148,21 @@ impl<W> Intake<W> {
         let internal = |doing, cause: String| BusError::Internal { doing, cause };
         let publisher = replies
             .publisher_builder()
+            // The oldest reply makes room; should there be none all the same, the next one says as much.
             .backpressure_strategy(BackpressureStrategy::DiscardData)
+            // One segment of the computed size, made at start: nothing is allocated later.
             .allocation_strategy(AllocationStrategy::Static)
             .initial_max_slice_len(config.sessions_max())
             .max_loaned_samples(LOANED_SAMPLES)
+            // One producer's broken connection is no reason to fail the others' reply; that one hears nothing and says so.
+            .set_degradation_handler(|_: DegradationCause, _: &DegradationInfo| DegradationAction::Warn)
             .create()
             .map_err(|error| internal("creating the publisher of replies", format!("{error:?}")))?;
-        reserve_segment(name, &node, publisher.id())
-            .map_err(|error| internal("reserving shared memory for replies", error.to_string()))?;
+        match reserve_segment(name, &node, publisher.id()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => config.check_memory(0)?,
+            Err(error) => return Err(internal("reserving shared memory for replies", error.to_string())),
+        }
         let listener = match wake_node {
             None => None,
             Some(wake) => Some(
@@ -165,12 +173,16 @@ impl<W> Intake<W> {
         };
         let subscriber = requests
             .subscriber_builder()
+            .buffer_size(ports::queue_samples(&requests))
+            .history_request(HISTORY_SAMPLES)
+            // A producer that cannot be reached is not heard, and finds its queue full or nobody there.
+            .set_degradation_handler(|_: DegradationCause, _: &DegradationInfo| DegradationAction::Warn)
             .create()
             .map_err(|error| internal("creating the subscriber of requests", format!("{error:?}")))?;
         let notifier = match wake_producers {
             None => None,
             Some(wake) => Some(wake.notifier_builder().create().map_err(|error| {
-                BusError::notifier(error, name.text(REPLIES), config.participant_slots())
+                BusError::notifier(error, name.text(REPLIES), PRODUCER_SLOTS, config.participant_slots())
             })?),
         };
         let incarnation = incarnation();

@@ -16,10 +16,15 @@ use crate::block::Block;
 use crate::config::{HISTORY_SAMPLES, WakeUp};
 use crate::error::BusError;
 use crate::name::BusName;
-use crate::service::{self, Errors, INGRESS_FORMAT_KEY, Own, WakeFactory};
+use crate::service::{self, Errors, INGRESS_FORMAT_KEY, Own, Settings, WakeFactory};
 
 pub(crate) const REQUESTS: &str = "ingress";
 pub(crate) const REPLIES: &str = "ingress-replies";
+
+/// What the sizes of both follow from: a producer has a publisher of one and a subscriber of the other.
+pub(crate) const PRODUCER_SLOTS: &str = "ingress.producers_max or producers_spare";
+const SETTINGS: Settings =
+    Settings { subscribers: PRODUCER_SLOTS, publishers: PRODUCER_SLOTS, buffer: "ingress.queue_samples" };
 
 pub(crate) type RequestFactory = publish_subscribe::PortFactory<ipc::Service, [Block], RequestHeader>;
 pub(crate) type ReplyFactory = publish_subscribe::PortFactory<ipc::Service, [SessionState], ReplyHeader>;
@@ -45,7 +50,7 @@ pub(crate) fn create(name: &BusName, config: &IngressConfig) -> Result<Opened, B
 
 fn create_with_format(name: &BusName, config: &IngressConfig, format: u32) -> Result<Opened, BusError> {
     let slots = config.participant_slots();
-    let errors = |service| Errors { name, service, slots, format };
+    let errors = |service| Errors { name, service, slots, format, settings: &SETTINGS };
     let node = service::node::<Own>(name, REQUESTS)?;
     let (requests_name, replies_name) = (name.service_name(REQUESTS)?, name.service_name(REPLIES)?);
     let producers = config.producer_slots();
@@ -101,7 +106,7 @@ fn create_with_format(name: &BusName, config: &IngressConfig, format: u32) -> Re
 
 /// Opens what a node has created.
 pub(crate) fn open(name: &BusName) -> Result<Opened, BusError> {
-    let errors = |service| Errors { name, service, slots: 0, format: INGRESS_FORMAT };
+    let errors = |service| Errors { name, service, slots: 0, format: INGRESS_FORMAT, settings: &SETTINGS };
     let node = service::node::<Own>(name, REQUESTS)?;
     let (requests_name, replies_name) = (name.service_name(REQUESTS)?, name.service_name(REPLIES)?);
     let format = service::required_format(INGRESS_FORMAT_KEY, INGRESS_FORMAT)?;

@@ -17,10 +17,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use iceoryx2::node::Node;
-use iceoryx2::port::listener::Listener;
+use iceoryx2::port::listener::{Listener, ListenerCreateError};
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::{Publisher, PublisherCreateError};
-use iceoryx2::port::subscriber::Subscriber;
+use iceoryx2::port::subscriber::{Subscriber, SubscriberCreateError};
+use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo};
 use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy, PortFactory as _, PortName, ipc};
 use matchtape_schemas::event::{EVENT_HEADER_BYTES, EventFlags, EventHeader, Payload, encode_event};
 use matchtape_schemas::limits::EVENT_BYTES_MAX;
@@ -36,7 +37,7 @@ use super::ports::{self, Opened, REQUESTS};
 use super::remote_error::{ConnectError, RemoteEnded, RemotePublishError, RemoteWaitError};
 use super::waking::Waking;
 use crate::block::{BLOCK_BYTES, Block, blocks_for, bytes_of_mut};
-use crate::config::{LOANED_SAMPLES, shared_memory_available};
+use crate::config::{HISTORY_SAMPLES, LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
 use crate::publisher::reserve_segment;
@@ -321,23 +322,33 @@ impl Handle {
     ) -> Result<Self, BusError> {
         let Opened { requests, replies, wake_node, wake_producers, node } = opened;
         let internal = |doing, cause: String| BusError::Internal { doing, cause };
+        let slots = requests.static_config().max_publishers();
         let no_slot = |what| BusError::NoFreeSlot {
             service: name.text(REQUESTS),
             what,
-            slots: requests.static_config().max_publishers(),
+            setting: ports::PRODUCER_SLOTS,
+            slots,
         };
         let required = producer_memory(ports::queue_samples(&requests));
         enough("a producer", required, shared_memory_available()?)?;
         let listener = match wake_producers {
             None => None,
-            // One for every slot of a subscriber, which is created next and reports their lack.
-            Some(wake) => Some(
-                wake.listener_builder()
-                    .create()
-                    .map_err(|error| internal("creating a producer's listener", format!("{error:?}")))?,
-            ),
+            Some(wake) => Some(wake.listener_builder().create().map_err(|error| match error {
+                ListenerCreateError::ExceedsMaxSupportedListeners => no_slot("producer"),
+                other => internal("creating a producer's listener", format!("{other:?}")),
+            })?),
         };
-        let subscriber = replies.subscriber_builder().create().map_err(|_| no_slot("producer"))?;
+        let subscriber = replies
+            .subscriber_builder()
+            .buffer_size(replies.static_config().subscriber_max_buffer_size())
+            .history_request(HISTORY_SAMPLES)
+            // A node that cannot be reached is silent, and waiting for it ends.
+            .set_degradation_handler(|_: DegradationCause, _: &DegradationInfo| DegradationAction::Warn)
+            .create()
+            .map_err(|error| match error {
+                SubscriberCreateError::ExceedsMaxSupportedSubscribers => no_slot("producer"),
+                other => internal("creating a producer's subscriber", format!("{other:?}")),
+            })?;
         let port_name = PortName::new(&ports::producer_port_name(producer))
             .map_err(|error| internal("naming a producer's port", format!("{error:?}")))?;
         let publisher = requests
@@ -345,9 +356,12 @@ impl Handle {
             .name(&port_name)
             // A full queue refuses: that is the back-pressure.
             .backpressure_strategy(BackpressureStrategy::DiscardData)
+            // One segment of the computed size, made at start: nothing is allocated later.
             .allocation_strategy(AllocationStrategy::Static)
             .initial_max_slice_len(blocks_for(SAMPLE_BYTES_MAX))
             .max_loaned_samples(LOANED_SAMPLES)
+            // As with a full queue nobody has it then, and the window keeps it.
+            .set_degradation_handler(|_: DegradationCause, _: &DegradationInfo| DegradationAction::Warn)
             .create()
             .map_err(|error| match error {
                 PublisherCreateError::ExceedsMaxSupportedPublishers => no_slot("producer"),
@@ -362,7 +376,9 @@ impl Handle {
         }
         let notifier = match wake_node {
             None => None,
-            Some(wake) => Some(wake.notifier_builder().create().map_err(|_| no_slot("notifier"))?),
+            Some(wake) => Some(wake.notifier_builder().create().map_err(|error| {
+                BusError::notifier(error, name.text(REQUESTS), ports::PRODUCER_SLOTS, slots)
+            })?),
         };
         let limits = WindowLimits {
             events_max: options.window_events,
@@ -687,4 +703,101 @@ fn check(options: &RemoteOptions) -> Result<(), ConnectError> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_schemas::{Epoch, TapeId};
+
+    use super::super::config::IngressConfig;
+    use super::super::intake::{IngressTerms, Intake, SafeAt};
+    use super::*;
+    use crate::config::{SHARED_MEMORY_DIR, WakeUp};
+    use crate::name::TestName;
+
+    fn open_node(test: &TestName, config: &IngressConfig) -> Result<Intake<()>, BusError> {
+        let terms = IngressTerms {
+            epoch: Epoch(1),
+            skew_ns_max: 0,
+            group_events_max: 8,
+            group_bytes_max: 4096,
+            safe_at: SafeAt::Durable,
+        };
+        Intake::open(&test.name, config, &terms)
+    }
+
+    fn open_producer(test: &TestName, number: u32) -> Result<Handle, BusError> {
+        let opened = ports::open(&test.name)?;
+        Handle::open(&test.name, ProducerId(number), RemoteOptions::default(), opened, Instant::now())
+    }
+
+    /// Bytes of shared memory.
+    fn used(test: &TestName) -> u64 {
+        let entries = std::fs::read_dir(SHARED_MEMORY_DIR).expect("shared memory");
+        let own = entries
+            .map(|entry| entry.expect("entry"))
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&test.name.prefix()));
+        own.map(|entry| entry.metadata().expect("metadata").len()).sum()
+    }
+
+    fn agree(used: u64, required: u64) {
+        assert!(used <= required, "{used} used, {required} computed");
+        assert!(required - used < required / 10 + 256 * 1024, "{used} used, {required} computed");
+    }
+
+    #[test]
+    fn the_memory_computed_is_the_memory_used_and_one_producer_too_many_is_told_so() {
+        for wake_up in [WakeUp::Event, WakeUp::BusyPoll] {
+            let test = TestName::new("inmemory", TapeId(1));
+            let config = IngressConfig { producers_max: 2, producers_spare: 1, wake_up, ..small() };
+            let mut node = open_node(&test, &config).expect("node");
+            let alone = used(&test);
+            assert!(alone <= config.node_memory().total_bytes() as u64, "{alone}");
+            let mut producers: Vec<Handle> =
+                (1..=3).map(|number| open_producer(&test, number).expect("producer")).collect();
+            // What is heard is answered with a greeting: everybody is connected with everybody.
+            node.reply(&Watermarks::default(), None, true).expect("reply");
+            for producer in &mut producers {
+                producer.turn();
+                assert_eq!((producer.counters.replies, producer.counters.samples), (1, 1));
+            }
+            let node_bytes = config.node_memory().total_bytes() as u64;
+            agree(used(&test), node_bytes + 3 * config.producer_memory().total_bytes() as u64);
+            match open_producer(&test, 4).err() {
+                Some(error @ BusError::NoFreeSlot { slots: 3, .. }) => {
+                    assert!(error.to_string().contains("producers_max"), "{error}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn small() -> IngressConfig {
+        IngressConfig { producers_max: 1, producers_spare: 1, queue_samples: 4, ..IngressConfig::default() }
+    }
+
+    #[test]
+    fn sizes_are_fixed_while_a_producer_lives() {
+        let test = TestName::new("insizes", TapeId(1));
+        let node = open_node(&test, &small()).expect("node");
+        let producer = open_producer(&test, 1).expect("producer");
+        drop(node);
+        let larger = [
+            ("queue_samples", IngressConfig { queue_samples: 5, ..small() }),
+            ("producers_max", IngressConfig { producers_max: 2, ..small() }),
+        ];
+        for (setting, config) in &larger {
+            match open_node(&test, config).err() {
+                Some(error @ BusError::ConfigChanged { .. }) => {
+                    assert!(error.to_string().contains(setting), "{error}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(open_node(&test, &small()).expect("the same node again"));
+        drop(producer);
+        for (_, config) in &larger {
+            drop(open_node(&test, config).expect("nobody has the old sizes"));
+        }
+    }
 }

@@ -5,17 +5,25 @@
 //! it has passed UNTIL; with `each` also `taken LAST` for each frame.
 //! `bus-test-peer ROOT NAMESPACE budget` opens live, then speculative, each of the default size, and says how that went.
 //! `bus-test-peer ROOT NAMESPACE full` opens live, fills /dev/shm, and publishes on, to itself and to one who comes later.
+//! `bus-test-peer ROOT NAMESPACE producers` opens the way in, connects as many producers as there is memory for, fills
+//! /dev/shm and has them publish on.
 //! `bus-test-peer ROOT NAMESPACE open` says whether a subscriber can be opened.
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use matchtape_bus::{
-    BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, SubscriberOptions,
-    WakeUp,
+    BusConfig, BusError, BusName, BusPublisher, BusService, BusSubscriber, Delivery, Door, IngressConfig,
+    IngressTerms, Intake, PortThread, RemoteOptions, RemotePublisher, SafeAt, SubscriberOptions, Unpublished,
+    WakeUp, on_own_thread,
 };
-use matchtape_schemas::Sequence;
+use matchtape_schemas::event::OrderCancelled;
+use matchtape_schemas::publish::{ProducerMark, Publish as _};
+use matchtape_schemas::{
+    Epoch, Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage,
+};
 use tape::{TAPE, Tape, check_trades};
 
 mod tape;
@@ -34,6 +42,7 @@ fn main() {
         }
         ["budget"] => budget(&name),
         ["full"] => full(&name),
+        ["producers"] => producers(&name),
         ["open"] => match BusSubscriber::open(&name, BusService::Live, &SubscriberOptions::default()) {
             Ok(_) => say("open"),
             Err(error) => say(&format!("{error:?} | {error}")),
@@ -97,19 +106,7 @@ fn full(name: &BusName) {
     let mut early = BusSubscriber::open(name, BusService::Live, &options).expect("subscriber");
     publisher.heartbeat(&tape.watermarks()).expect("heartbeat");
     assert!(early.poll().expect("poll").is_some());
-    let mut filler = std::fs::File::create("/dev/shm/filler").expect("filler");
-    let block = vec![1_u8; 1 << 16];
-    let mut filled = 0_u64;
-    let why = loop {
-        // Byte by byte at the end: until not a page is left.
-        let size = if filled == 0 { block.len() } else { 1 };
-        match filler.write_all(&block[..size]) {
-            Ok(()) => filled += u64::from(size == 1),
-            Err(error) if size == 1 => break error,
-            Err(_) => filled = 1,
-        }
-    };
-    say(&format!("full {:?}", why.kind()));
+    fill_shared_memory();
     let mut publish = |publisher: &mut BusPublisher, early: &mut BusSubscriber| {
         for _ in 0..300 {
             let frame = tape.trades(100).to_vec();
@@ -128,6 +125,97 @@ fn full(name: &BusName) {
     }
     publish(&mut publisher, &mut early);
     say(&format!("published, {} broken", publisher.counters().broken_connections));
+}
+
+/// Until not a page is left.
+fn fill_shared_memory() {
+    let mut filler = std::fs::File::create("/dev/shm/filler").expect("filler");
+    let block = vec![1_u8; 1 << 16];
+    let mut filled = 0_u64;
+    let why = loop {
+        // Byte by byte at the end.
+        let size = if filled == 0 { block.len() } else { 1 };
+        match filler.write_all(&block[..size]) {
+            Ok(()) => filled += u64::from(size == 1),
+            Err(error) if size == 1 => break error,
+            Err(_) => filled = 1,
+        }
+    };
+    say(&format!("full {:?}", why.kind()));
+}
+
+/// A node that takes every event, for as long as `stopped` has another end.
+fn take_in(name: &BusName, stopped: Receiver<()>) -> Result<PortThread<()>, BusError> {
+    let (name, config) = (name.clone(), IngressConfig::default());
+    let terms = IngressTerms {
+        epoch: Epoch(1),
+        skew_ns_max: 0,
+        group_events_max: 8,
+        group_bytes_max: 4096,
+        safe_at: SafeAt::Durable,
+    };
+    on_own_thread(
+        "node",
+        None,
+        move || Intake::open(&name, &config, &terms),
+        move |mut node| {
+            let mut door = Taker(0);
+            while stopped.recv_timeout(Duration::from_millis(1)) == Err(RecvTimeoutError::Timeout) {
+                node.receive(&mut door).expect("receive");
+                node.reply(&tape::all_at(Sequence(door.0)), None, true).expect("reply");
+            }
+        },
+    )
+}
+
+struct Taker(u64);
+
+impl Door for Taker {
+    type Writer = ();
+
+    fn open(&mut self, _: ProducerId) -> Result<((), Option<ProducerMark>), u32> {
+        Ok(((), None))
+    }
+
+    fn publish(&mut self, (): &mut (), group: &[u8], events: usize) -> Result<ProducerMark, Unpublished> {
+        self.0 += events as u64;
+        let number = u64::from_le_bytes(group[16..24].try_into().expect("eight bytes"));
+        Ok(ProducerMark { producer_sequence: ProducerSequence(number), sequence: Sequence(self.0) })
+    }
+}
+
+fn producers(name: &BusName) {
+    let (stop, stopped) = channel();
+    let node = match take_in(name, stopped) {
+        Ok(node) => node,
+        Err(error) => return say(&format!("{error}")),
+    };
+    let connect = |number| RemotePublisher::connect(name, ProducerId(number), RemoteOptions::default());
+    let mut connected = Vec::new();
+    let refused = loop {
+        match connect(connected.len() as u32 + 1) {
+            Ok(producer) => connected.push(producer),
+            Err(error) => break error,
+        }
+    };
+    say(&format!("connected {}", connected.len()));
+    say(&format!("{refused}"));
+    fill_shared_memory();
+    for number in 1..=300 {
+        for producer in &mut connected {
+            let body = OrderCancelled::default();
+            let event = Event::new(InstrumentId(1), ProducerSequence(number), EventTime(0), body);
+            let taken = producer.publish(&event).expect("publish");
+            producer.wait(taken.last(), Stage::Durable).expect("durable");
+        }
+    }
+    say("published");
+    match connect(100) {
+        Ok(_) => say("joined"),
+        Err(error) => say(&format!("{error}")),
+    }
+    drop((connected, stop));
+    node.join().expect("node");
 }
 
 fn subscribe(name: &BusName, next: u64, until: u64, wake_up: WakeUp, each: bool) {
