@@ -15,7 +15,9 @@ use matchtape_bus::{
 };
 use matchtape_node::{Node, NodeOptions, Publish, PublishError, Published, VisibleAt, WaitError};
 use matchtape_schemas::event::{Event, EventFlags, TimeAdvanced};
-use matchtape_schemas::{EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, TapeId};
+use matchtape_schemas::{
+    Epoch, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, TapeId,
+};
 use matchtape_storage::wal::SyncPolicy;
 use matchtape_storage::{Disk, RealDisk};
 use support::place::{self, PATIENCE, PRODUCER, Place, patient};
@@ -361,7 +363,11 @@ fn with_a_node_that_does_not_sync_a_producer_goes_on_from_what_is_written() {
 #[test]
 fn a_killed_producer_goes_on_where_the_tape_says_it_ended() {
     let place = Place::new("prodkill");
-    let node = place.node();
+    let mut options = place.options();
+    // Fewer places than are killed: those of the dead come back.
+    let config = &mut options.ingress.as_mut().unwrap().config;
+    (config.producers_max, config.producers_spare) = (1, 1);
+    let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
     let role = format!("publish {}", node.tape().get());
     let mut safe = 0;
     for round in 0..kills() {
@@ -442,6 +448,72 @@ fn a_closed_node_says_so_and_its_successor_is_published_to() {
     }
     publisher.wait(ProducerSequence(3), Stage::Visible).unwrap();
     drop(publisher);
+    node.close().unwrap();
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_node_of_an_earlier_term_is_not_published_to() {
+    let place = Place::new("fenced");
+    let node = place.node();
+    let tape = node.tape();
+    let mut publisher = place.connect(tape).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    // To this node or its successor, once that is heard.
+    let publish = |publisher: &mut RemotePublisher, number| {
+        while publisher.publish(&order(number)).is_err_and(|why| why == PublishError::Closed)
+            || publisher
+                .wait(ProducerSequence(number), Stage::Durable)
+                .is_err_and(|why| why == WaitError::Closed)
+        {
+            assert!(Instant::now() < deadline);
+        }
+        assert!(publisher.wait(ProducerSequence(number), Stage::Durable).is_ok());
+    };
+    publish(&mut publisher, 1);
+    node.close().unwrap();
+    // What somebody will open later on, two terms behind.
+    let (data, copy) = (place.folder.path().join("data"), place.folder.path().join("copy"));
+    copy_folder(&data, &copy);
+    let mut epoch = Epoch(0);
+    for number in 2..=3 {
+        let node = place.node();
+        publish(&mut publisher, number);
+        epoch = node.epoch();
+        node.close().unwrap();
+    }
+    while publisher.publish(&order(4)).is_ok() {
+        assert!(Instant::now() < deadline, "it was closed");
+    }
+    publisher.poll().unwrap();
+    let replies = publisher.counters().replies;
+    let mut options = place.options();
+    options.ingress.as_mut().unwrap().config.heartbeat_interval = Duration::from_millis(5);
+    let late = Node::open(&copy, options, Vec::new()).unwrap();
+    assert!(late.epoch() < epoch && late.tape() == tape);
+    while publisher.counters().replies < replies + 3 {
+        assert!(Instant::now() < deadline, "it speaks");
+        publisher.poll().unwrap();
+        assert_eq!(publisher.publish(&order(4)), Err(PublishError::Closed.into()), "it is not listened to");
+    }
+    let counters = late.ingress_counters().unwrap();
+    assert_eq!((counters.samples, counters.ignored), (0, 0), "nor greeted");
+    late.close().unwrap();
+    let node = place.node();
+    publish(&mut publisher, 4);
+    drop(publisher);
+    assert_eq!(check_tape(&node, PRODUCER).len(), 4);
     node.close().unwrap();
 }
 
