@@ -141,7 +141,7 @@ mod tests {
         assert_eq!((obsolete.sweep(), is_there(&disk, file)), (0, true), "obsolete, but a reader has it");
         drop(reader);
         assert_eq!(obsolete.waiting(), 1);
-        disk.fail_at(disk.operations(), Fault::Eio);
+        disk.fail_next(Fault::Eio);
         assert_eq!((obsolete.sweep(), is_there(&disk, file)), (0, true), "the disk refused");
         assert_eq!((obsolete.sweep(), is_there(&disk, file)), (1, false));
         assert_eq!(obsolete.sweep(), 0);

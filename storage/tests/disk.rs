@@ -162,7 +162,7 @@ fn a_failed_sync_leaves_bytes_in_the_cache_that_never_reach_the_disk() {
     file.sync_all().expect("synced");
     disk.sync_directory(Path::new("")).expect("synced");
     file.write_at(&[2; 4096], 0).expect("written");
-    disk.fail_at(disk.operations(), Fault::Eio);
+    disk.fail_next(Fault::Eio);
     file.sync_data().expect_err("as planned");
     file.sync_data().expect("the second sync lies, as it does on Linux");
     let mut seen = [0; 4096];
@@ -198,12 +198,12 @@ fn a_direct_synchronous_write_is_durable_when_it_returns_and_torn_only_while_und
 fn faults_hit_the_planned_operation_and_a_killed_process_cannot_go_on() {
     let disk = SimDisk::new(1);
     let file = written(&disk, "a", &[0; 1024]);
-    disk.fail_at(disk.operations(), Fault::Enospc);
+    disk.fail_next(Fault::Enospc);
     let full = file.write_at(&[5; 1024], 0).expect_err("as planned");
     assert!(full.is_full(), "{full}");
     let half = disk.content(Path::new("a")).expect("there");
     assert_eq!((half[511], half[512]), (5, 0), "half of it had been written");
-    disk.fail_at(disk.operations(), Fault::MisdirectTo(512));
+    disk.fail_next(Fault::MisdirectTo(512));
     file.write_at(&[6; 512], 0).expect("the device does not know");
     let misdirected = disk.content(Path::new("a")).expect("there");
     assert_eq!((misdirected[0], misdirected[512]), (5, 6));

@@ -145,7 +145,7 @@ fn a_manifest_that_was_torn_is_kept_as_it_was_found() {
     disk.kill();
     // What cannot be kept keeps nobody from opening.
     disk.edit(manifest, |bytes| bytes.truncate(bytes.len() - 5));
-    disk.fail_at(disk.operations(), Fault::Eio);
+    disk.fail_next(Fault::Eio);
     let (_, report) = Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("opened");
     assert!(report.manifest_torn && report.manifest_kept.is_none(), "{report}");
 }

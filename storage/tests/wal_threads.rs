@@ -301,7 +301,7 @@ fn a_write_that_fails_beside_others_ends_the_log_and_nothing_behind_it_is_told()
     while disk.operations() == 0 || !disk.describe_trace().last().expect("some").contains("at 8192 durably") {
         std::thread::yield_now();
     }
-    disk.fail_at(disk.operations(), Fault::Eio);
+    disk.fail_next(Fault::Eio);
     let_go.send(()).expect("it waits");
     match reports.recv().expect("reported") {
         Report::Failed(cause) => assert!(cause.to_string().contains("000000000001.wal"), "{cause}"),
@@ -320,7 +320,7 @@ fn a_failure_ends_the_log_for_everyone_and_says_why() {
     let mut maker = FrameMaker::new(head, 1);
     append(&log, &mut maker, 1, false).expect("appended");
     assert!(matches!(reports.recv().expect("reported"), Report::Committed { .. }));
-    disk.fail_at(disk.operations(), Fault::Eio);
+    disk.fail_next(Fault::Eio);
     // The idle block may take the fault as well as the next commit; either ends the log.
     let _ = append(&log, &mut maker, 1, false);
     let cause = loop {
@@ -370,7 +370,7 @@ fn a_segment_that_is_asked_to_end_ends_with_the_next_frame_and_whoever_waits_for
         // Asked again, and the disk fails under it.
         append(&log, &mut maker, 1, false).expect("appended");
         sealer.ask(soon()).expect("asked");
-        disk.fail_at(disk.operations(), Fault::Eio);
+        disk.fail_next(Fault::Eio);
         let error = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| sealer.wait(end.next(), soon()));
             let _ = append(&log, &mut maker, 1, false);

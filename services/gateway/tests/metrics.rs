@@ -220,7 +220,7 @@ async fn a_part_that_ended_is_a_number_and_has_its_reason_in_health_while_the_ta
     let health = get(served.address(), "/v1/health").await;
     assert_eq!((health.status, served.number("matchtape_ended_parts").await), (200, 0.0), "{}", health.body);
     // The next thing written is what the consumer has come to.
-    served.disk.fail_at(served.disk.operations(), Fault::Eio);
+    served.disk.fail_next(Fault::Eio);
     reader.ack(last).unwrap();
     served.until("matchtape_ended_parts", |parts| parts > 0.0).await;
     let health = get(served.address(), "/v1/health").await;

@@ -457,7 +457,7 @@ mod tests {
         let bad = 2 * BLOCK_BYTES..3 * BLOCK_BYTES;
         disk.make_unreadable(from, bad.start as u64 + 7..bad.start as u64 + 8);
         // No second names here.
-        disk.fail_at(disk.operations(), Fault::Eio);
+        disk.fail_next(Fault::Eio);
         put_aside(&disk, from, to).unwrap();
         let mut expected = bytes;
         expected[bad].fill(0);

@@ -207,6 +207,14 @@ impl SimDisk {
         self.state.lock().faults.push((operation, fault));
     }
 
+    /// Makes the next mutating operation go wrong, whichever thread begins it.
+    pub fn fail_next(&self, fault: Fault) {
+        let mut state = self.state.lock();
+        // Counted under the lock: another thread may write between two calls.
+        let next = state.trace.len();
+        state.faults.push((next, fault));
+    }
+
     /// Makes reads that touch these bytes of a file fail with an I/O error.
     pub fn make_unreadable(&self, path: &Path, bytes: Range<u64>) {
         self.state.lock().unreadable.push((path.to_path_buf(), bytes));

@@ -562,7 +562,7 @@ mod tests {
             append(&log, &mut head, FrameFlags::NONE);
             committed.recv().expect("written");
             // What is written next is the idle block.
-            disk.fail_at(disk.operations(), Fault::Enospc);
+            disk.fail_next(Fault::Enospc);
             let space = log.space_problem();
             for full in [true, false] {
                 let patience = Instant::now() + Duration::from_secs(20);
