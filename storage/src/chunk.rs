@@ -14,9 +14,6 @@ use matchtape_schemas::{EventRef, Frame, FrameHeader, Head, Sequence};
 use crate::disk::AlignedBytes;
 use crate::wal::CommitBuffer;
 
-/// Offsets inside a frame are kept in units of the alignment, so that they fit 16 bits.
-const _: () = assert!(FRAME_BYTES_MAX / ALIGNMENT <= u16::MAX as usize);
-
 #[derive(Debug)]
 enum Memory {
     Commit(Arc<CommitBuffer>),
@@ -35,13 +32,40 @@ pub(crate) struct FrameAt {
     pub first_event: u32,
 }
 
+/// Where an event is in its chunk: found in one step, for a search over the frames would meet cold memory with each.
+#[derive(Clone, Copy, Debug)]
+struct EventAt {
+    /// The number of its frame, or that modulo 2^16.
+    frame: u16,
+    /// Where it starts in the chunk, in units of 16 bytes; the lower half first. So in its parts that 6 bytes are enough.
+    offset: [u16; 2],
+}
+
+impl EventAt {
+    fn new(frame: usize, offset: usize) -> Self {
+        let offset = offset / ALIGNMENT;
+        Self { frame: frame as u16, offset: [offset as u16, (offset >> 16) as u16] }
+    }
+
+    /// In bytes.
+    #[inline]
+    fn offset(self) -> usize {
+        (usize::from(self.offset[0]) | usize::from(self.offset[1]) << 16) * ALIGNMENT
+    }
+}
+
+/// How many frames later the same number stands in an [`EventAt`].
+const FRAMES_TOLD_APART: usize = 1 << 16;
+
 /// Frames that follow each other on the tape, at least one.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     memory: Memory,
+    /// The first event's.
+    first: Sequence,
     frames: Box<[FrameAt]>,
-    /// Of each event: where it starts in its frame, in units of 16 bytes. Made when first asked for.
-    offsets: OnceLock<Box<[u16]>>,
+    /// Where each event is. Made when first asked for.
+    events: OnceLock<Box<[EventAt]>>,
     /// Every frame was checked.
     checked: OnceLock<()>,
 }
@@ -68,12 +92,12 @@ impl Chunk {
             first_event += header.count;
         }
         assert!(!frames.is_empty(), "a commit holds at least one frame");
-        Self {
-            memory: Memory::Commit(commit),
-            frames: frames.into_boxed_slice(),
-            offsets: OnceLock::new(),
-            checked: OnceLock::new(),
-        }
+        Self::new(Memory::Commit(commit), frames, OnceLock::new())
+    }
+
+    fn new(memory: Memory, frames: Vec<FrameAt>, checked: OnceLock<()>) -> Self {
+        let first = frames[0].header.first_sequence;
+        Self { memory, first, frames: frames.into_boxed_slice(), events: OnceLock::new(), checked }
     }
 
     /// Checks every frame in the first `length` bytes, and that they fill them and follow each other.
@@ -94,12 +118,7 @@ impl Chunk {
         if frames.is_empty() {
             return Err((0, ChunkError::Empty));
         }
-        Ok(Self {
-            memory: Memory::Own(bytes, length),
-            frames: frames.into_boxed_slice(),
-            offsets: OnceLock::new(),
-            checked: OnceLock::from(()),
-        })
+        Ok(Self::new(Memory::Own(bytes, length), frames, OnceLock::from(())))
     }
 
     /// What the framing side wrote is looked at once here, off the log's thread: from then on it may be trusted.
@@ -130,8 +149,8 @@ impl Chunk {
             Memory::Commit(commit) => commit.memory_bytes(),
             Memory::Own(bytes, _) => bytes.len(),
         };
-        // The offsets are counted before they are made: they come with the first index entry or read.
-        memory + size_of_val(&*self.frames) + 2 * self.event_count() + size_of::<Self>()
+        // Where events are is counted before it is made: it comes with the first index entry or read.
+        memory + size_of_val(&*self.frames) + size_of::<EventAt>() * self.event_count() + size_of::<Self>()
     }
 
     pub(crate) fn frames(&self) -> &[FrameAt] {
@@ -139,7 +158,7 @@ impl Chunk {
     }
 
     pub(crate) fn first_sequence(&self) -> Sequence {
-        self.frames[0].header.first_sequence
+        self.first
     }
 
     pub(crate) fn last_header(&self) -> &FrameHeader {
@@ -175,32 +194,46 @@ impl Chunk {
         unsafe { Frame::assume_checked(bytes) }
     }
 
-    /// The event at `sequence`, which starts so many bytes into frame `number`. Where the frame lies and what holds for it is known
-    /// here: its own header, which is far from the event, is not looked at.
+    /// The event at `sequence`, which is in frame `number` and starts so many bytes into the chunk. What holds for the frame is
+    /// known here: its own header, which is far from the event, is not looked at.
     #[inline]
     fn event(&self, number: usize, offset: usize, sequence: Sequence) -> EventRef<'_> {
-        let FrameAt { header, start, .. } = &self.frames[number];
-        let frame = &self.bytes()[*start as usize..][..header.length as usize];
-        EventRef::decode_first(sequence, header.epoch, header.accepted_time, &frame[offset..])
-            .expect("the offset came from the frame's own events")
+        let header = &self.frames[number].header;
+        EventRef::decode_first(sequence, header.epoch, header.accepted_time, &self.bytes()[offset..])
+            .expect("the offset came from a checked frame's own events")
     }
 
-    /// Where each event starts in its frame, in units of 16 bytes.
-    fn offsets(&self) -> &[u16] {
-        self.offsets.get_or_init(|| {
-            let mut offsets = Vec::with_capacity(self.event_count());
-            for number in 0..self.frames.len() {
-                let frame = self.frame(number);
-                offsets.extend(frame.events().map(|event| (frame.offset_of(&event) / ALIGNMENT) as u16));
+    fn events(&self) -> &[EventAt] {
+        self.events.get_or_init(|| {
+            let mut events = Vec::with_capacity(self.event_count());
+            for (number, at) in self.frames.iter().enumerate() {
+                let (frame, start) = (self.frame(number), at.start as usize);
+                let places = frame.events().map(|event| start + frame.offset_of(&event));
+                events.extend(places.map(|offset| EventAt::new(number, offset)));
             }
-            offsets.into_boxed_slice()
+            events.into_boxed_slice()
         })
     }
 
-    /// Where the event of number `index` in frame `number` starts, in bytes from the frame's start.
+    /// The first byte of the event at `sequence`, which is in the chunk.
     #[inline]
-    pub(crate) fn event_offset(&self, number: usize, index: u32) -> usize {
-        usize::from(self.offsets()[(self.frames[number].first_event + index) as usize]) * ALIGNMENT
+    pub(crate) fn first_byte(&self, sequence: Sequence) -> u8 {
+        self.bytes()[self.events()[(sequence.0 - self.first.0) as usize].offset()]
+    }
+
+    /// The number of the frame that holds `sequence`, which is in the chunk, and where its event starts in the chunk, in bytes.
+    #[inline]
+    fn find(&self, sequence: Sequence) -> (usize, usize) {
+        let index = (sequence.0 - self.first.0) as usize;
+        let at = self.events()[index];
+        let mut number = usize::from(at.frame);
+        while let Some(later) = self.frames.get(number + FRAMES_TOLD_APART) {
+            if later.first_event as usize > index {
+                break;
+            }
+            number += FRAMES_TOLD_APART;
+        }
+        (number, at.offset())
     }
 }
 
@@ -242,13 +275,8 @@ impl ChunkBuilder {
             exact.copy_from_slice(&bytes[..used]);
             bytes = exact;
         }
-        let frames = std::mem::take(&mut self.frames).into_boxed_slice();
-        Some(Chunk {
-            memory: Memory::Own(bytes, used),
-            frames,
-            offsets: OnceLock::new(),
-            checked: OnceLock::from(()),
-        })
+        let frames = std::mem::take(&mut self.frames);
+        Some(Chunk::new(Memory::Own(bytes, used), frames, OnceLock::from(())))
     }
 }
 
@@ -280,8 +308,7 @@ impl FrameHandle {
     pub fn event(&self, sequence: Sequence) -> Option<EventHandle> {
         let header = self.header();
         let index = sequence.0.checked_sub(header.first_sequence.0)?;
-        (index < u64::from(header.count))
-            .then(|| EventHandle::at(&self.chunk, self.number as usize, index as u32))
+        (index < u64::from(header.count)).then(|| EventHandle::of(&self.chunk, sequence))
     }
 }
 
@@ -298,22 +325,20 @@ impl EventHandle {
     /// The event that starts `offset` bytes into frame `number`.
     #[inline]
     pub(crate) fn new(chunk: &Arc<Chunk>, number: usize, offset: usize, sequence: Sequence) -> Self {
-        Self { chunk: Arc::clone(chunk), frame: number as u32, offset: offset as u32, sequence }
+        Self::at(chunk, number, chunk.frames()[number].start as usize + offset, sequence)
     }
 
-    /// The event of number `index` in frame `number`.
+    /// The event of frame `number` that starts `offset` bytes into the chunk.
     #[inline]
-    pub(crate) fn at(chunk: &Arc<Chunk>, number: usize, index: u32) -> Self {
-        let sequence = Sequence(chunk.frames()[number].header.first_sequence.0 + u64::from(index));
-        Self::new(chunk, number, chunk.event_offset(number, index), sequence)
+    fn at(chunk: &Arc<Chunk>, number: usize, offset: usize, sequence: Sequence) -> Self {
+        Self { chunk: Arc::clone(chunk), frame: number as u32, offset: offset as u32, sequence }
     }
 
     /// The event at `sequence`, which is in the chunk.
     #[inline]
     pub(crate) fn of(chunk: &Arc<Chunk>, sequence: Sequence) -> Self {
-        let number = chunk.frame_holding(sequence);
-        let index = sequence.0 - chunk.frames()[number].header.first_sequence.0;
-        Self::at(chunk, number, index as u32)
+        let (number, offset) = chunk.find(sequence);
+        Self::at(chunk, number, offset, sequence)
     }
 
     /// Its position on the tape.
@@ -326,5 +351,56 @@ impl EventHandle {
     #[inline]
     pub fn event(&self) -> EventRef<'_> {
         self.chunk.event(self.frame as usize, self.offset as usize, self.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_schemas::event::{SessionOpened, encode_event};
+    use matchtape_schemas::{
+        AcceptedTime, Event, EventTime, FrameFlags, FrameWriter, InstrumentId, ProducerId, ProducerSequence,
+        TapeId,
+    };
+
+    use super::*;
+
+    /// A chunk of frames that have so many events each; the numbers of their producer are their positions.
+    fn chunk(frames: u64, events: u64) -> Arc<Chunk> {
+        let mut head = Head::empty(TapeId(1));
+        let mut bytes = AlignedBytes::zeroed(16 << 20);
+        let (mut used, mut number) = (0, 0);
+        let mut encoded = AlignedBytes::zeroed(4096);
+        for _ in 0..frames {
+            let mut writer = FrameWriter::new(&mut bytes[used..], &head);
+            for _ in 0..events {
+                number += 1;
+                let event = Event::new(
+                    InstrumentId(1),
+                    ProducerSequence(number),
+                    EventTime(number as i64),
+                    SessionOpened::default(),
+                );
+                let length = event.encoded_len();
+                encode_event(&event, ProducerId(1), &mut encoded[..length]);
+                assert!(writer.push(&encoded[..length]));
+            }
+            let accepted = AcceptedTime(number as i64);
+            used += writer.finish(&mut head, accepted, FrameFlags::NONE).length as usize;
+        }
+        Arc::new(Chunk::decode(bytes, used).expect("just written"))
+    }
+
+    #[test]
+    fn every_event_is_found_with_its_frame_also_where_frames_are_more_than_a_place_has_bits_for() {
+        for (frames, events) in [(1, 1), (3, 50), (FRAMES_TOLD_APART as u64 + 10, 1)] {
+            let chunk = chunk(frames, events);
+            for number in (1..=frames * events).rev().step_by(1 + chunk.event_count() / 1000).chain([1]) {
+                let found = EventHandle::of(&chunk, Sequence(number));
+                let event = found.event();
+                assert_eq!((event.sequence().0, event.header().producer_sequence.get()), (number, number));
+                // The frame's own: the number of its last event.
+                assert_eq!(event.accepted_time().0 as u64, number.div_ceil(events) * events);
+            }
+        }
     }
 }

@@ -64,7 +64,7 @@ impl Run {
     /// Whether the entities of the block, up to `last_key`, have nothing more behind it in this run.
     fn ends_with_block(&self, last_key: &Key) -> Result<bool, TableError> {
         if let Some(next) = self.scan.next_block_key()? {
-            return Ok(Key::of(next) > *last_key);
+            return Ok(*next > *last_key);
         }
         let next = self.waiting.last().map(|table| Key::of(&table.meta.footer.min_key));
         Ok(next.is_none_or(|next| next > *last_key))

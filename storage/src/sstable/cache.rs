@@ -52,24 +52,26 @@ impl Cached {
 /// Lookups at random over far more blocks than the cache holds come back to a leaf or a filter once in some passes of the hand.
 const INDEX_CHANCES: u8 = 8;
 
-/// A slot and its entry in the map, both in containers that grow by doubling.
-const PLACE_BYTES: usize = 2 * (size_of::<Slot>() + size_of::<(Key, usize)>());
+/// An entry and its key, both in containers that grow by doubling.
+const PLACE_BYTES: usize = 2 * (size_of::<(Key, Entry)>() + size_of::<Key>());
 
 /// File number and offset.
 type Key = (u64, u64);
 
 #[derive(Debug)]
-struct Slot {
-    key: Key,
+struct Entry {
     value: Cached,
+    /// Where its key is among those that the hand passes.
+    place: u32,
     /// How many more times the hand passes.
     chances: u8,
 }
 
+/// What a lookup wants is in the map itself: a step from there to an entry elsewhere would be one more wait for memory.
 #[derive(Debug, Default)]
 struct Shard {
-    places: FxHashMap<Key, usize>,
-    slots: Vec<Slot>,
+    entries: FxHashMap<Key, Entry>,
+    keys: Vec<Key>,
     hand: usize,
     bytes: usize,
 }
@@ -94,31 +96,31 @@ impl BlockCache {
 
     pub(crate) fn get(&self, file: u64, offset: u64) -> Option<Cached> {
         let mut shard = self.shard((file, offset)).lock();
-        let place = *shard.places.get(&(file, offset))?;
-        let slot = &mut shard.slots[place];
-        slot.chances = slot.value.chances();
-        Some(slot.value.clone())
+        let entry = shard.entries.get_mut(&(file, offset))?;
+        entry.chances = entry.value.chances();
+        Some(entry.value.clone())
     }
 
     /// Whether it is there; that does not count as being used.
     pub(crate) fn contains(&self, file: u64, offset: u64) -> bool {
-        self.shard((file, offset)).lock().places.contains_key(&(file, offset))
+        self.shard((file, offset)).lock().entries.contains_key(&(file, offset))
     }
 
     pub(crate) fn insert(&self, file: u64, offset: u64, value: Cached) {
         let key = (file, offset);
         let mut shard = self.shard(key).lock();
         let shard = &mut *shard;
-        if shard.places.contains_key(&key) {
+        if shard.entries.contains_key(&key) {
             return;
         }
         shard.bytes += value.bytes();
-        shard.places.insert(key, shard.slots.len());
+        let place = u32::try_from(shard.keys.len()).expect("blocks of so many would not fit memory");
         // A block has to be used once more before it stays.
         let chances = value.chances() - 1;
-        shard.slots.push(Slot { key, value, chances });
+        shard.entries.insert(key, Entry { value, place, chances });
+        shard.keys.push(key);
         // The newest entry alone may be larger than the bound; it then goes with the next one.
-        while shard.bytes > self.shard_bytes_max && shard.slots.len() > 1 {
+        while shard.bytes > self.shard_bytes_max && shard.keys.len() > 1 {
             shard.evict_one();
         }
     }
@@ -144,8 +146,8 @@ impl BlockCache {
 impl Shard {
     fn retain_files(&mut self, keep: impl Fn(u64) -> bool) {
         let mut at = 0;
-        while let Some(slot) = self.slots.get(at) {
-            if keep(slot.key.0) {
+        while let Some((file, _)) = self.keys.get(at) {
+            if keep(*file) {
                 at += 1;
             } else {
                 self.remove(at);
@@ -154,22 +156,21 @@ impl Shard {
     }
 
     fn remove(&mut self, at: usize) {
-        let slot = self.slots.swap_remove(at);
-        self.places.remove(&slot.key);
-        self.bytes -= slot.value.bytes();
-        if let Some(moved) = self.slots.get(at) {
-            self.places.insert(moved.key, at);
+        let gone = self.entries.remove(&self.keys.swap_remove(at)).expect("every key has its entry");
+        self.bytes -= gone.value.bytes();
+        if let Some(moved) = self.keys.get(at) {
+            self.entries.get_mut(moved).expect("every key has its entry").place = at as u32;
         }
     }
 
     fn evict_one(&mut self) {
         loop {
-            if self.hand >= self.slots.len() {
+            if self.hand >= self.keys.len() {
                 self.hand = 0;
             }
-            let slot = &mut self.slots[self.hand];
-            if slot.chances > 0 {
-                slot.chances -= 1;
+            let entry = self.entries.get_mut(&self.keys[self.hand]).expect("every key has its entry");
+            if entry.chances > 0 {
+                entry.chances -= 1;
                 self.hand += 1;
                 continue;
             }

@@ -93,13 +93,13 @@ impl IndexScan {
         }
         let last_key =
             block.last_key().map_err(|impossible| self.table.refuse(self.block_at.offset, impossible))?;
-        if *entry.key < *footer.min_key || *last_key.to_bytes() > *footer.max_key {
+        if entry.key < Key::of(&footer.min_key) || last_key > Key::of(&footer.max_key) {
             return Err(self.table.refuse(self.block_at.offset, (32, "range of keys in this table")));
         }
         block.rewind(&mut self.cursor);
         let begun = block.advance(&mut self.cursor);
         if !begun.map_err(|impossible| self.table.refuse(self.block_at.offset, impossible))?
-            || *self.cursor.key.to_bytes() != *entry.key
+            || self.cursor.key != entry.key
         {
             return Err(self.refuse("first entry, which the index states"));
         }
@@ -152,11 +152,11 @@ impl IndexScan {
     }
 
     /// The first key of the block behind this one in the table, if there is one.
-    pub(crate) fn next_block_key(&self) -> Result<Option<&[u8]>, TableError> {
+    pub(crate) fn next_block_key(&self) -> Result<Option<&Key>, TableError> {
         if let Some(next) = self.blocks.last() {
             return Ok(Some(&next.key));
         }
-        Ok(self.table.top()?.entries.get(self.next_leaf).map(|leaf| &*leaf.key))
+        Ok(self.table.top()?.entries.get(self.next_leaf).map(|leaf| &leaf.key))
     }
 
     /// The block's filter.

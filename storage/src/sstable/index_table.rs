@@ -10,7 +10,7 @@ use super::cache::{BlockCache, Cached};
 use super::event_table::load_payload;
 use super::filter;
 use super::index_scan::IndexScan;
-use super::key::bounded;
+use super::key::{Key, bounded};
 use super::open_files::{Handle, OpenFiles};
 use super::posting_block::{Impossible, PostingBlock};
 use super::table_file::{TableFile, open_file};
@@ -121,7 +121,8 @@ impl IndexTableMeta {
 /// Encoded as varints: bytes of the key, the key, first sequence, offset, bytes of the block, bytes of the filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LeafEntry {
-    pub key: Box<[u8]>,
+    /// Here and not in memory of its own: a search in a leaf that is not in the processor's caches would wait twice in each step.
+    pub key: Key,
     /// The first posting of its first entry.
     pub first: Sequence,
     pub at: BlockAt,
@@ -133,8 +134,9 @@ impl LeafEntry {
     pub(super) fn encode_all(entries: &[Self]) -> Vec<u8> {
         let mut raw = Vec::new();
         for entry in entries {
-            put_varint(&mut raw, entry.key.len() as u64);
-            raw.extend_from_slice(&entry.key);
+            let key = entry.key.to_bytes();
+            put_varint(&mut raw, key.len() as u64);
+            raw.extend_from_slice(&key);
             put_varint(&mut raw, entry.first.0);
             put_varint(&mut raw, entry.at.offset);
             put_varint(&mut raw, u64::from(entry.at.bytes));
@@ -150,7 +152,7 @@ impl LeafEntry {
     }
 
     /// Where in the order of key and position its block begins.
-    pub(super) fn begins(&self) -> (&[u8], Sequence) {
+    pub(super) fn begins(&self) -> (&Key, Sequence) {
         (&self.key, self.first)
     }
 }
@@ -175,7 +177,7 @@ impl IndexLeaf {
         while !fields.is_empty() {
             let mut read = || -> Result<LeafEntry, Short> {
                 let length = bounded(&mut fields, ENTITY_KEY_BYTES_MAX)?;
-                let key = fields.bytes(length)?.into();
+                let key = Key::of(fields.bytes(length)?);
                 let first = Sequence(fields.varint()?);
                 let at = BlockAt {
                     offset: fields.varint()?,
@@ -198,12 +200,12 @@ impl IndexLeaf {
     }
 
     /// The last entry that begins at or before this place; the first one, if none does.
-    fn seek(&self, key: &[u8], position: Sequence) -> usize {
+    fn seek(&self, key: &Key, position: Sequence) -> usize {
         self.entries.partition_point(|entry| entry.begins() <= (key, position)).saturating_sub(1)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.entries.iter().map(|entry| size_of::<LeafEntry>() + entry.key.len()).sum()
+        self.entries.iter().map(|entry| size_of::<LeafEntry>() + entry.key.tail_bytes()).sum()
     }
 }
 
@@ -219,11 +221,20 @@ pub(crate) struct IndexTable {
     top: Arc<OnceLock<IndexLeaf>>,
 }
 
-/// The place of a block: its leaf, and its entry there.
-#[derive(Clone, Copy, Debug)]
+/// The place of a block: its entry in a leaf.
+#[derive(Clone, Debug)]
 pub(super) struct Place {
-    leaf: usize,
+    leaf: Arc<IndexLeaf>,
+    /// The leaf's number.
+    number: usize,
     entry: usize,
+}
+
+impl Place {
+    /// What the index says of the block.
+    pub(super) fn entry(&self) -> &LeafEntry {
+        &self.leaf.entries[self.entry]
+    }
 }
 
 impl IndexTable {
@@ -308,37 +319,34 @@ impl IndexTable {
     }
 
     /// The block in which the first posting of `key` at or behind `position` is, if there is one, or before which.
-    pub(super) fn seek(&self, key: &[u8], position: Sequence) -> Result<Place, TableError> {
+    pub(super) fn seek(&self, key: &Key, position: Sequence) -> Result<Place, TableError> {
         let top = self.top()?;
-        let leaf = top.seek(key, position);
-        Ok(Place { leaf, entry: self.leaf(top.entries[leaf].at)?.seek(key, position) })
+        let number = top.seek(key, position);
+        let leaf = self.leaf(top.entries[number].at)?;
+        let entry = leaf.seek(key, position);
+        Ok(Place { leaf, number, entry })
     }
 
     /// The block before or behind one.
     pub(super) fn neighbour(&self, place: Place, forward: bool) -> Result<Option<Place>, TableError> {
+        let Place { leaf, number, entry } = place;
+        let inside = if forward { Some(entry + 1) } else { entry.checked_sub(1) };
+        if let Some(entry) = inside.filter(|entry| *entry < leaf.entries.len()) {
+            return Ok(Some(Place { leaf, number, entry }));
+        }
         let top = self.top()?;
-        let entries = |leaf: usize| Ok::<_, TableError>(self.leaf(top.entries[leaf].at)?.entries.len());
-        let Place { leaf, entry } = place;
-        Ok(match forward {
-            true if entry + 1 < entries(leaf)? => Some(Place { leaf, entry: entry + 1 }),
-            true if leaf + 1 < top.entries.len() => Some(Place { leaf: leaf + 1, entry: 0 }),
-            false if entry > 0 => Some(Place { leaf, entry: entry - 1 }),
-            false if leaf > 0 => Some(Place { leaf: leaf - 1, entry: entries(leaf - 1)? - 1 }),
-            true | false => None,
-        })
-    }
-
-    /// What the index says of the block at a place.
-    pub(super) fn entry(&self, place: Place) -> Result<LeafEntry, TableError> {
-        let leaf = self.leaf(self.top()?.entries[place.leaf].at)?;
-        Ok(leaf.entries[place.entry].clone())
+        let next = if forward { Some(number + 1) } else { number.checked_sub(1) };
+        let Some(number) = next.filter(|number| *number < top.entries.len()) else { return Ok(None) };
+        let leaf = self.leaf(top.entries[number].at)?;
+        let entry = if forward { 0 } else { leaf.entries.len() - 1 };
+        Ok(Some(Place { leaf, number, entry }))
     }
 
     /// Appends the postings in one block of all keys that are (`exact`) or begin with `key`.
     pub(super) fn collect(
         &self,
         entry: &LeafEntry,
-        key: &[u8],
+        key: &Key,
         exact: bool,
         caller: Caller,
         out: &mut Vec<u64>,
@@ -384,10 +392,10 @@ impl IndexTable {
     }
 
     /// `false`: the entity with this key has no posting in the block.
-    pub(super) fn may_hold(&self, entry: &LeafEntry, key: &[u8], caller: Caller) -> Result<bool, TableError> {
+    pub(super) fn may_hold(&self, entry: &LeafEntry, key: &Key, caller: Caller) -> Result<bool, TableError> {
         // The index itself says so of the block's first key.
-        let Some(at) = entry.filter_at().filter(|_| *entry.key != *key) else { return Ok(true) };
-        let hash = filter::hash(key);
+        let Some(at) = entry.filter_at().filter(|_| entry.key != *key) else { return Ok(true) };
+        let hash = key.hash();
         if let Some(Cached::Filter(filter)) = self.cache.get(self.meta.number, at.offset) {
             return Ok(filter::may_contain(&filter, hash));
         }

@@ -203,8 +203,8 @@ impl IndexTableWriter {
     }
 
     fn begin_block(&mut self, key: &Key, first: u64, at: BlockAt, filter_bytes: u32) {
-        let entry = LeafEntry { key: key.to_bytes().into(), first: Sequence(first), at, filter_bytes };
-        self.leaf_bytes += entry.key.len() + 16;
+        let entry = LeafEntry { key: key.clone(), first: Sequence(first), at, filter_bytes };
+        self.leaf_bytes += entry.key.length() + 16;
         self.leaf.push(entry);
     }
 
@@ -307,7 +307,7 @@ impl IndexTableWriter {
             postings: self.posting_count,
             blocks: self.blocks,
             top,
-            min_key: self.top[0].key.clone(),
+            min_key: self.top[0].key.to_bytes().into(),
             max_key: self.key.to_bytes().into(),
         };
         let mut raw = Vec::new();

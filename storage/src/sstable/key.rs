@@ -98,6 +98,16 @@ impl Key {
         bytes
     }
 
+    /// How many bytes it has.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Memory that it holds elsewhere, in bytes.
+    pub(super) fn tail_bytes(&self) -> usize {
+        self.tail.capacity()
+    }
+
     pub(crate) fn starts_with(&self, prefix: &Self) -> bool {
         if prefix.length > HEAD_BYTES {
             return self.head == prefix.head && self.tail.starts_with(&prefix.tail);

@@ -244,15 +244,14 @@ impl PostingBlock {
     }
 
     /// Appends the postings of all keys that are (`exact`) or begin with `key`.
-    pub(super) fn collect(&self, key: &[u8], exact: bool, out: &mut Vec<u64>) -> Result<(), Impossible> {
-        let key = Key::of(key);
-        let mut cursor = self.seek(&key)?;
+    pub(super) fn collect(&self, key: &Key, exact: bool, out: &mut Vec<u64>) -> Result<(), Impossible> {
+        let mut cursor = self.seek(key)?;
         while self.advance(&mut cursor)? {
-            let wanted = if exact { cursor.key == key } else { cursor.key.starts_with(&key) };
+            let wanted = if exact { cursor.key == *key } else { cursor.key.starts_with(key) };
             if wanted {
                 let decoded = self.postings_of(&cursor).decode(|position| out.push(position));
                 decoded.map_err(|short| (cursor.steps_at + short.at, "posting"))?;
-            } else if cursor.key > key {
+            } else if cursor.key > *key {
                 break;
             }
         }
@@ -401,7 +400,7 @@ mod tests {
             likely.extend_from_slice(&1u32.to_le_bytes());
             for raw in [raw, likely] {
                 if let Ok(block) = PostingBlock::decode(raw) {
-                    let _ = block.collect(key, true, &mut Vec::new());
+                    let _ = block.collect(&Key::of(key), true, &mut Vec::new());
                     let _ = block.for_each(|_, _| {});
                     let _ = block.last_key();
                 }
@@ -439,11 +438,11 @@ mod tests {
             prop_assert_eq!((block.postings(), block.entities()), (of_all().count() as u64, lists.len() as u64));
             for key in lists.keys().chain([&asked]) {
                 let mut found = Vec::new();
-                block.collect(key, true, &mut found).unwrap();
+                block.collect(&Key::of(key), true, &mut found).unwrap();
                 prop_assert_eq!(&found, &lists.get(key).map_or(Vec::new(), |set| set.iter().copied().collect()));
             }
             let mut found = Vec::new();
-            block.collect(&asked, false, &mut found).unwrap();
+            block.collect(&Key::of(&asked), false, &mut found).unwrap();
             let expected = lists.iter().filter(|(key, _)| key.starts_with(&asked));
             prop_assert_eq!(found, expected.flat_map(|(_, set)| set.iter().copied()).collect::<Vec<_>>());
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use matchtape_schemas::Sequence;
 
 use super::index_table::Place;
+use super::key::Key;
 use super::{Caller, IndexTable, TableError};
 use crate::entity::Selector;
 
@@ -13,7 +14,9 @@ use crate::entity::Selector;
 #[derive(Debug)]
 pub(crate) struct Postings {
     tables: Vec<Arc<IndexTable>>,
-    key: Vec<u8>,
+    key: Key,
+    /// The same as bytes.
+    key_bytes: Vec<u8>,
     exact: bool,
     from: Sequence,
     through: Sequence,
@@ -37,12 +40,13 @@ impl Postings {
         forward: bool,
         caller: Caller,
     ) -> Self {
-        let mut key = Vec::new();
-        selector.write_prefix(&mut key);
+        let mut key_bytes = Vec::new();
+        selector.write_prefix(&mut key_bytes);
         let exact = selector.entity().is_some();
         Self {
             tables,
-            key,
+            key: Key::of(&key_bytes),
+            key_bytes,
             exact,
             from,
             through,
@@ -87,29 +91,29 @@ impl Postings {
     /// Loads the next block that may hold the key.
     fn load_next(&mut self) -> Result<(), TableError> {
         let table = &self.tables[0];
-        let place = match self.place {
-            None if table.in_range(&self.key) => {
+        let place = match self.place.take() {
+            None if table.in_range(&self.key_bytes) => {
                 let position = if self.forward { self.from } else { self.through };
                 Some(table.seek(&self.key, position)?)
             }
             None => None,
             Some(place) => table.neighbour(place, self.forward)?,
         };
-        self.place = place;
         let Some(place) = place else {
             self.done = true;
             return Ok(());
         };
-        let entry = table.entry(place)?;
+        let entry = place.entry();
         if self.forward && entry.begins() > (&self.key, self.through) {
             self.done = true;
             return Ok(());
         }
         // Backwards, a block that begins at or before the first wanted posting is the last one to look at.
         self.done = !self.forward && entry.begins() <= (&self.key, self.from);
-        if table.may_hold(&entry, &self.key, self.caller)? {
-            table.collect(&entry, &self.key, true, self.caller, &mut self.ready)?;
+        if table.may_hold(entry, &self.key, self.caller)? {
+            table.collect(entry, &self.key, true, self.caller, &mut self.ready)?;
         }
+        self.place = Some(place);
         Ok(())
     }
 
@@ -119,11 +123,11 @@ impl Postings {
         for table in &self.tables {
             let mut place = Some(table.seek(&self.key, Sequence::ZERO)?);
             while let Some(at) = place {
-                let entry = table.entry(at)?;
-                if *entry.key > *self.key && !entry.key.starts_with(&self.key) {
+                let entry = at.entry();
+                if entry.key > self.key && !entry.key.starts_with(&self.key) {
                     break;
                 }
-                table.collect(&entry, &self.key, false, self.caller, &mut self.ready)?;
+                table.collect(entry, &self.key, false, self.caller, &mut self.ready)?;
                 place = table.neighbour(at, true)?;
             }
         }
