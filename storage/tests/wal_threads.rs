@@ -367,10 +367,10 @@ fn a_segment_that_is_asked_to_end_ends_with_the_next_frame_and_whoever_waits_for
         assert_eq!(sealer.sealed_through(), end);
         assert_eq!(sealer.last_sealed().map(|segment| segment.number.0), Some(1));
 
-        // Asked again, and the disk fails under it.
+        // Asked again, and the disk fails under it; the thread that prepares segments may meet that first.
         append(&log, &mut maker, 1, false).expect("appended");
         sealer.ask(soon()).expect("asked");
-        disk.fail_next(Fault::Eio);
+        disk.fail_all(Fault::Eio);
         let error = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| sealer.wait(end.next(), soon()));
             let _ = append(&log, &mut maker, 1, false);

@@ -64,6 +64,8 @@ struct State {
     now: Model,
     trace: Vec<Op>,
     faults: Vec<(usize, Fault)>,
+    /// What every mutating operation meets.
+    broken: Option<Fault>,
     unreadable: Vec<(PathBuf, Range<u64>)>,
     forbidden: Vec<PathBuf>,
     locks: BTreeSet<PathBuf>,
@@ -103,6 +105,7 @@ impl SimDisk {
                 now: model,
                 trace: Vec::new(),
                 faults: Vec::new(),
+                broken: None,
                 unreadable: Vec::new(),
                 forbidden: Vec::new(),
                 locks: BTreeSet::new(),
@@ -215,6 +218,11 @@ impl SimDisk {
         state.faults.push((next, fault));
     }
 
+    /// Makes every mutating operation from now on go wrong.
+    pub fn fail_all(&self, fault: Fault) {
+        self.state.lock().broken = Some(fault);
+    }
+
     /// Makes reads that touch these bytes of a file fail with an I/O error.
     pub fn make_unreadable(&self, path: &Path, bytes: Range<u64>) {
         self.state.lock().unreadable.push((path.to_path_buf(), bytes));
@@ -293,7 +301,8 @@ impl State {
 
     /// The fault planned for the operation that is about to be recorded.
     fn fault(&self) -> Option<Fault> {
-        self.faults.iter().find(|(operation, _)| *operation == self.trace.len()).map(|(_, fault)| *fault)
+        let planned = self.faults.iter().find(|(operation, _)| *operation == self.trace.len());
+        planned.map(|(_, fault)| *fault).or(self.broken)
     }
 
     fn fail(&mut self, operation: Operation, path: &Path) -> Result<(), DiskError> {
