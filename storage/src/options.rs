@@ -26,8 +26,11 @@ use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 /// | a merge | `compaction.own_table_postings` x 8 bytes, and some blocks of each table | 8 MiB |
 /// | projections and their next snapshot | twice what they hold, which is the node's choice | |
 ///
-/// An answer that is read slowly ([`Reader::query`](crate::Reader::query)) and a `verify` hold what was in memory when they began until they
-/// end: up to all memtables of that moment each. Bulk reading (`Reader::frames`), backups, merges, uploads and scrubbing hold none.
+/// A cursor of a question ([`Reader::query`](crate::Reader::query), [`Reader::page`](crate::Reader::page)) holds what was in memory when it
+/// began until it is dropped: all memtables of that moment, `memtable_bytes` x (1 + `immutable_memtables_max`) at most, for each cursor
+/// that began after another flush. So whoever answers slowly should ask by pages and keep the token between them
+/// ([`PageCursor::rest`](crate::PageCursor::rest)): that holds nothing, and it is what the gateway's streamed answers do. Bulk reading
+/// (`Reader::frames`), `verify`, backups, merges, uploads and scrubbing hold no memtables.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The tape that must be there; a new store becomes one of this tape. `None`: whatever is there, or a random one.

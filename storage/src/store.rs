@@ -651,6 +651,26 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_flushed_while_everything_is_verified_is_free_before_that_ends() {
+        let (store, mut take) = store_of_single_events(CompactionOptions::default());
+        let flush = || {
+            let shared = &store.ingest.shared;
+            store.ingest.flusher.flush_sealed(shared, shared.visible.get()).unwrap();
+        };
+        (1..=4).for_each(|epoch| take(&store, epoch));
+        flush();
+        let mut epoch = 4;
+        let report = store.verify(&mut |_| {
+            let oldest = Arc::downgrade(&store.ingest.shared.view().memtables[0]);
+            epoch += 1;
+            take(&store, epoch);
+            flush();
+            assert!(oldest.upgrade().is_none(), "nobody reads it any more");
+        });
+        assert!(report.unwrap().is_sound() && epoch > 6);
+    }
+
+    #[test]
     fn what_the_flush_itself_indexes_is_not_behind_any_more() {
         let options = StoreOptions { memtable_bytes: 1, workers: Workers::Caller, ..StoreOptions::default() };
         let (store, _) = EventStore::open(Arc::new(SimDisk::new(1)), options, Vec::new()).unwrap();

@@ -106,7 +106,11 @@ pub(crate) fn verify(
     wal: Option<&WalReader>,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<VerifyReport, ReadError> {
-    let view = shared.view();
+    // It goes on for long, and reads files alone.
+    let (first_kept, view) = {
+        let view = shared.view();
+        (view.first_kept().0, view.files())
+    };
     let segments = wal.map(|wal| wal.segments().list()).unwrap_or_default();
     let bytes_total = view.event_tables.iter().map(|table| table.meta.bytes).sum::<u64>()
         + view.index_tables.iter().map(|table| table.meta.bytes).sum::<u64>()
@@ -155,7 +159,6 @@ pub(crate) fn verify(
         let mut found = Fingerprint::default();
         // A merged table may reach below what retention has kept.
         let mut kept = Fingerprint::default();
-        let first_kept = view.first_kept().0;
         let read = check::index_table(table, &mut findings, |key, position| {
             found.add(key, position);
             if position >= first_kept {

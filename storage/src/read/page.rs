@@ -223,6 +223,15 @@ impl PageCursor {
             Some(false) | None => None,
         }
     }
+
+    /// Where the answer goes on behind what was given so far, of a page that is not read further; `None`: it has ended, or nothing was
+    /// given. A token is all that has to be kept until then: a cursor holds what it reads, also in memory.
+    pub fn rest(&self) -> Option<PageToken> {
+        match self.more {
+            Some(_) => self.next_page(),
+            None => (self.given && !self.failed).then_some(self.token),
+        }
+    }
 }
 
 impl Iterator for PageCursor {

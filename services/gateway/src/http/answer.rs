@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::unfold;
+use futures_util::StreamExt;
+use futures_util::future::ready;
+use futures_util::stream::{once, unfold};
 use matchtape_client::{Row, push_csv_heading, push_csv_row};
 use matchtape_schemas::EventRef;
-use matchtape_storage::{PageCursor, PageToken};
+use matchtape_storage::{PageCursor, PageToken, Query, ReadError, Reader};
 
 use super::params::Format;
 use crate::encode::{Json, Symbols};
@@ -23,8 +25,10 @@ pub(crate) const CSV: &str = "text/csv; charset=utf-8";
 const NEXT: HeaderName = HeaderName::from_static("matchtape-next");
 /// Text of one piece of a streamed answer.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Events looked at for one piece.
-const PIECE_EVENTS: usize = 20_000;
+/// Events of one piece.
+const PIECE_EVENTS: u64 = 20_000;
+/// The first piece is there before the answer begins: it is short.
+const FIRST_PIECE_EVENTS: u64 = 100;
 
 /// One JSON object.
 pub(crate) fn json(write: impl FnOnce(&mut Json<'_>)) -> Response {
@@ -73,78 +77,100 @@ pub(crate) fn with_next(mut response: Response, next: Option<&PageToken>) -> Res
 /// Writes one event's row.
 pub(crate) type WriteRow = fn(&mut String, &EventRef<'_>, &Symbols);
 
+/// What a streamed answer is made of: pages, so that between two pieces nothing of the tape is held but a position. However slowly
+/// it is read, no memory waits for it.
+pub(crate) struct Pages {
+    pub reader: Reader,
+    pub query: Query,
+    /// As in [`Query::digest`].
+    pub name: &'static str,
+}
+
 struct Lines {
-    cursor: PageCursor,
+    pages: Pages,
     write: WriteRow,
     symbols: Arc<Symbols>,
-    /// What comes before the first row.
-    begin: String,
     state: LinesState,
 }
 
 enum LinesState {
-    Reading,
+    After(PageToken),
     /// The reading failed: the connection is cut, so that nobody takes what came for the whole.
     Failed(String),
     Done,
 }
 
-/// Streams the answer of a query line by line. Memory is one piece, however long the answer; a reader that is slow holds
-/// no thread.
-pub(crate) fn stream_lines(
+/// Streams the answer of a query line by line, from the beginning or after a token. Memory is one piece, however long the answer; a
+/// reader that is slow holds no thread. Refused is what the first piece is refused.
+pub(crate) async fn stream_lines(
     pool: LogPool,
-    cursor: PageCursor,
+    pages: Pages,
+    after: Option<String>,
     heading: String,
     write: WriteRow,
     symbols: Arc<Symbols>,
-) -> Response {
+) -> Result<Response, ReadError> {
     let content = if heading.is_empty() { NDJSON } else { CSV };
-    let lines = Lines { cursor, write, symbols, begin: heading, state: LinesState::Reading };
-    let pieces = unfold(lines, move |mut lines| {
+    let mut lines = Lines { pages, write, symbols, state: LinesState::Done };
+    let first = pool.run(move || {
+        let cursor = lines.pages.page(FIRST_PIECE_EVENTS, after.as_deref())?;
+        Ok::<_, ReadError>((lines.read(heading, cursor), lines))
+    });
+    let (first, lines) = first.await?;
+    let rest = unfold(lines, move |mut lines| {
         let pool = pool.clone();
         async move {
-            match std::mem::replace(&mut lines.state, LinesState::Reading) {
-                LinesState::Done => return None,
-                LinesState::Failed(error) => {
-                    lines.state = LinesState::Done;
-                    return Some((Err(std::io::Error::other(error)), lines));
+            match std::mem::replace(&mut lines.state, LinesState::Done) {
+                LinesState::Done => None,
+                LinesState::Failed(error) => Some((Err(std::io::Error::other(error)), lines)),
+                LinesState::After(token) => {
+                    let (piece, lines) = pool.run(move || (lines.next_piece(&token), lines)).await;
+                    Some((Ok(Bytes::from(piece)), lines))
                 }
-                LinesState::Reading => {}
             }
-            let (piece, lines) = pool.run(move || (lines.next_piece(), lines)).await;
-            Some((Ok(Bytes::from(piece)), lines))
         }
     });
-    ([(CONTENT_TYPE, content), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces)).into_response()
+    let pieces = once(ready(Ok(Bytes::from(first)))).chain(rest);
+    Ok(([(CONTENT_TYPE, content), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces)).into_response())
+}
+
+impl Pages {
+    fn page(&self, events: u64, after: Option<&str>) -> Result<PageCursor, ReadError> {
+        let query = Query { limit: Some(events), ..self.query.clone() };
+        self.reader.page(&query, self.name, after)
+    }
 }
 
 impl Lines {
-    fn next_piece(&mut self) -> String {
-        let mut piece = std::mem::take(&mut self.begin);
-        for _ in 0..PIECE_EVENTS {
+    fn next_piece(&mut self, after: &PageToken) -> String {
+        match self.pages.page(PIECE_EVENTS, Some(&after.to_string())) {
+            Ok(cursor) => self.read(String::new(), cursor),
+            Err(error) => self.fail(String::new(), &error),
+        }
+    }
+
+    fn read(&mut self, mut piece: String, mut cursor: PageCursor) -> String {
+        for event in cursor.by_ref() {
+            match event {
+                Ok(event) => (self.write)(&mut piece, &event.event(), &self.symbols),
+                Err(error) => return self.fail(piece, &error),
+            }
+            piece.push('\n');
             if piece.len() >= PIECE_BYTES {
                 break;
             }
-            match self.cursor.next() {
-                None => {
-                    self.state = LinesState::Done;
-                    break;
-                }
-                Some(Ok(event)) => {
-                    (self.write)(&mut piece, &event.event(), &self.symbols);
-                    piece.push('\n');
-                }
-                Some(Err(error)) => {
-                    let error = ApiError::read(&error, "log");
-                    let mut line = Json::object(&mut piece);
-                    error.write(&mut line);
-                    line.close();
-                    piece.push('\n');
-                    self.state = LinesState::Failed(error.what);
-                    break;
-                }
-            }
         }
+        self.state = cursor.rest().map_or(LinesState::Done, LinesState::After);
+        piece
+    }
+
+    fn fail(&mut self, mut piece: String, error: &ReadError) -> String {
+        let error = ApiError::read(error, "log");
+        let mut line = Json::object(&mut piece);
+        error.write(&mut line);
+        line.close();
+        piece.push('\n');
+        self.state = LinesState::Failed(error.what);
         piece
     }
 }

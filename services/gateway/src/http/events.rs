@@ -9,7 +9,7 @@ use matchtape_schemas::{EventRef, InstrumentId, Kind, KindMask, OrderId, Sequenc
 use matchtape_storage::{Direction, PageCursor, PageToken, Query as TapeQuery, ReadError};
 
 use super::Gateway;
-use super::answer::{CSV, NDJSON, WriteRow, json, stream_lines, with_next};
+use super::answer::{CSV, NDJSON, Pages, WriteRow, json, stream_lines, with_next};
 use super::params::{Format, Params, Position};
 use crate::encode::{Symbols, tape_item, trade_item};
 use crate::error::ApiError;
@@ -107,12 +107,12 @@ impl Question {
         let (reader, symbols, name) = (shared.reader.clone(), shared.feed.symbols(), self.name);
         let row = if format == Format::Csv { csv_line } else { self.row };
         let is_page = query.limit.is_some();
-        let open = move || reader.page(&query, name, after.as_deref());
         if !is_page {
-            let cursor = shared.log.run(open).await.map_err(|error| ApiError::read(&error, "from"))?;
-            let heading = heading(format);
-            return Ok(stream_lines(shared.log.clone(), cursor, heading, row, symbols));
+            let pages = Pages { reader, query, name };
+            let lines = stream_lines(shared.log.clone(), pages, after, heading(format), row, symbols);
+            return lines.await.map_err(|error| ApiError::read(&error, "from"));
         }
+        let open = move || reader.page(&query, name, after.as_deref());
         let page = shared.log.run(move || read_page(open()?, row, &symbols)).await;
         let Page { rows, next, through } = page.map_err(|error| ApiError::read(&error, "from"))?;
         if format != Format::Json {
