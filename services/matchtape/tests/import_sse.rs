@@ -299,6 +299,42 @@ fn a_source_is_known_by_how_it_begins_not_by_its_name() {
     assert!(records.get() > 0 && records.get() < 1 << 31 && definitions.get() == records.get() | 1 << 31);
 }
 
+#[test]
+fn what_is_there_twice_is_left_out_and_the_source_is_the_one_it_is_without() {
+    let malformed = insert(2, 2).replace(",300,", ",0,");
+    let orders = format!("{ORDERS}{}{malformed}{}", insert(1, 1), insert(3, 3));
+    let trades = format!("{TRADES}{}", trade(4, 1, 9, 1));
+    let once = &mut open(&[("o", &orders), ("t", &trades)], &options(OnError::Skip)).unwrap();
+    let (_, expected, _) = drain(once);
+    assert_eq!((sequences(&expected), ordinals(&expected)), (vec![1, 3, 4], vec![1, 3, 4]));
+
+    let doubled = format!("{ORDERS}{}{malformed}{}{}", insert(1, 1), insert(3, 3), insert(3, 3));
+    let compressed = Input::of_bytes("o.gz", gzip(&orders)).unwrap();
+    let file = |name: &str, text: &str| Input::of_bytes(name, text.as_bytes().to_vec()).unwrap();
+    for (files, repeated) in [
+        (vec![file("o", &orders), file("o", &orders), file("t", &trades)], 3),
+        (vec![compressed, file("t", &trades), file("o", &orders)], 3),
+        (vec![file("t", &trades), file("t", &trades), file("o", &doubled)], 2),
+    ] {
+        let mut source =
+            SseSource::open(files, Directory::new(), &options(OnError::Skip), &mut |_| {}).unwrap();
+        assert_eq!(drain(&mut source).1, expected);
+        assert_eq!(source.id(), once.id());
+        let tally = source.tally();
+        assert_eq!((tally.records, tally.malformed, tally.repeated), (4, 1, repeated));
+    }
+
+    let other = insert(3, 3).replace(",300,", ",400,");
+    let other_orders = format!("{ORDERS}{other}");
+    for (name, text) in [("p", &other_orders), ("u", &format!("{TRADES}{}", trade(3, 1, 9, 1)))] {
+        let Err(error) = open(&[("o", &orders), (name, text)], &options(OnError::Skip)) else { panic!() };
+        assert_eq!(
+            error.to_string(),
+            format!("o, line 4 and {name}, line 2: two different records with ApplSeqNum 3 of channel 1")
+        );
+    }
+}
+
 fn consume(files: Vec<Vec<u8>>) {
     for on_error in [OnError::Stop, OnError::Skip] {
         let inputs: Result<Vec<Input>, _> =

@@ -28,7 +28,8 @@ use crate::server::{Server, ServerError};
 /// over the same files adds nothing. Which records are there is known by a source's content, not by its file names.
 #[derive(Args, Debug)]
 #[command(after_help = "Formats:\n  \
-    sse-l2   Shanghai level-2 orders and trades, CSV; all files given are one source, merged by (ChannelNo, ApplSeqNum)\n  \
+    sse-l2   Shanghai level-2 orders and trades, CSV; all files given are one source, merged by (ChannelNo, ApplSeqNum);\n           \
+    a record that is there twice is counted and left out, two different ones with one number are refused\n  \
     dbn-mbo  Databento DBN, schema mbo, versions 1 to 3; each file is a source of its own\n\
     Files may be compressed with gzip or zstd; which, is told by their content.\n\n\
     Examples:\n  \
@@ -305,6 +306,7 @@ fn print_summary(names: &str, loaded: &Loaded, tally: &Tally, time: Duration) {
         rate(loaded.published, time)
     );
     let notes = [
+        (tally.repeated, "records more that are there twice, left out"),
         (tally.filtered, "records of other instruments left out"),
         (tally.without_event, "records that say nothing a tape holds"),
         (tally.malformed, "malformed ones skipped"),
@@ -335,6 +337,11 @@ fn import_error(error: &ImportError) -> CliError {
         ImportError::Input(_) => {
             CliError::with_advice(error, "check the file; what was imported before stays")
         }
+        ImportError::Repeated(_) => CliError::with_advice(
+            error,
+            "nothing of it is imported; a number is one record's, in the orders and trades of a channel together: are these files of the \
+             same day, and of one feed?",
+        ),
         ImportError::Files(_) => CliError::failed(error),
     }
 }

@@ -115,6 +115,8 @@ pub enum OnError {
 pub struct Tally {
     /// Records read, whatever became of them.
     pub records: u64,
+    /// Records that are in the source more than once, the first of each not counted. They are no part of `records`.
+    pub repeated: u64,
     /// Records of instruments that were not asked for.
     pub filtered: u64,
     /// Well-formed records that say nothing a tape holds.
@@ -204,6 +206,9 @@ pub enum ImportError {
     /// A line or record that is not what its format says, or the head of a file.
     #[error(transparent)]
     Malformed(Problem),
+    /// Different records with the number of one.
+    #[error("{0}")]
+    Repeated(String),
     /// Files that do not go together or are too much.
     #[error("{0}")]
     Files(String),

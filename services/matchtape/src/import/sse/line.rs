@@ -8,12 +8,33 @@ use super::decimal;
 use crate::import::{ImportError, Input, Place, Problem};
 
 /// What a line says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    Insert { side: Side, price: Price, quantity: Quantity, order: u64 },
-    Cancel { side: Side, price: Price, quantity: Quantity, order: u64 },
-    Trade { aggressor: Side, price: Price, quantity: Quantity, index: u64, buy: u64, sell: u64 },
-    Malformed { problem: u32 },
+    Insert {
+        side: Side,
+        price: Price,
+        quantity: Quantity,
+        order: u64,
+    },
+    Cancel {
+        side: Side,
+        price: Price,
+        quantity: Quantity,
+        order: u64,
+    },
+    Trade {
+        aggressor: Side,
+        price: Price,
+        quantity: Quantity,
+        index: u64,
+        buy: u64,
+        sell: u64,
+    },
+    /// Which of the problems, and of the line as it stands.
+    Malformed {
+        problem: u32,
+        checksum: u32,
+    },
 }
 
 /// A line whose every field of interest was understood.

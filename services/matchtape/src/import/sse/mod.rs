@@ -5,6 +5,10 @@
 //! its place right after the line before it in its file; with [`OnError::Stop`] the import ends there, with everything
 //! before it in the merged order imported.
 //!
+//! A number is one record's. Where a record is there twice (a file given plain and compressed, a doubled line), all but the
+//! first are left out before anything is numbered, so that the source is the one it is without them. Two different records
+//! with one number are refused: which of them happened is nothing a file says.
+//!
 //! What the venue means is kept as it is: an order that is executed in full on arrival is never posted and shows up only
 //! in trades, and a cancel names what was left. Prices carry binary-float noise and are rounded to 1/10000, half up,
 //! digit by digit. Exchange time is Asia/Shanghai (UTC+8, no summer time since 1991) and becomes UTC.
@@ -13,6 +17,7 @@ mod columns;
 mod decimal;
 mod line;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use matchtape_schemas::event::{
@@ -64,7 +69,23 @@ struct Record {
     event_time: i64,
     receive_time: i64,
     instrument: u32,
+    /// Where it stands, to be named.
+    file: u32,
+    line: u32,
     what: What,
+}
+
+impl Record {
+    /// Its place in the merged order.
+    fn key(&self) -> (u32, u64) {
+        (self.channel, self.sequence)
+    }
+
+    /// Whether it says the same, wherever it stands.
+    fn equals(&self, other: &Self) -> bool {
+        let facts = |record: &Self| (record.event_time, record.receive_time, record.instrument, record.what);
+        self.key() == other.key() && facts(self) == facts(other)
+    }
 }
 
 /// An instrument of the files.
@@ -85,6 +106,7 @@ pub struct SseSource {
     securities: Vec<Security>,
     records: Vec<Record>,
     problems: Vec<Option<Problem>>,
+    files: Vec<PathBuf>,
     next: usize,
     definitions: u64,
     defined: Option<Item>,
@@ -110,6 +132,7 @@ impl SseSource {
             securities: Vec::new(),
             records: Vec::new(),
             problems: Vec::new(),
+            files: Vec::new(),
             next: 0,
             definitions: 0,
             defined: None,
@@ -126,13 +149,54 @@ impl SseSource {
             before += size;
             beginnings.extend(beginning);
         }
-        // The same files in another order are the same source.
+        // The same files in another order are the same source, and so are they with one of them given twice.
         beginnings.sort_unstable();
+        beginnings.dedup();
         let parts: Vec<&[u8]> = beginnings.iter().map(Vec::as_slice).collect();
         source.id = options.id.unwrap_or_else(|| SourceId::of_content(FORMAT, &parts));
         // Stable, so that equal numbers keep the order of the files; and quick, because runs are sorted already.
-        source.records.sort_by_key(|record| (record.channel, record.sequence));
+        source.records.sort_by_key(Record::key);
+        source.leave_out_repeated()?;
         Ok(source)
+    }
+
+    /// Of the records with one number, keeps the first, and refuses others that say something else. Malformed lines have
+    /// the number of the record before them: one is there twice where its file is.
+    fn leave_out_repeated(&mut self) -> Result<(), ImportError> {
+        let before = self.records.len();
+        let mut first: Option<Record> = None;
+        let mut lines: BTreeSet<(u32, u32)> = BTreeSet::new();
+        let mut conflict = None;
+        self.records.retain(|record| {
+            if first.is_none_or(|first| first.key() != record.key()) {
+                first = None;
+                lines.clear();
+            }
+            match (record.what, first) {
+                (What::Malformed { checksum, .. }, _) => lines.insert((record.line, checksum)),
+                (_, None) => {
+                    first = Some(*record);
+                    true
+                }
+                (_, Some(first)) => {
+                    if !first.equals(record) {
+                        conflict.get_or_insert((first, *record));
+                    }
+                    false
+                }
+            }
+        });
+        self.tally.repeated = (before - self.records.len()) as u64;
+        let Some((one, other)) = conflict else { return Ok(()) };
+        let place =
+            |record: &Record| format!("{}, line {}", self.files[record.file as usize].display(), record.line);
+        Err(ImportError::Repeated(format!(
+            "{} and {}: two different records with ApplSeqNum {} of channel {}",
+            place(&one),
+            place(&other),
+            one.sequence,
+            one.channel
+        )))
     }
 
     /// Reads one file; returns its first record as it stands, which identifies it.
@@ -143,6 +207,8 @@ impl SseSource {
         watch: &mut dyn FnMut(u64),
     ) -> Result<Option<Vec<u8>>, ImportError> {
         let path: PathBuf = file.file().to_owned();
+        self.files.push(path.clone());
+        let place = self.files.len() as u32 - 1;
         let mut lines = line::Lines::new(file)?;
         let mut beginning = None;
         let mut key = (0, 0);
@@ -161,8 +227,10 @@ impl SseSource {
                     path.display()
                 )));
             }
+            // Files of more lines hold more records than are merged.
+            let number = u32::try_from(lines.line()).unwrap_or(u32::MAX);
             let record = match lines.parse() {
-                Ok(line) => self.record(&line, options, &path, lines.line()),
+                Ok(line) => self.record(&line, options, &path, (place, number)),
                 Err(problem) => Err(problem),
             };
             if record.is_err() && self.problems.len() == MALFORMED_MAX {
@@ -173,11 +241,21 @@ impl SseSource {
             }
             let record = record.unwrap_or_else(|problem| {
                 self.problems.push(Some(problem));
-                let what = What::Malformed { problem: self.problems.len() as u32 - 1 };
+                let problem = self.problems.len() as u32 - 1;
+                let what = What::Malformed { problem, checksum: crc32fast::hash(&lines.raw()) };
                 let (channel, sequence) = key;
-                Record { channel, sequence, event_time: 0, receive_time: 0, instrument: 0, what }
+                Record {
+                    channel,
+                    sequence,
+                    event_time: 0,
+                    receive_time: 0,
+                    instrument: 0,
+                    file: place,
+                    line: number,
+                    what,
+                }
             });
-            key = (record.channel, record.sequence);
+            key = record.key();
             self.records.push(record);
         }
         Ok(beginning)
@@ -187,11 +265,11 @@ impl SseSource {
         &mut self,
         line: &Line<'_>,
         options: &Options,
-        file: &std::path::Path,
-        number: u64,
+        path: &std::path::Path,
+        (file, number): (u32, u32),
     ) -> Result<Record, Problem> {
         let text = |field, found: &str, error: matchtape_schemas::text::TextError| {
-            Problem::new(file, Place::Line(number), field, format!("{found:?}"), error.to_string())
+            Problem::new(path, Place::Line(number.into()), field, format!("{found:?}"), error.to_string())
         };
         let symbol = Text::new(line.symbol).map_err(|error| text("SecurityID", line.symbol, error))?;
         // Files list one instrument after the other, so the last one is nearly always the one.
@@ -212,6 +290,8 @@ impl SseSource {
             event_time: line.event_time,
             receive_time: line.receive_time,
             instrument: instrument as u32,
+            file,
+            line: number,
             what: line.what,
         })
     }
@@ -257,7 +337,7 @@ impl Source for SseSource {
         while let Some(&record) = self.records.get(self.next) {
             self.next += 1;
             self.tally.records += 1;
-            if let What::Malformed { problem } = record.what {
+            if let What::Malformed { problem, .. } = record.what {
                 let problem = self.problems[problem as usize].take().expect("each is met once");
                 self.tally.malformed(problem, self.on_error)?;
                 continue;
