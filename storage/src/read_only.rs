@@ -10,9 +10,10 @@ use matchtape_schemas::{AcceptedTime, Head, Sequence, TapeId};
 use parking_lot::Mutex;
 
 use crate::archive::cold::NoCold;
-use crate::check::Findings;
+use crate::check::{Finding, Findings};
 use crate::chunk::ChunkBuilder;
 use crate::disk::Disk;
+use crate::file_header::FileKind;
 use crate::inspect::{self, Inspection};
 use crate::manifest::{self, Contents};
 use crate::memtable::MemTable;
@@ -23,7 +24,7 @@ use crate::read::view::Shared;
 use crate::read::{ReadError, Reader};
 use crate::retention::{self, RetentionChoice, RetentionPolicy};
 use crate::segment_facts::SegmentFacts;
-use crate::sstable::{BlockCache, OpenFiles, TableError};
+use crate::sstable::{BlockCache, OpenFiles, TableError, TableFile};
 use crate::verify::{self, VerifyProgress, VerifyReport};
 use crate::visible::VisibleGate;
 use crate::wal::{self, Damage, Segments, WalConfig, WalError, WalFollower, WalReader};
@@ -231,8 +232,35 @@ impl ReadOnlyStore {
     }
 
     /// Reads all tables, snapshots and sealed segments and checks them; of the open segment, what no table has was checked when it
-    /// was read.
+    /// was read. A writer goes on meanwhile: what it has let go of is no finding, and if it has merged a table that was not open
+    /// and could not be read any more, all is read again.
     pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, ReadError> {
+        let mut attempt = 1;
+        loop {
+            let before = self.contents();
+            let mut report = self.verify_once(progress)?;
+            if report.is_sound() {
+                return Ok(report);
+            }
+            // Where the manifest does not load, the findings are the whole answer.
+            let Ok(now) = load(&*self.shared.disk, &self.options) else { return Ok(report) };
+            let gone = |finding: &Finding| {
+                let file = TableFile::from_path(Path::new(&finding.file))?;
+                (before.names_locally(file.number) && !now.names_locally(file.number)).then_some(file.kind)
+            };
+            let merged = report.findings.iter().filter_map(gone).any(|kind| kind != FileKind::Snapshot);
+            if merged && attempt < ATTEMPTS_MAX && self.refresh().is_ok() {
+                attempt += 1;
+                continue;
+            }
+            let found = report.findings.len();
+            report.findings.retain(|finding| gone(finding) != Some(FileKind::Snapshot));
+            report.snapshots -= (found - report.findings.len()) as u64;
+            return Ok(report);
+        }
+    }
+
+    fn verify_once(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, ReadError> {
         let (disk, config) = (&self.shared.disk, self.wal_config(self.head()));
         let (sealed, damage) = match wal::sealed(&**disk, &config) {
             Ok(found) => (found.list, found.damage),
@@ -242,12 +270,14 @@ impl ReadOnlyStore {
         let wal = WalReader::new(Arc::clone(disk), config.clone(), Segments::of(sealed.clone()));
         let mut report = verify::verify(&self.shared, Some(&wal), progress)?;
         // The writer may have let go of some meanwhile; their bytes may be another's by now.
-        if !report.is_sound()
-            && let Ok(now) = wal::sealed(&**disk, &config)
-        {
-            let gone = sealed.iter().filter(|segment| !now.list.iter().any(|still| still.id == segment.id));
-            let gone: Vec<String> = gone.map(|gone| wal.path(gone.number).display().to_string()).collect();
-            report.findings.retain(|finding| !gone.contains(&finding.file));
+        for segment in &sealed {
+            let file = wal.path(segment.number).display().to_string();
+            let is_found = report.findings.iter().any(|finding| finding.file == file);
+            // One whose header says something else altogether is not gone: what was found is true of it.
+            if is_found && !wal::is_held(&**disk, &config, segment).unwrap_or(true) {
+                report.findings.retain(|finding| finding.file != file);
+                report.sealed_segments -= 1;
+            }
         }
         let mut findings = Findings(report.findings);
         for error in damage {

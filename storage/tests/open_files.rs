@@ -2,11 +2,14 @@
 
 mod model;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::{Random, SimDisk};
-use matchtape_storage::{Disk, EventStore, Query, ReadOnlyOptions, ReadOnlyStore, StoreOptions};
+use matchtape_storage::{
+    Access, Caching, Disk, EventStore, Query, ReadOnlyOptions, ReadOnlyStore, StoreOptions,
+};
 use model::*;
 
 /// Tables of each kind in the store.
@@ -71,6 +74,18 @@ fn a_read_only_store_that_may_not_open_all_tables_reads_them_all_and_says_when_o
     store.compact(&mut |_| true).expect("compacted");
     let gone = watched.reader().event(Sequence::FIRST).expect_err("its table was merged away");
     assert!(gone.is_file_missing(), "{gone}");
+    let report = watched.verify(&mut |_| {}).expect("looked again");
+    assert!(report.is_sound() && report.events == events.len() as u64, "{report:?}");
+
+    // One that the writer has not let go of is missing for good.
+    let tables = store.inspect().event_tables;
+    let lost = Path::new(&tables[0].file);
+    let bytes = disk.content(lost).expect("there");
+    disk.remove(lost).expect("removed");
+    let report = watched.verify(&mut |_| {}).expect("looked again");
+    assert!(report.findings.iter().any(|finding| Path::new(&finding.file) == lost), "{report:?}");
+    let file = disk.open(lost, Access::CreateNew, Caching::Buffered).expect("created");
+    file.write_at(&bytes, 0).expect("written");
     watched.refresh().expect("refreshed");
     check_reader(&watched.reader(), &events, &mut Random::new(2), 50);
     assert!(watched.verify(&mut |_| {}).expect("readable").is_sound());

@@ -353,6 +353,45 @@ fn a_tape_without_its_beginning_is_opened_by_a_release_that_reads_its_sections_o
 }
 
 #[test]
+fn what_a_writer_lets_go_of_while_a_reader_verifies_is_no_damage() {
+    let disk = SimDisk::new(1);
+    let mut driven = flushed(&disk, 12);
+    for _ in 0..40 {
+        driven.append(3, true);
+    }
+    driven.store.flush().expect("flushed");
+    let read_only = ReadOnlyOptions { open_tables_max: 1, ..ReadOnlyOptions::default() };
+    let watched = ReadOnlyStore::open(Arc::new(disk.clone()), read_only).expect("opened");
+    let segments = || {
+        let entries = disk.list(Path::new("wal")).expect("listed");
+        entries.iter().filter(|entry| entry.name.ends_with(".wal")).count()
+    };
+    let (before, segments_before) = (files(&disk, "snapshot"), segments());
+    // Everything that a look of the node's does, after the first file was begun.
+    let mut begun = false;
+    let report = watched.verify(&mut |_| {
+        if !std::mem::replace(&mut begun, true) {
+            let policy = RetentionPolicy { snapshot_gap_bytes: 6 << 10, ..older_than(1 << 20) };
+            driven.store.retain(&policy, now(&driven)).expect("thinned");
+            driven.store.release_log(driven.head.last_sequence).expect("released");
+        }
+    });
+    let report = report.expect("verified");
+    assert!(files(&disk, "snapshot") < before, "snapshots were thinned");
+    assert!(segments() < segments_before, "segments were let go of");
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.events, driven.events.len() as u64);
+    // Of the view of before, the newest that is there.
+    assert!(watched.reader().snapshot_before(Sequence::MAX).expect("an older one").is_some());
+    // One that is missing and named is missing.
+    let named = driven.store.inspect().snapshots;
+    disk.remove(Path::new(&named[0].file)).expect("removed");
+    let report = watched.verify(&mut |_| {}).expect("verified");
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    assert_eq!(report.findings[0].file, named[0].file);
+}
+
+#[test]
 fn what_drops_nothing_reads_no_snapshot() {
     let disk = SimDisk::new(1);
     let driven = flushed(&disk, 6);

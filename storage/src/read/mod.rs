@@ -195,6 +195,8 @@ impl Reader {
             match Snapshot::load(&*self.shared.disk, &file.meta) {
                 Ok(snapshot) => return Ok(Some(snapshot)),
                 Err(TableError::Damage(_)) => {}
+                // Beside a writer, one that was thinned meanwhile: an older one does as well.
+                Err(TableError::Disk(error)) if error.is_missing() => {}
                 Err(error) => return Err(error.into()),
             }
         }

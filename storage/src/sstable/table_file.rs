@@ -37,6 +37,12 @@ impl TableFile {
         Path::new(TABLES).join(self.name())
     }
 
+    /// What a path below the data directory is, as [`TableFile::path`] gives it.
+    pub(crate) fn from_path(path: &Path) -> Option<Self> {
+        let name = path.strip_prefix(TABLES).ok()?.to_str()?;
+        Self::from_name(name)
+    }
+
     /// What a name in the directory of tables is; a half-written file has its suffix removed first.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         let name = name.strip_suffix(NEW_SUFFIX).unwrap_or(name);

@@ -150,6 +150,19 @@ pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<SealedSegmen
     Ok(found)
 }
 
+/// Whether the log still holds a sealed segment; otherwise its file is gone, or another's by now.
+pub(crate) fn is_held(disk: &dyn Disk, config: &WalConfig, segment: &SegmentInfo) -> Result<bool, WalError> {
+    let file = match disk.open(&segment.number.path(&config.directory), Access::Read, Caching::Buffered) {
+        Err(error) if error.is_missing() => return Ok(false),
+        opened => opened?,
+    };
+    Ok(match read_header(&file, segment.number, config)? {
+        First::Header(header) => header.id == segment.id,
+        First::Spare => false,
+        First::Damaged(_) => true,
+    })
+}
+
 /// Whether a segment still has its name: otherwise its file may be another's by now.
 fn is_there(disk: &dyn Disk, config: &WalConfig, number: SegmentNumber) -> Result<bool, DiskError> {
     match disk.open(&number.path(&config.directory), Access::Read, Caching::Buffered) {

@@ -37,8 +37,8 @@ pub use block::COMMIT_HEADER_BYTES;
 pub use buffer::{BufferPool, CommitBuffer, Refusal};
 pub use config::{Mistakes, Preparation, SyncPolicy, WalConfig, WriteBackend};
 pub use error::{Damage, WalError};
-pub(crate) use follower::sealed;
 pub use follower::{WalFollower, WalIdentity, identify};
+pub(crate) use follower::{is_held, sealed};
 pub use frames::WalFrames;
 pub use group_commit::{
     AppendError, CommitObserver, GroupCommit, GroupCommitOptions, SealError, SegmentSealer, WhenFull,

@@ -46,6 +46,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
     bar.finish_and_clear();
     // Not of a damaged tape: its findings say more than a fold that ends in one of them.
     if report.is_sound() {
+        // A node beside this one has gone on; what it has merged meanwhile may have no file any more.
+        store.refresh().map_err(|error| store::open_error(&args.data, &error))?;
         let reader = store.reader();
         report.findings.extend(compare_snapshot(&reader, projections())?);
     }
