@@ -1,12 +1,13 @@
 //! How a node is while it works, for whoever has to tell it.
 
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use matchtape_bus::IngressCounters;
 use matchtape_schemas::publish::WaitError;
-use matchtape_storage::StoreGauge;
+use matchtape_storage::{Finding, SYSTEM, ScrubMarks, StoreGauge};
 use parking_lot::Mutex;
 
 use crate::latency::StageLatency;
@@ -19,6 +20,8 @@ pub struct NodeGauge {
     pub(crate) intake: Arc<Intake>,
     pub(crate) latency: Arc<StageLatency>,
     pub(crate) store: StoreGauge,
+    /// The store of the durable consumers, once there is one.
+    pub(crate) system: Arc<OnceLock<StoreGauge>>,
     pub(crate) ingress: Option<Arc<Mutex<IngressCounters>>>,
 }
 
@@ -36,6 +39,23 @@ impl NodeGauge {
     /// The store below.
     pub fn store(&self) -> &StoreGauge {
         &self.store
+    }
+
+    /// What the scrub has done and found in the store and, below `system/`, in that of the durable consumers. Rounds are the
+    /// store's.
+    pub fn scrub(&self) -> ScrubMarks {
+        let mut marks = self.store.scrub();
+        if let Some(system) = self.system.get() {
+            let of_system = system.scrub();
+            marks.files += of_system.files;
+            marks.bytes += of_system.bytes;
+            marks.unread_files += of_system.unread_files;
+            marks.damaged.extend(of_system.damaged.into_iter().map(|finding| {
+                let file = Path::new(SYSTEM).join(&finding.file).display().to_string();
+                Finding { file, ..finding }
+            }));
+        }
+        marks
     }
 
     /// How long events take to become durable and visible.

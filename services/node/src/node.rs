@@ -242,6 +242,7 @@ impl Node {
             disk,
             name: options.name.clone(),
             options: options.consumers.clone(),
+            scrub: options.store.scrub,
             reader: reader.clone(),
             intake: Arc::clone(&intake),
             epoch: head.epoch,
@@ -390,6 +391,7 @@ impl Node {
             intake: Arc::clone(&self.intake),
             latency: Arc::clone(&self.latency),
             store: self.store().gauge(),
+            system: self.consumers.system_gauge(),
             ingress: self.ingress.as_ref().map(Ingress::shared_counters),
         }
     }

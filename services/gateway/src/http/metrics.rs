@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use matchtape_node::consumers::ConsumerInfo;
 use matchtape_node::{NodeGauge, WaitError};
 use matchtape_schemas::Stage;
-use matchtape_storage::{Pressure, StoreNumbers};
+use matchtape_storage::{Pressure, ScrubMarks, StoreNumbers};
 
 use super::Gateway;
 use crate::gateway::Shared;
@@ -48,7 +48,7 @@ pub(crate) async fn metrics(State(shared): Gateway) -> Response {
         gateway(&shared, &mut out);
         if let Some(gauge) = &shared.gauge {
             node(gauge, &mut out);
-            store(&gauge.store().numbers(), &mut out);
+            store(&gauge.store().numbers(), &gauge.scrub(), &mut out);
         }
         if let Some(consumers) = &shared.consumers {
             each_consumer(&consumers.list(), &mut out);
@@ -155,8 +155,8 @@ fn node(gauge: &NodeGauge, out: &mut Exposition) {
     }
 }
 
-fn store(numbers: &StoreNumbers, out: &mut Exposition) {
-    let (compaction, retention, scrub) = (&numbers.compaction, &numbers.retention, &numbers.scrub);
+fn store(numbers: &StoreNumbers, scrub: &ScrubMarks, out: &mut Exposition) {
+    let (compaction, retention) = (&numbers.compaction, &numbers.retention);
     for (name, help, value) in [
         ("matchtape_flushes_total", "Memtables that became tables.", numbers.flushes),
         ("matchtape_compaction_merges_total", "Merges of index tables.", compaction.merges),

@@ -35,7 +35,7 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
     let behind = visible.get().saturating_sub(head.position.get());
     let poisoned = shared.gauge.as_ref().and_then(NodeGauge::ended).filter(|why| *why == WaitError::Poisoned);
     let ended = shared.gauge.as_ref().map(NodeGauge::ended_parts).unwrap_or_default();
-    let scrub = shared.gauge.as_ref().map(|gauge| gauge.store().scrub());
+    let scrub = shared.gauge.as_ref().map(NodeGauge::scrub);
     let damaged = scrub.as_ref().is_some_and(|marks| !marks.damaged.is_empty());
     let (status, word) = match &head.failed {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),

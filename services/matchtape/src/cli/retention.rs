@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use matchtape_node::Node;
 use matchtape_schemas::AcceptedTime;
 use matchtape_storage::{Advisory, EventStore, Finding, Restraint, RetentionChoice, RetentionPolicy};
 use serde::{Deserialize, Serialize};
@@ -91,7 +92,8 @@ impl Keeper {
     }
 
     /// One look. What fails is told and tried again at the next; nothing is lost by waiting.
-    fn look(&mut self, store: &EventStore, now: AcceptedTime) {
+    fn look(&mut self, node: &Node, now: AcceptedTime) {
+        let store = node.store();
         if let Some(after) = self.snapshot_after {
             match store.snapshot_if_due(after, now) {
                 Ok(Some(through)) => {
@@ -105,7 +107,7 @@ impl Keeper {
             Ok(choice) => self.tell(&choice),
             Err(error) => tracing::error!("{error}; what is kept is whole"),
         }
-        for Finding { file, offset, what } in self.newly_damaged(store.gauge().scrub().damaged) {
+        for Finding { file, offset, what } in self.newly_damaged(node.gauge().scrub().damaged) {
             let place = offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
             tracing::error!(
                 "damaged: {file}{place}: {what}; `matchtape verify` says whether anything else is"
@@ -172,19 +174,19 @@ fn subject(advisory: &Advisory) -> String {
 
 /// Looks at intervals until the other end of `stopped` goes. The first look comes an interval after the start: whoever was
 /// reading old events before a restart has had the chance to pin them again.
-pub(super) fn keep(store: &EventStore, config: &Config, stopped: &mpsc::Receiver<()>) {
+pub(super) fn keep(node: &Node, config: &Config, stopped: &mpsc::Receiver<()>) {
     let interval = Duration::from_secs(config.retention.interval_seconds.max(1));
     let mut keeper = Keeper::new(config);
-    keeper.announce(store, now(), interval);
+    keeper.announce(node.store(), now(), interval);
     while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
-        keeper.look(store, now());
+        keeper.look(node, now());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use matchtape_market::projections;
-    use matchtape_node::{Node, NodeOptions};
+    use matchtape_node::NodeOptions;
     use matchtape_schemas::event::OrderAccepted;
     use matchtape_schemas::{
         Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Sequence, Stage,
@@ -228,7 +230,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let node = node(&folder);
         tables(&node, 5);
-        Keeper::new(&Config::default()).look(node.store(), now());
+        Keeper::new(&Config::default()).look(&node, now());
         assert_eq!((first_kept(&node), node.store().inspect().event_tables.len()), (1, 5));
         node.close().unwrap();
     }
@@ -241,11 +243,11 @@ mod tests {
         let mut config = Config::default();
         config.retention.keep_bytes = 1;
         let pin = node.store().pin(PinKind::Consumer, "risk", Sequence(250)).unwrap();
-        Keeper::new(&config).look(node.store(), now());
+        Keeper::new(&config).look(&node, now());
         let kept = first_kept(&node);
         assert!(kept > 1 && kept <= 250, "{kept}");
         drop(pin);
-        Keeper::new(&config).look(node.store(), now());
+        Keeper::new(&config).look(&node, now());
         assert!(first_kept(&node) > 250);
         node.close().unwrap();
     }
@@ -258,11 +260,11 @@ mod tests {
         let later = |minutes: i64| AcceptedTime(now().0 + minutes * 60_000_000_000);
         let mut config = Config::default();
         config.snapshot.interval_minutes = 0;
-        Keeper::new(&config).look(node.store(), later(1_000_000));
+        Keeper::new(&config).look(&node, later(1_000_000));
         config.snapshot.interval_minutes = 30;
-        Keeper::new(&config).look(node.store(), later(20));
+        Keeper::new(&config).look(&node, later(20));
         assert_eq!(node.store().flushed_through(), Sequence::ZERO);
-        Keeper::new(&config).look(node.store(), later(31));
+        Keeper::new(&config).look(&node, later(31));
         assert_eq!(node.store().flushed_through(), last);
         node.close().unwrap();
     }
@@ -302,9 +304,9 @@ mod tests {
         let (stop, stopped) = mpsc::channel();
         let (done, ended) = mpsc::channel();
         std::thread::scope(|scope| {
-            let (store, config) = (node.store(), &config);
+            let (node, config) = (&node, &config);
             scope.spawn(move || {
-                keep(store, config, &stopped);
+                keep(node, config, &stopped);
                 done.send(()).unwrap();
             });
             drop(stop);

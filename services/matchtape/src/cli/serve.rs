@@ -399,12 +399,12 @@ impl Running {
         config: &Config,
         work: impl FnOnce(&Self) -> Result<T, CliError>,
     ) -> Result<T, CliError> {
-        let store = self.node.store();
+        let (node, store) = (&self.node, self.node.store());
         std::thread::scope(|scope| {
             let (stop_keeping, stopped) = mpsc::channel();
             std::thread::Builder::new()
                 .name("retention".into())
-                .spawn_scoped(scope, move || retention::keep(store, config, &stopped))
+                .spawn_scoped(scope, move || retention::keep(node, config, &stopped))
                 .map_err(no_thread)?;
             let (stop_moving, stopped) = mpsc::channel();
             if !config.cold.place.is_empty() {

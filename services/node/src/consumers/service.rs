@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use matchtape_consumer::{
     encode_parked,
 };
 use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence, Stage};
-use matchtape_storage::{Direction, Disk, EventStore, Query, Reader};
+use matchtape_storage::{Direction, Disk, EventStore, Query, Reader, ScrubOptions, StoreGauge};
 use parking_lot::{Mutex, RwLock};
 
 use super::ConsumersOptions;
@@ -34,6 +34,8 @@ pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) name: String,
     pub(crate) options: ConsumersOptions,
+    /// How the files below `system/` are read again.
+    pub(crate) scrub: ScrubOptions,
     pub(crate) reader: Reader,
     pub(crate) intake: Arc<Intake>,
     pub(crate) epoch: Epoch,
@@ -74,6 +76,8 @@ pub(super) struct Shared {
     by_name: RwLock<BTreeMap<ConsumerName, Arc<One>>>,
     /// Held while a consumer is made, changed or deleted: one at a time.
     thread: Mutex<Thread>,
+    /// The system tape's store, once there is one.
+    system: Arc<OnceLock<StoreGauge>>,
 }
 
 enum Thread {
@@ -117,7 +121,7 @@ impl Consumers {
     /// Takes up the consumers that the data directory has, and returns when what recovery changed of them is recorded.
     pub(crate) fn open(parts: Parts) -> Result<Self, NodeError> {
         let (origin, wall_origin) = (Instant::now(), wall_clock());
-        let system = SystemTape::open(&parts.disk, &parts.name, &parts.options)?;
+        let system = SystemTape::open(&parts.disk, &parts.name, &parts.options, parts.scrub)?;
         let shared = Shared {
             parts,
             recorder: Arc::new(Recorder::new()),
@@ -125,6 +129,7 @@ impl Consumers {
             wall_origin,
             by_name: RwLock::default(),
             thread: Mutex::new(Thread::NotStarted),
+            system: Arc::default(),
         };
         let this = Self { shared: Arc::new(shared) };
         if let Some(mut system) = system {
@@ -202,14 +207,21 @@ impl Consumers {
         known
     }
 
+    /// Where the gauge of the system tape's store is, or will be.
+    pub(crate) fn system_gauge(&self) -> Arc<OnceLock<StoreGauge>> {
+        Arc::clone(&self.shared.system)
+    }
+
     fn start(&self, thread: &mut Thread, system: SystemTape) -> Result<(), NodeError> {
         let shared = Arc::clone(&self.shared);
+        let gauge = system.gauge();
         let running = std::thread::Builder::new().name("consumers".into()).spawn(move || {
             let interval = shared.parts.options.record_interval;
             let recorder = Arc::clone(&shared.recorder);
             recorder.run(system, &mut Rounds { shared, in_flight: Vec::new() }, interval)
         })?;
         *thread = Thread::Running(running);
+        let _ = self.shared.system.set(gauge);
         Ok(())
     }
 
@@ -237,7 +249,8 @@ impl Consumers {
                     true => ConsumerError::NoSpace,
                     false => ConsumerError::Recording(Arc::new(StoreFailure(Box::new(error)))),
                 };
-                let system = SystemTape::create(&parts.disk, &parts.name, &parts.options).map_err(failed)?;
+                let system = SystemTape::create(&parts.disk, &parts.name, &parts.options, parts.scrub)
+                    .map_err(failed)?;
                 self.start(&mut thread, system).map_err(failed)?;
             }
         }

@@ -16,7 +16,7 @@ use matchtape_schemas::{
     BodyRef, EventRef, EventTime, InstrumentId, ProducerId, ProducerSequence, Projection, ProjectionError,
     Sequence, Stage,
 };
-use matchtape_storage::{Disk, DiskBelow, RetentionPolicy, SYSTEM};
+use matchtape_storage::{Disk, DiskBelow, RetentionPolicy, SYSTEM, ScrubOptions, StoreGauge};
 
 use super::ConsumersOptions;
 use super::error::ConsumerError;
@@ -112,7 +112,7 @@ pub(super) struct SystemTape {
 }
 
 /// A store small enough to go unnoticed beside the data's.
-fn options(name: &str, options: &ConsumersOptions) -> NodeOptions {
+fn options(name: &str, options: &ConsumersOptions, scrub: ScrubOptions) -> NodeOptions {
     let mut system = NodeOptions { name: name.to_owned(), ring_slots: 1024, ..NodeOptions::default() };
     system.store.memtable_bytes =
         usize::try_from(options.system_log_bytes).unwrap_or(usize::MAX).max(4 << 20);
@@ -122,6 +122,7 @@ fn options(name: &str, options: &ConsumersOptions) -> NodeOptions {
         (options.system_log_bytes / 4).next_multiple_of(4096).clamp(1 << 20, 64 << 20);
     system.store.log_kept_bytes = system.store.wal.segment_bytes;
     system.store.wal.commit_bytes = 256 << 10;
+    system.store.scrub = scrub;
     system
 }
 
@@ -131,9 +132,10 @@ impl SystemTape {
         disk: &Arc<dyn Disk>,
         name: &str,
         chosen: &ConsumersOptions,
+        scrub: ScrubOptions,
     ) -> Result<Option<Self>, NodeError> {
         let below = DiskBelow::open(disk, SYSTEM)?;
-        below.map(|below| Self::open_in(below, name, chosen)).transpose()
+        below.map(|below| Self::open_in(below, name, chosen, scrub)).transpose()
     }
 
     /// The same, made if need be.
@@ -141,13 +143,22 @@ impl SystemTape {
         disk: &Arc<dyn Disk>,
         name: &str,
         chosen: &ConsumersOptions,
+        scrub: ScrubOptions,
     ) -> Result<Self, NodeError> {
-        Self::open_in(DiskBelow::create(disk, SYSTEM)?, name, chosen)
+        Self::open_in(DiskBelow::create(disk, SYSTEM)?, name, chosen, scrub)
     }
 
-    fn open_in(below: DiskBelow, name: &str, chosen: &ConsumersOptions) -> Result<Self, NodeError> {
-        let node =
-            Node::open_on(Arc::new(below), options(name, chosen), vec![Box::new(SystemState::default())])?;
+    fn open_in(
+        below: DiskBelow,
+        name: &str,
+        chosen: &ConsumersOptions,
+        scrub: ScrubOptions,
+    ) -> Result<Self, NodeError> {
+        let node = Node::open_on(
+            Arc::new(below),
+            options(name, chosen, scrub),
+            vec![Box::new(SystemState::default())],
+        )?;
         let mut recovered = SystemState::default();
         if let Some(section) = node.store().projection_section(SECTION) {
             recovered.restore(section).map_err(NodeError::System)?;
@@ -155,6 +166,10 @@ impl SystemTape {
         let publisher = node.publisher(PRODUCER)?;
         let log_bytes = chosen.system_log_bytes;
         Ok(Self { publisher: Some(publisher), node: Some(node), recovered, log_bytes, written: 0 })
+    }
+
+    pub(super) fn gauge(&self) -> StoreGauge {
+        self.node().store().gauge()
     }
 
     fn publisher(&mut self) -> &mut Publisher {
@@ -271,5 +286,60 @@ impl Drop for SystemTape {
     fn drop(&mut self) {
         // The publisher's claim on its producer ends before the node does.
         drop(self.publisher.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use matchtape_consumer::Definition;
+    use matchtape_storage::RealDisk;
+
+    use super::*;
+
+    #[test]
+    fn files_below_system_are_scrubbed_as_the_node_is_told_and_their_damage_is_the_nodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut node_options = NodeOptions { ring_slots: 1024, ..NodeOptions::default() };
+        node_options.store.scrub.bytes_per_second = 0;
+        let open =
+            |node_options: &NodeOptions| Node::open(folder.path(), node_options.clone(), Vec::new()).unwrap();
+        let node = open(&node_options);
+        node.consumers().add(&"risk".parse().unwrap(), Definition::default()).unwrap();
+        let system = node.gauge().system;
+        let idle = system.get().expect("made with the first consumer").scrub();
+        node.close().unwrap();
+
+        // What its log has becomes a table.
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(folder.path()).unwrap());
+        let (chosen, never) = (&node_options.consumers, node_options.store.scrub);
+        assert_eq!(options("matchtape", chosen, never).store.scrub, never);
+        let system = SystemTape::open(&disk, "matchtape", chosen, never).unwrap().expect("it is there");
+        system.node().store().flush().unwrap();
+        let table = system.node().store().inspect().event_tables[0].file.clone();
+        system.close().unwrap();
+        drop(disk);
+
+        node_options.store.scrub = ScrubOptions { bytes_per_second: u64::MAX, every: Duration::ZERO };
+        let node = open(&node_options);
+        let (gauge, begun) = (node.gauge(), Instant::now());
+        assert_eq!(gauge.scrub().damaged, []);
+        let file = format!("{SYSTEM}/{table}");
+        let mut bytes = std::fs::read(folder.path().join(&file)).unwrap();
+        bytes[100] ^= 8;
+        std::fs::write(folder.path().join(&file), bytes).unwrap();
+        let damaged = loop {
+            let marks = gauge.scrub();
+            if !marks.damaged.is_empty() {
+                break marks.damaged;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{marks:?}");
+            std::thread::yield_now();
+        };
+        assert_eq!((damaged.len(), &damaged[0].file), (1, &file), "{damaged:?}");
+        assert_eq!((idle.rounds, idle.bytes), (0, 0), "a node that is not to scrub does not");
+        drop(gauge);
+        node.close().unwrap();
     }
 }
