@@ -78,7 +78,10 @@ impl Bell {
 
     /// Sleeps until it is rung, at most so long; returns whether it was.
     pub(crate) fn wait_for(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let Some(deadline) = Instant::now().checked_add(limit) else {
+            self.wait();
+            return true;
+        };
         let mut rung = self.rung.lock();
         while !*rung {
             if self.changed.wait_until(&mut rung, deadline).timed_out() {
@@ -117,5 +120,14 @@ mod tests {
             }
             assert_eq!(waiting.join().unwrap(), Sequence(100));
         });
+    }
+
+    #[test]
+    fn a_bell_is_waited_for_however_long_that_may_be() {
+        let bell = Bell::default();
+        assert!(!bell.wait_for(Duration::ZERO));
+        bell.ring();
+        assert!(bell.wait_for(Duration::MAX));
+        assert!(!bell.wait_for(Duration::ZERO), "once");
     }
 }

@@ -173,6 +173,9 @@ fn listen(address: SocketAddr, send_buffer_bytes: u32) -> std::io::Result<TcpLis
     socket.listen(1024)
 }
 
+/// Longer than anybody waits, and a time that the clock still has.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 impl GatewayHandle {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
@@ -186,11 +189,12 @@ impl GatewayHandle {
 
     /// Tells every client, gives them `drain_max` to take what was published before, closes, and stops.
     pub async fn shutdown(self) {
-        let deadline = Instant::now() + self.shared.limits.drain_max;
+        let drain = self.shared.limits.drain_max.min(FOR_EVER);
+        let deadline = Instant::now() + drain;
         self.drain.send_replace(Some(deadline));
         let all = self.shared.limits.connections_max as u32;
         // Every connection gives its permit back when it ends, by the deadline and a farewell at the latest.
-        let grace = self.shared.limits.drain_max + Duration::from_secs(2);
+        let grace = drain + Duration::from_secs(2);
         let _ = tokio::time::timeout(grace, self.shared.connections.acquire_many(all)).await;
         let mut server = self.server;
         if tokio::time::timeout_at(deadline.into(), &mut server).await.is_err() {

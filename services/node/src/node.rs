@@ -413,7 +413,7 @@ impl Node {
 
     /// Blocks until the event at `sequence` has reached `stage`, at most for `limit`.
     pub fn wait_for(&self, sequence: Sequence, stage: Stage, limit: Duration) -> Result<(), WaitError> {
-        self.intake.wait(sequence, stage, Some(Instant::now() + limit))
+        self.intake.wait(sequence, stage, Instant::now().checked_add(limit))
     }
 
     /// Resolves when the event at `sequence` has reached `stage`.
@@ -491,7 +491,7 @@ impl TapeProgress {
 
     /// Blocks until the event at `sequence` has reached `stage`, at most for `limit`.
     pub fn wait_for(&self, sequence: Sequence, stage: Stage, limit: Duration) -> Result<(), WaitError> {
-        self.intake.wait(sequence, stage, Some(Instant::now() + limit))
+        self.intake.wait(sequence, stage, Instant::now().checked_add(limit))
     }
 
     /// Resolves when the event at `sequence` has reached `stage`.

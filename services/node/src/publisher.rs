@@ -483,7 +483,7 @@ impl Publish for Publisher {
     }
 
     fn wait_for(&mut self, at: Sequence, stage: Stage, limit: Duration) -> Result<Sequence, WaitError> {
-        self.intake.wait(at, stage, Some(Instant::now() + limit)).map(|()| at)
+        self.intake.wait(at, stage, Instant::now().checked_add(limit)).map(|()| at)
     }
 
     fn wait_async(&mut self, at: Sequence, stage: Stage) -> StageReached {

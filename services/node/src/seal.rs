@@ -58,13 +58,16 @@ impl SealError {
     }
 }
 
+/// Longer than anybody waits, and a time that the clock still has.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 impl Sealer {
     /// Returns when everything that was accepted before is in a sealed segment.
     ///
     /// The frame that comes next ends the segment. So that one comes, the sequencer says something: that its term begins, if
     /// nothing was said in it, or else that time has passed.
     pub fn seal(&self, limit: Duration) -> Result<SealReport, SealError> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(FOR_EVER);
         let through = self.intake.watermarks().accepted;
         if through <= self.log.sealed_through() {
             return Ok(self.report(false));

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use matchtape_bus::{RemoteOptions, RemotePublisher};
 use matchtape_node::{Node, NodeOptions, Publish, PublishError, Publisher};
@@ -201,6 +201,8 @@ fn full<P: Publish>(mut publisher: P, node: &Node) {
         }
     }
     publisher.wait(last.unwrap(), Stage::Visible).unwrap();
+    // However many are asked for: all that there can be.
+    publisher.wait_for_room(usize::MAX).unwrap();
     let numbers: Vec<u64> = on_tape(node).iter().map(|(_, event)| event.producer_sequence.get()).collect();
     assert_eq!(numbers, (1..=number).collect::<Vec<_>>());
 }
@@ -234,6 +236,25 @@ fn a_closed_node_is_told_in_the_same_words_both_ways() {
     node.close().unwrap();
     assert!(refused(&mut inside) == PublishError::Closed);
     assert!(refused(&mut outside) == PublishError::Closed);
+}
+
+#[test]
+fn the_longest_limits_are_none() {
+    const LONGEST: Duration = Duration::MAX;
+    let place = Place::new("longest");
+    let node = place.node();
+    let mut inside = node.publisher(ProducerId(1)).unwrap();
+    let options = RemoteOptions { connect_wait: LONGEST, silence_max: LONGEST, ..RemoteOptions::default() };
+    let mut outside = RemotePublisher::connect(&place.name(node.tape()), PRODUCER, options).unwrap();
+    let last = inside.publish(&order(1)).unwrap().last();
+    inside.wait_for(last, Stage::Durable, LONGEST).unwrap();
+    node.wait_for(last, Stage::Visible, LONGEST).unwrap();
+    node.progress().wait_for(last, Stage::Visible, LONGEST).unwrap();
+    let last = outside.publish(&order(1)).unwrap().last();
+    outside.wait_for(last, Stage::Visible, LONGEST).unwrap();
+    node.sealer().seal(LONGEST).unwrap();
+    drop((inside, outside));
+    node.close().unwrap();
 }
 
 #[test]

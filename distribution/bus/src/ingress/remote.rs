@@ -120,6 +120,9 @@ struct Handle {
     counters: RemoteCounters,
 }
 
+/// Longer than anybody waits, and a time that the clock still has.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 // Dropped first to last: ports before the node whose tags let others clean up after a crash.
 struct Ports {
     requests: Publisher<ipc::Service, [Block], RequestHeader>,
@@ -140,11 +143,12 @@ impl RemotePublisher {
     ) -> Result<Self, ConnectError> {
         check(&options)?;
         let start = Instant::now();
-        let deadline = start + options.connect_wait;
+        let deadline = start.checked_add(options.connect_wait);
+        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let opened = loop {
             match ports::open(name) {
                 Ok(opened) => break opened,
-                Err(BusError::NotFound { .. } | BusError::Busy { .. }) if Instant::now() < deadline => {
+                Err(BusError::NotFound { .. } | BusError::Busy { .. }) if !is_over() => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(error) => return Err(error.into()),
@@ -154,7 +158,7 @@ impl RemotePublisher {
         while handle.outbox.taken().is_none() {
             handle.turn();
             handle.check_ended()?;
-            if Instant::now() >= deadline {
+            if is_over() {
                 let waited_ms = handle.options.connect_wait.as_millis() as u64;
                 return Err(match (handle.outbox.mark(), handle.outbox.safe_at()) {
                     (Some(last), Some(stage)) => {
@@ -264,7 +268,7 @@ impl Publish for RemotePublisher {
         stage: Stage,
         limit: Duration,
     ) -> Result<Sequence, RemoteWaitError> {
-        self.handle.borrow_mut().wait(at, stage, Some(Instant::now() + limit))
+        self.handle.borrow_mut().wait(at, stage, Instant::now().checked_add(limit))
     }
 
     fn wait_async(&mut self, at: ProducerSequence, stage: Stage) -> RemoteReached {
@@ -274,6 +278,8 @@ impl Publish for RemotePublisher {
     fn wait_for_room(&mut self, events: usize) -> Result<(), RemoteWaitError> {
         let mut handle = self.handle.borrow_mut();
         let since = Instant::now();
+        // As in a node: more than the window has are there when it is empty.
+        let events = events.min(handle.options.window_events);
         loop {
             handle.turn();
             if handle.outbox.has_room(events, handle.lacked_blocks) {
@@ -525,7 +531,7 @@ impl Handle {
         if silent >= self.options.silence_max {
             return Err(RemoteWaitError::Disconnected { silent_ms: silent.as_millis() as u64 });
         }
-        let silence_ends = now + (self.options.silence_max - silent);
+        let silence_ends = now + (self.options.silence_max - silent).min(FOR_EVER);
         Ok(deadline.map_or(silence_ends, |deadline| deadline.min(silence_ends)))
     }
 

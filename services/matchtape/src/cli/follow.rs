@@ -165,7 +165,7 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
     printer.bus = Some(name.clone());
     let until = Until {
         stop,
-        deadline: args.duration.map(|limit| Instant::now() + limit),
+        deadline: args.duration.and_then(|limit| Instant::now().checked_add(limit)),
         through: args.through.map(Sequence),
     };
     let filter = args.common.filter(&printer)?;
