@@ -31,7 +31,7 @@ impl NodeGauge {
         self.intake.stages.ended()
     }
 
-    /// The parts beside the tape that have ended early, for good: buses and the way in.
+    /// The parts beside the tape that have ended early, for good: buses, the way in and the recording of consumers.
     pub fn ended_parts(&self) -> Vec<EndedPart> {
         self.intake.ended_parts.list()
     }

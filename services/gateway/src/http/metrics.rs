@@ -98,7 +98,7 @@ fn node(gauge: &NodeGauge, out: &mut Exposition) {
     );
     out.gauge(
         "matchtape_ended_parts",
-        "Buses and the way in that ended early; the tape goes on. /v1/health names them.",
+        "Buses, the way in and the recording of consumers that ended early; the tape goes on. /v1/health names them.",
         gauge.ended_parts().len(),
     );
     let name = "matchtape_stage_latency_seconds";
