@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use matchtape_node::Node;
 use matchtape_schemas::AcceptedTime;
-use matchtape_storage::{Advisory, EventStore, Finding, Restraint, RetentionChoice, RetentionPolicy};
+use matchtape_storage::{
+    Advisory, DropReason, DroppedFile, EventStore, Finding, Restraint, RetentionChoice, RetentionPolicy,
+};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
@@ -144,7 +146,7 @@ impl Keeper {
 
     fn tell(&mut self, choice: &RetentionChoice) {
         for file in &choice.dropped {
-            tracing::info!("dropped {} ({} bytes)", file.file, file.bytes);
+            tracing::info!("dropped {}", in_words(file));
         }
         if choice.first_kept > choice.first_kept_before {
             let (from, before) = (choice.first_kept, choice.first_kept_before);
@@ -161,6 +163,15 @@ impl Keeper {
         self.said = advisories.iter().map(subject).collect();
         advisories.iter().filter(|advisory| !before.contains(&subject(advisory))).collect()
     }
+}
+
+/// A file that goes, and why if that is not its age.
+pub(super) fn in_words(file: &DroppedFile) -> String {
+    let why = match file.reason {
+        DropReason::Old => "",
+        DropReason::Thinned => ": a snapshot close to others",
+    };
+    format!("{} ({} bytes){why}", file.file, file.bytes)
 }
 
 /// What an advisory is about. Its numbers change from look to look.

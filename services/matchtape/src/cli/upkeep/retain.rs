@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use matchtape_storage::{DropReason, Restraint, RetentionChoice, RetentionPolicy};
+use matchtape_storage::{Restraint, RetentionChoice, RetentionPolicy};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
 use super::super::position::Interval;
+use super::super::retention::in_words;
 use super::super::store::{self, open_error};
 use super::{now, open_for_change, print, spinner};
 
@@ -145,11 +146,7 @@ fn describe(choice: &RetentionChoice, applied: bool) -> String {
     let mut text = String::new();
     let goes = if applied { "dropped" } else { "would go" };
     for file in &choice.dropped {
-        let why = match file.reason {
-            DropReason::Old => "",
-            DropReason::Thinned => ": a snapshot close to others",
-        };
-        let _ = writeln!(text, "{goes:9} {} ({} bytes){why}", file.file, file.bytes);
+        let _ = writeln!(text, "{goes:9} {}", in_words(file));
     }
     let _ = writeln!(
         text,
