@@ -6,6 +6,9 @@ use matchtape_subscription::{History, HistoryError};
 
 use crate::node::TapeProgress;
 
+/// So often a table is looked for that its writer keeps merging into others.
+const ATTEMPTS_MAX: u32 = 10;
+
 /// A frame of the store, kept alive by its handle.
 pub struct StoreFrame(matchtape_storage::FrameHandle);
 
@@ -106,17 +109,20 @@ impl FollowedHistory {
         self.store.refresh().map(|_| ()).map_err(|error| HistoryError::Failed(Box::new(error)))
     }
 
-    /// Asks, and once more if a table was gone that had been part of the store: its writer has put another in its place since.
+    /// Asks, and again if a table was gone that had been part of the store: its writer has put another in its place since.
     fn read<T>(
         &mut self,
         ask: impl Fn(&mut StoreHistory) -> Result<T, ReadError>,
     ) -> Result<T, HistoryError> {
-        match ask(&mut self.known) {
-            Err(error) if error.is_file_missing() => {
-                self.refresh()?;
-                ask(&mut self.known).map_err(failed)
+        let mut attempt = 1;
+        loop {
+            match ask(&mut self.known) {
+                Err(error) if attempt < ATTEMPTS_MAX && error.is_file_missing() => {
+                    self.refresh()?;
+                    attempt += 1;
+                }
+                outcome => return outcome.map_err(failed),
             }
-            outcome => outcome.map_err(failed),
         }
     }
 }
