@@ -409,9 +409,14 @@ fn unknown_variables(names: impl Iterator<Item = String>) -> Result<Vec<String>,
     Ok(unknown)
 }
 
+/// Without the marks that the libraries put around names.
+fn plain(words: &str) -> String {
+    words.replace('`', "")
+}
+
 /// Where it stands, which key it is, and what is wrong with it.
 fn in_words(error: &figment::Error) -> String {
-    use figment::error::Kind;
+    use figment::error::{Actual, Kind};
     let what = match &error.kind {
         Kind::UnknownField(field, known) => {
             format!("there is no {field:?} here; there are {}", known.join(", "))
@@ -422,9 +427,13 @@ fn in_words(error: &figment::Error) -> String {
                 "usize" | "u64" | "u32" | "u16" => "a whole number, 0 or more",
                 other => other,
             };
-            format!("{found} is not {expected}")
+            let found = match found {
+                Actual::Str(_) | Actual::Char(_) => found.to_string(),
+                other => plain(&other.to_string()),
+            };
+            format!("{found} is not {}", plain(expected))
         }
-        other => other.to_string(),
+        other => plain(&other.to_string()),
     };
     let place = match error.metadata.as_ref().map(|metadata| (&metadata.source, &metadata.name)) {
         Some((Some(figment::Source::File(path)), _)) => format!("{}: ", path.display()),
@@ -435,7 +444,7 @@ fn in_words(error: &figment::Error) -> String {
         [] => String::new(),
         path => format!("{}: ", path.join(".")),
     };
-    format!("{place}{key}{}", what.trim_end()).replace('`', "")
+    format!("{place}{key}{}", what.trim_end())
 }
 
 impl From<ConfigError> for CliError {
@@ -821,6 +830,8 @@ mod tests {
             ("[node]\nring_slots = 1000\n", "node.ring_slots"),
             ("[node]\nring_slots = \"many\"\n", "ring_slots"),
             ("[storage]\nsync = \"sometimes\"\n", "sometimes"),
+            ("[node]\nring_slots = \"a`b\"\n", "string \"a`b\" is not a whole number"),
+            ("[node]\nname = 7\n", "unsigned int 7 is not"),
             ("[storage]\nscrub_every_hours = 0\n", "storage.scrub_every_hours"),
             ("[storage]\nscrub_mib_per_second = 2000000\n", "storage.scrub_mib_per_second"),
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
