@@ -12,8 +12,9 @@
 //! one behind its tables when it is opened for writing.
 //!
 //! A store in the directory `system` of the source is copied too, whole, after the tables and before the manifest: it tells of
-//! the first (how far each consumer has come), is read later, and so may be ahead of the copy, never behind. Whoever
-//! opens the copy finds that out, and knows which positions to take back.
+//! the first (how far each consumer has come), is read later, and so may be ahead of the copy. Whoever opens the copy finds that
+//! out, and knows which positions to take back. What is not yet proven to be durable there is left out: those events are delivered
+//! again.
 //!
 //! The source is not locked, and nothing in it is changed. If its writer removes a file meanwhile, the copy begins again
 //! from the newer manifest; files that it has already are kept. The target is a store only once its manifest is there, and

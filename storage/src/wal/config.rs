@@ -69,7 +69,7 @@ pub enum Preparation {
     /// The writer itself, when it begins a segment: one thread, the same trace every time; for simulation.
     Inline,
     /// The writer itself, when it cannot do without: for a command that writes little or nothing and is gone again. Opening
-    /// the log writes no zeros then.
+    /// a log that was begun writes no zeros then.
     WhenNeeded,
 }
 
