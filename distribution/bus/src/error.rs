@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use iceoryx2::node::NodeCreationFailure;
+use iceoryx2::port::ReceiveError;
 use iceoryx2::port::notifier::NotifierCreateError;
-use iceoryx2::port::{ReceiveError, SendError};
 use matchtape_schemas::frame::FrameError;
 use matchtape_schemas::{Epoch, Sequence, TapeId};
 
@@ -211,9 +211,6 @@ pub enum BusError {
     /// A retraction on the live service: what was visible cannot vanish.
     #[error("only the speculative service can retract")]
     RetractOnLive,
-    /// The sample did not reach every subscriber. Those will find the gap and refill from the log.
-    #[error("the sample did not reach every subscriber ({0:?}); they will refill from the log")]
-    Send(SendError),
     /// The subscriber holds as many frames as it may.
     #[error("{held_max} frames are held: drop one before polling again (borrowed_samples)")]
     TooManyHeld {

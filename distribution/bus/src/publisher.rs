@@ -8,7 +8,7 @@ use iceoryx2::node::{Node, NodeState, NodeView};
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::{Publisher, PublisherCreateError};
 use iceoryx2::port::update_connections::UpdateConnections;
-use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, LoanError, SendError};
+use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, SendError};
 use iceoryx2::prelude::{
     AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory, Service,
 };
@@ -56,7 +56,8 @@ pub struct PublisherCounters {
     pub heartbeats: u64,
     /// Retractions.
     pub retractions: u64,
-    /// Samples that did not reach everyone because sending failed (not: because a buffer overflowed).
+    /// Samples that did not reach everyone because sending failed (not: because a buffer overflowed). Those who lack one
+    /// find the gap.
     pub send_failures: u64,
     /// Connections to a subscriber that could not be made or broke. Such a subscriber hears nothing and raises its
     /// heartbeat alarm.
@@ -118,8 +119,8 @@ impl BusPublisher {
     /// Copies one frame into shared memory and hands it to every subscriber. Returns how many there are; with none it
     /// succeeds all the same.
     ///
-    /// A subscriber whose buffer is full loses its oldest frame and will find the gap. After [`BusError::Send`] the
-    /// frame counts as published: some may have it, the others find the gap.
+    /// A subscriber whose buffer is full loses its oldest frame and will find the gap. So does whoever it could not be sent
+    /// to: that is counted, and the frame counts as published.
     pub fn publish(&mut self, frame: &[u8], watermarks: &Watermarks) -> Result<usize, BusError> {
         let sent = self.publish_quietly(frame, watermarks);
         self.wake_subscribers();
@@ -159,7 +160,7 @@ impl BusPublisher {
         self.header.first_sequence += header.count;
         self.counters.frames += 1;
         self.counters.events += header.count;
-        self.send(header, frame)
+        Ok(self.send(header, frame))
     }
 
     /// Wakes the subscribers that sleep: a system call for each of them, none where nobody does.
@@ -172,10 +173,9 @@ impl BusPublisher {
 
     /// Tells every subscriber how far the tape is, and connects those that have come since the last sample. Call it
     /// once per [`BusConfig::heartbeat_interval`] when nothing else was sent.
-    pub fn heartbeat(&mut self, watermarks: &Watermarks) -> Result<usize, BusError> {
-        if let Err(error) = self.publisher.update_connections() {
+    pub fn heartbeat(&mut self, watermarks: &Watermarks) -> usize {
+        if self.publisher.update_connections().is_err() {
             self.counters.send_failures += 1;
-            return Err(BusError::Send(SendError::ConnectionError(error)));
         }
         let mut header = self.header;
         header.kind = SampleKind::Heartbeat.number();
@@ -211,7 +211,7 @@ impl BusPublisher {
         self.counters.retractions += 1;
         let sent = self.send(header, &[]);
         self.wake_subscribers();
-        sent
+        Ok(sent)
     }
 
     /// The sequence the next frame must begin with.
@@ -227,27 +227,22 @@ impl BusPublisher {
         PublisherCounters { broken_connections, ..self.counters }
     }
 
-    /// Whoever is to be woken for it is woken after this: it must find the sample.
-    fn send(&mut self, header: SampleHeader, payload: &[u8]) -> Result<usize, BusError> {
-        self.send_sample(header, payload).map_err(|error| {
+    /// Whoever is to be woken for it is woken after this: it must find the sample. Returns how many were sent it; what could
+    /// not be sent is counted, and no reason to stop: the next sample shows what is missing, and the log has it.
+    fn send(&mut self, header: SampleHeader, payload: &[u8]) -> usize {
+        self.send_sample(header, payload).unwrap_or_else(|_| {
             self.counters.send_failures += 1;
-            BusError::Send(error)
+            0
         })
     }
 
     fn send_sample(&self, header: SampleHeader, payload: &[u8]) -> Result<usize, SendError> {
-        let mut sample = self.publisher.loan_slice_uninit(blocks_for(payload.len())).map_err(loan_failed)?;
+        let mut sample = self.publisher.loan_slice_uninit(blocks_for(payload.len()))?;
         *sample.user_header_mut() = header;
         block::fill(sample.payload_mut(), payload);
         // SAFETY: `fill` initialised every byte of the payload.
         unsafe { sample.assume_init() }.send()
     }
-}
-
-/// The segment has a chunk for every place a sample can be, so a loan cannot fail for want of memory; if one does, the
-/// sample is lost like any other that could not be sent.
-fn loan_failed(error: LoanError) -> SendError {
-    SendError::LoanError(error)
 }
 
 fn create_publisher(
@@ -373,4 +368,67 @@ pub(crate) fn reserve_segment<S: Service>(
         }
     }
     Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no segment {prefix}*{end}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use matchtape_schemas::event::{TimeAdvanced, encode_event};
+    use matchtape_schemas::{
+        AcceptedTime, Event, EventTime, FrameFlags, FrameWriter, InstrumentId, ProducerId, ProducerSequence,
+        TapeId,
+    };
+
+    use super::*;
+    use crate::block::bytes_of_mut;
+    use crate::name::TestName;
+    use crate::subscriber::{BusSubscriber, Delivery, SubscriberOptions};
+
+    /// A frame of one event.
+    fn frame(head: &mut Head) -> Vec<Block> {
+        let event = Event::new(InstrumentId(0), ProducerSequence(0), EventTime(1), TimeAdvanced::default());
+        let (mut encoded, mut blocks) = ([Block::ZERO; 8], vec![Block::ZERO; 64]);
+        let encoded = &mut bytes_of_mut(&mut encoded)[..event.encoded_len()];
+        encode_event(&event, ProducerId(0), encoded);
+        let mut writer = FrameWriter::new(bytes_of_mut(&mut blocks), head);
+        assert!(writer.push(encoded));
+        let length = writer.finish(head, AcceptedTime(1), FrameFlags::NONE).length as usize;
+        blocks.truncate(length / size_of::<Block>());
+        blocks
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_and_its_subscribers_find_the_gap() {
+        let test = TestName::new("unsent", TapeId(9));
+        let config = BusConfig { frame_bytes_max: 4096, ..BusConfig::default() };
+        let mut head = Head { epoch: Epoch(1), ..Head::empty(TapeId(9)) };
+        let mut publisher =
+            BusPublisher::open(&test.name, BusService::Live, &config, &head).expect("publisher");
+        let options = SubscriberOptions { next: Some(Sequence(1)), ..SubscriberOptions::default() };
+        let mut subscriber = BusSubscriber::open(&test.name, BusService::Live, &options).expect("subscriber");
+        let none = Watermarks::default();
+        let mut publish = |publisher: &mut BusPublisher| {
+            let frame = frame(&mut head);
+            let bytes = block::bytes_of(&frame, size_of_val(&frame[..])).expect("all of it");
+            publisher.publish(bytes, &none).expect("it is the next frame")
+        };
+        assert_eq!(publish(&mut publisher), 1);
+        assert!(matches!(subscriber.poll(), Ok(Some(Delivery::Frame(_)))));
+
+        // As many samples are out as may be: there is none for what follows.
+        let loaned = publisher.publisher.loan_slice_uninit(1).expect("loan");
+        assert_eq!((publish(&mut publisher), publisher.heartbeat(&none)), (0, 0));
+        assert_eq!(publisher.counters().send_failures, 2);
+        assert!(matches!(subscriber.poll(), Ok(None)));
+        drop(loaned);
+        assert_eq!(publisher.heartbeat(&none), 1);
+        match subscriber.poll() {
+            Ok(Some(Delivery::Gap { expected, found })) => {
+                assert_eq!((expected, found), (Sequence(2), Sequence(3)))
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(subscriber.poll(), Ok(Some(Delivery::Heartbeat { .. }))));
+        assert_eq!(publish(&mut publisher), 1);
+        assert!(matches!(subscriber.poll(), Ok(Some(Delivery::Frame(_)))));
+    }
 }

@@ -149,8 +149,8 @@ impl LiveLane {
                 next = header.last_sequence().next();
             }
             frames().all(|(_, frame)| {
-                // Not sent to some subscriber: it will find the gap. Anything else the bus's thread meets again, and says.
-                matches!(publisher.publish_quietly(frame, watermarks), Ok(_) | Err(BusError::Send(_)))
+                // What is wrong with it the bus's thread meets again, and says.
+                publisher.publish_quietly(frame, watermarks).is_ok()
             })
         }));
         sent.unwrap_or_else(|_| {
@@ -249,13 +249,7 @@ impl Follower {
             }
             let now = Instant::now();
             if stopping || now >= beat {
-                // Some subscriber did not get it: that one raises its alarm.
-                let heartbeat = self.lane.publisher.lock().heartbeat(&self.intake.watermarks());
-                if let Err(error) = heartbeat
-                    && !matches!(error, BusError::Send(_))
-                {
-                    return Err(error.into());
-                }
+                self.lane.publisher.lock().heartbeat(&self.intake.watermarks());
                 beat = now + self.heartbeat_interval;
             }
             if stopping {
@@ -276,11 +270,8 @@ impl Follower {
             *cursor = self.reader.frames(publisher.next())?;
         }
         let Some(frame) = cursor.next_frame()? else { return Ok(false) };
-        match publisher.publish(frame.bytes(), &self.intake.watermarks()) {
-            // Some subscriber did not get it and will find the gap.
-            Ok(_) | Err(BusError::Send(_)) => Ok(true),
-            Err(error) => Err(error.into()),
-        }
+        publisher.publish(frame.bytes(), &self.intake.watermarks())?;
+        Ok(true)
     }
 }
 
@@ -309,16 +300,6 @@ impl SpeculativeBus {
             broken: false,
         })
     }
-
-    fn note(&mut self, sent: Result<usize, BusError>) {
-        match sent {
-            Ok(_) | Err(BusError::Send(_)) => {}
-            Err(error) => {
-                self.broken = true;
-                self.intake.ended_parts.note("speculative_bus", &error);
-            }
-        }
-    }
 }
 
 impl Speculative for SpeculativeBus {
@@ -326,8 +307,10 @@ impl Speculative for SpeculativeBus {
         if !self.broken {
             // Not the ring's own `accepted`, which may be further: to look it up takes its line away from who claims there.
             let watermarks = Watermarks { accepted: last, ..self.intake.stages.watermarks() };
-            let sent = self.publisher.publish_quietly(frame, &watermarks);
-            self.note(sent);
+            if let Err(error) = self.publisher.publish_quietly(frame, &watermarks) {
+                self.broken = true;
+                self.intake.ended_parts.note("speculative_bus", &error);
+            }
         }
     }
 
@@ -342,8 +325,7 @@ impl Speculative for SpeculativeBus {
     }
 
     fn beat(&mut self) {
-        let sent = self.publisher.heartbeat(&self.intake.watermarks());
-        self.note(sent);
+        self.publisher.heartbeat(&self.intake.watermarks());
         self.next_beat = Instant::now() + self.interval;
     }
 }
