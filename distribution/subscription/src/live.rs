@@ -1,6 +1,6 @@
 //! The bus as a subscription needs it: attached as soon as it exists, damaged samples left to the log.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matchtape_bus::{
     BusError, BusFrame, BusName, BusService, BusSubscriber, Delivery, SubscriberCounters, SubscriberOptions,
@@ -89,6 +89,9 @@ pub enum LiveDelivery<F> {
     },
 }
 
+/// How soon a reader that sleeps looks again where the publisher wakes nobody.
+const NAP: Duration = Duration::from_millis(1);
+
 /// The bus of a tape. Belongs to one thread, as its port does.
 #[derive(Debug)]
 pub struct BusLive {
@@ -96,15 +99,18 @@ pub struct BusLive {
     service: BusService,
     options: SubscriberOptions,
     subscriber: Option<BusSubscriber>,
+    /// It was to sleep, on a bus without wake-ups.
+    naps: bool,
 }
 
 impl BusLive {
     /// To be attached when first needed; the publisher need not be there yet. `wake_up` and `spin` are those of
-    /// [`SubscriberOptions`].
+    /// [`SubscriberOptions`]; how the publisher is configured need not be known: where it wakes nobody, one that is to sleep
+    /// naps, and is up to a millisecond later.
     #[must_use]
     pub fn new(name: &BusName, service: BusService, wake_up: WakeUp, spin: Duration) -> Self {
         let options = SubscriberOptions { wake_up, spin, ..SubscriberOptions::default() };
-        Self { name: name.clone(), service, options, subscriber: None }
+        Self { name: name.clone(), service, options, subscriber: None, naps: false }
     }
 
     /// What the port has seen, once attached.
@@ -133,7 +139,13 @@ impl Live for BusLive {
 
     fn attach(&mut self, next: Sequence) -> Result<bool, BusError> {
         let options = SubscriberOptions { next: Some(next), ..self.options };
-        match BusSubscriber::open(&self.name, self.service, &options) {
+        let mut opened = BusSubscriber::open(&self.name, self.service, &options);
+        self.naps = matches!(opened, Err(BusError::NoWakeUps { .. }));
+        if self.naps {
+            let options = SubscriberOptions { wake_up: WakeUp::BusyPoll, ..options };
+            opened = BusSubscriber::open(&self.name, self.service, &options);
+        }
+        match opened {
             Ok(subscriber) => {
                 self.subscriber = Some(subscriber);
                 Ok(true)
@@ -183,8 +195,20 @@ impl Live for BusLive {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<(), BusError> {
-        if let Some(subscriber) = &mut self.subscriber {
+        let Some(subscriber) = &mut self.subscriber else { return Ok(()) };
+        if !self.naps {
             subscriber.wait(timeout)?;
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let mut looking = self.options.spin.min(timeout);
+        while !subscriber.wait(looking)? {
+            let left = timeout.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(NAP));
+            looking = Duration::ZERO;
         }
         Ok(())
     }

@@ -72,6 +72,42 @@ fn the_alarm_waits_for_three_of_the_intervals_that_the_bus_states() {
     drop(publisher);
 }
 
+#[test]
+fn a_reader_that_sleeps_naps_where_the_publisher_wakes_nobody() {
+    let place = Place::new("naps");
+    // No alarm, however slow this machine is.
+    let heartbeat_interval = Duration::from_secs(60);
+    let config = BusConfig { wake_up: WakeUp::BusyPoll, heartbeat_interval, ..small() };
+    let mut head = empty_tape();
+    let mut publisher = BusPublisher::open(&place.name, BusService::Live, &config, &head).expect("publisher");
+    let log = Log::new(Vec::new());
+    let live = place.live(BusService::Live, WakeUp::Event);
+    let mut reader = RealTime::open(log.clone(), live, RealTimeOptions::default()).expect("open");
+    // Attaches, and uses next to no processor time while nothing comes.
+    let spent = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let before = spent();
+    assert!(reader.next(Duration::from_millis(200)).expect("read").is_none());
+    let used = spent() - before;
+    assert!(used.tv_sec == 0 && used.tv_nsec < 60_000_000, "200 ms took {used:?} of processor time");
+    let next = head.last_sequence.next();
+    let frame = trades_frame(&mut head);
+    log.change(|kept| {
+        kept.frames.push(frame.clone());
+        kept.visible = head.last_sequence;
+    });
+    publisher.publish(frame.bytes(), &all_at(head.last_sequence)).expect("publish");
+    loop {
+        match reader.next(PATIENCE).expect("read").expect("in time") {
+            Update::Events(events) => {
+                assert_eq!(events.first(), next);
+                break;
+            }
+            Update::LiveJoined { .. } | Update::Heartbeat { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Publishes `events` in frames of ten as fast as it can, each visible in `log` first; then heartbeats until told to stop.
 fn publish_all(name: &BusName, service: BusService, log: &Log, events: u64, done: &mpsc::Receiver<()>) {
     let mut head = empty_tape();
@@ -91,7 +127,7 @@ fn publish_all(name: &BusName, service: BusService, log: &Log, events: u64, done
     }
     log.change(|kept| kept.visible = head.last_sequence);
     while done.recv_timeout(Duration::from_millis(10)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        publisher.heartbeat(&all_at(head.last_sequence)).expect("heartbeat");
+        publisher.heartbeat(&all_at(head.last_sequence));
     }
 }
 

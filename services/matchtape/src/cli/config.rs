@@ -226,7 +226,8 @@ pub(super) struct BusSection {
     pub buffer_frames: usize,
     /// The interval of heartbeats; subscribers alarm after three.
     pub heartbeat_ms: u64,
-    /// `event`: sleeping readers are woken. `busy-poll`: nobody sleeps; a core each for the lowest latency.
+    /// `event`: sleeping readers are woken. `busy-poll`: nobody is woken; readers that poll take a core each and have the lowest
+    /// latency, others look every millisecond.
     pub wake_up: WakeUpName,
     /// The core the live publisher is bound to.
     pub core: Option<usize>,
