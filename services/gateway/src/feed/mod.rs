@@ -20,6 +20,7 @@ pub(crate) use lane::{Block, Item, Lane, Recent};
 #[cfg(test)]
 pub(crate) use state::Folded;
 pub(crate) use state::{
-    BookCopy, Channel, Feed, FeedHead, MarketState, Seat, TradeEvent, resting, span, with_last_of_instrument,
+    BookCopy, Channel, Feed, FeedHead, MarketState, Seat, TradeEvent, event_items, for_each_group, resting,
+    span,
 };
 pub(crate) use view::{Depth, View, ViewDelta, merge};

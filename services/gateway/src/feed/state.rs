@@ -1,5 +1,6 @@
 //! What is folded from the tape so far, and how connections join it at an exact position.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use matchtape_market::{Book, BookOrder, Books, Instruments, Level, Tickers, Trade};
@@ -276,18 +277,11 @@ impl Feed {
             candles: self.candles.is_wanted().then(Block::new),
             status: self.status.is_wanted().then(Block::new),
         };
-        let mut group: Vec<EventRef<'_>> = Vec::new();
         let folded = state.position;
-        for frame in frames {
-            for event in frame.frame().events().filter(|event| event.sequence() > folded) {
-                group.push(event);
-                if event.ends_group() {
-                    state.fold_group(&group, &mut step);
-                    group.clear();
-                }
-            }
-        }
-        assert!(group.is_empty(), "what is visible ends a group");
+        let Ok(()) = for_each_group(frames, folded, |group| {
+            state.fold_group(group, &mut step);
+            Ok::<_, Infallible>(())
+        });
         state.position = position;
         state.event_time = state.event_time.max(last.frame().header().max_event_time);
         // Under the state's lock: whoever joins does so before or after this step, never in the middle of it.
@@ -374,23 +368,17 @@ impl MarketState {
             }
         }
         let symbols = &self.symbols;
-        for event in group {
-            let (sequence, instrument) = (event.sequence(), event.instrument());
-            if let Some(block) = &mut step.trades {
-                block.push(sequence, instrument, (), |out| trade_item(out, event, symbols));
-            }
-            if let Some(block) = &mut step.tape {
-                block.push(sequence, instrument, (), |out| {
-                    tape_item(out, event, symbols);
-                    true
-                });
-            }
-        }
-        if let Some(block) = &mut step.mbo {
-            for (event, last) in with_last_of_instrument(group) {
-                let (sequence, instrument) = (event.sequence(), event.instrument());
-                block.push(sequence, instrument, (), |out| mbo_item(out, event, symbols, last));
-            }
+        let of_events = [
+            (Channel::Trades, &mut step.trades),
+            (Channel::Tape, &mut step.tape),
+            (Channel::Mbo, &mut step.mbo),
+            (Channel::Status, &mut step.status),
+        ];
+        for (channel, block) in of_events {
+            let Some(block) = block else { continue };
+            event_items(channel, group, symbols, |event, encode| {
+                block.push(event.sequence(), event.instrument(), (), encode);
+            });
         }
         let span = span(group);
         if let Some(block) = &mut step.candles {
@@ -399,11 +387,6 @@ impl MarketState {
                     // At the group's end, as the candles that are told.
                     block.push(span.last, event.instrument(), trade, |_| true);
                 }
-            }
-        }
-        if let Some(block) = &mut step.status {
-            for event in group {
-                block.push(event.sequence(), event.instrument(), (), |out| status_item(out, event, symbols));
             }
         }
         for instrument in self.tickers.take_changes() {
@@ -458,8 +441,66 @@ pub(crate) fn span(group: &[EventRef<'_>]) -> GroupSpan {
     GroupSpan { first: first.sequence(), last: last.sequence(), event_time: last.event_time() }
 }
 
+/// Gives each group after a position, whole. The last frame ends one.
+pub(crate) fn for_each_group<'f, E>(
+    frames: &'f [FrameHandle],
+    after: Sequence,
+    mut take: impl FnMut(&[EventRef<'f>]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut group: Vec<EventRef<'f>> = Vec::new();
+    for frame in frames {
+        for event in frame.frame().events().filter(|event| event.sequence() > after) {
+            group.push(event);
+            if event.ends_group() {
+                take(&group)?;
+                group.clear();
+            }
+        }
+    }
+    assert!(group.is_empty(), "frames are taken in up to a group's end");
+    Ok(())
+}
+
+/// The items of a channel that is not folded: each follows from an event of the group alone, in the text that `push` has
+/// written. The same for those who are live and those who read the log.
+pub(crate) fn event_items(
+    channel: Channel,
+    group: &[EventRef<'_>],
+    symbols: &Symbols,
+    mut push: impl FnMut(&EventRef<'_>, &mut dyn FnMut(&mut String) -> bool),
+) {
+    match channel {
+        Channel::Trades => {
+            for event in group {
+                push(event, &mut |out| trade_item(out, event, symbols));
+            }
+        }
+        Channel::Tape => {
+            for event in group {
+                push(event, &mut |out| {
+                    tape_item(out, event, symbols);
+                    true
+                });
+            }
+        }
+        Channel::Mbo => {
+            for (event, last) in with_last_of_instrument(group) {
+                push(event, &mut |out| mbo_item(out, event, symbols, last));
+            }
+        }
+        Channel::Status => {
+            for event in group {
+                push(event, &mut |out| status_item(out, event, symbols));
+            }
+        }
+        Channel::Book | Channel::Bbo | Channel::Ticker | Channel::Candles => {
+            unreachable!("{} is folded", channel.name())
+        }
+    }
+}
+
 /// The events of a group that the `mbo` channel shows, and whether each is its instrument's last of them.
-pub(crate) fn with_last_of_instrument<'g, 'e>(
+fn with_last_of_instrument<'g, 'e>(
     group: &'g [EventRef<'e>],
 ) -> impl Iterator<Item = (&'g EventRef<'e>, bool)> + 'g {
     let mut lasts = vec![false; group.len()];

@@ -7,10 +7,9 @@ use matchtape_storage::{FrameCursor, FrameHandle, Query, ReadError, Reader};
 
 use super::candles::{CandleFold, Counted};
 use crate::encode::{
-    Cause, MBO_KINDS, Symbols, bbo_item, book_delta, candle_item, mbo_item, recount_item, status_item,
-    tape_item, ticker_item, trade_item,
+    Cause, MBO_KINDS, Symbols, bbo_item, book_delta, candle_item, recount_item, ticker_item,
 };
-use crate::feed::{BestPrices, Channel, Depth, View, span, with_last_of_instrument};
+use crate::feed::{BestPrices, Channel, Depth, View, event_items, for_each_group, span};
 use crate::ws::Messages;
 
 /// Text of one piece: enough to be worth a trip to another thread, little enough for many clients.
@@ -236,18 +235,8 @@ impl Replay {
         symbols: &Symbols,
         out: &mut Messages,
     ) -> Result<(), ReadError> {
-        let position = self.position;
-        let mut group: Vec<EventRef<'_>> = Vec::new();
-        for frame in frames {
-            for event in frame.frame().events().filter(|event| event.sequence() > position) {
-                group.push(event);
-                if event.ends_group() {
-                    take_in_group(&self.wants, &mut self.fold, &self.reader, &group, symbols, out)?;
-                    group.clear();
-                }
-            }
-        }
-        Ok(())
+        let Self { wants, fold, reader, position, .. } = self;
+        for_each_group(frames, *position, |group| take_in_group(wants, fold, reader, group, symbols, out))
     }
 }
 
@@ -259,35 +248,14 @@ fn take_in_group(
     symbols: &Symbols,
     out: &mut Messages,
 ) -> Result<(), ReadError> {
-    let wanted = |event: &&EventRef<'_>| wants.filter.matches(event.instrument());
-    match wants.channel {
-        Channel::Trades => {
-            for event in group.iter().filter(wanted) {
-                out.push(event.sequence(), |text| trade_item(text, event, symbols));
-            }
-        }
-        Channel::Tape => {
-            for event in group.iter().filter(wanted) {
-                out.push(event.sequence(), |text| {
-                    tape_item(text, event, symbols);
-                    true
-                });
-            }
-        }
-        Channel::Mbo => {
-            for (event, last) in with_last_of_instrument(group).filter(|(event, _)| wanted(event)) {
-                out.push(event.sequence(), |text| mbo_item(text, event, symbols, last));
-            }
-        }
-        Channel::Status => {
-            for event in group.iter().filter(wanted) {
-                out.push(event.sequence(), |text| status_item(text, event, symbols));
-            }
-        }
-        Channel::Book | Channel::Bbo | Channel::Ticker | Channel::Candles => {
-            take_in_folded(wants, fold, reader, group, symbols, out)?;
-        }
+    if wants.channel.is_folded() {
+        return take_in_folded(wants, fold, reader, group, symbols, out);
     }
+    event_items(wants.channel, group, symbols, |event, encode| {
+        if wants.filter.matches(event.instrument()) {
+            out.push(event.sequence(), encode);
+        }
+    });
     Ok(())
 }
 
