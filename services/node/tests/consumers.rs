@@ -419,6 +419,48 @@ fn definitions_are_made_changed_and_forgotten_durably() {
 }
 
 #[test]
+fn a_consumer_that_is_made_while_the_node_closes_is_there_afterwards_or_was_refused() {
+    const ROUNDS: usize = 8;
+    let place = Place::new();
+    let mut made = Vec::new();
+    for round in 0..ROUNDS {
+        let node = place.open();
+        let consumers = node.consumers();
+        let (tell, hear) = std::sync::mpsc::channel();
+        let making = std::thread::spawn({
+            let consumers = consumers.clone();
+            move || {
+                let mut names = (0..).map(|number| name(&format!("c{round}-{number}")));
+                loop {
+                    let name = names.next().unwrap();
+                    if let Err(error) = consumers.add(&name, Definition::default()) {
+                        return error;
+                    }
+                    tell.send(name).unwrap();
+                }
+            }
+        });
+        // Then it is at another one.
+        made.extend(hear.iter().take(1 + round % 3));
+        node.close().unwrap();
+        let refused = making.join().unwrap();
+        assert!(matches!(refused, ConsumerError::Closed), "{refused}");
+        made.extend(hear.try_iter());
+        for name in &made {
+            // Those of earlier rounds are there, too, and have ended like the others.
+            let attached = consumers.attach(name, &member("m"));
+            assert!(matches!(attached, Err(ConsumerError::Closed)), "{name} goes on without its node");
+        }
+    }
+    let node = place.open();
+    let there: Vec<_> = node.consumers().list().into_iter().map(|info| info.name).collect();
+    assert!(made.iter().all(|name| there.contains(name)), "{there:?} of {made:?}");
+    // One that was refused may be there, as one that nobody was told of.
+    assert!(there.len() <= made.len() + ROUNDS);
+    node.close().unwrap();
+}
+
+#[test]
 fn an_acknowledgement_that_says_nothing_is_refused() {
     let place = Place::new();
     let node = place.open();

@@ -14,7 +14,7 @@ use matchtape_node::consumers::{
     AckPolicy, Advisory, ConsumerHandle, ConsumerName, Definition, Item, MemberName,
 };
 use matchtape_schemas::{ProducerId, Sequence, Stage};
-use matchtape_storage::sim::{PowerLoss, SimDisk};
+use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
 use matchtape_storage::{
     Access, Caching, Disk, DiskError, DiskFile, DiskLock, Entry, EntryKind, LockError, LockHolder,
 };
@@ -379,7 +379,23 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
     publish(&node, 30);
     node.close().unwrap();
 
-    let node = open(&TwoDisks { main, system: disks.system, tables: None });
+    // What is recorded of it has to be mended before anything is appended: where that finds the disk full, the node does not
+    // open. On a copy is seen when it is.
+    let again = |system: &SimDisk| system.kill_at(system.operations());
+    let copy = TwoDisks { main: again(&main), system: again(&disks.system), tables: None };
+    drop(open(&copy));
+    let trace = copy.system.describe_trace();
+    let opened =
+        trace.iter().rposition(|step| step == "sync directory tables").expect("it looks at its tables");
+    let first = opened + 1;
+    let disks = TwoDisks { main, system: again(&disks.system), tables: None };
+    for operation in first..first + 1000 {
+        disks.system.fail_at(operation, Fault::Enospc);
+    }
+    let refused = Node::open_on(Arc::new(disks.clone()), small(), Vec::new()).err().expect("no room");
+    assert!(refused.to_string().contains("the disk is full"), "{refused}");
+    let disks = TwoDisks { system: again(&disks.system), ..disks };
+    let node = open(&disks);
     let info = node.consumers().info(&name()).unwrap();
     assert_eq!(info.machine.next, left.next(), "what is there now was never delivered");
     let handle = node.consumers().attach(&name(), &member()).unwrap();
@@ -398,7 +414,7 @@ fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() 
     let handle = node.consumers().attach(&name(), &member()).unwrap();
     assert_eq!(handle.fetch(5, LONG).unwrap().len(), 2);
     for ahead in 0..200 {
-        disks.system.fail_at(disks.system.operations() + ahead, matchtape_storage::sim::Fault::Eio);
+        disks.system.fail_at(disks.system.operations() + ahead, Fault::Eio);
     }
     let refused = handle.ack_durable(Sequence(1)).unwrap_err();
     assert!(refused.to_string().contains("cannot be recorded"), "{refused}");

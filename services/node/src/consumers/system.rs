@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matchtape_consumer::{Change, ConsumerStore, Kept, StoreFailure};
 use matchtape_schemas::event::{
     Event, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, StateDeleted, StateError, StateSet,
 };
-use matchtape_schemas::publish::PublishError;
+use matchtape_schemas::publish::{PublishError, WaitError};
 use matchtape_schemas::{
     BodyRef, EventRef, EventTime, InstrumentId, ProducerId, ProducerSequence, Projection, ProjectionError,
     Sequence, Stage,
@@ -27,6 +27,8 @@ use crate::publisher::{Publisher, wall_clock};
 const PRODUCER: ProducerId = ProducerId(1);
 /// How long what has to be recorded before the node opens may take.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+/// How soon it is looked whether there is room for it at all.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// The section's name in its snapshots.
 const SECTION: &str = "system-state";
 
@@ -243,10 +245,16 @@ impl SystemTape {
             _ => ConsumerError::Recording(Arc::new(failure)),
         };
         let last = self.publish_all(groups).map_err(failed)?;
-        match self.node().wait_for(last, Stage::Durable, OPEN_WAIT) {
-            Ok(()) => Ok(()),
-            Err(_) if self.node().store().space_problem().reason().is_some() => Err(ConsumerError::NoSpace),
-            Err(error) => Err(failed(StoreFailure(Box::new(error)))),
+        let deadline = Instant::now() + OPEN_WAIT;
+        loop {
+            match self.node().wait_for(last, Stage::Durable, LOOK_AGAIN) {
+                Ok(()) => return Ok(()),
+                Err(_) if self.node().store().space_problem().reason().is_some() => {
+                    return Err(ConsumerError::NoSpace);
+                }
+                Err(WaitError::TimedOut) if Instant::now() < deadline => {}
+                Err(error) => return Err(failed(StoreFailure(Box::new(error)))),
+            }
         }
     }
 
