@@ -19,19 +19,24 @@ const EVENTS_PER_BLOCK: u64 = 300;
 
 /// A closed store whose table has blocks of one frame each.
 fn tape() -> SimDisk {
+    tape_of(BLOCKS, |block, number| match number {
+        0 => WIDE,
+        1 if block == 0 => NARROW,
+        // Others, so that the index has something to choose from.
+        _ => OrderId(100 + block * EVENTS_PER_BLOCK + number),
+    })
+}
+
+fn tape_of(blocks: u64, order: impl Fn(u64, u64) -> OrderId) -> SimDisk {
     let disk = SimDisk::new(1);
     let options = StoreOptions { memtable_bytes: 64 << 20, ..small_options() };
     let opened = Driven::open(Arc::new(disk.clone()), options, Vec::new(), 1);
     let (mut driven, _) = opened.expect("a store is created");
-    for block in 0..BLOCKS {
-        let of = |number: u64| match number {
-            0 => WIDE,
-            1 if block == 0 => NARROW,
-            // Others, so that the index has something to choose from.
-            _ => OrderId(100 + block * EVENTS_PER_BLOCK + number),
-        };
+    for block in 0..blocks {
         let group = (0..EVENTS_PER_BLOCK).map(|number| {
-            let body = OrderAccepted { order_id: of(number), ..Default::default() };
+            let order_id = order(block, number);
+            let price = Price::from_units(order_id.get() as i64);
+            let body = OrderAccepted { order_id, price, ..Default::default() };
             let sequence = block * EVENTS_PER_BLOCK + number + 1;
             Event::new(InstrumentId(1), ProducerSequence(sequence), EventTime(1), body)
         });
@@ -88,6 +93,32 @@ fn nothing_is_asked_for_that_a_limit_leaves_out_or_that_is_read_at_once() {
     let two = steps(&disk, &Query { limit: Some(2), ..last }, "events");
     assert_eq!(two.iter().filter(|step| step.is_hint).count(), 2, "{two:?}");
     assert_eq!(two.len(), 4);
+}
+
+#[test]
+fn a_scan_asks_for_what_comes_next_before_it_reads_it() {
+    // Of ids that do not compress, so that the table is larger than what is asked for at a time.
+    let scattered = |block: u64, number: u64| {
+        OrderId((block * EVENTS_PER_BLOCK + number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    };
+    let disk = tape_of(100, scattered);
+    let store = ReadOnlyStore::open(Arc::new(disk.clone()), ReadOnlyOptions::default()).expect("opened");
+    disk.take_reads();
+    let mut frames = store.reader().frames(Sequence::FIRST).expect("asked");
+    while frames.next_frame().expect("read").is_some() {}
+    let mut steps = disk.take_reads();
+    steps.retain(|step| step.path.extension().is_some_and(|found| found == "events"));
+    let (mut asked_through, mut read_through, mut hints) = (None, 0, 0);
+    for ReadStep { bytes, is_hint, .. } in &steps {
+        if *is_hint {
+            assert!(bytes.start >= read_through, "{steps:?}");
+            (asked_through, hints) = (Some(bytes.end), hints + 1);
+        } else {
+            assert!(asked_through.is_none_or(|through| bytes.end <= through), "{steps:?}");
+            read_through = bytes.end;
+        }
+    }
+    assert!(hints >= 2, "{hints} in {read_through} bytes");
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use matchtape_client::{StatusRow, TickerRow};
 use matchtape_gateway::Limits;
 use matchtape_market::{Busts, Candles, Instruments, Tickers};
@@ -403,5 +406,38 @@ async fn the_log_is_sealed_on_demand_where_that_is_offered() {
     assert_eq!(again, json!({"sealed": false, "through": facts.last.get(), "segment": segment}));
     assert_eq!(get(address, "/v1/seal").await.status, 405);
     assert_eq!(post(address, "/v1/seal?now=1").await.status, 400);
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_copied_of_the_market_while_it_moves_is_the_market_as_of_the_position_it_names() {
+    let mut tape = Tape::open();
+    let defined = tape.define();
+    tape.visible(defined);
+    let gateway = tape.gateway(generous()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let moving = tokio::task::spawn_blocking({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                let end = tape.flow(50);
+                tape.visible(end);
+            }
+            tape
+        }
+    });
+    let (mut last, mut moved) = (0, 0);
+    while moved < 10 {
+        for path in ["/v1/ticker?", "/v1/status?", "/v1/book?instrument=ALFA&"] {
+            let now = get(gateway.address(), &format!("{path}at=end")).await.json();
+            let sequence = now["sequence"].as_u64().unwrap();
+            let then = get(gateway.address(), &format!("{path}at={sequence}")).await.json();
+            assert_eq!(now, then, "{path}");
+            moved += u32::from(sequence > last);
+            last = sequence;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    drop(moving.await.unwrap());
     gateway.shutdown().await;
 }

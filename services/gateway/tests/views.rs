@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use matchtape_client::TickerRow;
 use matchtape_gateway::{GatewayHandle, Limits};
@@ -178,7 +179,9 @@ async fn a_slow_client_gets_the_last_state_and_is_told_how_much_it_stands_for() 
             client.subscribe(json!({"id": 1, "channel": channel})).await;
             // A whole step's worth of groups at once, again and again, until something was passed over.
             let (mut state, mut conflated) = (BTreeMap::<String, Value>::new(), 0);
+            let begun = Instant::now();
             loop {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{channel}: nothing is ever passed over");
                 let end = tape.flow(3_000);
                 tape.visible(end);
                 let expected = Expected::of(&tape);

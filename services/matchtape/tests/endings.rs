@@ -214,6 +214,45 @@ fn a_node_whose_output_takes_nothing_serves_all_the_same_and_says_what_was_lost(
 }
 
 #[test]
+fn a_node_whose_log_failed_goes_on_serving_and_says_at_its_end_what_is_not_known() {
+    let tape = Tape::new(1);
+    // A file that grows too large is an error then, and not the end of the process.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_matchtape"), "serve"]);
+    command.args(["--no-bus", "--listen", "127.0.0.1:0", "--data"]).arg(tape.path());
+    let mut serve = Running::start(command.stdout(Stdio::piped()));
+    let mut lines = BufReader::new(serve.child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let page = lines.find_map(|line| line.strip_prefix("page ").map(str::to_owned)).unwrap();
+    let server = page.trim_end_matches('/');
+    let put = |value: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_matchtape"));
+        Ended::of(command.args(["state", "put", "key", value, "--server", server]).output().unwrap())
+    };
+    assert_eq!(put("before").code, Some(0));
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let process = Some(Pid::from_child(&serve.child));
+    rustix::process::prlimit(process, rustix::process::Resource::Fsize, none).unwrap();
+    let refused = put("after");
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    serve.waits_until_it_says("the log failed");
+    // What is on the tape is still served.
+    let mut get = Command::new(env!("CARGO_BIN_EXE_matchtape"));
+    let got = get.args(["state", "get", "key", "--server", server]).output().unwrap();
+    assert_eq!(got.stdout, b"before", "{got:?}");
+    let (code, said) = serve.stopped(Signal::TERM);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("stopping: no events were taken any more"), "{said}");
+    // And the next start tells: it has what was acknowledged, and goes on.
+    let node = tape.open();
+    let mut publisher = node.publisher(ProducerId(2)).unwrap();
+    let event = Event::new(InstrumentId(1), ProducerSequence(1), EventTime(1), OrderAccepted::default());
+    let last = publisher.publish(&event).unwrap().sequence();
+    node.wait(last, Stage::Visible).unwrap();
+    drop(publisher);
+    node.close().unwrap();
+}
+
+#[test]
 fn an_address_that_cannot_be_had_is_known_before_a_tape_is_made() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();

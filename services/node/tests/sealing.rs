@@ -133,6 +133,24 @@ fn under_a_load_each_one_who_asks_finds_all_that_was_accepted_sealed() {
 }
 
 #[test]
+fn what_was_not_in_a_frame_yet_when_it_was_asked_is_sealed_too() {
+    let node = open(&(Arc::new(SimDisk::new(1)) as Arc<dyn Disk>));
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let mut numbers = 1..;
+    for _ in 0..20 {
+        // More than one frame of them; nothing comes after these, so that no later frame makes up for it.
+        let mut accepted = Sequence::ZERO;
+        for number in numbers.by_ref().take(1000) {
+            accepted = put(&mut publisher, &order(number)).sequence();
+        }
+        let report = seal(&node);
+        assert!(report.sealed && report.through >= accepted, "{report:?} before {accepted}");
+    }
+    drop(publisher);
+    node.close().unwrap();
+}
+
+#[test]
 fn without_room_for_the_next_segment_nothing_is_sealed_and_nothing_added_until_there_is() {
     let disk = SimDisk::new(1);
     // Room for the first segment and a little more, not for the next one.
