@@ -292,6 +292,12 @@ impl Publish for RemotePublisher {
 }
 
 /// Resolves when a producer's event has reached a stage; see [`Publish::wait_async`].
+///
+/// `!Send`, unlike that of a publisher inside the node: no thread works for a producer outside, so it is the future that takes
+/// in replies and sends what had to wait, through the ports that publishing uses. For another thread to do so, each publish
+/// would have to take a lock (with `ipc_threadsafe::Service` one in each of its half a dozen calls of a port), and to wait for
+/// whoever has it: a publish never waits. An engine on an executor of many threads has its producer on a `LocalSet`, or on a
+/// thread of its own.
 #[must_use = "a future does nothing unless awaited"]
 pub struct RemoteReached {
     handle: Rc<RefCell<Handle>>,
