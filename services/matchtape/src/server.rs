@@ -177,6 +177,11 @@ struct RecordedRow {
 }
 
 #[derive(Deserialize)]
+struct TimedRow {
+    event_time: String,
+}
+
+#[derive(Deserialize)]
 struct Producer {
     producer_sequence: String,
 }
@@ -363,6 +368,19 @@ impl Server {
         };
         let rows = self.rows::<RecordedRow>("/v1/events", &parameters)?;
         Ok(rows.map(move |row| row.and_then(&recorded)))
+    }
+
+    /// The time of the last event of an instrument among those with an event time up to `through`, in the tape's order.
+    pub fn last_through(&self, symbol: &str, through: EventTime) -> Result<Option<EventTime>, ServerError> {
+        let parameters = [
+            ("instrument", symbol.to_owned()),
+            ("to", Position::Time(through).to_string()),
+            ("order", "desc".to_owned()),
+            ("limit", "1".to_owned()),
+        ];
+        let mut rows = self.rows::<TimedRow>("/v1/events", &parameters)?;
+        let Some(row) = rows.next().transpose()? else { return Ok(None) };
+        row.event_time.parse().map(|ns| Some(EventTime(ns))).map_err(|error| self.unknown(error))
     }
 
     /// The last event of a producer, by its number there; all through it is visible. Zero: it has none.

@@ -125,6 +125,7 @@ fn drain(source: &mut DbnSource) -> (Vec<Event>, Vec<Vec<Event>>, Option<ImportE
     let (mut definitions, mut groups) = (Vec::new(), Vec::new());
     loop {
         match source.next() {
+            Ok(Some(Item::DayBegins(_))) => {}
             Ok(Some(Item::Definition(event))) => definitions.push(event),
             Ok(Some(Item::Records(events))) => groups.push(events),
             Ok(None) => return (definitions, groups, None),

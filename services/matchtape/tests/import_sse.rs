@@ -55,6 +55,7 @@ fn drain(source: &mut SseSource) -> (Vec<Event>, Vec<Event>, Option<ImportError>
     let (mut definitions, mut records) = (Vec::new(), Vec::new());
     loop {
         match source.next() {
+            Ok(Some(Item::DayBegins(_))) => {}
             Ok(Some(Item::Definition(event))) => definitions.push(event),
             Ok(Some(Item::Records(events))) => records.extend(events),
             Ok(None) => return (definitions, records, None),

@@ -16,6 +16,7 @@ fn tape_of(mut source: impl Source) -> (Tape, matchtape::import::Tally) {
     let mut tape = Tape::new();
     while let Some(item) = source.next().unwrap() {
         match item {
+            Item::DayBegins(_) => {}
             Item::Definition(event) => tape.push(&event),
             Item::Records(events) => events.iter().for_each(|event| tape.push(event)),
         }

@@ -315,6 +315,69 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
     served.stop();
 }
 
+/// The same, a day later: numbers begin anew, and B is not traded.
+fn next_day(folder: &Path) -> [String; 2] {
+    let whole = [("orders-12.csv", ORDERS), ("trades-12.csv", TRADES)];
+    whole.map(|(name, lines)| {
+        let file = folder.join(name);
+        let lines: Vec<String> = lines
+            .lines()
+            .filter(|line| !line.ends_with(",B.SH"))
+            .map(|line| line.replace(".07.11", ".07.12"))
+            .collect();
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        text(&file).to_owned()
+    })
+}
+
+#[test]
+fn a_days_orders_are_gone_when_the_venues_next_day_begins_and_its_closing_book_is_seen_until_then() {
+    let folder = TempDir::new().unwrap();
+    let (first, second) = (small(folder.path()), next_day(folder.path()));
+    let import = |place: [&str; 2], files: &[String]| {
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let args = [&["import", "--format", "sse-l2"][..], &place, &files].concat();
+        counts(&String::from_utf8(succeed(&args).stderr).unwrap())
+    };
+    let [here, there, together] = ["here", "there", "together"].map(|name| folder.path().join(name));
+    let served = Served::start(&there, "0");
+    for place in [["--data", text(&here)], ["--server", &served.url]] {
+        assert_eq!(import(place, &first), (7, 0));
+        // A definition, four records, and two books cleared and the day closed before them.
+        assert_eq!(import(place, &second), (8, 0));
+        assert_eq!((import(place, &first), import(place, &second)), ((0, 7), (0, 5)), "once");
+    }
+    served.stop();
+    assert_eq!(events(&here), events(&there), "whichever way it came");
+    // Both days at once are a source of its own, and say the same.
+    import(["--data", text(&together)], &[first, second].concat());
+    let said = |tape| {
+        let defined = |event: &Event| matches!(event.body, Body::InstrumentDefined(_));
+        let events = events(tape).into_iter().map(|(_, event)| event).filter(|event| !defined(event));
+        events.map(|event| (event.instrument, event.event_time, event.body)).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&here), said(&together));
+
+    let ask = |args: &[&str]| {
+        let answer = succeed(&[&["query"], args, &["--data", text(&here), "--format", "csv"]].concat());
+        String::from_utf8(answer.stdout).unwrap()
+    };
+    let book = |instrument, at| {
+        let book = ask(&["book", "--instrument", instrument, "--at", at]);
+        book.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let nothing: [&str; 0] = [];
+    assert_eq!(book("A.SH", "2023-07-11T23:59:59+08:00"), ["sell,10.2,150,1"]);
+    assert_eq!(book("A.SH", "2023-07-12T00:00:00+08:00"), nothing);
+    assert_eq!(book("A.SH", "2023-07-12T09:30:01+08:00"), ["buy,10.1,300,1"]);
+    assert_eq!(book("A.SH", "end"), ["sell,10.2,150,1"]);
+    assert_eq!(book("B.SH", "end"), nothing);
+    let open = ask(&["orders", "--status", "open"]);
+    assert_eq!(open.lines().count(), 2, "the heading, and order 12 of the second day: {open}");
+    let closed = ask(&["events", "--kind", "session_closed"]);
+    assert!(closed.lines().count() == 2 && closed.contains("20230711"), "{closed}");
+}
+
 #[test]
 fn keyed_state_is_written_to_a_node_and_read_from_it_and_from_its_directory_as_of_any_position() {
     let folder = TempDir::new().unwrap();

@@ -138,6 +138,8 @@ pub enum Restraint {
         /// The first event of those.
         first: u64,
     },
+    /// The rules count trading days, and no `SessionClosed` on the tape ends one.
+    NoTradingDay,
     /// The rest must begin at a snapshot, with another one behind it.
     Snapshots {
         /// The first event that was to be kept.
@@ -158,6 +160,9 @@ impl std::fmt::Display for Restraint {
                 f,
                 "sequence {first} is in the cold tier: a limit of bytes on the local disk drops neither it nor what follows"
             ),
+            Self::NoTradingDay => {
+                f.write_str("the rules keep trading days, and none is closed on this tape (`session_closed`)")
+            }
             Self::Snapshots { first_wanted } => write!(
                 f,
                 "to begin with sequence {first_wanted}, a good snapshot must stand right before it and another one behind it"
@@ -254,6 +259,9 @@ fn wanted_cut(situation: &Situation<'_>, policy: &RetentionPolicy) -> (usize, Ve
         wanted = tables.partition_point(|table| table.footer.after.accepted_time.0 < before);
     }
     if let Some(days) = policy.trading_days {
+        if situation.day_ends.is_empty() {
+            restraints.push(Restraint::NoTradingDay);
+        }
         let older = situation.day_ends.len().checked_sub(days as usize + 1);
         let through = older.map_or(Sequence::ZERO, |day| situation.day_ends[day]);
         wanted = wanted.max(tables.partition_point(|table| table.last() <= through));
@@ -670,6 +678,18 @@ mod tests {
         let hold = pin(PinKind::LegalHold, 12, false);
         let held = choose(&situation, &policy, &[consumer, hold]);
         assert_eq!((held.broken(), held.first_kept), (vec![], 11));
+    }
+
+    #[test]
+    fn a_rule_of_trading_days_says_where_the_tape_closes_none() {
+        let contents = contents(&[(10, true); 8], 1);
+        let policy = RetentionPolicy { trading_days: Some(1), ..RetentionPolicy::default() };
+        let restraints = |day_ends: &[Sequence]| {
+            let now = AcceptedTime(i64::MAX);
+            choose(&Situation { contents: &contents, day_ends, unusable: &[], now }, &policy, &[]).restraints
+        };
+        assert_eq!(restraints(&[]), [Restraint::NoTradingDay]);
+        assert_eq!(restraints(&[Sequence(10)]), []);
     }
 
     #[test]

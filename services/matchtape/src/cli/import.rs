@@ -28,8 +28,9 @@ use crate::server::{Server, ServerError};
 /// over the same files adds nothing. Which records are there is known by a source's content, not by its file names.
 #[derive(Args, Debug)]
 #[command(after_help = "Formats:\n  \
-    sse-l2   Shanghai level-2 orders and trades, CSV; all files given are one source, merged by (ChannelNo, ApplSeqNum);\n           \
-    a record that is there twice is counted and left out, two different ones with one number are refused\n  \
+    sse-l2   Shanghai level-2 orders and trades, CSV; all files given are one source, merged by (day, ChannelNo, ApplSeqNum);\n           \
+    a record that is there twice is counted and left out, two different ones with one number are refused;\n           \
+    its orders are good for the day: where a later day begins, books are cleared and the day before is closed\n  \
     dbn-mbo  Databento DBN, schema mbo, versions 1 to 3; each file is a source of its own\n\
     Files may be compressed with gzip or zstd; which, is told by their content.\n\n\
     Examples:\n  \

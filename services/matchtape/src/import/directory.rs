@@ -67,6 +67,12 @@ impl Directory {
         self.ids.iter().find(|(_, of)| **of == id).map(|(identity, _)| identity.symbol.as_str())
     }
 
+    /// The instruments of a venue, by ascending id.
+    pub fn of_venue(&self, venue: &str) -> BTreeMap<InstrumentId, String> {
+        let of_venue = self.ids.iter().filter(|(identity, _)| identity.venue == venue);
+        of_venue.map(|(identity, id)| (*id, identity.symbol.clone())).collect()
+    }
+
     /// Whether some instrument is called so.
     pub fn has_symbol(&self, symbol: &str) -> bool {
         self.symbols.contains(symbol)

@@ -9,7 +9,7 @@ use matchtape_schemas::{
 };
 use matchtape_storage::ReadError;
 
-use super::{Directory, ImportError, Item, Source, Target};
+use super::{Directory, ImportError, Item, Source, Target, days};
 use crate::server::ServerError;
 
 /// What loading did.
@@ -106,14 +106,22 @@ pub enum Overlap {
 }
 
 /// One producer and what it had published when it was opened.
-struct Lane {
+pub(super) struct Lane {
     producer: ProducerId,
     through: ProducerSequence,
 }
 
 impl Lane {
-    fn open(target: &mut dyn Target, producer: ProducerId) -> Result<Self, LoadError> {
+    pub(super) fn open(target: &mut dyn Target, producer: ProducerId) -> Result<Self, LoadError> {
         Ok(Self { producer, through: target.open(producer)? })
+    }
+
+    pub(super) fn producer(&self) -> ProducerId {
+        self.producer
+    }
+
+    pub(super) fn through(&self) -> ProducerSequence {
+        self.through
     }
 
     fn has(&self, event: &Event) -> bool {
@@ -158,6 +166,7 @@ fn run(
 ) -> Result<(), LoadError> {
     // Definitions wait for the records they introduce, to see whether those are on the tape.
     let mut introduced: Vec<Event> = Vec::new();
+    let mut known = beginnings.known.clone();
     while let Some(item) = source.next()? {
         // Relaxed: a flag that nothing else depends on.
         if stop.load(Ordering::Relaxed) {
@@ -165,7 +174,17 @@ fn run(
             return Ok(());
         }
         let group = match item {
+            Item::DayBegins(day) => {
+                // Where the tape has the day's beginning, it is too late to clear the books before it.
+                if day.record > records.through {
+                    days::close(target, &day, &known, loaded)?;
+                }
+                continue;
+            }
             Item::Definition(definition) => {
+                if let Body::InstrumentDefined(body) = &definition.body {
+                    known.insert(definition.instrument, body);
+                }
                 introduced.push(definition);
                 continue;
             }

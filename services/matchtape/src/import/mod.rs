@@ -15,9 +15,17 @@
 //! asks the tape: for its first record where its producer is known, and else for events of the same instrument that another
 //! source put where this one begins or later, for then these are most likely the same records.
 //!
+//! # Trading days
+//!
+//! A feed of day orders does not say that they go. Before the first record of a day, and only then, `load` closes the venue's
+//! last day before it that the tape has (`days`): a `BookCleared` of each of its instruments and a `SessionClosed`. Not at the end of
+//! a day's own files: whether these have grown to their end nobody knows before another day's are there, and the closing
+//! book is to be seen until then.
+//!
 //! Read in this order: `input` (files), `directory` (instrument ids), `sse/` and `dbn/` (the formats), `target` (a node
-//! here or elsewhere), `load`.
+//! here or elsewhere), `load`, `days`.
 
+mod days;
 pub mod dbn;
 mod directory;
 mod input;
@@ -28,7 +36,8 @@ mod target;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use matchtape_schemas::{Event, ProducerId};
+use matchtape_client::time::rfc3339;
+use matchtape_schemas::{Event, EventTime, ProducerId, ProducerSequence};
 
 pub use self::directory::Directory;
 pub use self::input::{Input, InputError};
@@ -40,8 +49,33 @@ pub use self::target::{NodeTarget, Recorded, ServerTarget, Target};
 pub enum Item {
     /// An instrument, before its first record. Published by [`SourceId::definitions`].
     Definition(Event),
+    /// The next record is the first of a day on which none of the orders are good that were before it: what closes the venue's
+    /// day before goes onto the tape first.
+    DayBegins(DayBegins),
     /// The records of one of the venue's groups. Published by [`SourceId::records`].
     Records(Vec<Event>),
+}
+
+/// A trading day of a venue whose orders are good for the day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DayBegins {
+    /// As its instruments' definitions have it.
+    pub venue: &'static str,
+    /// Its midnight.
+    pub begins: EventTime,
+    /// How far the venue's clocks are ahead of UTC.
+    pub utc_offset_ns: i64,
+    /// Its first record.
+    pub record: ProducerSequence,
+}
+
+impl DayBegins {
+    /// The venue's day of a time, as the decimal number YYYYMMDD.
+    pub fn day_of(&self, time: EventTime) -> u32 {
+        let date = rfc3339(time.get().saturating_add(self.utc_offset_ns));
+        let digits = date.bytes().take("YYYY-MM-DD".len()).filter(u8::is_ascii_digit);
+        digits.fold(0, |number, digit| number * 10 + u32::from(digit - b'0'))
+    }
 }
 
 /// Files of one format as events.

@@ -8,7 +8,7 @@ use matchtape_schemas::event::{EventFlags, encode_event};
 use matchtape_schemas::{
     Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, VenueSequence,
 };
-use matchtape_storage::{Query, ReadError};
+use matchtape_storage::{Direction, Query, ReadError};
 use rkyv::util::AlignedVec;
 
 use super::load::{LoadError, Loaded};
@@ -39,6 +39,14 @@ pub trait Target {
         through: EventTime,
         found: &mut dyn FnMut(Recorded) -> bool,
     ) -> Result<Option<()>, LoadError>;
+
+    /// The time of the last event of an instrument among those up to `through`, in the tape's order; all that was taken before has
+    /// settled. `None`: there is none, or none is kept any more.
+    fn last_through(
+        &mut self,
+        instrument: (InstrumentId, &str),
+        through: EventTime,
+    ) -> Result<Option<EventTime>, LoadError>;
 
     /// How far the tape is visible, as far as it is known here. What is visible is durable and ends a group.
     fn visible(&self) -> Sequence;
@@ -105,7 +113,8 @@ impl Target for NodeTarget<'_> {
 
     fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
         if loaded.last > Sequence::ZERO {
-            self.node.wait(loaded.last, Stage::Durable)?;
+            // Visible is durable, and can be read.
+            self.node.wait(loaded.last, Stage::Visible)?;
         }
         Ok(())
     }
@@ -136,6 +145,27 @@ impl Target for NodeTarget<'_> {
             }
         }
         Ok(Some(()))
+    }
+
+    fn last_through(
+        &mut self,
+        (id, _): (InstrumentId, &str),
+        through: EventTime,
+    ) -> Result<Option<EventTime>, LoadError> {
+        let query = Query {
+            instrument: Some(id),
+            event_time_through: through,
+            direction: Direction::Backward,
+            limit: Some(1),
+            ..Query::default()
+        };
+        match self.node.reader().query(&query) {
+            Err(ReadError::BelowRetention { .. } | ReadError::TimeBelowRetention { .. }) => Ok(None),
+            events => {
+                let last = events?.next().transpose().map_err(LoadError::Read)?;
+                Ok(last.map(|last| last.event().event_time()))
+            }
+        }
     }
 
     fn visible(&self) -> Sequence {
@@ -248,6 +278,17 @@ impl Target for ServerTarget<'_> {
             }
         }
         Ok(Some(()))
+    }
+
+    fn last_through(
+        &mut self,
+        (_, symbol): (InstrumentId, &str),
+        through: EventTime,
+    ) -> Result<Option<EventTime>, LoadError> {
+        match self.server.last_through(symbol, through) {
+            Err(ServerError::Refused { error, .. }) if error == "below_retention" => Ok(None),
+            last => Ok(last?),
+        }
     }
 
     fn visible(&self) -> Sequence {

@@ -7,6 +7,9 @@ const NS_PER_MS: i64 = 1_000_000;
 const MS_PER_DAY: i64 = 86_400_000;
 /// Asia/Shanghai is eight hours ahead of UTC.
 const SHANGHAI_MS: i64 = 8 * 3_600_000;
+/// The same in nanoseconds.
+pub(super) const SHANGHAI_NS: i64 = SHANGHAI_MS * NS_PER_MS;
+const NS_PER_DAY: i64 = MS_PER_DAY * NS_PER_MS;
 /// 1/10000, in units of 1e-9.
 const PRICE_UNIT: i64 = 100_000;
 
@@ -80,6 +83,11 @@ pub(super) fn time_of_day(text: &[u8]) -> Option<i64> {
 /// Days and milliseconds in Shanghai as nanoseconds since 1970 UTC.
 pub(super) fn utc_ns(days: i64, milliseconds: i64) -> Option<i64> {
     (days * MS_PER_DAY + milliseconds - SHANGHAI_MS).checked_mul(NS_PER_MS)
+}
+
+/// The day in Shanghai of a time in nanoseconds since 1970 UTC, as days since 1970.
+pub(super) fn day_of_utc_ns(ns: i64) -> i64 {
+    ns.saturating_add(SHANGHAI_NS).div_euclid(NS_PER_DAY)
 }
 
 /// `YYYY.MM.DDTHH:MM:SS.mmm` as nanoseconds since 1970 UTC.

@@ -1,13 +1,15 @@
 //! Shanghai Stock Exchange level-2 records: order and trade CSV files, plain or compressed, as one source.
 //!
-//! The files share one sequence per channel, so they are read whole, merged by (ChannelNo, ApplSeqNum) and handed out in
-//! that order, each record a group of its own. A record's ordinal is its place in the merged order. A malformed line has
+//! The files share one sequence per channel and day, so they are read whole, merged by (day, ChannelNo, ApplSeqNum) and handed
+//! out in that order, each record a group of its own. A record's ordinal is its place in the merged order. A malformed line has
 //! its place right after the line before it in its file; with [`OnError::Stop`] the import ends there, with everything
 //! before it in the merged order imported.
 //!
 //! A number is one record's. Where a record is there twice (a file given plain and compressed, a doubled line), all but the
 //! first are left out before anything is numbered, so that the source is the one it is without them. Two different records
 //! with one number are refused: which of them happened is nothing a file says.
+//!
+//! Orders are good for the day, and no record says when they go. So each day's first record is preceded by [`Item::DayBegins`].
 //!
 //! What the venue means is kept as it is: an order that is executed in full on arrival is never posted and shows up only
 //! in trades, and a cancel names what was left. Prices carry binary-float noise and are rounded to 1/10000, half up,
@@ -31,7 +33,8 @@ use matchtape_schemas::{
 
 use self::line::{Line, What};
 use super::{
-    Directory, ImportError, Input, Item, OnError, Place, Problem, Progress, Source, SourceId, Tally,
+    DayBegins, Directory, ImportError, Input, Item, OnError, Place, Problem, Progress, Source, SourceId,
+    Tally,
 };
 
 /// The name of the format.
@@ -77,8 +80,8 @@ struct Record {
 
 impl Record {
     /// Its place in the merged order.
-    fn key(&self) -> (u32, u64) {
-        (self.channel, self.sequence)
+    fn key(&self) -> (i64, u32, u64) {
+        (decimal::day_of_utc_ns(self.event_time), self.channel, self.sequence)
     }
 
     /// Whether it says the same, wherever it stands.
@@ -109,7 +112,9 @@ pub struct SseSource {
     files: Vec<PathBuf>,
     next: usize,
     definitions: u64,
-    defined: Option<Item>,
+    /// What comes before further records are looked at, the next one last.
+    waiting: Vec<Item>,
+    day: Option<i64>,
     last_time: i64,
     tally: Tally,
 }
@@ -135,7 +140,8 @@ impl SseSource {
             files: Vec::new(),
             next: 0,
             definitions: 0,
-            defined: None,
+            waiting: Vec::new(),
+            day: None,
             last_time: i64::MIN,
             tally: Tally::default(),
         };
@@ -211,7 +217,7 @@ impl SseSource {
         let place = self.files.len() as u32 - 1;
         let mut lines = line::Lines::new(file)?;
         let mut beginning = None;
-        let mut key = (0, 0);
+        let (mut channel, mut sequence, mut event_time) = (0, 0, 0);
         let mut count = 0u64;
         while lines.advance()? {
             count += 1;
@@ -243,11 +249,10 @@ impl SseSource {
                 self.problems.push(Some(problem));
                 let problem = self.problems.len() as u32 - 1;
                 let what = What::Malformed { problem, checksum: crc32fast::hash(&lines.raw()) };
-                let (channel, sequence) = key;
                 Record {
                     channel,
                     sequence,
-                    event_time: 0,
+                    event_time,
                     receive_time: 0,
                     instrument: 0,
                     file: place,
@@ -255,7 +260,7 @@ impl SseSource {
                     what,
                 }
             });
-            key = record.key();
+            (channel, sequence, event_time) = (record.channel, record.sequence, record.event_time);
             self.records.push(record);
         }
         Ok(beginning)
@@ -331,8 +336,8 @@ impl SseSource {
 
 impl Source for SseSource {
     fn next(&mut self) -> Result<Option<Item>, ImportError> {
-        if let Some(records) = self.defined.take() {
-            return Ok(Some(records));
+        if let Some(item) = self.waiting.pop() {
+            return Ok(Some(item));
         }
         while let Some(&record) = self.records.get(self.next) {
             self.next += 1;
@@ -355,14 +360,18 @@ impl Source for SseSource {
             let id = security.id.expect("defined before its first record");
             let ordinal = ProducerSequence(self.next as u64);
             let event = Event::new(id, ordinal, EventTime(record.event_time), body(&record));
-            let records = Item::Records(vec![event]);
-            return Ok(Some(match definition {
-                Some(definition) => {
-                    self.defined = Some(records);
-                    definition
-                }
-                None => records,
-            }));
+            self.waiting.push(Item::Records(vec![event]));
+            self.waiting.extend(definition);
+            let day = decimal::day_of_utc_ns(record.event_time);
+            if self.day.replace(day) != Some(day) {
+                self.waiting.push(Item::DayBegins(DayBegins {
+                    venue: VENUE,
+                    begins: EventTime(decimal::utc_ns(day, 0).unwrap_or(record.event_time)),
+                    utc_offset_ns: decimal::SHANGHAI_NS,
+                    record: ordinal,
+                }));
+            }
+            return Ok(self.waiting.pop());
         }
         Ok(None)
     }
