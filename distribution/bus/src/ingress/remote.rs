@@ -143,12 +143,11 @@ impl RemotePublisher {
     ) -> Result<Self, ConnectError> {
         check(&options)?;
         let start = Instant::now();
-        let deadline = start.checked_add(options.connect_wait);
-        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let deadline = start + options.connect_wait.min(FOR_EVER);
         let opened = loop {
             match ports::open(name) {
                 Ok(opened) => break opened,
-                Err(BusError::NotFound { .. } | BusError::Busy { .. }) if !is_over() => {
+                Err(BusError::NotFound { .. } | BusError::Busy { .. }) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(error) => return Err(error.into()),
@@ -158,7 +157,7 @@ impl RemotePublisher {
         while handle.outbox.taken().is_none() {
             handle.turn();
             handle.check_ended()?;
-            if is_over() {
+            if Instant::now() >= deadline {
                 let waited_ms = handle.options.connect_wait.as_millis() as u64;
                 return Err(match (handle.outbox.mark(), handle.outbox.safe_at()) {
                     (Some(last), Some(stage)) => {
