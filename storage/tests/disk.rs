@@ -205,6 +205,14 @@ fn faults_hit_the_planned_operation_and_a_killed_process_cannot_go_on() {
     assert_eq!((half[511], half[512]), (5, 0), "half of it had been written");
     disk.fail_next(Fault::MisdirectTo(512));
     file.write_at(&[6; 512], 0).expect("the device does not know");
+    disk.fail_next_below(Path::new("b"), Fault::Eio);
+    file.sync_all().expect("it lies elsewhere");
+    disk.create_directory(Path::new("b")).expect_err("as planned");
+    disk.create_directory(Path::new("b")).expect("once");
+    disk.fail_next_below(Path::new("b"), Fault::Eio);
+    written(&disk, "bb", &[0; 512]);
+    disk.sync_directory(Path::new("b")).expect_err("as planned");
+    disk.sync_directory(Path::new("b")).expect("once");
     let misdirected = disk.content(Path::new("a")).expect("there");
     assert_eq!((misdirected[0], misdirected[512]), (5, 6));
     disk.flip_bit(Path::new("a"), 3, 7);

@@ -66,6 +66,10 @@ struct State {
     faults: Vec<(usize, Fault)>,
     /// What every mutating operation meets.
     broken: Option<Fault>,
+    /// Of the next operation on what lies below.
+    next_below: Option<(PathBuf, Fault)>,
+    /// Operations that there was no room for.
+    refused: usize,
     unreadable: Vec<(PathBuf, Range<u64>)>,
     forbidden: Vec<PathBuf>,
     locks: BTreeSet<PathBuf>,
@@ -106,6 +110,8 @@ impl SimDisk {
                 trace: Vec::new(),
                 faults: Vec::new(),
                 broken: None,
+                next_below: None,
+                refused: 0,
                 unreadable: Vec::new(),
                 forbidden: Vec::new(),
                 locks: BTreeSet::new(),
@@ -218,9 +224,24 @@ impl SimDisk {
         state.faults.push((next, fault));
     }
 
+    /// Makes the next mutating operation on a file or directory below `directory` go wrong.
+    pub fn fail_next_below(&self, directory: &Path, fault: Fault) {
+        self.state.lock().next_below = Some((directory.to_path_buf(), fault));
+    }
+
+    /// How many operations found no room, see [`set_capacity`](Self::set_capacity).
+    pub fn refused(&self) -> usize {
+        self.state.lock().refused
+    }
+
     /// Makes every mutating operation from now on go wrong.
     pub fn fail_all(&self, fault: Fault) {
         self.state.lock().broken = Some(fault);
+    }
+
+    /// Ends that.
+    pub fn mend(&self) {
+        self.state.lock().broken = None;
     }
 
     /// Makes reads that touch these bytes of a file fail with an I/O error.
@@ -300,13 +321,16 @@ impl State {
     }
 
     /// The fault planned for the operation that is about to be recorded.
-    fn fault(&self) -> Option<Fault> {
+    fn fault(&mut self, path: &Path) -> Option<Fault> {
+        if let Some((_, fault)) = self.next_below.take_if(|(directory, _)| path.starts_with(directory)) {
+            self.faults.push((self.trace.len(), fault));
+        }
         let planned = self.faults.iter().find(|(operation, _)| *operation == self.trace.len());
         planned.map(|(_, fault)| *fault).or(self.broken)
     }
 
     fn fail(&mut self, operation: Operation, path: &Path) -> Result<(), DiskError> {
-        let kind = match self.fault() {
+        let kind = match self.fault(path) {
             None | Some(Fault::MisdirectTo(_) | Fault::SyncIgnored) => return Ok(()),
             Some(fault @ (Fault::Eio | Fault::Enospc)) => fault,
         };
@@ -314,11 +338,12 @@ impl State {
         Err(DiskError::new(operation, path, error_of(kind)))
     }
 
-    fn make_room(&self, operation: Operation, path: &Path, more_bytes: u64) -> Result<(), DiskError> {
+    fn make_room(&mut self, operation: Operation, path: &Path, more_bytes: u64) -> Result<(), DiskError> {
         // What failed for want of room may have left a part behind; cutting that off needs none.
         if more_bytes == 0 || self.now.used_bytes() + more_bytes <= self.capacity_bytes {
             return Ok(());
         }
+        self.refused += 1;
         Err(DiskError::new(operation, path, error_of(Fault::Enospc)))
     }
 }
@@ -431,7 +456,7 @@ impl Disk for SimDisk {
         if state.now.entries_of(directory).is_none() {
             return Err(DiskError::new(Operation::SyncDirectory, directory, io::ErrorKind::NotFound));
         }
-        if state.fault() == Some(Fault::SyncIgnored) {
+        if state.fault(directory) == Some(Fault::SyncIgnored) {
             state.trace.push(Op::Nothing);
             return Ok(());
         }
@@ -523,7 +548,7 @@ impl SimFile {
 
     fn sync(&self, operation: Operation, op: Op) -> Result<(), DiskError> {
         self.act(operation, |state| {
-            match state.fault() {
+            match state.fault(&self.path) {
                 None | Some(Fault::MisdirectTo(_)) => state.record(op),
                 Some(Fault::SyncIgnored) => state.trace.push(Op::Nothing),
                 Some(fault @ (Fault::Eio | Fault::Enospc)) => {
@@ -550,7 +575,7 @@ impl SimFile {
             let durable = self.caching == Caching::DirectSync;
             let growth = (offset + bytes.len() as u64).saturating_sub(state.now.len_bytes(self.file));
             let room = state.make_room(operation, &self.path, growth);
-            let failure = match state.fault() {
+            let failure = match state.fault(&self.path) {
                 Some(fault @ (Fault::Eio | Fault::Enospc)) => {
                     Some(DiskError::new(operation, &self.path, error_of(fault)))
                 }

@@ -529,12 +529,12 @@ mod tests {
         .expect("appended");
     }
 
-    /// Says that a commit was written.
-    struct Telling(std::sync::mpsc::Sender<()>);
+    /// Fills the disk for what is written behind a commit.
+    struct Filling(SimDisk);
 
-    impl CommitObserver for Telling {
+    impl CommitObserver for Filling {
         fn committed(&mut self, _: &Committed) {
-            let _ = self.0.send(());
+            self.0.fail_all(Fault::Enospc);
         }
         fn durable(&mut self, _: Sequence) {}
         fn failed(&mut self, error: &Arc<WalError>) {
@@ -555,21 +555,17 @@ mod tests {
             };
             let opened = crate::wal::open(Arc::new(disk.clone()), config).expect("opened");
             let mut head = opened.head;
-            let options =
-                GroupCommitOptions { idle_after: Duration::from_secs(1), ..GroupCommitOptions::default() };
-            let (told, committed) = channel();
-            let log = GroupCommit::start(opened.writer, Telling(told), options);
-            append(&log, &mut head, FrameFlags::NONE);
-            committed.recv().expect("written");
-            // What is written next is the idle block.
-            disk.fail_next(Fault::Enospc);
+            let log = GroupCommit::start(opened.writer, Filling(disk.clone()), GroupCommitOptions::default());
             let space = log.space_problem();
+            // What is written next is the idle block.
+            append(&log, &mut head, FrameFlags::NONE);
             for full in [true, false] {
                 let patience = Instant::now() + Duration::from_secs(20);
                 while space.is_set() != full {
                     assert!(Instant::now() < patience, "{backend:?}: full is not {full}");
                     std::thread::yield_now();
                 }
+                disk.mend();
             }
             log.close().expect("closed");
         }
