@@ -30,10 +30,15 @@ pub struct Closed {
 }
 
 impl Client {
+    /// With little room: a client that does not read is noticed after few messages.
     pub async fn connect(address: SocketAddr) -> Self {
-        // Little room: a client that does not read is noticed after few messages.
+        Self::connect_with_room(address, 16 * 1024).await
+    }
+
+    /// With room for about so many bytes that it has not read.
+    pub async fn connect_with_room(address: SocketAddr, bytes: u32) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
         let stream = socket.connect(address).await.unwrap();
         let (socket, _) = client_async(format!("ws://{address}/v1/stream"), stream).await.unwrap();
         let mut client = Self { socket, backlog: VecDeque::new() };
