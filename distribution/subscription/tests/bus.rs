@@ -48,6 +48,11 @@ fn small() -> BusConfig {
     BusConfig { buffer_samples: 4, frame_bytes_max: 4096, ..BusConfig::default() }
 }
 
+/// One of which nobody misses the heartbeats, however long everything stands still.
+fn quiet() -> BusConfig {
+    BusConfig { heartbeat_interval: PATIENCE, ..small() }
+}
+
 fn empty_tape() -> Head {
     Head { epoch: Epoch::FIRST, ..Head::empty(TAPE) }
 }
@@ -222,7 +227,7 @@ fn an_outrun_reader_is_told_lagging_and_caught_up() {
     let log = Log::new(Vec::new());
     let mut head = empty_tape();
     let mut publisher =
-        BusPublisher::open(&place.name, BusService::Live, &small(), &head).expect("publisher");
+        BusPublisher::open(&place.name, BusService::Live, &quiet(), &head).expect("publisher");
     let mut publish = |frames: u32| {
         for _ in 0..frames {
             let frame = trades_frame(&mut head);
@@ -233,7 +238,11 @@ fn an_outrun_reader_is_told_lagging_and_caught_up() {
             publisher.publish(frame.bytes(), &all_at(head.last_sequence)).expect("publish");
         }
     };
-    let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
+    let options = RealTimeOptions {
+        start: Start::Beginning,
+        heartbeat_interval: PATIENCE,
+        ..RealTimeOptions::default()
+    };
     let live = place.live(BusService::Live, WakeUp::Event);
     let mut reader = RealTime::open(log.clone(), live, options).expect("open");
     publish(2);
@@ -278,8 +287,12 @@ fn a_speculative_reader_is_told_what_a_restarted_node_has_lost_and_keeps_what_it
     let log = Log::new(frames.clone());
     log.change(|kept| kept.visible = Sequence::ZERO);
     let service = BusService::Speculative;
-    let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
-    let mut publisher = BusPublisher::open(&place.name, service, &small(), &empty_tape()).expect("publisher");
+    let options = RealTimeOptions {
+        start: Start::Beginning,
+        heartbeat_interval: PATIENCE,
+        ..RealTimeOptions::default()
+    };
+    let mut publisher = BusPublisher::open(&place.name, service, &quiet(), &empty_tape()).expect("publisher");
     let mut reader = RealTime::open(log.clone(), place.live(service, WakeUp::Event), options).expect("open");
     assert!(reader.poll().expect("poll").is_none());
     let words = |reader: &mut RealTime<Log, BusLive>| {
@@ -317,7 +330,7 @@ fn a_speculative_reader_is_told_what_a_restarted_node_has_lost_and_keeps_what_it
     drop(publisher);
     frames.truncate(2);
     let mut head = Head { epoch: Epoch(2), ..frames[1].frame().header().head() };
-    let mut publisher = BusPublisher::open(&place.name, service, &small(), &head).expect("publisher");
+    let mut publisher = BusPublisher::open(&place.name, service, &quiet(), &head).expect("publisher");
     frames.push(trades_frame(&mut head));
     log.change(|kept| (kept.frames, kept.visible) = (frames.clone(), Sequence(20)));
     let watermarks = Watermarks { accepted: Sequence(30), ..all_at(Sequence(20)) };

@@ -283,7 +283,8 @@ mod tests {
             };
             let node = Node::open(&folder.path().join("data"), options, Vec::new()).unwrap();
             let name = bus.name(node.tape()).unwrap();
-            let patient = RemoteOptions { silence_max: Duration::from_secs(60), ..RemoteOptions::default() };
+            let long = Duration::from_secs(60);
+            let patient = RemoteOptions { connect_wait: long, silence_max: long, ..RemoteOptions::default() };
             let mut publisher = RemotePublisher::connect(&name, ProducerId(1), patient).unwrap();
             publisher.publish(&event(1)).unwrap();
             publisher.wait(ProducerSequence(1), Stage::Durable).unwrap();
