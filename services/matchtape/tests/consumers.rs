@@ -2,18 +2,25 @@
 //!
 //! `MATCHTAPE_CONSUMER_EVENTS` is how many events each of them goes through.
 
+mod shown;
+
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use matchtape::server::Server;
 use matchtape_client::consumers::DeliveryView;
 use matchtape_schemas::event::{OrderAccepted, encode_event};
-use matchtape_schemas::{Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence};
+use matchtape_schemas::{Event, EventTime, InstrumentId, OrderId, ProducerId, ProducerSequence, Sequence};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const PRODUCER: ProducerId = ProducerId(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Random(u64);
 
@@ -35,17 +42,25 @@ struct Served {
 
 impl Served {
     fn start(tape: &Path, port: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-            .args(["serve", "--no-bus", "--listen", &format!("127.0.0.1:{port}"), "--data"])
-            .arg(tape)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap());
-        let address =
-            said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
-        Self { child, url: address.expect("it says where its page is").trim_end_matches('/').to_owned() }
+        let begun = Instant::now();
+        loop {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+                .args(["serve", "--no-bus", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+                .arg(tape)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let said = BufReader::new(child.stdout.take().unwrap());
+            let mut said = said.lines().map_while(Result::ok);
+            if let Some(url) = said.find_map(|line| Some(line.strip_prefix("page ")?.to_owned())) {
+                return Self { child, url: url.trim_end_matches('/').to_owned() };
+            }
+            // Somebody else may have the port of one that was killed for a moment.
+            assert!(port != "0" && begun.elapsed() < PATIENCE, "it says where its page is");
+            child.wait().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Killed, and started again where it was.
@@ -433,12 +448,13 @@ fn a_backup_has_the_consumers_and_a_restored_node_never_passes_over_an_event() {
     };
     let node = Served::start(&place("tape"), "0");
     // Position 1 is the node's own: its epoch begins.
-    publish(&node.url, 1, 20);
+    let last = publish(&node.url, 1, 20);
     for (consumer, dealt_with) in [("near", "4"), ("far", "15")] {
         let args =
             ["subscribe", "--consumer", consumer, "--create", "--from", "beginning", "--limit", dealt_with];
         node.succeed(&args);
     }
+    shown::until_shown(&place("tape"), Sequence(last));
     let said = run(&[
         "backup",
         "--data",
@@ -533,12 +549,14 @@ fn what_fails_too_often_is_set_aside_for_people_to_see_and_an_interrupted_subscr
     assert_eq!(node.cli(&["consumer", "next", "s", "--batch", "0"]).status.code(), Some(2));
     // Output that nobody takes any more: nothing is acknowledged, and nobody else has to wait for this member to be given up.
     node.succeed(&["consumer", "add", "h", "--ack", "explicit", "--member-timeout", "10m"]);
+    let (out, nobody) = UnixStream::pair().unwrap();
+    // Before it begins, and for everybody who has it: also for children of other tests that are just starting.
+    nobody.shutdown(Shutdown::Both).unwrap();
     let mut closed = Command::new(env!("CARGO_BIN_EXE_matchtape"))
         .args(["consumer", "next", "h", "--follow", "--ack", "--server", &node.url])
-        .stdout(Stdio::piped())
+        .stdout(OwnedFd::from(out))
         .spawn()
         .unwrap();
-    drop(closed.stdout.take());
     assert_eq!(closed.wait().unwrap().code(), Some(0));
     let info = node.succeed(&["consumer", "info", "h"]);
     assert_eq!((&info[0]["ack_floor"], &info[0]["members"]), (&0.into(), &serde_json::json!([])));

@@ -1,5 +1,7 @@
 //! `matchtape proof` as an exchange and its auditor use it: the auditor has the frames, the proof and the roots, and no tape.
 
+mod shown;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -337,6 +339,7 @@ fn a_small_import_is_sealed_on_demand_at_rest_and_in_a_running_node_and_proven_t
     let tail: Value =
         serde_json::from_str(done(&["query", "events", "--server", server]).lines().last().unwrap()).unwrap();
     let to = tail["sequence"].to_string();
+    shown::until_shown(&data, Sequence(tail["sequence"].as_u64().unwrap()));
     let second = path("second.proof");
     let said = String::from_utf8(make(&to, &second).stderr).unwrap();
     assert!(said.contains("is not sealed yet: what is sealed ends at sequence 5"), "{said}");

@@ -2,16 +2,20 @@
 //! under an import, and queries that give what the tape itself gives.
 
 mod oracle;
+mod shown;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use matchtape_schemas::*;
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -41,17 +45,25 @@ struct Served {
 
 impl Served {
     fn start(tape: &Path, port: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-            .args(["serve", "--no-bus", "--data", text(tape), "--listen", &format!("127.0.0.1:{port}")])
-            .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "8")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap());
-        let address =
-            said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
-        Self { child, url: address.expect("it says where its page is").trim_end_matches('/').to_owned() }
+        let begun = Instant::now();
+        loop {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+                .args(["serve", "--no-bus", "--data", text(tape), "--listen", &format!("127.0.0.1:{port}")])
+                .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "8")
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let said = BufReader::new(child.stdout.take().unwrap());
+            let mut said = said.lines().map_while(Result::ok);
+            if let Some(url) = said.find_map(|line| Some(line.strip_prefix("page ")?.to_owned())) {
+                return Self { child, url: url.trim_end_matches('/').to_owned() };
+            }
+            // Somebody else may have the port of one that was killed for a moment.
+            assert!(port != "0" && begun.elapsed() < PATIENCE, "it says where its page is");
+            child.wait().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn port(&self) -> &str {
@@ -69,6 +81,13 @@ impl Served {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
+}
+
+/// The last event that a node shows.
+fn last_of(served: &Served) -> Sequence {
+    let last = succeed(&["query", "events", "--server", &served.url, "--reverse", "--limit", "1"]).stdout;
+    let last: serde_json::Value = serde_json::from_slice(&last).unwrap();
+    Sequence(last["sequence"].as_u64().unwrap())
 }
 
 /// An import that has said that something is durable, and goes on.
@@ -266,6 +285,7 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
     assert_eq!(String::from_utf8(of_order.stdout).unwrap().lines().count(), 2);
     // What became of orders, and pages, are the same from the node and from its directory.
     let tape = folder.path().join("tape");
+    shown::until_shown(&tape, last_of(&served));
     for args in [
         &["query", "orders"][..],
         &["query", "orders", "--instrument", "A.SH", "--status", "open", "--reverse"],
@@ -425,6 +445,7 @@ fn keyed_state_is_written_to_a_node_and_read_from_it_and_from_its_directory_as_o
         assert!(keys(&["--at", "2001-09-09"]).is_empty(), "long before the first");
     };
     check(&server);
+    shown::until_shown(&tape, last_of(&served));
     check(&["--data", text(&tape)]);
     // Not a word of it is on the public tape, and a node that was stopped in order knows all of it again.
     let events = said(succeed(&[&["query", "events", "--kind", "state"][..], &server].concat()));
@@ -435,6 +456,7 @@ fn keyed_state_is_written_to_a_node_and_read_from_it_and_from_its_directory_as_o
     let served = Served::start(&tape, &port);
     assert_eq!(served.url, url);
     check(&["--server", &url]);
+    shown::until_shown(&tape, last_of(&served));
     check(&["--data", text(&tape)]);
     for (args, code) in [
         (&["put", "k", "v"][..], 2),
@@ -476,12 +498,11 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
         let (said, code) = fail(&[args, place].concat());
         assert_eq!(code, Some(2), "{args:?} {place:?}: {said}");
     }
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nobody = format!("http://127.0.0.1:{port}");
+    // No port that is given away by the system: nobody is there.
+    let nobody = "http://127.0.0.1:1";
     for args in [&["query", "events"][..], &["import", "--format", "sse-l2", &orders, &trades]] {
-        let (said, code) = fail(&[args, &["--server", &nobody]].concat());
-        assert!(code == Some(1) && said.contains(&nobody), "{said}");
+        let (said, code) = fail(&[args, &["--server", nobody]].concat());
+        assert!(code == Some(1) && said.contains(nobody), "{said}");
     }
     assert!(!tape.exists());
 
