@@ -159,11 +159,15 @@ fn an_engine_in_another_process_publishes_and_goes_on_after_both_were_restarted(
 fn a_subscriber_in_another_process_prints_every_event_once() {
     let place = Place::new();
     let publish = place.publish(&[]);
-    let lines = place.subscribe("40").end_in_order();
-    let seen = sequences(&lines);
-    assert_eq!(seen, (seen[0]..seen[0] + 40).collect::<Vec<_>>());
-    assert!(lines.iter().any(|line| line.starts_with("-- live from")), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("bought 5 at 10")), "{lines:?}");
+    // One that stands still before it is live may find all that it wants in the log.
+    let live = (0..20).any(|_| {
+        let lines = place.subscribe("40").end_in_order();
+        let seen = sequences(&lines);
+        assert_eq!(seen, (seen[0]..seen[0] + 40).collect::<Vec<_>>());
+        assert!(lines.iter().any(|line| line.contains("bought 5 at 10")), "{lines:?}");
+        lines.iter().any(|line| line.starts_with("-- live from"))
+    });
+    assert!(live, "it never was");
     let rest = publish.interrupt();
     assert!(rest.last().unwrap().starts_with("stopped after"), "{rest:?}");
 }

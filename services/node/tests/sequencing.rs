@@ -67,6 +67,6 @@ fn negative_control_a_sequence_assigned_outside_the_writers_order_is_noticed() {
     let mistakes = NodeMistakes { sequence_outside_the_claim: true };
     // Two threads have to meet inside a few nanoseconds: with 80 000 tries they do, on any machine with two cores; on a
     // busy one it may take another run.
-    let found = (0..20).find_map(|_| difference(NodeOptions { mistakes, ..small() }));
+    let found = (0..200).find_map(|_| difference(NodeOptions { mistakes, ..small() }));
     println!("{}", found.expect("the mistake went unnoticed"));
 }
