@@ -832,7 +832,7 @@ mod tests {
             ("[node]\nring_slots = \"many\"\n", "ring_slots"),
             ("[storage]\nsync = \"sometimes\"\n", "sometimes"),
             ("[node]\nring_slots = \"a`b\"\n", "string \"a`b\" is not a whole number"),
-            ("[node]\nname = 7\n", "unsigned int 7 is not"),
+            ("[node]\nname = 7\n", "signed int 7 is not a string"),
             ("[storage]\nscrub_every_hours = 0\n", "storage.scrub_every_hours"),
             ("[storage]\nscrub_mib_per_second = 2000000\n", "storage.scrub_mib_per_second"),
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
