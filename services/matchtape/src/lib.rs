@@ -3,5 +3,6 @@
 pub mod bench_disk;
 pub mod cli;
 pub mod consumers;
+mod full_disk;
 pub mod import;
 pub mod server;

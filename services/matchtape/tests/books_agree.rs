@@ -201,7 +201,7 @@ fn judge(who: &str, units: Units, point: &Checkpoint, book: &Book) {
 
 fn import(node: &Node, source: &mut dyn Source, known: &Directory) -> Sequence {
     let stop = AtomicBool::new(false);
-    let mut target = NodeTarget::new(node);
+    let mut target = NodeTarget::new(node, &stop, |text| panic!("{text}"));
     load(&mut target, source, known, Overlap::Refuse, &stop, &mut |_, _, _| {}).expect("a sound source").last
 }
 

@@ -154,13 +154,11 @@ impl Tape<'_> {
     }
 
     fn target<'a>(&'a self, stop: &'a AtomicBool, bar: &ProgressBar) -> Box<dyn Target + 'a> {
+        let bar = bar.clone();
+        let notice = move |text: &str| bar.suspend(|| eprintln!("{text}"));
         match self {
-            Self::Node(node) => Box::new(NodeTarget::new(node)),
-            Self::Server(server) => {
-                let bar = bar.clone();
-                let notice = move |text: &str| bar.suspend(|| eprintln!("{text}"));
-                Box::new(ServerTarget::new(server, stop, notice))
-            }
+            Self::Node(node) => Box::new(NodeTarget::new(node, stop, notice)),
+            Self::Server(server) => Box::new(ServerTarget::new(server, stop, notice)),
         }
     }
 }

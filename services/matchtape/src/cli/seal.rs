@@ -1,10 +1,12 @@
 //! `matchtape seal`
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
-use matchtape_node::{Node, NodeOptions, SealError, SealReport};
+use matchtape_node::{Node, NodeOptions, PublishError, SealError, SealReport};
 use matchtape_storage::wal::Preparation;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +14,9 @@ use super::error::CliError;
 use super::import::node_error;
 use super::inspect::ReportFormat;
 use super::proof::RootRow;
-use super::{store, upkeep};
-use crate::server::{Method, Server};
+use super::{interrupt, store, upkeep};
+use crate::full_disk::{LOOK, Waiting};
+use crate::server::Method;
 
 /// How long a disk may take to make the next segment and to close this one.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,15 +69,52 @@ pub(super) fn run(args: &SealArgs) -> Result<(), CliError> {
 fn at_rest(data: &Path) -> Result<SealReport, CliError> {
     // A directory without a store is not made into one.
     drop(store::open(data)?);
+    let stop = interrupt::flag()?;
     let mut options = NodeOptions { name: "seal".to_owned(), ..NodeOptions::default() };
     // The segment behind the sealed one, and no further one beside it.
     options.store.wal.preparation = Preparation::WhenNeeded;
     let node = Node::open(data, options, matchtape_market::projections())
         .map_err(|error| node_error(data, &error))?;
-    let sealed = node.sealer().seal(LIMIT);
+    let sealed = seal(&node, &stop);
     let closed = node.close().map_err(|error| node_error(data, &error));
+    let Some(sealed) = sealed else {
+        return Err(CliError::Interrupted(
+            "interrupted: not everything is sealed; what is durable stays, and the same command goes on from here".to_owned(),
+        ));
+    };
     let report = sealed.map_err(|error| failed(data, &error))?;
     closed.map(|()| report)
+}
+
+/// `None`: it was stopped while the disk was full. The node's end ends the sealing then.
+fn seal(node: &Node, stop: &AtomicBool) -> Option<Result<SealReport, SealError>> {
+    let mut waiting = Waiting::new(stop, |text| eprintln!("{text}"));
+    let deadline = Instant::now() + LIMIT;
+    let (done, sealed) = std::sync::mpsc::channel();
+    let sealer = node.sealer();
+    std::thread::spawn(move || {
+        let sealed = loop {
+            match sealer.seal(deadline.saturating_duration_since(Instant::now())) {
+                // Refused at once, and there may be room a little later.
+                Err(SealError::Publish(PublishError::NoSpace)) if Instant::now() < deadline => {
+                    std::thread::sleep(LOOK);
+                }
+                sealed => break sealed,
+            }
+        };
+        // Nobody asks any more who was stopped.
+        let _ = done.send(sealed);
+    });
+    loop {
+        match sealed.recv_timeout(LOOK) {
+            Ok(sealed) => return Some(sealed),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => panic!("the thread that seals has panicked"),
+        }
+        if waiting.gives_up(&node.store().space_problem()) {
+            return None;
+        }
+    }
 }
 
 fn failed(data: &Path, error: &SealError) -> CliError {

@@ -195,6 +195,10 @@ fn run(
             check_left_out(&definition, &group, beginnings.known, records)?;
             publish(target, definitions, &[definition], loaded)?;
         }
+        // A record without its definition would be of no instrument.
+        if loaded.interrupted {
+            return Ok(());
+        }
         publish(target, records, &group, loaded)?;
         watch(source, loaded, target);
     }

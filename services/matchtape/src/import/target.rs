@@ -1,9 +1,10 @@
 //! Where a source's events go: a node in this process, or the gateway of one elsewhere.
 
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use matchtape_client::EventRow;
-use matchtape_node::{Node, PublishError, Published, Publisher};
+use matchtape_node::{Node, PublishError, Published, Publisher, WaitError};
 use matchtape_schemas::event::{EventFlags, encode_event};
 use matchtape_schemas::{
     Event, EventTime, InstrumentId, ProducerId, ProducerSequence, Sequence, Stage, VenueSequence,
@@ -12,6 +13,7 @@ use matchtape_storage::{Direction, Query, ReadError};
 use rkyv::util::AlignedVec;
 
 use super::load::{LoadError, Loaded};
+use crate::full_disk::{LOOK, Waiting};
 use crate::server::{Server, ServerError};
 
 /// Takes groups of events of several producers and keeps their order.
@@ -19,7 +21,8 @@ pub trait Target {
     /// Begins with a producer; returns the number of its last event on the tape, zero for none.
     fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError>;
 
-    /// Takes a group of a producer that was opened. It may go onto the tape only with later ones.
+    /// Takes a group of a producer that was opened. It may go onto the tape only with later ones. Where `loaded` is interrupted
+    /// then, it was not taken.
     fn publish(
         &mut self,
         producer: ProducerId,
@@ -27,7 +30,7 @@ pub trait Target {
         loaded: &mut Loaded,
     ) -> Result<(), LoadError>;
 
-    /// Returns when all that was taken is durable.
+    /// Returns when all that was taken is durable. Where `loaded` is interrupted then, only what it still counts is.
     fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError>;
 
     /// Shows the events of an instrument with that symbol, or of all, with an event time from `from` through `through` in the
@@ -67,12 +70,19 @@ pub struct Recorded {
 pub struct NodeTarget<'a> {
     node: &'a Node,
     publishers: Vec<Publisher>,
+    waiting: Waiting<'a>,
 }
 
 impl<'a> NodeTarget<'a> {
-    /// Publishes on `node`; the producers are its own until it is dropped.
-    pub fn new(node: &'a Node) -> Self {
-        Self { node, publishers: Vec::new() }
+    /// Publishes on `node`; the producers are its own until it is dropped. `notice` is told of a full disk; `stop` ends waiting
+    /// for room.
+    pub fn new(node: &'a Node, stop: &'a AtomicBool, notice: impl FnMut(&str) + 'a) -> Self {
+        Self { node, publishers: Vec::new(), waiting: Waiting::new(stop, notice) }
+    }
+
+    /// Whether what waits has waited in vain, and is to give up.
+    fn gives_up(&mut self) -> bool {
+        self.waiting.gives_up(&self.node.store().space_problem())
     }
 }
 
@@ -90,9 +100,10 @@ impl Target for NodeTarget<'_> {
         group: &[Event],
         loaded: &mut Loaded,
     ) -> Result<(), LoadError> {
-        let publisher = self.publishers.iter_mut().find(|publisher| publisher.producer() == producer);
-        let publisher = publisher.expect("producers are opened first");
+        let place = self.publishers.iter().position(|publisher| publisher.producer() == producer);
+        let place = place.expect("producers are opened first");
         loop {
+            let publisher = &mut self.publishers[place];
             match publisher.publish_group(group) {
                 Ok(Published::New { last, .. }) => {
                     loaded.published += group.len() as u64;
@@ -103,18 +114,41 @@ impl Target for NodeTarget<'_> {
                     loaded.already += group.len() as u64;
                     return Ok(());
                 }
-                Err(PublishError::WouldBlock) => publisher.wait_for_room(group.len())?,
+                Err(PublishError::WouldBlock) => {
+                    match publisher.wait_for_room_until(group.len(), Some(Instant::now() + LOOK)) {
+                        Ok(()) => continue,
+                        Err(WaitError::TimedOut) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(PublishError::NoSpace) => std::thread::sleep(LOOK),
                 Err(reason) => {
                     return Err(LoadError::Publish { record: group[0].producer_sequence, reason });
                 }
+            }
+            if self.gives_up() {
+                loaded.interrupted = true;
+                return Ok(());
             }
         }
     }
 
     fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
-        if loaded.last > Sequence::ZERO {
-            // Visible is durable, and can be read.
-            self.node.wait(loaded.last, Stage::Visible)?;
+        // Visible is durable, and can be read.
+        while loaded.last > Sequence::ZERO {
+            match self.node.wait_for(loaded.last, Stage::Visible, LOOK) {
+                Ok(()) => break,
+                Err(WaitError::TimedOut) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if self.gives_up() {
+                // Visible also ends a group: recovery drops a group whose end is missing.
+                let visible = self.node.watermarks().visible.min(loaded.last);
+                loaded.published = loaded.published.saturating_sub(loaded.last.get() - visible.get());
+                loaded.last = visible;
+                loaded.interrupted = true;
+                break;
+            }
         }
         Ok(())
     }
@@ -293,5 +327,75 @@ impl Target for ServerTarget<'_> {
 
     fn visible(&self) -> Sequence {
         self.visible
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use matchtape_node::NodeOptions;
+    use matchtape_schemas::event::OrderAccepted;
+    use matchtape_storage::sim::SimDisk;
+
+    use super::*;
+
+    fn order(number: u64) -> [Event; 1] {
+        let body = OrderAccepted::default();
+        [Event::new(InstrumentId(1), ProducerSequence(number), EventTime(number as i64), body)]
+    }
+
+    #[test]
+    fn who_is_stopped_while_the_disk_is_full_ends_with_what_is_durable_and_goes_on_when_there_is_room() {
+        let disk = SimDisk::new(1);
+        let open = || {
+            let mut options = NodeOptions { ring_slots: 1024, ..NodeOptions::default() };
+            options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
+            options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+            Node::open_on(Arc::new(disk.clone()), options, Vec::new()).unwrap()
+        };
+        let producer = ProducerId(7);
+        let node = open();
+        let stop = AtomicBool::new(false);
+        let mut said = Vec::new();
+        let mut loaded = Loaded::default();
+        {
+            // Whoever is told stops it.
+            let mut target = NodeTarget::new(&node, &stop, |text| {
+                said.push(text.to_owned());
+                stop.store(true, Ordering::Relaxed);
+            });
+            target.waiting.patience = Duration::ZERO;
+            assert_eq!(target.open(producer).unwrap(), ProducerSequence(0));
+            target.publish(producer, &order(1), &mut loaded).unwrap();
+            disk.set_capacity(400 << 10);
+            let mut number = 1;
+            while !loaded.interrupted {
+                number += 1;
+                target.publish(producer, &order(number), &mut loaded).unwrap();
+            }
+            target.settle(&mut loaded).unwrap();
+        }
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("the disk is full: waiting for room; Ctrl-C ends"), "{said:?}");
+        // What could not be written is told by closing; it is not waited for.
+        let _ = node.close();
+
+        disk.set_capacity(1 << 40);
+        let node = open();
+        let stop = AtomicBool::new(false);
+        let mut target = NodeTarget::new(&node, &stop, |text| panic!("{text}"));
+        let there = target.open(producer).unwrap().get();
+        // Closing tries once more: more may be there, never less. The epoch's beginning is an event as well.
+        assert!(loaded.published > 0 && there >= loaded.published, "{there} of {loaded:?}");
+        let mut again = Loaded::default();
+        target.publish(producer, &order(there), &mut again).unwrap();
+        target.publish(producer, &order(there + 1), &mut again).unwrap();
+        target.settle(&mut again).unwrap();
+        assert_eq!((again.already, again.published, again.interrupted), (1, 1, false));
+        drop(target);
+        node.close().unwrap();
     }
 }
