@@ -168,8 +168,14 @@ async fn a_full_disk_is_a_number_until_there_is_room() {
     assert_eq!(served.number("matchtape_intake_slowed_ratio").await, 1.0);
     assert_eq!(served.number("matchtape_node_poisoned").await, 0.0);
     assert!(served.number("matchtape_disk_free_bytes").await < free);
+    let health = get(served.address(), "/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &"degraded".into()), "{}", health.body);
+    let what = health.json()["what"].as_str().unwrap().to_owned();
+    assert!(what.starts_with("the disk is full, no events are taken"), "{what}");
     served.disk.set_capacity(1 << 40);
     served.until("matchtape_space_lacking", |lacking| lacking == 0.0).await;
+    let health = get(served.address(), "/v1/health").await;
+    assert_eq!((&health.json()["status"], health.json().get("what")), (&"ok".into(), None));
     served.publish();
     served.gateway.shutdown().await;
     drop(served.publisher);

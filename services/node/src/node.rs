@@ -181,6 +181,10 @@ impl Node {
         disk.random(&mut incarnation)?;
         projections.push(Box::new(ProducerMarks::default()));
         let (store, recovery) = EventStore::open(Arc::clone(&disk), options.store.clone(), projections)?;
+        store.space_problem().tell(|why| match why {
+            Some(why) => tracing::error!(%why, "the disk is full: no events are taken until there is room"),
+            None => tracing::info!("there is room on the disk again: events are taken"),
+        });
         let found = store.head();
         let mut marks = ProducerMarks::default();
         if let Some(section) = store.projection_section(producers::SECTION) {

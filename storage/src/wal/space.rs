@@ -22,10 +22,31 @@ pub struct SpaceProblem {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+/// Is told why, when it begins, and `None` when it ends.
+type Tell = Box<dyn Fn(Option<&str>) + Send>;
+
+#[derive(Default)]
 struct Shared {
     is_set: AtomicBool,
-    reasons: Mutex<[Option<String>; 3]>,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    reasons: [Option<String>; 3],
+    tell: Option<Tell>,
+}
+
+impl Found {
+    fn reason(&self) -> Option<&str> {
+        self.reasons.iter().flatten().next().map(String::as_str)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("reasons", &self.found.lock().reasons).finish_non_exhaustive()
+    }
 }
 
 impl SpaceProblem {
@@ -38,14 +59,28 @@ impl SpaceProblem {
 
     /// The reason in words; `None` while all is well.
     pub fn reason(&self) -> Option<String> {
-        self.shared.reasons.lock().iter().flatten().next().cloned()
+        self.shared.found.lock().reason().map(str::to_owned)
+    }
+
+    /// Calls `tell` whenever it begins, and when it ends; now as well, if it has begun. Only the last that was given is called.
+    pub fn tell(&self, tell: impl Fn(Option<&str>) + Send + 'static) {
+        let mut found = self.shared.found.lock();
+        if let Some(reason) = found.reason() {
+            tell(Some(reason));
+        }
+        found.tell = Some(Box::new(tell));
     }
 
     pub(crate) fn set(&self, lacking: Lacking, reason: Option<String>) {
-        let mut reasons = self.shared.reasons.lock();
-        reasons[lacking as usize] = reason;
+        let mut found = self.shared.found.lock();
+        found.reasons[lacking as usize] = reason;
         // Under the lock, so that two who change it end with what is true.
-        self.shared.is_set.store(reasons.iter().any(Option::is_some), Ordering::Relaxed);
+        let is_set = found.reason().is_some();
+        if self.shared.is_set.swap(is_set, Ordering::Relaxed) != is_set
+            && let Some(tell) = &found.tell
+        {
+            tell(found.reason());
+        }
     }
 }
 
@@ -63,5 +98,27 @@ mod tests {
         assert_eq!((problem.is_set(), problem.reason().as_deref()), (true, Some("no tables")));
         problem.clone().set(Lacking::Tables, None);
         assert_eq!((problem.is_set(), problem.reason()), (false, None));
+    }
+
+    #[test]
+    fn it_is_told_once_that_it_begins_and_once_that_it_ends() {
+        let problem = SpaceProblem::default();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let listen = || {
+            let said = Arc::clone(&said);
+            problem.tell(move |why| said.lock().push(why.map(str::to_owned)));
+        };
+        listen();
+        problem.set(Lacking::Tables, None);
+        for lacking in [Lacking::Log, Lacking::Tables, Lacking::Log] {
+            problem.set(lacking, Some(format!("{lacking:?}")));
+        }
+        problem.set(Lacking::Tables, None);
+        problem.set(Lacking::Log, None);
+        assert_eq!(std::mem::take(&mut *said.lock()), [Some("Log".to_owned()), None]);
+        problem.set(Lacking::Log, Some("full".to_owned()));
+        said.lock().clear();
+        listen();
+        assert_eq!(*said.lock(), [Some("full".to_owned())], "who comes late is told as well");
     }
 }

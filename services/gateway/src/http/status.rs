@@ -26,9 +26,9 @@ pub(crate) async fn watermarks(State(shared): Gateway) -> Response {
     })
 }
 
-/// `/v1/health`: 200 while events are taken, the feeds go on and no part of the node has ended early, else 503. Damaged files
-/// are `degraded` too, but with 200: whatever does not need them is served, and a balancer that took the node away for them would
-/// take that away as well.
+/// `/v1/health`: 200 while the feeds go on and neither the log nor a part of the node has ended early, else 503. Damaged files and
+/// a full disk are `degraded` too, but with 200: whatever does not need them is served, and a balancer that took the node away
+/// for them would take that away as well.
 pub(crate) async fn health(State(shared): Gateway) -> Response {
     let head = shared.feed.head().borrow().clone();
     let visible = shared.reader.visible();
@@ -37,12 +37,14 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
     let ended = shared.gauge.as_ref().map(NodeGauge::ended_parts).unwrap_or_default();
     let scrub = shared.gauge.as_ref().map(NodeGauge::scrub);
     let damaged = scrub.as_ref().is_some_and(|marks| !marks.damaged.is_empty());
+    let intake = shared.gauge.as_ref().map(|gauge| gauge.store().intake());
+    let full = intake.as_ref().filter(|intake| intake.reason == "no_space").map(|intake| &intake.what);
     let (status, word) = match &head.failed {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
         None if poisoned.is_some() => (StatusCode::SERVICE_UNAVAILABLE, "poisoned"),
         None if head.ended => (StatusCode::SERVICE_UNAVAILABLE, "tape_closed"),
         None if !ended.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
-        None if damaged => (StatusCode::OK, "degraded"),
+        None if damaged || full.is_some() => (StatusCode::OK, "degraded"),
         None => (StatusCode::OK, "ok"),
     };
     let mut response = json(|object| {
@@ -50,7 +52,14 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
         match (&head.failed, poisoned) {
             (Some(why), _) => _ = object.text("what", why),
             (None, Some(why)) => _ = object.text("what", &why.to_string()),
-            (None, None) => {}
+            (None, None) => {
+                if let Some(why) = full {
+                    object.text(
+                        "what",
+                        &format!("the disk is full, no events are taken until there is room: {why}"),
+                    );
+                }
+            }
         }
         if !ended.is_empty() {
             let mut inner = Json::object(object.key("ended"));
@@ -61,12 +70,11 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
         }
         object.number("visible", visible.get()).number("feed", head.position.get()).number("behind", behind);
         object.number("uptime_ms", shared.started.elapsed().as_millis() as u64);
-        if let Some(gauge) = &shared.gauge {
-            let Intake { slowed_permille, reason, what, pressure } = gauge.store().intake();
+        if let Some(Intake { slowed_permille, reason, what, pressure }) = &intake {
             let mut inner = Json::object(object.key("intake"));
-            inner.number("slowed_permille", slowed_permille.into()).word("reason", reason);
+            inner.number("slowed_permille", (*slowed_permille).into()).word("reason", reason);
             if !what.is_empty() {
-                inner.text("what", &what);
+                inner.text("what", what);
             }
             inner.number("unindexed_bytes", pressure.unindexed_bytes);
             inner
