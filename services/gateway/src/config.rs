@@ -1,6 +1,6 @@
 //! Where the gateway listens and every limit it keeps, with the reasons for the defaults.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use matchtape_schemas::limits::EVENT_BYTES_MAX;
@@ -124,6 +124,11 @@ pub enum ConfigError {
          (127.0.0.1 or [::1]); put a reverse proxy that authenticates in front of it"
     )]
     NotLoopback(SocketAddr),
+    /// A name that no request could have.
+    #[error(
+        "{0:?} is no host name: give it as a browser shows it, without scheme, port and path, as tape.example.com"
+    )]
+    HostName(String),
     /// A limit nothing could work within.
     #[error("{name} is {found}, it has to be at least {least}")]
     TooSmall {
@@ -141,6 +146,9 @@ impl GatewayConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         if !self.listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback(self.listen));
+        }
+        if let Some(host) = self.hosts.iter().find(|host| !is_host_name(host)) {
+            return Err(ConfigError::HostName(host.clone()));
         }
         let limits = &self.limits;
         let at_least = [
@@ -182,6 +190,18 @@ impl GatewayConfig {
     }
 }
 
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+pub fn is_host_name(text: &str) -> bool {
+    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +217,25 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:7410", "127.8.8.8:1"] {
             let config = GatewayConfig { listen: address.parse().unwrap(), ..Default::default() };
             assert_eq!(config.check(), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_and_nothing_else() {
+        for good in ["tape.example.com", "TAPE", "10.1.2.3", "[2001:db8::1]"] {
+            assert!(is_host_name(good), "{good}");
+        }
+        for wrong in [
+            "",
+            "https://tape.example.com",
+            "tape.example.com:8443",
+            "tape.example.com/",
+            "*",
+            "a..b",
+            "2001:db8::1",
+        ] {
+            let config = GatewayConfig { hosts: vec![wrong.to_owned()], ..Default::default() };
+            assert_eq!(config.check(), Err(ConfigError::HostName(wrong.to_owned())));
         }
     }
 

@@ -19,7 +19,7 @@ mod metrics;
 mod page;
 mod ws;
 
-pub use config::{ConfigError, GatewayConfig, Limits};
+pub use config::{ConfigError, GatewayConfig, Limits, is_host_name};
 pub use feed::StartError as FeedStartError;
 pub use gateway::{Gateway, GatewayHandle, StartError, TapeHandle};
 pub use ingress::{Ingress, IngressError, ProducerPosition, Receipt};

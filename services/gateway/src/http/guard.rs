@@ -1,4 +1,4 @@
-//! Who may ask: browsers only from this gateway's own page.
+//! Who may ask: browsers only from this gateway's own page, or from that of a proxy in front which is configured by name.
 //!
 //! The gateway asks nobody who they are, so a page of another site in the same browser must not get to it: not under its
 //! own origin (a WebSocket is not bound by the same-origin policy), and not by making its own name point to loopback.
@@ -27,26 +27,25 @@ fn check(headers: &HeaderMap, hosts: &[String]) -> Result<(), ApiError> {
             error,
             what,
             place,
-            "open the page at the address the gateway printed",
+            "open the page at the address the gateway printed, or at that of a proxy in front whose name its configuration has \
+             (`hosts` of [gateway])",
         )
     };
     let Some(host) = text(HOST) else {
         return Err(refused("host_missing", "the request names no host".to_owned(), "Host"));
     };
+    let is_configured = |name: &str| hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name));
     let name = without_port(host);
-    if !is_loopback(name) && !hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
+    if !is_loopback(name) && !is_configured(name) {
         return Err(refused("host_refused", format!("this gateway is not {host:?}"), "Host"));
     }
     let Some(origin) = text(ORIGIN) else { return Ok(()) };
-    let of_this_host = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"))
-        .is_some_and(|origin_host| origin_host.eq_ignore_ascii_case(host));
-    if of_this_host {
-        Ok(())
-    } else {
-        Err(refused("origin_refused", format!("a page of {origin} may not"), "Origin"))
-    }
+    let origin_host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    // A proxy may pass the name on under which it was asked, or put the gateway's own there.
+    let may = origin_host.is_some_and(|origin_host| {
+        origin_host.eq_ignore_ascii_case(host) || is_configured(without_port(origin_host))
+    });
+    if may { Ok(()) } else { Err(refused("origin_refused", format!("a page of {origin} may not"), "Origin")) }
 }
 
 fn without_port(host: &str) -> &str {
@@ -84,6 +83,15 @@ mod tests {
             assert!(passes(host, Some(&format!("http://{host}"))), "{host}");
         }
         assert!(passes("tape.example", Some("https://tape.example")));
+        // Behind a proxy that states the gateway's own name.
+        for origin in ["https://tape.example", "https://tape.example:8443", "http://TAPE.example"] {
+            assert!(passes("127.0.0.1:7410", Some(origin)), "{origin}");
+        }
+        for origin in
+            ["https://tape.example.evil", "https://eviltape.example", "tape.example", "ftp://tape.example"]
+        {
+            assert!(!passes("127.0.0.1:7410", Some(origin)), "{origin}");
+        }
         for host in ["evil.example", "evil.example:7410", "localhost.evil.example", "192.168.1.1:7410", ""] {
             assert!(!passes(host, None), "{host}");
         }

@@ -267,6 +267,8 @@ pub(super) struct GatewaySection {
     pub enabled: bool,
     /// Loopback only, as long as there is no authentication.
     pub listen: SocketAddr,
+    /// Names, beside those of loopback, under which requests and pages may come: those of a proxy in front.
+    pub hosts: Vec<String>,
 }
 
 impl Default for NodeSection {
@@ -346,7 +348,7 @@ impl From<WakeUpName> for WakeUp {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { enabled: true, listen: SocketAddr::from(([127, 0, 0, 1], 7474)) }
+        Self { enabled: true, listen: SocketAddr::from(([127, 0, 0, 1], 7474)), hosts: Vec::new() }
     }
 }
 
@@ -606,6 +608,12 @@ impl Config {
                 (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
             return Err(ConfigError::Value { key: "gateway.listen", value, reason });
         }
+        if let Some(host) = self.gateway.hosts.iter().find(|host| !matchtape_gateway::is_host_name(host)) {
+            let (key, value) = ("gateway.hosts", format!("{host:?}"));
+            let reason =
+                "names as a browser shows them, without scheme, port and path, as \"tape.example.com\"";
+            return Err(ConfigError::Value { key, value, reason });
+        }
         Ok(())
     }
 
@@ -836,6 +844,7 @@ mod tests {
             ("[storage]\nscrub_every_hours = 0\n", "storage.scrub_every_hours"),
             ("[storage]\nscrub_mib_per_second = 2000000\n", "storage.scrub_mib_per_second"),
             ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "gateway.listen"),
+            ("[gateway]\nhosts = [\"https://tape.example.com\"]\n", "gateway.hosts"),
             ("[node]\nlog_core = 100000\n", "node.log_core"),
             ("[ingress]\nproducers_max = 0\n", "ingress.producers_max"),
             ("[node]\ndata = \"\"\n", "node.data"),

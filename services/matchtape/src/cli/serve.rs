@@ -360,7 +360,11 @@ impl Running {
             let (gauge, sealer) = (Some(node.gauge()), Some(node.sealer()));
             let tape =
                 TapeHandle { ingress, consumers, gauge, sealer, ..TapeHandle::shown(node.reader(), tail) };
-            let settings = GatewayConfig { listen: config.gateway.listen, ..GatewayConfig::default() };
+            let settings = GatewayConfig {
+                listen: config.gateway.listen,
+                hosts: config.gateway.hosts.clone(),
+                ..GatewayConfig::default()
+            };
             gateway = Some(runtime.block_on(Gateway::start(settings, tape)).map_err(cannot_listen)?);
         }
         Ok(Self { node, runtime, gateway, follow })
