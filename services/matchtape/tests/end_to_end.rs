@@ -386,14 +386,63 @@ fn an_instrument_that_was_left_out_before_is_not_silently_left_out_again() {
     assert!(output.status.success());
     let again = import_small(folder.path(), &["--instrument", "A.SH"]);
     assert!(String::from_utf8_lossy(&again.stderr).contains(" 0 events added, 6 there already"));
+    let again = import_small(folder.path(), &["--instrument", "A.SH", "--report", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert!(again.stderr.is_empty() && report["files"].as_array().unwrap().len() == 2, "{report}");
+    assert_eq!((&report["records"], &report["added"], &report["already"]), (&6.into(), &0.into(), &6.into()));
+    assert_eq!((&report["filtered"], &report["durable"]), (&1.into(), &serde_json::Value::Null));
     let all = import_small(folder.path(), &[]);
     let said = String::from_utf8(all.stderr).unwrap();
     assert_eq!(all.status.code(), Some(1));
-    assert!(said.contains("B.SH was left out when this source was imported"), "{said}");
+    assert!(said.contains("up to number 6, but no B.SH, which begins at number 4"), "{said}");
     let none = import_small(folder.path(), &["--instrument", "X.SH"]);
     assert!(String::from_utf8_lossy(&none.stderr).contains("no record of X.SH"));
     let elsewhere = import_small(folder.path(), &["--producer", "7", "--allow-overlap"]);
     assert!(elsewhere.status.success(), "{}", String::from_utf8_lossy(&elsewhere.stderr));
+}
+
+#[test]
+fn files_that_have_grown_elsewhere_than_at_their_end_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let [orders, trades] = small_day(folder.path());
+    let whole = std::fs::read_to_string(&orders).unwrap();
+    let import = || {
+        let files = [text(&orders), text(&trades)];
+        matchtape(
+            &[&["import", "--format", "sse-l2", "--segment-mib", "4", "--data", text(&tape)], &files[..]]
+                .concat(),
+        )
+    };
+    let without = |sequence: &str| -> String {
+        whole.split_inclusive('\n').filter(|line| !line.contains(&format!(",1,1,{sequence},"))).collect()
+    };
+    std::fs::write(&orders, without("5").replace(&order(5, "10,10,300,1,1,6,11,A.SH"), "")).unwrap();
+    assert!(import().status.success());
+    // At the end: the last one comes to what is there.
+    std::fs::write(&orders, without("5")).unwrap();
+    let said = String::from_utf8(import().stderr).unwrap();
+    assert!(said.contains(" 1 events added, 6 there already"), "{said}");
+    // In the middle: every number behind it is another record's.
+    std::fs::write(&orders, &whole).unwrap();
+    let output = import();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && said.contains("the files have grown elsewhere than at their end"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_of_another_format_makes_no_tape() {
+    let folder = TempDir::new().unwrap();
+    let (file, tape) = (folder.path().join("README.md"), folder.path().join("tape"));
+    std::fs::write(&file, "# a file\n").unwrap();
+    for format in ["sse-l2", "dbn-mbo"] {
+        let (said, code) = fail(&["import", "--format", format, "--data", text(&tape), text(&file)]);
+        assert!(code == 1 && said.contains("nothing was imported; is it of the format"), "{said}");
+        assert!(!tape.exists());
+    }
 }
 
 #[test]

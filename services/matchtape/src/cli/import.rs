@@ -13,6 +13,7 @@ use matchtape_node::{Node, NodeError, NodeOptions, PublishError};
 use matchtape_schemas::Sequence;
 
 use super::error::CliError;
+use super::inspect::ReportFormat;
 use super::store;
 use crate::import::dbn::{self, DbnSource};
 use crate::import::sse::{self, SseSource};
@@ -24,8 +25,8 @@ use crate::server::{Server, ServerError};
 
 /// Put an exchange's files onto a tape: durably, each record once.
 ///
-/// Run it again after a crash or an interruption, or when a file has grown: it goes on where it ended, and a second run
-/// over the same files adds nothing. Which records are there is known by a source's content, not by its file names.
+/// Run it again after a crash or an interruption, or when the files have grown at their end (in the venue's order, whatever
+/// that of the lines is): it goes on where it ended, and a second run over the same files adds nothing. Which records are there is known by a source's content, not by its file names.
 #[derive(Args, Debug)]
 #[command(after_help = "Formats:\n  \
     sse-l2   Shanghai level-2 orders and trades, CSV; all files given are one source, merged by (day, ChannelNo, ApplSeqNum);\n           \
@@ -61,6 +62,9 @@ pub(super) struct ImportArgs {
     /// Size of a file of the log; each is made and zeroed ahead, and there are at least two
     #[arg(long, value_name = "MIB", default_value_t = 256, conflicts_with = "server", value_parser = clap::value_parser!(u64).range(1..=4096))]
     segment_mib: u64,
+    /// How the report of each source is written: text on the standard error, or json, an object on a line of the standard output
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    report: ReportFormat,
     /// The source's number, 1 to 2147483647, instead of one that follows from its content
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x7FFF_FFFF))]
     producer: Option<u32>,
@@ -104,10 +108,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         ));
     }
 
-    // Files that cannot be read are found before the tape is opened (and made).
+    // Files that cannot be read, or are of another format, are found before the tape is opened (and made).
     let mut inputs = Vec::new();
     for file in &args.files {
-        inputs.push(Input::open(file).map_err(|error| import_error(&error.into()))?);
+        inputs.push(open(file, args.format)?);
     }
     match (&args.data, &args.server) {
         (Some(data), _) => {
@@ -128,6 +132,25 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         }
         (None, None) => unreachable!("one of the group is required"),
     }
+}
+
+/// A file from its beginning. What can be read only once is looked at when it is imported.
+fn open(file: &Path, format: FileFormat) -> Result<Input, CliError> {
+    let open = || Input::open(file).map_err(|error| import_error(&error.into()));
+    if std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file()) {
+        let (name, checked) = match format {
+            FileFormat::SseL2 => (sse::FORMAT, sse::check(open()?)),
+            FileFormat::DbnMbo => (dbn::FORMAT, dbn::check(open()?)),
+        };
+        checked.map_err(|error| match error {
+            ImportError::Malformed(_) => CliError::with_advice(
+                &error,
+                format_args!("nothing was imported; is it of the format {name}?"),
+            ),
+            error => import_error(&error),
+        })?;
+    }
+    open()
 }
 
 /// Where the events go.
@@ -174,8 +197,7 @@ fn import_all(
         FileFormat::DbnMbo => inputs.into_iter().map(|input| vec![input]).collect(),
     };
     for files in groups {
-        let names: Vec<String> = files.iter().map(|input| input.file().display().to_string()).collect();
-        import_one(args, tape, files, &names.join(", "), stop)?;
+        import_one(args, tape, files, stop)?;
     }
     Ok(())
 }
@@ -184,9 +206,11 @@ fn import_one(
     args: &ImportArgs,
     tape: &Tape<'_>,
     files: Vec<Input>,
-    names: &str,
     stop: &AtomicBool,
 ) -> Result<(), CliError> {
+    let paths: Vec<PathBuf> = files.iter().map(|input| input.file().to_owned()).collect();
+    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let names = &names.join(", ");
     let known = tape.known(stop)?;
     let on_error = match args.on_error {
         OnErrorArg::Stop => OnError::Stop,
@@ -227,7 +251,10 @@ fn import_one(
     let tally = source.tally();
     print_problems(tally);
     let loaded = outcome.map_err(load_error)?;
-    print_summary(names, &loaded, tally, begun.elapsed());
+    match args.report {
+        ReportFormat::Text => print_summary(names, &loaded, tally, begun.elapsed()),
+        ReportFormat::Json => print_report(&paths, &loaded, tally, begun.elapsed())?,
+    }
     if loaded.interrupted {
         return Err(CliError::Interrupted(
             "interrupted: what is imported is durable; the same command goes on from here".to_owned(),
@@ -327,6 +354,26 @@ fn print_summary(names: &str, loaded: &Loaded, tally: &Tally, time: Duration) {
     }
 }
 
+fn print_report(files: &[PathBuf], loaded: &Loaded, tally: &Tally, time: Duration) -> Result<(), CliError> {
+    let report = serde_json::json!({
+        "files": files,
+        "records": tally.records,
+        "added": loaded.published,
+        "already": loaded.already,
+        "durable": (loaded.published > 0).then_some(loaded.last.get()),
+        "interrupted": loaded.interrupted,
+        "repeated": tally.repeated,
+        "filtered": tally.filtered,
+        "without_event": tally.without_event,
+        "malformed": tally.malformed,
+        "back_in_time": tally.back_in_time,
+        "groups_cut": tally.groups_cut,
+        "late_before": loaded.behind.map(|time| time.get().to_string()),
+        "seconds": time.as_secs_f64(),
+    });
+    Ok(writeln!(std::io::stdout(), "{report}")?)
+}
+
 fn import_error(error: &ImportError) -> CliError {
     match error {
         ImportError::Malformed(_) => CliError::with_advice(
@@ -359,8 +406,12 @@ fn load_error(error: LoadError) -> CliError {
         LoadError::Server(error) => error.into(),
         LoadError::LeftOutBefore { .. } => CliError::with_advice(
             error,
-            "import it into another --data directory, or under another --producer with --instrument, if its order on the tape does not \
-             matter",
+            "import it into another --data directory; or, if it was left out, under another --producer with --instrument, where its \
+             order on the tape does not matter",
+        ),
+        LoadError::Renumbered { .. } => CliError::with_advice(
+            error,
+            "nothing was added; import the whole files into another --data directory",
         ),
         LoadError::OtherSource { .. } => CliError::with_advice(
             error,

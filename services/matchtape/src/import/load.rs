@@ -52,10 +52,11 @@ pub enum LoadError {
     /// The node elsewhere did not answer, or refused.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The tape has later records of this source, and none of this instrument.
+    /// The tape has later records of this source, and none of this instrument: it was left out, or the records are numbered
+    /// otherwise now.
     #[error(
-        "{symbol} was left out when this source was imported: the tape has its records up to number {through}, \
-         and {symbol} begins at number {first}"
+        "the tape has the records of this source up to number {through}, but no {symbol}, which begins at number {first}: either \
+         it was left out when the source was imported, or the files have grown elsewhere than at their end"
     )]
     LeftOutBefore {
         /// The instrument.
@@ -77,6 +78,15 @@ pub enum LoadError {
         through: ProducerSequence,
         /// A record that should be there.
         record: ProducerSequence,
+    },
+    /// The last record that the tape has of this source is another one here.
+    #[error(
+        "the tape has records of this source through number {through}, which is another record here: the files have grown \
+         elsewhere than at their end, or lines that were left out are whole now"
+    )]
+    Renumbered {
+        /// The last record on the tape.
+        through: ProducerSequence,
     },
     /// The tape has events of the instrument from where this source's begin or later, of another source.
     #[error(
@@ -227,6 +237,9 @@ impl Beginnings<'_> {
         records: &Lane,
     ) -> Result<Option<EventTime>, LoadError> {
         for event in group {
+            if event.producer_sequence == records.through {
+                self.check_last(target, event, records)?;
+            }
             if !self.seen.insert(event.instrument) {
                 continue;
             }
@@ -246,6 +259,24 @@ impl Beginnings<'_> {
                 is_late(target, first.event_time).map(|late| late.then_some(first.event_time))
             }
         }
+    }
+
+    /// The last record that the tape has: if it is not this one, its number is another record's here, and so is that of every
+    /// record behind the place where something came in between.
+    fn check_last(&self, target: &mut dyn Target, last: &Event, records: &Lane) -> Result<(), LoadError> {
+        let Some(symbol) = self.known.symbol(last.instrument) else { return Ok(()) };
+        let instrument = Some((last.instrument, symbol));
+        let mut there = false;
+        let keeps_all = target.recorded(instrument, last.event_time, last.event_time, &mut |found| {
+            there = found.producer == records.producer
+                && found.producer_sequence == last.producer_sequence
+                && found.venue_sequence.unwrap_or(VenueSequence(0)) == venue_sequence(&last.body);
+            !there
+        })?;
+        if there || keeps_all.is_none() {
+            return Ok(());
+        }
+        Err(LoadError::Renumbered { through: records.through })
     }
 
     /// Of a new source: the tape's events of another one, at the same time and with the same venue's numbers or later. Where a

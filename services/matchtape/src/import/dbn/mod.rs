@@ -87,6 +87,11 @@ pub struct DbnSource {
     tally: Tally,
 }
 
+/// Whether a file begins as one of this format does.
+pub fn check(mut file: Input) -> Result<(), ImportError> {
+    Metadata::read(&mut file).map(|_| ())
+}
+
 impl DbnSource {
     /// Reads the metadata.
     pub fn open(mut input: Input, directory: Directory, options: &Options) -> Result<Self, ImportError> {

@@ -119,6 +119,11 @@ pub struct SseSource {
     tally: Tally,
 }
 
+/// Whether a file begins as one of this format does.
+pub fn check(file: Input) -> Result<(), ImportError> {
+    line::Lines::new(file).map(|_| ())
+}
+
 impl SseSource {
     /// Reads and merges the files, in whichever order they are given. `watch` is told how far reading has come.
     pub fn open(
