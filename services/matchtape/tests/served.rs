@@ -520,6 +520,8 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
     with(&["state", "put", "limits/alpha", "5000"]);
     assert_eq!(with(&["state", "get", "limits/alpha"]), b"5000");
     assert!(!with(&["query", "events"]).is_empty());
+    with(&["import", "--format", "sse-l2", &orders, &trades]);
+    with(&["seal"]);
     served.stop();
     assert!(!with(&["query", "events", "--data", text(&tape)]).is_empty(), "a flag counts before it");
 }

@@ -39,7 +39,7 @@ use crate::server::{Server, ServerError};
     matchtape import --format dbn-mbo --data tape/ --on-error skip esh4.mbo.dbn.zst\n  \
     matchtape import --format sse-l2 --data tape/ --instrument 600761.SH orders.csv trades.csv\n  \
     matchtape import --format sse-l2 --server http://127.0.0.1:7474 orders.csv.gz trades.csv.gz")]
-#[command(group(ArgGroup::new("tape").required(true).args(["data", "server"])))]
+#[command(group(ArgGroup::new("tape").args(["data", "server"])))]
 pub(super) struct ImportArgs {
     /// What the files are
     #[arg(long, value_enum)]
@@ -47,7 +47,8 @@ pub(super) struct ImportArgs {
     /// The tape's directory, made if missing
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Instead: the gateway of a running node, as http://127.0.0.1:7474; a lost connection is tried again for a minute
+    /// Instead: the gateway of a running node, as http://127.0.0.1:7474; a lost connection is tried again for a minute [default:
+    /// MATCHTAPE_SERVER, if set]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Only this instrument: a symbol, or in dbn-mbo its number; may be given several times
@@ -124,13 +125,12 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
             let closed = node.close().map_err(|error| node_error(data, &error));
             outcome.and(closed)
         }
-        (None, Some(address)) => {
-            let server = Server::new(address)?;
+        (None, address) => {
+            let server = super::query::server(address.as_deref())?;
             // A wrong address is not tried for a minute.
             server.watermarks()?;
             import_all(args, &Tape::Server(&server), inputs, &stop)
         }
-        (None, None) => unreachable!("one of the group is required"),
     }
 }
 

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// that says nothing new (`epoch_started` or `time_advanced`). If everything is sealed already, nothing is changed.
 #[derive(Args, Debug)]
 #[command(
-    group(ArgGroup::new("tape").required(true).args(["data", "server"])),
+    group(ArgGroup::new("tape").args(["data", "server"])),
     after_help = "Examples:
   matchtape seal --data tape/                       (no node may run on it)
   matchtape seal --server http://127.0.0.1:7474     (a running node)
@@ -38,7 +38,7 @@ pub(super) struct SealArgs {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The gateway of the node that writes the tape
+    /// The gateway of the node that writes the tape [default: MATCHTAPE_SERVER, if set]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// How the report is written [default: text on a terminal, else json]
@@ -59,7 +59,7 @@ pub(super) fn run(args: &SealArgs) -> Result<(), CliError> {
     let report: Report = match (&args.data, &args.server) {
         (Some(data), _) => at_rest(data)?.into(),
         (None, server) => {
-            let server = Server::new(server.as_deref().expect("one of the two is given"))?;
+            let server = super::query::server(server.as_deref())?;
             server.send(Method::Post, "/v1/seal", &[], None::<&()>)?
         }
     };
