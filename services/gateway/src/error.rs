@@ -114,7 +114,8 @@ impl ApiError {
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "read_failed",
                     other.to_string(),
-                    place,
+                    // Nothing that was asked is the reason.
+                    "tape",
                     "tell operations: `matchtape verify` shows what is damaged",
                 )
             }

@@ -507,14 +507,17 @@ fn refusal(error: ConsumerError) -> ApiError {
         ApiError::new(status, word, what.clone(), place, what_to_do)
     };
     match error {
-        ConsumerError::Unknown(_) => {
-            new(StatusCode::NOT_FOUND, "unknown_consumer", "name", "/v1/consumers lists them; PUT makes one")
-        }
+        ConsumerError::Unknown(_) => new(
+            StatusCode::NOT_FOUND,
+            "unknown_consumer",
+            "name",
+            "/v1/consumers lists them; PUT makes one (`matchtape consumer add`)",
+        ),
         ConsumerError::Exists(_) => new(
             StatusCode::CONFLICT,
             "consumer_exists",
             "name",
-            "change it with PATCH, or choose another name",
+            "change it with PATCH (`matchtape consumer add --update`), or choose another name",
         ),
         ConsumerError::TooMany(_) => {
             new(StatusCode::CONFLICT, "too_many_consumers", "name", "delete those nobody uses")

@@ -234,7 +234,8 @@ pub(super) fn refusal(error: &IngressError) -> ApiError {
             "group_refused",
             what,
             "body",
-            "the groups before it were accepted; /v1/producers/ID tells the last one",
+            "the groups before it were accepted; /v1/producers/ID tells the last one; of a time that is ahead, compare the clocks \
+             (`event_time_skew_ms_max` of [node] is what is allowed)",
         ),
         IngressError::Ended(_) => unknown_outcome(what),
     }
