@@ -90,9 +90,10 @@ pub(super) fn run(args: &CompactArgs) -> Result<(), CliError> {
     let after = Tables::of(&node);
     let closed = node.close().map_err(|error| node_error(&args.data, &error));
     compacted.map_err(|error| {
+        let advice = store::system_advice(&error).unwrap_or("`matchtape verify` says what is damaged");
         CliError::with_advice(
             format_args!("{}: {error}", args.data.display()),
-            "what was merged before stays merged, nothing else was changed; `matchtape verify` says what is damaged",
+            format_args!("what was merged before stays merged, nothing else was changed; {advice}"),
         )
     })?;
     closed?;

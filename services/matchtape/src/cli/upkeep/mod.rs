@@ -127,6 +127,14 @@ fn target(source: &Path, directory: &Path) -> Result<(RealDisk, Arc<dyn Disk>), 
 
 fn copy_error(source: &Path, target: &Path, error: &CopyError) -> CliError {
     let (from, to) = (source.display(), target.display());
+    if let CopyError::Lock(_) | CopyError::Target(_) = error
+        && let Some(advice) = super::store::system_advice(error)
+    {
+        return CliError::with_advice(
+            format_args!("{from}: {error}"),
+            format_args!("{advice}; {to} is no store, remove it"),
+        );
+    }
     let advice = match error {
         CopyError::NotEmpty { .. } => "name a directory that is empty or does not exist".to_owned(),
         CopyError::Beyond { last, .. } => {
