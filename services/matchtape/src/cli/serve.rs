@@ -48,7 +48,8 @@ const DEMO_PRODUCER: ProducerId = ProducerId(1);
   MATCHTAPE_STORAGE__WRITE_BACKEND=direct matchtape serve --config matchtape.toml
 
 Settings come from built-in defaults, then the file, then MATCHTAPE_SECTION__KEY variables, then flags.
-`matchtape config show` prints them all.")]
+`matchtape config show` prints them all. What happens is told on the standard error, from the level in RUST_LOG on: error, warn
+or info (the default).")]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
@@ -130,7 +131,15 @@ impl NodeArgs {
 
 /// Says what is going on, on standard error; `RUST_LOG` chooses how much.
 fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let known = wanted.is_empty() || is_log_filter(&wanted);
+    if !known {
+        eprintln!(
+            "warning: RUST_LOG is {wanted:?}, which is no level: error, warn, info or off; info is used"
+        );
+    }
+    let filter = if known && !wanted.is_empty() { wanted.as_str() } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // Fails only when a test has installed one already.
     let _ = tracing_subscriber::fmt()
@@ -143,6 +152,17 @@ fn start_logging() {
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
         )
         .try_init();
+}
+
+/// Whether it is a level, or levels of parts (`matchtape_gateway=warn`). A misspelt level would be taken for a part of that
+/// name, and turn everything else off.
+fn is_log_filter(text: &str) -> bool {
+    let is_level = |text: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"]
+            .iter()
+            .any(|level| level.eq_ignore_ascii_case(text))
+    };
+    text.split(',').all(|part| part.rsplit('=').next().is_some_and(|level| is_level(level.trim())))
 }
 
 /// Runs `serve`.
@@ -457,6 +477,19 @@ async fn follow_watermarks(progress: TapeProgress, sender: watch::Sender<Waterma
         }
         if sender.is_closed() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_misspelt_level_is_none() {
+        for good in ["info", "WARN", "off", "info,matchtape_gateway=warn", "matchtape_node = error"] {
+            assert!(super::is_log_filter(good), "{good}");
+        }
+        for wrong in ["infoo", "", "verbose", "matchtape_gateway", "info,x", "matchtape_node=loud"] {
+            assert!(!super::is_log_filter(wrong), "{wrong}");
         }
     }
 }
