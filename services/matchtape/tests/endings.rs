@@ -136,6 +136,13 @@ fn a_replay_beyond_the_end_of_the_tape_is_refused_and_right_behind_it_there_is_n
         assert!(ended.said.contains("the tape ends with sequence 21"), "{}", ended.said);
         assert!(ended.said.contains("matchtape tail"), "{}", ended.said);
     }
+    for (args, said) in [
+        (["--from", "9", "--to", "7"], "--from lies behind --to"),
+        (["--from", "9", "--speed", "-1"], "--speed -1 is not a factor of 0 or more"),
+    ] {
+        let ended = tape.run(&[&["replay"][..], &args].concat());
+        assert!(ended.code == Some(2) && ended.said.contains(said), "{ended:?}");
+    }
     for (within, rows) in [(["--to", "21"], 21), (["--from", "22"], 0)] {
         let ended = tape.run(&[&["replay", "--format", "ndjson"][..], &within].concat());
         assert_eq!((ended.code, ended.rows), (Some(0), rows), "{ended:?}");

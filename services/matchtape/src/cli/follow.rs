@@ -87,7 +87,7 @@ pub(super) struct ReplayArgs {
     #[arg(long)]
     conflate: bool,
     /// The pace: 1 as it happened, 60 an hour per minute, 0 as fast as it goes [default: 0 for historical, else 1]
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     speed: Option<f64>,
     /// Where to begin: beginning, a sequence, or a time
     #[arg(long, value_name = "POSITION", default_value = "beginning", value_parser = start)]
@@ -235,6 +235,12 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
         && from > visible.next()
     {
         return Err(behind("--from", from));
+    }
+    // Right behind it there is nothing either: where to resume after the same --to.
+    if let (Start::At(from), End::Through(to)) = (args.from, end)
+        && from > to.next()
+    {
+        return Err(CliError::Usage("--from lies behind --to".to_owned()));
     }
     if let End::Through(to) = end
         && to > visible
