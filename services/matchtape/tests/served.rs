@@ -335,16 +335,12 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
     served.stop();
 }
 
-/// The same, a day later: numbers begin anew, and B is not traded.
-fn next_day(folder: &Path) -> [String; 2] {
-    let whole = [("orders-12.csv", ORDERS), ("trades-12.csv", TRADES)];
-    whole.map(|(name, lines)| {
-        let file = folder.join(name);
-        let lines: Vec<String> = lines
-            .lines()
-            .filter(|line| !line.ends_with(",B.SH"))
-            .map(|line| line.replace(".07.11", ".07.12"))
-            .collect();
+/// The same on a later day: numbers begin anew, and B is not traded.
+fn later(folder: &Path, day: &str) -> [String; 2] {
+    [("orders", ORDERS), ("trades", TRADES)].map(|(name, lines)| {
+        let file = folder.join(format!("{name}-{day}.csv"));
+        let lines = lines.lines().filter(|line| !line.ends_with(",B.SH"));
+        let lines: Vec<String> = lines.map(|line| line.replace("2023.07.11", day)).collect();
         std::fs::write(&file, lines.join("\n")).unwrap();
         text(&file).to_owned()
     })
@@ -353,7 +349,8 @@ fn next_day(folder: &Path) -> [String; 2] {
 #[test]
 fn a_days_orders_are_gone_when_the_venues_next_day_begins_and_its_closing_book_is_seen_until_then() {
     let folder = TempDir::new().unwrap();
-    let (first, second) = (small(folder.path()), next_day(folder.path()));
+    let first = small(folder.path());
+    let [second, third] = ["2023.07.12", "2023.07.13"].map(|day| later(folder.path(), day));
     let import = |place: [&str; 2], files: &[String]| {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         let args = [&["import", "--format", "sse-l2"][..], &place, &files].concat();
@@ -366,11 +363,12 @@ fn a_days_orders_are_gone_when_the_venues_next_day_begins_and_its_closing_book_i
         // A definition, four records, and two books cleared and the day closed before them.
         assert_eq!(import(place, &second), (8, 0));
         assert_eq!((import(place, &first), import(place, &second)), ((0, 7), (0, 5)), "once");
+        assert_eq!((import(place, &third), import(place, &second)), ((8, 0), (0, 5)));
     }
     served.stop();
     assert_eq!(events(&here), events(&there), "whichever way it came");
-    // Both days at once are a source of its own, and say the same.
-    import(["--data", text(&together)], &[first, second].concat());
+    // All days at once are a source of its own, and say the same.
+    import(["--data", text(&together)], &[first, second, third].concat());
     let said = |tape| {
         let defined = |event: &Event| matches!(event.body, Body::InstrumentDefined(_));
         let events = events(tape).into_iter().map(|(_, event)| event).filter(|event| !defined(event));
@@ -393,9 +391,10 @@ fn a_days_orders_are_gone_when_the_venues_next_day_begins_and_its_closing_book_i
     assert_eq!(book("A.SH", "end"), ["sell,10.2,150,1"]);
     assert_eq!(book("B.SH", "end"), nothing);
     let open = ask(&["orders", "--status", "open"]);
-    assert_eq!(open.lines().count(), 2, "the heading, and order 12 of the second day: {open}");
+    assert_eq!(open.lines().count(), 2, "the heading, and order 12 of the last day: {open}");
     let closed = ask(&["events", "--kind", "session_closed"]);
-    assert!(closed.lines().count() == 2 && closed.contains("20230711"), "{closed}");
+    let both = closed.contains("20230711") && closed.contains("20230712");
+    assert!(closed.lines().count() == 3 && both, "{closed}");
 }
 
 #[test]

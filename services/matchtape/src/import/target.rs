@@ -18,7 +18,7 @@ use crate::server::{Server, ServerError};
 
 /// Takes groups of events of several producers and keeps their order.
 pub trait Target {
-    /// Begins with a producer; returns the number of its last event on the tape, zero for none.
+    /// Begins with a producer, or goes on with it; returns the number of its last event on the tape, zero for none.
     fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError>;
 
     /// Takes a group of a producer that was opened. It may go onto the tape only with later ones. Where `loaded` is interrupted
@@ -88,10 +88,16 @@ impl<'a> NodeTarget<'a> {
 
 impl Target for NodeTarget<'_> {
     fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError> {
-        let publisher = self.node.publisher(producer).map_err(|error| LoadError::Node(Box::new(error)))?;
-        let through = publisher.last().unwrap_or(ProducerSequence(0));
-        self.publishers.push(publisher);
-        Ok(through)
+        let opened = self.publishers.iter().position(|publisher| publisher.producer() == producer);
+        let place = match opened {
+            Some(place) => place,
+            None => {
+                let publisher = self.node.publisher(producer);
+                self.publishers.push(publisher.map_err(|error| LoadError::Node(Box::new(error)))?);
+                self.publishers.len() - 1
+            }
+        };
+        Ok(self.publishers[place].last().unwrap_or(ProducerSequence(0)))
     }
 
     fn publish(
