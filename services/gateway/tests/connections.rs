@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::SinkExt;
 use matchtape_gateway::{Gateway, Limits, StartError, TapeHandle};
 use matchtape_schemas::AcceptedTime;
-use matchtape_storage::RetentionPolicy;
+use matchtape_storage::{Query, RetentionPolicy};
 use serde_json::{Value, json};
 use support::client::{Client, Closed, sequences};
-use support::http::{get, get_with};
+use support::http::{get, get_cut, get_with};
 use support::{Tape, config, generous};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -360,6 +360,31 @@ fn damage_tables(data: &std::path::Path) {
         }
     }
     assert!(damaged > 0, "there is a table in {}", data.display());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_fails_in_the_middle_has_every_row_that_was_read_and_then_the_error() {
+    let mut tape = Tape::open();
+    tape.define();
+    let end = tape.flow(3_000);
+    tape.visible(end);
+    let tape = tape.reopen_after(damage_tables);
+    let events = tape.node.reader().query(&Query::default()).unwrap();
+    let readable = events.take_while(Result::is_ok).count();
+    assert!(readable > 100 && readable < end.get() as usize, "{readable} of {end}");
+    let gateway = tape.gateway(generous()).await;
+    let address = gateway.address();
+    for accept in ["application/x-ndjson", "text/csv"] {
+        let headers = format!("Host: {address}\r\nAccept: {accept}\r\n");
+        let answer = get_cut(address, "/v1/events", &headers).await;
+        let mut lines: Vec<&str> = answer.body.lines().collect();
+        let last: Value = serde_json::from_str(lines.pop().unwrap()).unwrap();
+        assert_eq!((answer.status, &last["error"]), (200, &json!("read_failed")), "{last}");
+        assert!(last["what"].as_str().unwrap().contains(".events"), "it names the file: {last}");
+        let headings = usize::from(accept == "text/csv");
+        assert_eq!(lines.len() - headings, readable, "{accept}");
+    }
+    gateway.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

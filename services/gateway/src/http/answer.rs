@@ -11,6 +11,7 @@ use futures_util::stream::{once, unfold};
 use matchtape_client::{Row, push_csv_heading, push_csv_row};
 use matchtape_schemas::EventRef;
 use matchtape_storage::{PageCursor, PageToken, Query, ReadError, Reader};
+use tokio::sync::oneshot;
 
 use super::params::Format;
 use crate::encode::{Json, Symbols};
@@ -95,9 +96,26 @@ struct Lines {
 
 enum LinesState {
     After(PageToken),
-    /// The reading failed: the connection is cut, so that nobody takes what came for the whole.
-    Failed(String),
+    /// The reading failed: the connection is cut, so that nobody takes what came for the whole. But not before the last piece,
+    /// which says why, has been handed to the kernel: what is not by then would be dropped.
+    Failed {
+        error: String,
+        sent: Option<oneshot::Receiver<()>>,
+    },
     Done,
+}
+
+/// The last piece of an answer that failed. It is dropped when it is written.
+struct LastPiece {
+    piece: String,
+    /// Dropped with it.
+    _sent: oneshot::Sender<()>,
+}
+
+impl AsRef<[u8]> for LastPiece {
+    fn as_ref(&self) -> &[u8] {
+        self.piece.as_bytes()
+    }
 }
 
 /// Streams the answer of a query line by line, from the beginning or after a token. Memory is one piece, however long the answer; a
@@ -114,7 +132,8 @@ pub(crate) async fn stream_lines(
     let mut lines = Lines { pages, write, symbols, state: LinesState::Done };
     let first = pool.run(move || {
         let cursor = lines.pages.page(FIRST_PIECE_EVENTS, after.as_deref())?;
-        Ok::<_, ReadError>((lines.read(heading, cursor), lines))
+        let first = lines.read(heading, cursor);
+        Ok::<_, ReadError>((lines.bytes(first), lines))
     });
     let (first, lines) = first.await?;
     let rest = unfold(lines, move |mut lines| {
@@ -122,15 +141,25 @@ pub(crate) async fn stream_lines(
         async move {
             match std::mem::replace(&mut lines.state, LinesState::Done) {
                 LinesState::Done => None,
-                LinesState::Failed(error) => Some((Err(std::io::Error::other(error)), lines)),
+                LinesState::Failed { error, sent } => {
+                    if let Some(sent) = sent {
+                        // Nothing is ever sent: it ends.
+                        let _ = sent.await;
+                    }
+                    Some((Err(std::io::Error::other(error)), lines))
+                }
                 LinesState::After(token) => {
-                    let (piece, lines) = pool.run(move || (lines.next_piece(&token), lines)).await;
-                    Some((Ok(Bytes::from(piece)), lines))
+                    let next = move || {
+                        let piece = lines.next_piece(&token);
+                        (lines.bytes(piece), lines)
+                    };
+                    let (piece, lines) = pool.run(next).await;
+                    Some((Ok(piece), lines))
                 }
             }
         }
     });
-    let pieces = once(ready(Ok(Bytes::from(first)))).chain(rest);
+    let pieces = once(ready(Ok(first))).chain(rest);
     Ok(([(CONTENT_TYPE, content), (CACHE_CONTROL, "no-store")], Body::from_stream(pieces)).into_response())
 }
 
@@ -142,6 +171,14 @@ impl Pages {
 }
 
 impl Lines {
+    /// A piece as it is sent; of the last one before the connection is cut it is known when it has been.
+    fn bytes(&mut self, piece: String) -> Bytes {
+        let LinesState::Failed { sent, .. } = &mut self.state else { return Bytes::from(piece) };
+        let (sender, receiver) = oneshot::channel();
+        *sent = Some(receiver);
+        Bytes::from_owner(LastPiece { piece, _sent: sender })
+    }
+
     fn next_piece(&mut self, after: &PageToken) -> String {
         match self.pages.page(PIECE_EVENTS, Some(&after.to_string())) {
             Ok(cursor) => self.read(String::new(), cursor),
@@ -170,7 +207,7 @@ impl Lines {
         error.write(&mut line);
         line.close();
         piece.push('\n');
-        self.state = LinesState::Failed(error.what);
+        self.state = LinesState::Failed { error: error.what, sent: None };
         piece
     }
 }

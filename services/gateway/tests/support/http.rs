@@ -40,7 +40,21 @@ pub async fn post(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("POST {path}"), &format!("Host: {address}\r\nContent-Length: 0\r\n")).await
 }
 
+/// What came of an answer that has to be cut.
+pub async fn get_cut(address: SocketAddr, path: &str, headers: &str) -> Answer {
+    let (answer, whole) = ask_for_any(address, &format!("GET {path}"), headers).await;
+    assert!(!whole, "the answer was not cut");
+    answer
+}
+
 async fn ask(address: SocketAddr, what: &str, headers: &str) -> Answer {
+    let (answer, whole) = ask_for_any(address, what, headers).await;
+    assert!(whole, "the answer was cut");
+    answer
+}
+
+/// An answer, and whether it is whole.
+async fn ask_for_any(address: SocketAddr, what: &str, headers: &str) -> (Answer, bool) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{what} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -49,23 +63,25 @@ async fn ask(address: SocketAddr, what: &str, headers: &str) -> Answer {
     let split = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
     let headers = String::from_utf8(bytes[..split].to_vec()).unwrap();
     let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut body = bytes[split + 4..].to_vec();
+    let (mut body, mut whole) = (bytes[split + 4..].to_vec(), true);
     if headers.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        body = unchunked(&body);
+        (body, whole) = unchunked(&body);
     }
-    Answer { status, headers, body: String::from_utf8(body).unwrap() }
+    (Answer { status, headers, body: String::from_utf8(body).unwrap() }, whole)
 }
 
-fn unchunked(mut rest: &[u8]) -> Vec<u8> {
+fn unchunked(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {
-        let line_end = rest.windows(2).position(|window| window == b"\r\n").expect("the answer was cut");
+        let Some(line_end) = rest.windows(2).position(|window| window == b"\r\n") else {
+            return (body, false);
+        };
         let length = usize::from_str_radix(std::str::from_utf8(&rest[..line_end]).unwrap(), 16).unwrap();
         rest = &rest[line_end + 2..];
         if length == 0 {
-            return body;
+            return (body, true);
         }
-        body.extend_from_slice(&rest[..length]);
-        rest = &rest[length + 2..];
+        body.extend_from_slice(&rest[..length.min(rest.len())]);
+        rest = rest.get(length + 2..).unwrap_or_default();
     }
 }
