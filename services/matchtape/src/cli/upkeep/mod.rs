@@ -127,9 +127,14 @@ fn target(source: &Path, directory: &Path) -> Result<(RealDisk, Arc<dyn Disk>), 
 
 fn copy_error(source: &Path, target: &Path, error: &CopyError) -> CliError {
     let (from, to) = (source.display(), target.display());
-    if let CopyError::Lock(_) | CopyError::Target(_) = error
-        && let Some(advice) = super::store::system_advice(error)
-    {
+    let cause: Option<&(dyn std::error::Error + 'static)> = if let CopyError::Target(cause) = error {
+        Some(cause)
+    } else if let CopyError::Lock(cause) = error {
+        Some(cause)
+    } else {
+        None
+    };
+    if let Some(advice) = cause.and_then(super::store::system_advice) {
         return CliError::with_advice(
             format_args!("{from}: {error}"),
             format_args!("{advice}; {to} is no store, remove it"),
