@@ -521,6 +521,15 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
     assert!(!with(&["query", "events"]).is_empty());
     with(&["import", "--format", "sse-l2", &orders, &trades]);
     with(&["seal"]);
+    // Who waits for what is far ahead is told so.
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_matchtape"));
+    waiting.args(["subscribe", "--server", &url, "--from", "1000"]).stderr(Stdio::piped());
+    let mut waiting = waiting.spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+    assert!(said.contains("sequence 1000 is not there yet"), "{said}");
     served.stop();
     assert!(!with(&["query", "events", "--data", text(&tape)]).is_empty(), "a flag counts before it");
 }

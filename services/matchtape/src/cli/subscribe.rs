@@ -142,6 +142,9 @@ fn ephemeral(args: &SubscribeArgs, server: &Server) -> Result<(), CliError> {
         From::At(Position::Sequence(sequence)) => next = sequence.get().max(1),
         From::At(time @ Position::Time(_)) => from = Some(time.to_string()),
     }
+    if next > visible + 1 {
+        notice(&format!("sequence {next} is not there yet, the tape ends with {visible}: waiting for it"));
+    }
     let mut count = 0;
     let enough = |count: u64| args.limit.is_some_and(|limit| count >= limit);
     'events: while !stop.load(Ordering::Relaxed) && !enough(count) {
