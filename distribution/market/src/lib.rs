@@ -32,7 +32,7 @@ pub use instruments::{Instrument, Instruments};
 pub use orders::{OrderState, OrderStates, OrderStatus};
 pub use state::{KeyedState, StateValue};
 pub use tickers::{LastTrade, RECENT, Session, Ticker, Tickers};
-pub use trades::{Bust, Busts, Trade, TradeSummary};
+pub use trades::{Bust, Busts, Found, Trade, TradeSummary};
 pub use volume::Volume;
 
 /// What a node keeps in its snapshots, so that the state as of any position is near: every view whose size is that of what

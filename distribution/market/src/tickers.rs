@@ -4,22 +4,27 @@
 //! it is the UTC day of the trades: the first trade of a later day begins another. A session that has begun without a
 //! trade has no open, high or low; `last` is kept from before.
 //!
-//! A trade that was taken back leaves the sums exactly. The prices are found again among the last [`RECENT`] trades: `last`
-//! and `close` go back to the trade before, and in a session that has not had more trades, open, high and low are exact,
-//! too. In a longer one they stay as they were traded, and [`Ticker::busted`] tells that there was such a trade; candles
-//! are exact.
+//! A trade that was taken back leaves the sums with its own price, quantity and initiative. Among the last [`RECENT`] trades
+//! the fold finds it; of an older one nothing is kept here, so the fold remembers from which bust on it could not decide,
+//! and whoever can read the tape has it decided ([`Tickers::settle`]) before anything is shown. What comes out does not
+//! depend on when that is done. The prices are found again among the recent trades: `last` and `close` go back to the trade
+//! before, and in a session that has not had more trades, open, high and low are exact, too. In a longer one they stay as
+//! they were traded, and [`Ticker::busted`] tells that there was such a trade; candles are exact.
 //!
-//! Section `tickers`, version 2, little-endian: the venue's session, `u32` tickers, then each by ascending instrument:
+//! Section `tickers`, version 3, little-endian: the venue's session, `u32` tickers, then each by ascending instrument:
 //!
 //! ```text
 //! session:  u8 whether there is one   u32 trading day   u32 number   i64 begun   u64 at
 //! ticker:   u32 instrument   its session, as above   i64 previous close   u64 changed at   u64 busted
 //!           4 x i64 open high low close   3 x u128 volume, of buyers, of sellers   i128 notional   u64 trades
-//!           u32 trades taken back, then each by ascending position: u64 position   u64 trade id
+//!           u64 the first bust that is not decided, or zero
+//!           u32 trades of the session taken back, then each by ascending position: u64 position
 //!           u32 recent trades, then each: u64 position   u64 trade id   i64 price   u64 quantity   u8 aggressor   i64 event time
+//!           u8 whether it was taken back
 //! ```
 //!
-//! Version 1, which is read, too, has no trade ids of trades taken back.
+//! Version 2, which is read, too, has nothing undecided; its recent trades are those that were not taken back, and each
+//! trade taken back has its `u64` trade id behind its position. Version 1 is as that, without those trade ids.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,17 +35,19 @@ use matchtape_schemas::{
 };
 
 use crate::section::{SectionReader, put_count, put_i64, put_u32, put_u64};
-use crate::trades::{Bust, Trade, TradeSummary};
+use crate::trades::{Bust, Found, Trade, TradeSummary};
 use crate::volume::Volume;
 
 const NAME: &str = "tickers";
-const VERSION: u32 = 2;
-/// The layout before: of a trade taken back it has the position alone.
+const VERSION: u32 = 3;
+/// The layout before: recent trades are only those that count, and what is too old for them was forgotten.
+const WITHOUT_FLAGS: u32 = 2;
+/// The one before that: of a trade taken back it has the position alone.
 const WITHOUT_IDS: u32 = 1;
 /// Trades of an instrument that are remembered one by one.
 pub const RECENT: usize = 8;
-/// Trades taken back that are remembered, so that none counts twice; further ones change nothing.
-const BUSTED_MAX: usize = 4096;
+/// Trades taken back in a session that the fold remembers, so that none counts twice. Further ones it leaves undecided.
+const TAKEN_BACK_MAX: usize = 4096;
 const DAY_NS: i64 = 86_400_000_000_000;
 
 /// Which session a summary is of.
@@ -73,12 +80,21 @@ pub struct LastTrade {
     pub event_time: EventTime,
 }
 
-/// A trade that was taken back.
+/// One of the last trades.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TakenBack {
-    sequence: Sequence,
-    /// Zero where it is not known.
-    trade_id: TradeId,
+struct Recent {
+    trade: LastTrade,
+    taken_back: bool,
+}
+
+/// What a bust means, as far as a ticker can tell by itself.
+enum Meant {
+    /// The recent trade at this place.
+    Recent(usize),
+    /// No trade that the ticker shows anything of.
+    Nothing,
+    /// Perhaps a trade of the session that is older than the recent ones.
+    Older,
 }
 
 /// One instrument's ticker.
@@ -94,13 +110,17 @@ pub struct Ticker {
     pub previous_close: Price,
     /// Trades of the session that were taken back.
     pub busted: u64,
+    /// Whether some more may have been, which nobody can look up any more: retention has dropped them, or they cannot be
+    /// read. Known only after [`Tickers::settle`].
+    pub misses_busts: bool,
     /// The last event that changed it.
     pub changed_at: Sequence,
-    /// Trades that were taken back, by ascending position: those of the session, and older ones for as long as a bust that
-    /// comes again could be taken for one of a trade still remembered.
-    taken_back: Vec<TakenBack>,
-    /// The last trades, newest last; those of earlier sessions as well.
-    recent: VecDeque<LastTrade>,
+    /// Trades of the session that were taken back and have left the sums, ascending.
+    taken_back: Vec<Sequence>,
+    /// Busts of the session from here on may be of trades that are still in the sums; zero for none.
+    undecided_from: Sequence,
+    /// The last trades as they were traded, newest last; those of earlier sessions as well.
+    recent: VecDeque<Recent>,
 }
 
 impl Ticker {
@@ -111,26 +131,34 @@ impl Ticker {
             summary: TradeSummary::default(),
             previous_close: Price::NONE,
             busted: 0,
+            misses_busts: false,
             changed_at: Sequence::ZERO,
             taken_back: Vec::new(),
+            undecided_from: Sequence::ZERO,
             recent: VecDeque::new(),
         }
     }
 
     /// The last trade that was not taken back.
     pub fn last(&self) -> Option<&LastTrade> {
-        self.recent.back()
+        self.counting().next_back()
+    }
+
+    /// The recent trades that were not taken back.
+    fn counting(&self) -> impl DoubleEndedIterator<Item = &LastTrade> {
+        self.recent.iter().filter(|recent| !recent.taken_back).map(|recent| &recent.trade)
     }
 
     fn begin(&mut self, session: Session) {
-        if let Some(last) = self.recent.back() {
+        if let Some(last) = self.last() {
             self.previous_close = last.price;
         }
         self.session = Some(session);
         self.summary = TradeSummary::default();
         self.busted = 0;
-        let oldest = self.recent.front().map_or(Sequence::MAX, |oldest| oldest.sequence);
-        self.taken_back.retain(|taken| taken.sequence > oldest);
+        self.misses_busts = false;
+        self.taken_back.clear();
+        self.undecided_from = Sequence::ZERO;
         self.changed_at = session.begun_at;
     }
 
@@ -147,92 +175,140 @@ impl Ticker {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
-        let &Trade { sequence, trade_id, price, quantity, aggressor, event_time, .. } = trade;
-        self.recent.push_back(LastTrade { sequence, trade_id, price, quantity, aggressor, event_time });
-        self.changed_at = sequence;
+        self.recent.push_back(Recent { trade: LastTrade::of(trade), taken_back: false });
+        self.changed_at = trade.sequence;
     }
 
-    /// Takes a trade back; `false` if it is not one of this session, or was taken back before.
-    fn bust(&mut self, bust: &Bust, stated: (Price, Quantity)) -> bool {
-        let (at, sequence) = (bust.at, bust.trade_sequence);
-        let is_it = |trade: &LastTrade| bust.may_mean(trade.sequence, trade.trade_id);
-        let begun_at = self.session.map_or(Sequence::MAX, |session| session.begun_at);
-        let place = self.recent.iter().rposition(is_it);
-        let newest = place.map_or(Sequence::ZERO, |place| self.recent[place].sequence);
-        // The same again, not one of an older trade of the same number.
-        let is_taken = |taken: &TakenBack| bust.may_mean(taken.sequence, taken.trade_id);
-        if self.taken_back.iter().rev().any(|taken| taken.sequence > newest && is_taken(taken)) {
-            return false;
+    fn begun_at(&self) -> Sequence {
+        self.session.map_or(Sequence::MAX, |session| session.begun_at)
+    }
+
+    fn meant(&self, bust: &Bust) -> Meant {
+        let is_it = |recent: &Recent| bust.may_mean(recent.trade.sequence, recent.trade.trade_id);
+        if let Some(place) = self.recent.iter().rposition(is_it) {
+            return Meant::Recent(place);
         }
-        let all_remembered = self.remembers_all(begun_at);
-        let (taken, price, quantity, aggressor) = match place.map(|place| self.recent[place]) {
-            Some(LastTrade { sequence, trade_id, price, quantity, aggressor, .. }) => {
-                (TakenBack { sequence, trade_id }, price, quantity, aggressor)
-            }
-            // Older than what is remembered: the bust's own words. Whose initiative it was is not among them.
-            None if !all_remembered
-                && sequence != Sequence::ZERO
-                && self.recent.front().is_some_and(|oldest| sequence < oldest.sequence) =>
-            {
-                let taken = TakenBack { sequence, trade_id: bust.trade_id };
-                (taken, stated.0, stated.1, Side::None)
-            }
-            None => return false,
-        };
-        let of_session = taken.sequence >= begun_at;
-        if !of_session && place.is_none() {
-            return false;
-        }
-        match self.taken_back.binary_search_by_key(&taken.sequence, |taken| taken.sequence) {
-            Ok(_) => return false,
-            Err(_) if self.taken_back.len() == BUSTED_MAX => return false,
-            Err(at) => self.taken_back.insert(at, taken),
-        }
-        if let Some(place) = place {
-            self.recent.remove(place);
-        }
-        self.changed_at = at;
-        if !of_session {
-            let before = self.recent.iter().rfind(|trade| trade.sequence < begun_at);
-            self.previous_close = before.map_or(Price::NONE, |trade| trade.price);
-            return true;
-        }
-        self.busted += 1;
-        if all_remembered {
-            self.summary = TradeSummary::default();
-            for trade in self.recent.iter().filter(|trade| trade.sequence >= begun_at) {
-                self.summary.add(trade.price, trade.quantity, trade.aggressor);
-            }
+        let oldest = self.recent.front().map_or(Sequence::ZERO, |oldest| oldest.trade.sequence);
+        let is_older = if bust.trade_sequence == Sequence::ZERO {
+            bust.trade_id != TradeId(0)
         } else {
-            self.take_out(price, quantity, aggressor);
-            if let Some(last) = self.recent.back().filter(|last| last.sequence >= begun_at) {
-                self.summary.close = last.price;
+            // Every trade since the oldest of them is one of them.
+            (self.begun_at()..oldest).contains(&bust.trade_sequence)
+        };
+        if is_older && !self.remembers_all() { Meant::Older } else { Meant::Nothing }
+    }
+
+    /// Takes in a bust as it comes; `false` if it changes nothing.
+    fn bust(&mut self, bust: &Bust) -> bool {
+        match self.meant(bust) {
+            Meant::Recent(place) => self.take_back(bust, self.recent[place].trade, TAKEN_BACK_MAX),
+            Meant::Nothing => false,
+            Meant::Older => {
+                self.leave_undecided(bust);
+                false
             }
         }
+    }
+
+    /// Decides a bust that may have been left undecided, now or when more has come since.
+    fn settle<E>(&mut self, bust: &Bust, look_up: impl FnOnce(&Bust) -> Result<Found, E>) -> Result<bool, E> {
+        let trade = match self.meant(bust) {
+            Meant::Recent(place) => self.recent[place].trade,
+            Meant::Nothing => return Ok(false),
+            Meant::Older => match look_up(bust)? {
+                Found::Trade(trade) => LastTrade::of(&trade),
+                Found::NotSince(kept_from) => {
+                    // One that is stated and kept is no trade.
+                    let stated = bust.trade_sequence;
+                    self.misses_busts |= stated < kept_from && self.begun_at() < kept_from;
+                    return Ok(false);
+                }
+                Found::Unreadable => {
+                    self.misses_busts = true;
+                    return Ok(false);
+                }
+            },
+        };
+        Ok(self.take_back(bust, trade, usize::MAX))
+    }
+
+    fn leave_undecided(&mut self, bust: &Bust) {
+        if self.undecided_from == Sequence::ZERO {
+            self.undecided_from = bust.at;
+        }
+    }
+
+    /// Takes a trade back; `false` if it was taken back before, or nothing of it is shown.
+    fn take_back(&mut self, bust: &Bust, trade: LastTrade, remembered_max: usize) -> bool {
+        let begun_at = self.begun_at();
+        let all_remembered = self.remembers_all();
+        let mut changes = false;
+        if let Some(recent) = self.recent.iter_mut().rfind(|recent| recent.trade.sequence == trade.sequence) {
+            changes = !std::mem::replace(&mut recent.taken_back, true);
+        }
+        if trade.sequence < begun_at {
+            if changes {
+                let before = self.counting().rfind(|trade| trade.sequence < begun_at);
+                self.previous_close = before.map_or(Price::NONE, |trade| trade.price);
+                self.changed_at = self.changed_at.max(bust.at);
+            }
+            return changes;
+        }
+        match self.taken_back.binary_search(&trade.sequence) {
+            Ok(_) => {}
+            Err(_) if self.taken_back.len() >= remembered_max => self.leave_undecided(bust),
+            Err(place) => {
+                self.taken_back.insert(place, trade.sequence);
+                self.busted += 1;
+                self.take_out(&trade);
+                changes = true;
+            }
+        }
+        if !changes {
+            return false;
+        }
+        if all_remembered {
+            let mut summary = TradeSummary::default();
+            for trade in self.counting().filter(|trade| trade.sequence >= begun_at) {
+                summary.add(trade.price, trade.quantity, trade.aggressor);
+            }
+            self.summary = summary;
+        } else if let Some(last) = self.last().filter(|last| last.sequence >= begun_at) {
+            self.summary.close = last.price;
+        }
+        self.changed_at = self.changed_at.max(bust.at);
         true
     }
 
-    /// Whether every trade of the session that counts is among the recent ones.
-    fn remembers_all(&self, begun_at: Sequence) -> bool {
-        let of_session = self.recent.iter().filter(|trade| trade.sequence >= begun_at).count();
-        self.summary.trades == of_session as u64
+    /// Whether every trade of the session is among the recent ones.
+    fn remembers_all(&self) -> bool {
+        let begun_at = self.begun_at();
+        let of_session = self.recent.iter().filter(|recent| recent.trade.sequence >= begun_at).count();
+        self.summary.trades.saturating_add(self.busted) == of_session as u64
     }
 
-    fn take_out(&mut self, price: Price, quantity: Quantity, aggressor: Side) {
-        let less =
-            |volume: Volume| Volume::from_units(volume.units().saturating_sub(u128::from(quantity.units())));
+    fn take_out(&mut self, trade: &LastTrade) {
+        let quantity = u128::from(trade.quantity.units());
+        let less = |volume: Volume| Volume::from_units(volume.units().saturating_sub(quantity));
         let summary = &mut self.summary;
         summary.volume = less(summary.volume);
-        match aggressor {
+        match trade.aggressor {
             Side::Buy => summary.buy_volume = less(summary.buy_volume),
             Side::Sell => summary.sell_volume = less(summary.sell_volume),
             Side::None => {}
         }
-        if let Some(notional) = price.times(quantity) {
+        if let Some(notional) = trade.price.times(trade.quantity) {
             summary.notional =
                 Notional::from_units(summary.notional.units().saturating_sub(notional.units()));
         }
         summary.trades = summary.trades.saturating_sub(1);
+    }
+}
+
+impl LastTrade {
+    fn of(trade: &Trade) -> Self {
+        let &Trade { sequence, trade_id, price, quantity, aggressor, event_time, .. } = trade;
+        Self { sequence, trade_id, price, quantity, aggressor, event_time }
     }
 }
 
@@ -282,17 +358,14 @@ impl Tickers {
             self.ticker(instrument).trade(&trade);
             return self.touch(instrument);
         }
-        match event.body() {
-            BodyRef::TradeBusted(busted) => {
-                let stated = (busted.price.get(), busted.quantity.get());
-                let (Some(bust), Some(ticker)) = (Bust::of(event), self.by_instrument.get_mut(&instrument))
-                else {
-                    return;
-                };
-                if ticker.bust(&bust, stated) {
-                    self.touch(instrument);
-                }
+        if let Some(bust) = Bust::of(event) {
+            let ticker = self.by_instrument.get_mut(&instrument);
+            if ticker.is_some_and(|ticker| ticker.bust(&bust)) {
+                self.touch(instrument);
             }
+            return;
+        }
+        match event.body() {
             BodyRef::SessionOpened(opened) => {
                 let session = Session {
                     trading_day: opened.trading_day.to_native(),
@@ -311,6 +384,39 @@ impl Tickers {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The first bust that a ticker could not decide by itself, of an instrument or of any.
+    pub fn undecided_from(&self) -> Option<Sequence> {
+        let undecided = self.by_instrument.values().map(|ticker| ticker.undecided_from);
+        undecided.filter(|from| *from != Sequence::ZERO).min()
+    }
+
+    /// Decides a bust of those since [`undecided_from`](Self::undecided_from): each is to be given once, in order, and then
+    /// [`settled`](Self::settled) said. `look_up` is asked only for a trade that the ticker does not remember. Of one that
+    /// was decided before nothing happens again.
+    pub fn settle<E>(
+        &mut self,
+        bust: &Bust,
+        look_up: impl FnOnce(&Bust) -> Result<Found, E>,
+    ) -> Result<(), E> {
+        let Some(ticker) = self.by_instrument.get_mut(&bust.instrument) else { return Ok(()) };
+        if ticker.undecided_from == Sequence::ZERO || bust.at < ticker.undecided_from {
+            return Ok(());
+        }
+        if ticker.settle(bust, look_up)? {
+            self.touch(bust.instrument);
+        }
+        Ok(())
+    }
+
+    /// All busts of which events are kept from `kept_from` on were given.
+    pub fn settled(&mut self, kept_from: Sequence) {
+        for ticker in self.by_instrument.values_mut() {
+            ticker.misses_busts |=
+                ticker.undecided_from != Sequence::ZERO && ticker.undecided_from < kept_from;
+            ticker.undecided_from = Sequence::ZERO;
         }
     }
 
@@ -368,7 +474,7 @@ impl Projection for Tickers {
     }
 
     fn restore_older(&mut self, version: u32, section: &[u8]) -> Option<Result<(), ProjectionError>> {
-        (version == WITHOUT_IDS).then(|| self.restore_layout(version, section))
+        matches!(version, WITHOUT_IDS | WITHOUT_FLAGS).then(|| self.restore_layout(version, section))
     }
 }
 
@@ -392,9 +498,9 @@ impl Tickers {
 }
 
 const SESSION_BYTES: usize = 1 + 4 + 4 + 8 + 8;
-/// In either layout.
+/// In any layout.
 const TAKEN_BACK_BYTES_MIN: usize = 8;
-const RECENT_BYTES: usize = 8 + 8 + 8 + 8 + 1 + 8;
+const RECENT_BYTES_MIN: usize = 8 + 8 + 8 + 8 + 1 + 8;
 const TICKER_BYTES_MIN: usize = 4 + SESSION_BYTES + 3 * 8 + 4 * 8 + 4 * 16 + 8 + 4 + 4;
 
 fn save_session(session: Option<Session>, out: &mut Vec<u8>) {
@@ -436,19 +542,20 @@ fn save_ticker(ticker: &Ticker, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&summary.notional.units().to_le_bytes());
     put_u64(out, summary.trades);
+    put_u64(out, ticker.undecided_from.get());
     put_count(out, ticker.taken_back.len());
-    for taken in &ticker.taken_back {
-        put_u64(out, taken.sequence.get());
-        put_u64(out, taken.trade_id.get());
+    for sequence in &ticker.taken_back {
+        put_u64(out, sequence.get());
     }
     put_count(out, ticker.recent.len());
-    for trade in &ticker.recent {
+    for Recent { trade, taken_back } in &ticker.recent {
         put_u64(out, trade.sequence.get());
         put_u64(out, trade.trade_id.get());
         put_i64(out, trade.price.units());
         put_u64(out, trade.quantity.units());
         out.push(trade.aggressor as u8);
         put_i64(out, trade.event_time.get());
+        out.push(u8::from(*taken_back));
     }
 }
 
@@ -480,18 +587,23 @@ fn restore_ticker(reader: &mut SectionReader<'_>, version: u32) -> Result<Ticker
     if ticker.summary.trades > u64::MAX / 2 {
         return Err(reader.error(format!("{} trades", ticker.summary.trades)));
     }
+    if version == VERSION {
+        ticker.undecided_from = Sequence(reader.u64()?);
+    }
+    let mut taken_ids = Vec::new();
     for _ in 0..reader.count(TAKEN_BACK_BYTES_MIN)? {
         let sequence = Sequence(reader.u64()?);
-        let trade_id = if version == WITHOUT_IDS { TradeId(0) } else { TradeId(reader.u64()?) };
-        let taken = TakenBack { sequence, trade_id };
-        if ticker.taken_back.last().is_some_and(|last| last.sequence >= taken.sequence) {
-            return Err(reader.error(format!("trade {} is out of order", taken.sequence)));
+        if ticker.taken_back.last().is_some_and(|last| *last >= sequence) {
+            return Err(reader.error(format!("trade {sequence} is out of order")));
         }
-        ticker.taken_back.push(taken);
+        ticker.taken_back.push(sequence);
+        if version == WITHOUT_FLAGS {
+            taken_ids.push(TradeId(reader.u64()?));
+        }
     }
-    let recent = reader.count(RECENT_BYTES)?;
-    if recent > RECENT || ticker.taken_back.len() > BUSTED_MAX {
-        return Err(reader.error(format!("{recent} recent trades, {} taken back", ticker.taken_back.len())));
+    let recent = reader.count(RECENT_BYTES_MIN)?;
+    if recent > RECENT {
+        return Err(reader.error(format!("{recent} recent trades")));
     }
     for _ in 0..recent {
         let (sequence, trade_id) = (Sequence(reader.u64()?), TradeId(reader.u64()?));
@@ -500,10 +612,46 @@ fn restore_ticker(reader: &mut SectionReader<'_>, version: u32) -> Result<Ticker
         let aggressor = Side::ALL.get(usize::from(number)).copied();
         let aggressor = aggressor.ok_or_else(|| reader.error(format!("side {number}")))?;
         let event_time = EventTime(reader.i64()?);
-        if ticker.recent.back().is_some_and(|last| last.sequence >= sequence) {
+        let taken_back = match if version == VERSION { reader.u8()? } else { 0 } {
+            0 => false,
+            1 => true,
+            other => return Err(reader.error(format!("taken back: {other}"))),
+        };
+        if ticker.recent.back().is_some_and(|last| last.trade.sequence >= sequence) {
             return Err(reader.error(format!("trade {sequence} is out of order")));
         }
-        ticker.recent.push_back(LastTrade { sequence, trade_id, price, quantity, aggressor, event_time });
+        let trade = LastTrade { sequence, trade_id, price, quantity, aggressor, event_time };
+        ticker.recent.push_back(Recent { trade, taken_back });
+    }
+    if version != VERSION {
+        from_older_layout(&mut ticker, &taken_ids);
     }
     Ok(ticker)
+}
+
+/// Makes a ticker of version 1 or 2 what it would be now: trades taken back are at their places among the recent ones again,
+/// where a bust that comes again finds them, and what was forgotten of older ones is to be looked up.
+fn from_older_layout(ticker: &mut Ticker, taken_ids: &[TradeId]) {
+    let oldest = ticker.recent.front().map_or(Sequence::MAX, |oldest| oldest.trade.sequence);
+    for (place, sequence) in ticker.taken_back.iter().enumerate().filter(|(_, sequence)| **sequence > oldest)
+    {
+        let trade = LastTrade {
+            sequence: *sequence,
+            trade_id: taken_ids.get(place).copied().unwrap_or(TradeId(0)),
+            price: Price::NONE,
+            quantity: Quantity::ZERO,
+            aggressor: Side::None,
+            event_time: EventTime(0),
+        };
+        let behind = ticker.recent.partition_point(|recent| recent.trade.sequence < *sequence);
+        ticker.recent.insert(behind, Recent { trade, taken_back: true });
+    }
+    while ticker.recent.len() > RECENT {
+        ticker.recent.pop_front();
+    }
+    let begun_at = ticker.begun_at();
+    ticker.taken_back.retain(|sequence| *sequence >= begun_at);
+    if ticker.session.is_some() && !ticker.remembers_all() {
+        ticker.undecided_from = begun_at;
+    }
 }

@@ -149,12 +149,24 @@ impl Bust {
 
     /// Whether it may mean this trade of its instrument. Of several, it means the newest.
     pub fn may_mean(&self, sequence: Sequence, trade_id: TradeId) -> bool {
-        if self.trade_sequence == Sequence::ZERO {
-            self.trade_id != TradeId(0) && trade_id == self.trade_id && sequence < self.at
+        let named = if self.trade_sequence == Sequence::ZERO {
+            self.trade_id != TradeId(0) && trade_id == self.trade_id
         } else {
             sequence == self.trade_sequence
-        }
+        };
+        named && sequence < self.at
     }
+}
+
+/// What the tape has of the trade that a bust means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// This one.
+    Trade(Trade),
+    /// None since this position, before which nothing is kept.
+    NotSince(Sequence),
+    /// It cannot be read.
+    Unreadable,
 }
 
 /// The positions of trades that were taken back.
@@ -179,7 +191,8 @@ impl Busts {
         let sequence = match (bust.trade_sequence, bust.trade_id) {
             (Sequence::ZERO, TradeId(0)) => None,
             (Sequence::ZERO, _) => newest(bust)?,
-            (sequence, _) => Some(sequence),
+            // What is still to come cannot be taken back.
+            (sequence, _) => Some(sequence).filter(|sequence| *sequence < bust.at),
         };
         self.by_sequence.extend(sequence.map(|sequence| (bust.instrument, sequence)));
         Ok(())

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use common::*;
 use matchtape_market::*;
@@ -172,19 +173,47 @@ proptest! {
             .filter(|event| with_busts || event.body.kind() != Kind::TradeBusted)
             .collect();
         let (mut tickers, mut plain) = (Tickers::new(), BTreeMap::<InstrumentId, Plain>::new());
-        let mut venue = None;
-        Tape::of(&events).each(|event| {
+        let (mut at_once, mut venue) = (Tickers::new(), None);
+        let tape = Tape::of(&events);
+        let look_up = |bust: &Bust| Ok::<_, Infallible>(meant(&tape, bust));
+        tape.each(|event| {
             tickers.apply(event);
+            at_once.apply(event);
+            if let Some(bust) = Bust::of(event) {
+                let Ok(()) = at_once.settle(&bust, look_up);
+                at_once.settled(Sequence::FIRST);
+            }
             plain_fold(&mut plain, &mut venue, event);
         });
+        // Those that the fold left undecided, all at once after a restart.
+        let section = saved(&tickers);
+        tickers.restore(&section).unwrap();
+        if let Some(from) = tickers.undecided_from() {
+            tape.each(|event| {
+                if let Some(bust) = Bust::of(event).filter(|bust| bust.at >= from) {
+                    let Ok(()) = tickers.settle(&bust, look_up);
+                }
+            });
+            tickers.settled(Sequence::FIRST);
+        }
+        prop_assert_eq!(tickers.iter().collect::<Vec<_>>(), at_once.iter().collect::<Vec<_>>());
         let found: Vec<InstrumentId> = tickers.iter().map(|ticker| ticker.instrument).collect();
         prop_assert_eq!(found, plain.keys().copied().collect::<Vec<_>>());
         for (instrument, expected) in &plain {
             let ticker = tickers.get(*instrument).unwrap();
             let mut summary = TradeSummary::default();
             expected.counted().for_each(|trade| summary.add(trade.price, trade.quantity, trade.aggressor));
-            // Of a trade beyond what is remembered, a bust is taken at its word: these random ones make some up.
-            if expected.trades.len() <= RECENT || !with_busts {
+            prop_assert!(!ticker.misses_busts);
+            prop_assert_eq!(ticker.busted, expected.busted.len() as u64, "{}", instrument);
+            if expected.trades.len() > RECENT && with_busts {
+                let sums = |of: &TradeSummary| (of.trades, of.volume, of.buy_volume, of.sell_volume);
+                prop_assert_eq!(sums(&ticker.summary), sums(&summary), "{}", instrument);
+                // A sum that ever came to its end cannot be taken back.
+                let notional = |trade: &Trade| trade.price.times(trade.quantity).map_or(0, |of| of.units().unsigned_abs());
+                if expected.trades.iter().all(|trade| notional(trade) < 1 << 110) {
+                    prop_assert_eq!(ticker.summary.notional, summary.notional, "{}", instrument);
+                }
+            } else {
                 prop_assert_eq!(&ticker.summary, &summary, "{}", instrument);
             }
             if !with_busts {
@@ -193,6 +222,18 @@ proptest! {
             }
         }
     }
+}
+
+/// The trade that a bust means, as a reader of the whole tape finds it.
+fn meant(tape: &Tape, bust: &Bust) -> Found {
+    let mut found = Found::NotSince(Sequence::FIRST);
+    tape.each(|event| {
+        let trade = Trade::of(event).filter(|trade| trade.instrument == bust.instrument);
+        if let Some(trade) = trade.filter(|trade| bust.may_mean(trade.sequence, trade.trade_id)) {
+            found = Found::Trade(trade);
+        }
+    });
+    found
 }
 
 /// One instrument's session in the plainest way.
@@ -283,22 +324,91 @@ fn a_bust_takes_a_trade_out_of_a_long_session_and_counts_once() {
     };
     let mut events: Vec<Event> = (1..=20).map(|id| trade(id, &format!("{}", 100 + id), 2)).collect();
     let folded = |events: &[Event]| {
-        let mut tickers = Tickers::new();
-        Tape::of(events).each(|event| tickers.apply(event));
-        tickers.get(INSTRUMENT).unwrap().clone()
+        let (mut tickers, tape) = (Tickers::new(), Tape::of(events));
+        tape.each(|event| tickers.apply(event));
+        let undecided = tickers.undecided_from();
+        tape.each(|event| {
+            if let Some(bust) = Bust::of(event) {
+                let Ok(()) = tickers.settle(&bust, |bust| Ok::<_, Infallible>(meant(&tape, bust)));
+            }
+        });
+        tickers.settled(Sequence::FIRST);
+        (tickers.get(INSTRUMENT).unwrap().clone(), undecided)
     };
-    let before = folded(&events);
+    let (before, _) = folded(&events);
     assert_eq!((before.summary.trades, before.summary.volume.to_string()), (20, "40".to_owned()));
-    // The last one, by its number, twice; an old one by its position, twice; one that never was.
-    events.extend([bust(0, 20, "120", 2), bust(0, 20, "120", 2), bust(3, 0, "103", 2), bust(3, 0, "103", 2)]);
-    events.push(bust(700, 0, "103", 2));
-    let after = folded(&events);
+    // The last one, by its number, twice; old ones by position and by number, each twice: what the busts say of them is wrong.
+    events.extend([bust(0, 20, "120", 2), bust(0, 20, "120", 2)]);
+    events.extend([bust(3, 0, "1", 7), bust(3, 0, "1", 7), bust(0, 5, "1", 0), bust(0, 5, "1", 0)]);
+    // None of them a trade: what comes later, a bust, and a number that nobody had.
+    events.extend([bust(700, 0, "103", 2), bust(21, 0, "103", 2), bust(0, 99, "103", 2)]);
+    let (after, undecided) = folded(&events);
+    assert_eq!(undecided, Some(Sequence(23)), "the third is the first that the fold cannot decide");
     let summary = after.summary;
-    assert_eq!((summary.trades, summary.volume.to_string(), after.busted), (18, "36".to_owned(), 2));
+    assert_eq!((summary.trades, summary.volume.to_string(), after.busted), (17, "34".to_owned(), 3));
+    assert_eq!((summary.buy_volume, summary.sell_volume), (summary.volume, Volume::ZERO));
     assert_eq!((summary.close, after.last().unwrap().price), (price("119"), price("119")));
     assert_eq!(summary.high, price("120"), "of a long session the extremes stay as traded");
-    let notional: u64 = (1..=19).filter(|id| *id != 3).map(|id| (100 + id) * 2).sum();
+    let notional: u64 = (1..=19).filter(|id| ![3, 5].contains(id)).map(|id| (100 + id) * 2).sum();
     assert_eq!(summary.notional.to_string(), notional.to_string());
+}
+
+#[test]
+fn a_ticker_says_that_busts_are_missing_where_their_trades_are_not_kept() {
+    let trade = |id: u64| {
+        let body = TradeMatched {
+            trade_id: TradeId(id),
+            price: price("5"),
+            quantity: whole(1),
+            ..Default::default()
+        };
+        Event::new(INSTRUMENT, ProducerSequence(1), EventTime(1), body)
+    };
+    let bust = |sequence: u64, id: u64| {
+        let body =
+            TradeBusted { trade_id: TradeId(id), trade_sequence: Sequence(sequence), ..Default::default() };
+        Event::new(INSTRUMENT, ProducerSequence(1), EventTime(1), body)
+    };
+    for (bust, found, missed) in [
+        (bust(3, 0), Found::NotSince(Sequence(10)), true),
+        (bust(3, 0), Found::NotSince(Sequence(2)), false),
+        (bust(0, 3), Found::NotSince(Sequence(10)), true),
+        (bust(0, 3), Found::NotSince(Sequence::FIRST), false),
+        (bust(0, 3), Found::Unreadable, true),
+    ] {
+        let mut tape = Tape::of(&(1..=20).map(trade).collect::<Vec<_>>());
+        tape.push(&bust);
+        let mut tickers = Tickers::new();
+        tape.each(|event| {
+            tickers.apply(event);
+            if let Some(bust) = Bust::of(event) {
+                let Ok(()) = tickers.settle(&bust, |_| Ok::<_, Infallible>(found));
+                tickers.settled(Sequence::FIRST);
+            }
+        });
+        let ticker = tickers.get(INSTRUMENT).unwrap();
+        assert_eq!((ticker.misses_busts, ticker.busted, ticker.summary.trades), (missed, 0, 20));
+    }
+    // The bust itself is not kept any more.
+    let mut tape = Tape::of(&(1..=20).map(trade).collect::<Vec<_>>());
+    tape.push(&bust(3, 0));
+    for (kept_from, missed) in [(21, false), (22, true)] {
+        let mut tickers = Tickers::new();
+        tape.each(|event| tickers.apply(event));
+        tickers.settled(Sequence(kept_from));
+        assert_eq!(tickers.get(INSTRUMENT).unwrap().misses_busts, missed);
+        // Another session has nothing to miss.
+        let mut opened = Tape::of(&[]);
+        (0..21).for_each(|id| opened.push(&trade(id)));
+        opened.push(&Event::new(
+            INSTRUMENT,
+            ProducerSequence(1),
+            EventTime(1),
+            SessionOpened { trading_day: 20_260_105, ..Default::default() },
+        ));
+        opened.each(|event| tickers.apply(event));
+        assert!(!tickers.get(INSTRUMENT).unwrap().misses_busts);
+    }
 }
 
 #[test]

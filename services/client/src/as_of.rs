@@ -7,6 +7,8 @@ use matchtape_market::{Accounts, Books, Instruments, Tickers};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Projection, Sequence};
 use matchtape_storage::{Query, ReadError, Reader};
 
+use crate::busts::settle;
+
 /// Why the state as of a position cannot be told.
 #[derive(thiserror::Error, Debug)]
 pub enum AsOfError {
@@ -95,10 +97,11 @@ pub fn instruments(reader: &Reader, through: Sequence) -> Result<Instruments, As
     Ok(instruments)
 }
 
-/// The tickers after the event at `through`.
+/// The tickers after the event at `through`, every bust decided.
 pub fn tickers(reader: &Reader, through: Sequence) -> Result<Tickers, AsOfError> {
     let mut tickers = Tickers::new();
     fold(reader, &mut tickers, through, &Query { kinds: Tickers::KINDS, ..Query::default() })?;
+    settle(reader, &mut tickers, through)?;
     Ok(tickers)
 }
 

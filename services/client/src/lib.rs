@@ -31,7 +31,7 @@ pub mod state;
 pub mod time;
 mod views;
 
-pub use busts::busts_between;
+pub use busts::{busted_trade, busts_between, settle};
 pub use event_row::EventRow;
 pub use output::{Format, Output, push_csv_heading, push_csv_row};
 pub use row::Row;

@@ -44,8 +44,8 @@ const fn equal(left: &str, right: &str) -> bool {
     true
 }
 
-/// Declares a row. `number` fields are counts, `flag` fields true or false, `text` fields anything else; `some_number` and `maybe`
-/// are those that can be absent.
+/// Declares a row. `number` fields are counts, `flag` fields true or false, `text` fields anything else; `some_number`,
+/// `some_flag` and `maybe` are those that can be absent.
 macro_rules! row {
     (
         $(#[$meta:meta])*
@@ -102,6 +102,16 @@ macro_rules! row {
         row! { @struct $meta $name [
             $($done)* $(#[$doc])* pub $field: $type,
         ] $($rest)* }
+    };
+    (@struct $meta:tt $name:ident [$($done:tt)*] $(#[$doc:meta])* $field:ident: some_flag $type:ty, $($rest:tt)*) => {
+        row! { @struct $meta $name [
+            $($done)* $(#[$doc])*
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub $field: Option<$type>,
+        ] $($rest)* }
+    };
+    (@show some_flag $value:expr, $for_people:ident, $out:ident) => {
+        row!(@show maybe $value, $for_people, $out)
     };
     (@show some_number $value:expr, $for_people:ident, $out:ident) => {
         row!(@show maybe $value, $for_people, $out)

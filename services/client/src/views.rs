@@ -157,6 +157,8 @@ row! {
         trades: number u64,
         /// How many more were taken back, if any.
         busted: some_number u64,
+        /// True where more may have been taken back that nobody can look up: the trade is not kept any more, or cannot be read.
+        misses_busts: some_flag bool,
         /// The trading day as YYYYMMDD; absent where the tape has no sessions, and the session is the UTC day.
         trading_day: maybe u32,
         /// Which session of the day, from 0.
@@ -306,6 +308,7 @@ impl TickerRow {
             notional: summary.notional,
             trades: summary.trades,
             busted: (ticker.busted > 0).then_some(ticker.busted),
+            misses_busts: ticker.misses_busts.then_some(true),
             trading_day: scheduled.map(|session| session.trading_day),
             session: scheduled.map(|session| session.number),
             session_begun: session.map(|session| session.begun),

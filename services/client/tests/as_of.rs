@@ -1,10 +1,13 @@
 //! State as of any position of a real store: the nearest snapshot and what follows it is what folding from the first event
 //! gives, through flushes, restarts and retention.
 
+use std::collections::BTreeSet;
+
 use matchtape_client::as_of::{self, AsOfError};
-use matchtape_client::{orders, state};
+use matchtape_client::{orders, settle, state};
 use matchtape_market::{
-    Accounts, Books, Instruments, KeyedState, OrderStates, Tickers, book_checksum, projections,
+    Accounts, Books, Bust, Instruments, KeyedState, OrderStates, Ticker, Tickers, Trade, TradeSummary,
+    book_checksum, projections,
 };
 use matchtape_node::{Node, NodeOptions, Publisher};
 use matchtape_schemas::event::*;
@@ -207,6 +210,32 @@ impl Tape {
         folds.iter().map(|fold| saved(&**fold)).collect()
     }
 
+    /// Of every session whose busts can all be looked up, the sums are those of its trades but those that any bust through
+    /// this position took back, however long after.
+    fn check_sums(&self, tickers: &Tickers, through: Sequence) {
+        let mut trades: Vec<Trade> = Vec::new();
+        let mut busted: BTreeSet<Sequence> = BTreeSet::new();
+        self.each(through, |event| {
+            trades.extend(Trade::of(event));
+            let Some(bust) = Bust::of(event) else { return };
+            let of_instrument = trades.iter().filter(|trade| trade.instrument == bust.instrument);
+            let meant = of_instrument.rev().find(|trade| bust.may_mean(trade.sequence, trade.trade_id));
+            busted.extend(meant.map(|trade| trade.sequence));
+        });
+        for ticker in tickers.iter().filter(|ticker| !ticker.misses_busts) {
+            let Some(session) = ticker.session else { continue };
+            let mut expected = TradeSummary::default();
+            let of_session = trades
+                .iter()
+                .filter(|trade| trade.instrument == ticker.instrument && trade.sequence >= session.begun_at);
+            for trade in of_session.filter(|trade| !busted.contains(&trade.sequence)) {
+                expected.add(trade.price, trade.quantity, trade.aggressor);
+            }
+            let sums = |of: &TradeSummary| (of.trades, of.volume, of.buy_volume, of.sell_volume, of.notional);
+            assert_eq!(sums(&ticker.summary), sums(&expected), "{} at {through}", ticker.instrument);
+        }
+    }
+
     fn check(&self, through: Sequence) {
         let reader = self.node.reader();
         for (place, expected) in self.folded(through).iter().enumerate() {
@@ -234,7 +263,10 @@ impl Tape {
             );
         }
         assert!(found.get(InstrumentId(1)).is_none(), "nobody asked for it");
-        assert_eq!(saved(&as_of::tickers(&reader, through).unwrap()), saved(&tickers));
+        settle(&reader, &mut tickers, through).unwrap();
+        let found = as_of::tickers(&reader, through).unwrap();
+        assert_eq!(saved(&found), saved(&tickers));
+        self.check_sums(&found, through);
         assert_eq!(saved(&as_of::instruments(&reader, through).unwrap()), saved(&instruments));
         assert_eq!(as_of::accounts(&reader, through).unwrap(), accounts);
         assert_eq!(state::all(&reader, through).unwrap(), keyed);
@@ -310,6 +342,68 @@ fn state_as_of_any_position_is_the_folded_one_through_flushes_restarts_and_reten
             }
         }
         assert!(dropped > 0, "seed {seed}: retention has dropped something");
+    }
+}
+
+#[test]
+fn a_trade_taken_back_leaves_the_ticker_however_long_ago_it_was() {
+    let mut tape = Tape::new(13, true);
+    let matched = |id: u64, quantity: u64, aggressor: Side| -> Body {
+        let (price, quantity) = (Price::from_units(5_000_000_000), Quantity::from_whole(quantity).unwrap());
+        TradeMatched { trade_id: TradeId(id), price, quantity, aggressor, ..Default::default() }.into()
+    };
+    let bust = |trade_id: u64, at: u64| -> Body {
+        let (trade_id, trade_sequence) = (TradeId(trade_id), Sequence(at));
+        TradeBusted { trade_id, trade_sequence, ..Default::default() }.into()
+    };
+    let say = |tape: &mut Tape, body: Body| {
+        tape.number += 1;
+        let event = Event::new(InstrumentId(1), ProducerSequence(tape.number), EventTime(1), body);
+        tape.publisher.publish_group(&[event]).unwrap().sequence()
+    };
+    let mut trades = vec![Sequence::ZERO];
+    for id in 1..=40 {
+        let side = if id % 2 == 0 { Side::Buy } else { Side::Sell };
+        trades.push(say(&mut tape, matched(id, id, side)));
+    }
+    let order = say(&mut tape, OrderAccepted { order_id: OrderId(1), ..Default::default() }.into());
+    let first_bust = order.next();
+    // By number, by position, each again; then what is no trade, and what never was.
+    let mut last = Sequence::ZERO;
+    let (seventh, eighth) = (trades[7].get(), trades[8].get());
+    for body in [
+        bust(7, 0),
+        bust(0, eighth),
+        bust(0, seventh),
+        bust(8, 0),
+        bust(0, order.get()),
+        bust(0, first_bust.get()),
+        bust(99, 0),
+    ] {
+        last = say(&mut tape, body);
+    }
+    tape.node.wait(last, Stage::Visible).unwrap();
+    for flushed in [false, true] {
+        let reader = tape.node.reader();
+        let tickers = as_of::tickers(&reader, last).unwrap();
+        let ticker = tickers.get(InstrumentId(1)).unwrap();
+        let Ticker { summary, busted, misses_busts, changed_at, .. } = ticker;
+        let volume = (1..=40).sum::<u64>() - 7 - 8;
+        assert_eq!((summary.trades, *busted, *misses_busts), (38, 2, false));
+        assert_eq!(summary.volume.to_string(), volume.to_string());
+        assert_eq!(summary.notional.to_string(), (5 * volume).to_string());
+        let buyers = (1..=20).map(|half| 2 * half).sum::<u64>() - 8;
+        assert_eq!(summary.buy_volume.to_string(), buyers.to_string());
+        assert_eq!(summary.sell_volume.to_string(), (volume - buyers).to_string());
+        assert_eq!(*changed_at, first_bust.next(), "the second bust is the last that changed anything");
+        // And before the second of them.
+        let before = as_of::tickers(&reader, first_bust).unwrap();
+        let before = before.get(InstrumentId(1)).unwrap().summary.volume;
+        assert_eq!(before.to_string(), (volume + 8).to_string());
+        if !flushed {
+            tape.node.store().flush().unwrap();
+            assert!(tape.node.reader().snapshot_before(last).unwrap().is_some(), "from a snapshot now");
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use matchtape_schemas::{Projection, Sequence, Watermarks};
+use matchtape_client::{busted_trade, settle};
+use matchtape_market::{Bust, Found};
+use matchtape_schemas::{Kind, KindMask, Projection, Sequence, Watermarks};
 use matchtape_storage::{FrameCursor, FrameHandle, ReadError, Reader};
 use tokio::sync::watch;
 
@@ -108,6 +110,7 @@ fn restore(reader: &Reader) -> Result<Folded, StartError> {
             }
         }
         if restored {
+            settle(reader, &mut folded.tickers, snapshot.sequence())?;
             return Ok(Folded { position: snapshot.sequence(), ..folded });
         }
     }
@@ -131,7 +134,8 @@ fn follow(
     let mut goes_on = true;
     loop {
         while read_step(&mut cursor, &mut frames)? {
-            feed.fold(&frames);
+            // Read before the market's lock is taken: nobody waits for the disk.
+            feed.fold(&frames, &busted(reader, &frames));
             frames.clear();
             if *stopped.borrow() {
                 return Ok(());
@@ -149,6 +153,23 @@ fn follow(
             }
         });
     }
+}
+
+/// What the trades were that these frames take back, by the position of the bust. The books go on without one that cannot be
+/// read, and its ticker says so.
+fn busted(reader: &Reader, frames: &[FrameHandle]) -> Vec<(Sequence, Found)> {
+    let mut busted = Vec::new();
+    let kinds = KindMask::of(&[Kind::TradeBusted]);
+    for frame in frames.iter().filter(|frame| kinds.intersects(frame.frame().header().kinds)) {
+        for bust in frame.frame().events().filter_map(|event| Bust::of(&event)) {
+            let found = busted_trade(reader, &bust).unwrap_or_else(|error| {
+                tracing::warn!(bust = %bust.at, %error, "the trade that was taken back cannot be read: its ticker counts it");
+                Found::Unreadable
+            });
+            busted.push((bust.at, found));
+        }
+    }
+    busted
 }
 
 /// Adds frames up to the end of a group; `false` when there is none to take in now. Frames of a group that has no end

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use matchtape_market::{Book, BookOrder, Books, Instruments, Level, Tickers, Trade};
+use matchtape_market::{Book, BookOrder, Books, Bust, Found, Instruments, Level, Tickers, Trade};
 use matchtape_schemas::event::Side;
 use matchtape_schemas::{EventRef, EventTime, InstrumentId, Kind, Sequence};
 use matchtape_storage::FrameHandle;
@@ -262,8 +262,8 @@ impl Feed {
         (state.position, instruments.iter().map(copy).collect())
     }
 
-    /// Takes in frames, the last of which ends a group, and tells everybody.
-    pub(crate) fn fold(&self, frames: &[FrameHandle]) {
+    /// Takes in frames, the last of which ends a group, and tells everybody. `busted` has what their busts mean, in order.
+    pub(crate) fn fold(&self, frames: &[FrameHandle], busted: &[(Sequence, Found)]) {
         let Some(last) = frames.last() else { return };
         let position = last.frame().last_sequence();
         let mut state = self.state.write();
@@ -279,7 +279,7 @@ impl Feed {
         };
         let folded = state.position;
         let Ok(()) = for_each_group(frames, folded, |group| {
-            state.fold_group(group, &mut step);
+            state.fold_group(group, busted, &mut step);
             Ok::<_, Infallible>(())
         });
         state.position = position;
@@ -330,6 +330,15 @@ impl MarketState {
         self.books.get(id).map(|_| id)
     }
 
+    fn settle(&mut self, bust: &Bust, busted: &[(Sequence, Found)]) {
+        let look_up = |bust: &Bust| {
+            let place = busted.binary_search_by_key(&bust.at, |(at, _)| *at);
+            Ok::<_, Infallible>(place.map_or(Found::Unreadable, |place| busted[place].1))
+        };
+        let Ok(()) = self.tickers.settle(bust, look_up);
+        self.tickers.settled(Sequence::ZERO);
+    }
+
     fn open_view(&mut self, instrument: InstrumentId, depth: Depth) {
         let views = self.views.entry(instrument).or_default();
         match views.iter_mut().find(|open| open.depth == depth) {
@@ -354,10 +363,13 @@ impl MarketState {
         }
     }
 
-    fn fold_group(&mut self, group: &[EventRef<'_>], step: &mut Step) {
+    fn fold_group(&mut self, group: &[EventRef<'_>], busted: &[(Sequence, Found)], step: &mut Step) {
         for event in group {
             self.books.apply(event);
             self.tickers.apply(event);
+            if let Some(bust) = Bust::of(event) {
+                self.settle(&bust, busted);
+            }
             if event.kind() == Kind::InstrumentDefined {
                 self.instruments.apply(event);
                 if let Some(instrument) = self.instruments.get(event.instrument()) {

@@ -1,6 +1,7 @@
 //! One subscription's items read from the log, piece by piece, in the same text as live ones.
 
 use matchtape_client::as_of::{self, AsOfError};
+use matchtape_client::settle;
 use matchtape_market::{Books, Candle, Instruments, Tickers, Trade};
 use matchtape_schemas::{EventRef, EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{FrameCursor, FrameHandle, Query, ReadError, Reader};
@@ -290,6 +291,7 @@ fn take_in_folded(
         }
         Fold::Ticker(tickers) => {
             group.iter().for_each(|event| tickers.apply(event));
+            settle(reader, tickers, span.last)?;
             for instrument in tickers.take_changes() {
                 let Some(ticker) = tickers.get(instrument) else { continue };
                 if wants.filter.matches(instrument) {
