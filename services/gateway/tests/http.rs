@@ -285,6 +285,8 @@ async fn a_wrong_question_is_answered_with_what_is_wrong() {
         ("/v1/book?instrument=ALFA&at=soon", 400, "bad_request", "at"),
         ("/v1/book?instrument=ALFA&at=999999999", 404, "beyond_head", "at"),
         ("/v1/book?instrument=ALFA&depth=-1", 400, "bad_request", "depth"),
+        ("/v1/events?order_id=0", 400, "bad_request", "order_id"),
+        ("/v1/events?trade_id=0", 400, "bad_request", "trade_id"),
         ("/v1/events?limit=101", 400, "bad_request", "limit"),
         ("/v1/events?limit=5&limit=6", 400, "bad_request", "limit"),
         ("/v1/events?form=5", 400, "bad_request", "form"),
@@ -295,6 +297,7 @@ async fn a_wrong_question_is_answered_with_what_is_wrong() {
         ("/v1/events?cursor=axyz", 400, "bad_cursor", "cursor"),
         ("/v1/trades?cursor=d0", 400, "bad_cursor", "cursor"),
         ("/v1/candles?instrument=ALFA&interval=1w", 400, "bad_request", "interval"),
+        ("/v1/candles?instrument=ALFA&interval=99999999d", 400, "bad_request", "interval"),
         ("/v1/candles?instrument=ALFA&from=17", 400, "bad_request", "from"),
         ("/v1/instruments/GAMA", 404, "unknown_symbol", "instrument"),
     ] {

@@ -330,7 +330,7 @@ fn a_malformed_line_ends_an_import_into_a_node_after_what_came_before_it() {
             ]
             .concat(),
         );
-        assert!(code == Some(1) && said.contains("cursor of another question"), "{said}");
+        assert!(code == Some(2) && said.contains("cursor of another question"), "{said}");
     }
     served.stop();
 }

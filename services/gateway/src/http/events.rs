@@ -33,8 +33,8 @@ pub(crate) async fn events(
 ) -> Result<Response, ApiError> {
     let mut params = Params::of(query)?;
     let mut kinds = params.kinds()?;
-    let order = params.id("order_id")?.map(OrderId);
-    let trade = params.id("trade_id")?.map(TradeId);
+    let order = params.some_id("order_id")?.map(OrderId);
+    let trade = params.some_id("trade_id")?.map(TradeId);
     if order.is_some() || trade.is_some() {
         let found: Vec<Kind> = FOUND_BY_NUMBER.into_iter().filter(|kind| kinds.contains(*kind)).collect();
         kinds = KindMask::of(&found);

@@ -141,6 +141,18 @@ impl Params {
         })
     }
 
+    /// A 64-bit id of what there is: zero stands for none.
+    pub(crate) fn some_id(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
+        match self.id(name)? {
+            Some(0) => Err(ApiError::bad_request(
+                "0 is no id: it stands for none",
+                name,
+                "give a whole number from 1",
+            )),
+            id => Ok(id),
+        }
+    }
+
     pub(crate) fn position(&mut self, name: &str) -> Result<Option<Position>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let read = text.parse::<At>().map(|at| Some(at.into()));

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use matchtape_client::time::rfc3339;
+
 use crate::server::ServerError;
 
 /// The exit code of what was ended by Ctrl-C or SIGTERM before it was done.
@@ -80,17 +82,25 @@ impl From<matchtape_storage::ReadError> for CliError {
                 Self::failed(&error)
             }
             matchtape_storage::ReadError::Table(_) => Self::with_advice(&error, advice),
-            matchtape_storage::ReadError::BelowRetention { .. } | matchtape_storage::ReadError::Query(_) => {
-                Self::failed(&error)
-            }
-            matchtape_storage::ReadError::TimeBelowRetention { first_kept, .. } => Self::with_advice(
+            matchtape_storage::ReadError::BelowRetention { first_kept, .. } => Self::with_advice(
                 &error,
-                format_args!(
-                    "a range that begins with sequence {first_kept} has all that is kept; of times before that, nothing is certain"
-                ),
+                format_args!("ask from sequence {first_kept} on, or of a backup that has what is before it"),
             ),
+            matchtape_storage::ReadError::Query(what) => Self::Usage((*what).to_owned()),
+            matchtape_storage::ReadError::TimeBelowRetention { asked, dropped_through, first_kept } => {
+                Self::with_advice(
+                    format_args!(
+                        "events of {} may be among those below retention, which go through {}; the first kept is {first_kept}",
+                        rfc3339(asked.get()),
+                        rfc3339(dropped_through.get())
+                    ),
+                    format_args!(
+                        "a range that begins with sequence {first_kept} has all that is kept; of times before that, nothing is certain"
+                    ),
+                )
+            }
             matchtape_storage::ReadError::Token(_) => {
-                Self::with_advice(format_args!("--cursor: {error}"), "without --cursor it begins anew")
+                Self::Usage(format!("--cursor: {error}\n  without --cursor it begins anew"))
             }
         }
     }
@@ -111,7 +121,14 @@ impl From<matchtape_client::as_of::AsOfError> for CliError {
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> Self {
         let advice = match &error {
-            ServerError::Address(_) => "--server names what `matchtape serve` prints after \"page\"",
+            ServerError::Address(_) => {
+                let advice = "--server names what `matchtape serve` prints after \"page\"";
+                return Self::Usage(format!("{error}\n  {advice}"));
+            }
+            // What was asked makes no sense there.
+            ServerError::Refused { status: 400, what_to_do, .. } => {
+                return Self::Usage(format!("{error}\n  {what_to_do}"));
+            }
             ServerError::Connection { .. } => {
                 "--server names what `matchtape serve` prints after \"page\"; run the command again when it is there"
             }

@@ -27,9 +27,15 @@ pub(super) struct BookArgs {
     /// end, a sequence (below 10^15), a time in ns since 1970 UTC (from 10^15 on), or a time like 2023-07-11T09:30:00Z
     #[arg(long, value_name = "POSITION", default_value = "end")]
     at: At,
-    /// So many levels of each side [default: all]
+    /// So many levels of each side; 0: all [default: all]
     #[arg(long, value_name = "LEVELS")]
     depth: Option<usize>,
+}
+
+impl BookArgs {
+    fn levels(&self) -> usize {
+        self.depth.filter(|levels| *levels > 0).unwrap_or(usize::MAX)
+    }
 }
 
 pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
@@ -47,7 +53,7 @@ pub(super) fn run(args: &BookArgs) -> Result<(), CliError> {
     let mut output = args.common.output();
     if let Some(book) = books.get(instrument) {
         for side in [Side::Buy, Side::Sell] {
-            for level in book.levels(side).take(args.depth.unwrap_or(usize::MAX)) {
+            for level in book.levels(side).take(args.levels()) {
                 output.write(&LevelRow::new(side, &level))?;
             }
         }
@@ -88,7 +94,7 @@ fn from_server(args: &BookArgs, server: &Server) -> Result<(), CliError> {
     announce(&args.instrument, answer.sequence);
     let mut output = args.common.output();
     for (side, levels) in [(Side::Buy, &answer.bids), (Side::Sell, &answer.asks)] {
-        for (price, quantity, orders) in levels.iter().take(args.depth.unwrap_or(usize::MAX)) {
+        for (price, quantity, orders) in levels.iter().take(args.levels()) {
             let (Some(price), Some(quantity)) = (Price::read(price), Volume::read(quantity)) else {
                 return Err(CliError::failed(format_args!(
                     "{}: no level is {price} {quantity}",
