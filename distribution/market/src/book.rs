@@ -505,7 +505,7 @@ impl Book {
     }
 
     /// Orders that are known but rest at no level, by number.
-    pub(crate) fn not_resting(&self) -> Vec<BookOrder> {
+    pub fn not_resting(&self) -> Vec<BookOrder> {
         let mut orders: Vec<BookOrder> = self
             .index
             .values()

@@ -9,6 +9,7 @@ use matchtape_schemas::{
 };
 use rustc_hash::FxHashMap;
 
+use crate::book::BookOrder;
 use crate::volume::Volume;
 
 /// How far an order has come.
@@ -76,6 +77,10 @@ pub struct OrderState {
     pub entered_at: EventTime,
     /// When its last event was.
     pub changed_at: EventTime,
+    /// It entered before the events that are known, and rested in the book then. With how much and when is not known, nor
+    /// what had been executed: `accepted` is zero, `entered_at` the smallest time, and the counts are of what is known.
+    /// `first_sequence` only tells such orders apart, and `last_sequence` is the same until an event comes.
+    pub entered_before: bool,
     /// Reported as executed, and not yet taken off the book.
     announced: Quantity,
 }
@@ -115,7 +120,34 @@ impl OrderStates {
         Self::default()
     }
 
-    /// Takes in the next event of the tape (or of a part of it: orders that entered before are not known).
+    /// Puts in an order that was in a book before the first event to come. `number` ascends with every one, and ends before
+    /// that event.
+    pub fn put_resting(&mut self, instrument: InstrumentId, order: &BookOrder, number: Sequence) {
+        let &BookOrder { order_id, side, price, quantity, .. } = order;
+        self.newest.insert((instrument, order_id), self.orders.len());
+        self.orders.push(OrderState {
+            instrument,
+            order_id,
+            account: AccountId(0),
+            side,
+            price,
+            accepted: Quantity::ZERO,
+            left: quantity,
+            executed: Volume::ZERO,
+            cancelled: Volume::ZERO,
+            replaced: 0,
+            status: OrderStatus::Open,
+            first_sequence: number,
+            last_sequence: number,
+            entered_at: EventTime::MIN,
+            changed_at: EventTime::MIN,
+            entered_before: true,
+            announced: Quantity::ZERO,
+        });
+    }
+
+    /// Takes in the next event of the tape (or of a part of it: orders that entered before and are not
+    /// [put in](Self::put_resting) are not known).
     pub fn apply(&mut self, event: &EventRef<'_>) {
         let reports_only = event.flags().contains(EventFlags::REPORTS_ONLY);
         match event.body() {
@@ -193,6 +225,7 @@ impl OrderStates {
             last_sequence: sequence,
             entered_at: time,
             changed_at: time,
+            entered_before: false,
             announced: Quantity::ZERO,
         });
     }

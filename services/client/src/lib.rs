@@ -23,6 +23,7 @@ mod busts;
 pub mod cell;
 pub mod consumers;
 mod event_row;
+mod kept;
 pub mod orders;
 mod output;
 pub mod position;
@@ -33,6 +34,7 @@ mod views;
 
 pub use busts::{busted_trade, busts_between, settle};
 pub use event_row::EventRow;
+pub use kept::KeptRange;
 pub use output::{Format, Output, push_csv_heading, push_csv_row};
 pub use row::Row;
 pub use views::{AccountRow, CandleRow, LevelRow, OrderRow, StateRow, StatusRow, TickerRow, TradeRow};

@@ -57,24 +57,26 @@ row! {
         quantity: text Quantity,
         /// `open`, `filled`, `cancelled`, `cleared` or `rejected`.
         status: text OrderStatus,
-        /// With how much it entered.
-        accepted: text Quantity,
-        /// What was executed of it after it entered.
+        /// With how much it entered; absent where that is not kept any more.
+        accepted: maybe Quantity,
+        /// What was executed of it after it entered, as far as that is kept.
         executed: text Volume,
         /// What left the book unexecuted.
         cancelled: text Volume,
         /// How often it was replaced.
         replaced: number u64,
-        /// The position of its first event.
-        first_sequence: number Sequence,
-        /// The position of its last event.
-        last_sequence: number Sequence,
-        /// When it entered, ns since 1970 UTC.
-        entered_at: text EventTime,
-        /// When its last event was, ns since 1970 UTC.
-        changed_at: text EventTime,
+        /// The position of its first event; absent where that is not kept any more.
+        first_sequence: some_number Sequence,
+        /// The position of its last event; likewise.
+        last_sequence: some_number Sequence,
+        /// When it entered, ns since 1970 UTC; likewise.
+        entered_at: maybe EventTime,
+        /// When its last event was, ns since 1970 UTC; likewise.
+        changed_at: maybe EventTime,
         /// Its owner; private.
         account: maybe AccountId,
+        /// True where it entered below retention: then `executed`, `cancelled` and `replaced` count what is kept.
+        entered_below_retention: some_flag bool,
     }
 }
 
@@ -256,6 +258,8 @@ impl TradeRow {
 impl OrderRow {
     /// The row of an order.
     pub fn new(state: &OrderState, symbol: &str) -> Self {
+        let entered = !state.entered_before;
+        let changed = state.last_sequence > state.first_sequence || entered;
         Self {
             instrument: symbol.to_owned(),
             order_id: state.order_id,
@@ -263,15 +267,16 @@ impl OrderRow {
             price: some_price(state.price),
             quantity: state.left,
             status: state.status,
-            accepted: state.accepted,
+            accepted: entered.then_some(state.accepted),
             executed: state.executed,
             cancelled: state.cancelled,
             replaced: state.replaced,
-            first_sequence: state.first_sequence,
-            last_sequence: state.last_sequence,
-            entered_at: state.entered_at,
-            changed_at: state.changed_at,
+            first_sequence: entered.then_some(state.first_sequence),
+            last_sequence: changed.then_some(state.last_sequence),
+            entered_at: entered.then_some(state.entered_at),
+            changed_at: changed.then_some(state.changed_at),
             account: some_account(state.account),
+            entered_below_retention: (!entered).then_some(true),
         }
     }
 }

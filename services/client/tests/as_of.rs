@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use matchtape_client::as_of::{self, AsOfError};
 use matchtape_client::{orders, settle, state};
 use matchtape_market::{
-    Accounts, Books, Bust, Instruments, KeyedState, OrderStates, Ticker, Tickers, Trade, TradeSummary,
-    book_checksum, projections,
+    Accounts, Books, Bust, Instruments, KeyedState, OrderState, OrderStates, OrderStatus, Ticker, Tickers,
+    Trade, TradeSummary, book_checksum, projections,
 };
 use matchtape_node::{Node, NodeOptions, Publisher};
 use matchtape_schemas::event::*;
 use matchtape_schemas::text::Text;
 use matchtape_schemas::*;
-use matchtape_storage::{FrameHandle, Query, RetentionPolicy};
+use matchtape_storage::{FrameHandle, Query, Reader, RetentionPolicy};
 use tempfile::TempDir;
 
 const INSTRUMENTS: u32 = 5;
@@ -458,6 +458,94 @@ fn a_view_at_any_position_costs_at_most_a_segment_of_replay_while_its_snapshots_
     assert!(most > SEGMENT, "{most} bytes with three of {} snapshots damaged", snapshots.len());
 }
 
+fn found(reader: &Reader, question: &orders::OrdersQuestion) -> (Vec<OrderState>, bool) {
+    let found = orders::orders(reader, question).unwrap();
+    (found.found, found.more)
+}
+
+#[test]
+fn orders_that_entered_below_retention_are_listed_as_they_stand_and_marked() {
+    let mut tape = Tape::new(17, true);
+    for _ in 0..3 {
+        tape.publish(200);
+        tape.node.store().flush().unwrap();
+    }
+    let last = tape.publish(100);
+    let mut all = OrderStates::new();
+    // Whether a refusal is of an order that had entered, only who knows that can tell: they are left out.
+    tape.each(last, |event| {
+        if event.kind() != Kind::OrderRejected {
+            all.apply(event);
+        }
+    });
+    let first_kept = tape.retain();
+    assert!(first_kept > Sequence::FIRST);
+    let reader = tape.node.reader();
+    let question = orders::OrdersQuestion::new(last);
+    let answer = orders::orders(&reader, &question).unwrap();
+    assert_eq!((answer.complete_from(), answer.more), (Some(first_kept), false));
+    // All that was open at the border or entered later is there, once, as it is; nothing else.
+    let mut left = answer.found.clone();
+    let mut entered_before = 0;
+    for state in all.iter() {
+        let before = state.first_sequence < first_kept;
+        let known = |found: &OrderState| {
+            let one = |of: &OrderState| (of.instrument, of.order_id, of.side, of.price, of.left, of.status);
+            one(found) == one(state) && found.entered_before == before && (before || found == state)
+        };
+        let place = left.iter().position(known);
+        assert!(place.is_some() || (before && state.status != OrderStatus::Open), "{state:?} in {left:?}");
+        if let Some(place) = place {
+            let found = left.remove(place);
+            entered_before += u64::from(before);
+            // Under whatever number it is asked for.
+            let by_number = orders::order(&reader, state.order_id, None, last, false).unwrap();
+            assert!(by_number.found.contains(&found), "{found:?} in {by_number:?}");
+            assert_eq!(by_number.complete_from(), Some(first_kept));
+        }
+    }
+    assert_eq!(left, [], "orders that never were");
+    assert!(entered_before > 20, "{entered_before} of {}", answer.found.len());
+
+    // In pages, both ways, of all and of one instrument.
+    for instrument in [None, Some(InstrumentId(2))] {
+        for newest_first in [false, true] {
+            let whole = orders::OrdersQuestion { instrument, newest_first, ..question.clone() };
+            let expected = found(&reader, &whole).0;
+            let (mut pages, mut after) = (Vec::new(), None);
+            loop {
+                let page = orders::OrdersQuestion { after, limit: 7, ..whole.clone() };
+                let (page, more) = found(&reader, &page);
+                pages.extend(page);
+                after = pages.last().map(|state: &OrderState| state.first_sequence);
+                if !more {
+                    break;
+                }
+            }
+            assert_eq!(pages, expected, "{instrument:?} {newest_first}");
+        }
+    }
+
+    // What is below is refused, not answered with nothing; what is not, is.
+    let dropped_through = reader.dropped_through().unwrap();
+    let below = first_kept.previous();
+    for refused in [
+        orders::OrdersQuestion { to: below, ..question.clone() },
+        orders::OrdersQuestion { from: below, ..question.clone() },
+        orders::OrdersQuestion { through: below.previous(), ..question.clone() },
+        orders::OrdersQuestion { time_to: dropped_through, ..question.clone() },
+        orders::OrdersQuestion { time_from: dropped_through, ..question.clone() },
+    ] {
+        assert!(orders::orders(&reader, &refused).is_err(), "{refused:?}");
+    }
+    let from = orders::OrdersQuestion { from: first_kept, ..question.clone() };
+    assert!(found(&reader, &from).0.iter().all(|state| !state.entered_before));
+    let at_border = orders::OrdersQuestion { through: below, ..question };
+    let resting = found(&reader, &at_border).0;
+    assert!(resting.len() > 20 && resting.iter().all(|state| state.entered_before));
+    assert!(orders::order(&reader, OrderId(1), None, below.previous(), true).is_err());
+}
+
 #[test]
 fn orders_by_their_number_and_in_lists_are_the_folded_ones() {
     let mut tape = Tape::new(7, true);
@@ -470,12 +558,12 @@ fn orders_by_their_number_and_in_lists_are_the_folded_ones() {
         tape.each(through, |event| folded.apply(event));
         let all: Vec<_> = folded.iter().copied().collect();
         let question = orders::OrdersQuestion { refused: true, ..orders::OrdersQuestion::new(through) };
-        assert_eq!(orders::orders(&reader, &question).unwrap(), (all.clone(), false));
+        assert_eq!(found(&reader, &question), (all.clone(), false));
         let few = orders::OrdersQuestion { limit: 3, newest_first: true, ..question };
         let expected: Vec<_> = all.iter().rev().take(3).copied().collect();
-        assert_eq!(orders::orders(&reader, &few).unwrap(), (expected, true));
+        assert_eq!(found(&reader, &few), (expected, true));
         for number in 1..=tape.orders {
-            let found = orders::order(&reader, OrderId(number), None, through, true).unwrap();
+            let found = orders::order(&reader, OrderId(number), None, through, true).unwrap().found;
             // All that are called so now; and those that were, under the number they got.
             for state in all.iter().filter(|state| state.order_id == OrderId(number)) {
                 assert!(found.contains(state), "{number} at {through}: {state:?} not in {found:?}");

@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use matchtape_client::as_of::AsOfError;
+use matchtape_client::time::rfc3339;
 use matchtape_schemas::Sequence;
 use matchtape_storage::{PageTokenError, ReadError};
 
@@ -103,11 +104,16 @@ impl ApiError {
             ReadError::BelowRetention { asked, first_kept } => {
                 Self::below_retention(*asked, *first_kept, place)
             }
-            ReadError::TimeBelowRetention { first_kept, .. } => Self {
-                what: error.to_string(),
+            ReadError::TimeBelowRetention { asked, dropped_through, first_kept } => Self {
+                what: format!(
+                    "events of {} may be among those that are not kept any more, which go through {}",
+                    rfc3339(asked.get()),
+                    rfc3339(dropped_through.get())
+                ),
                 ..Self::below_retention(first_kept.previous(), *first_kept, place)
             },
             ReadError::Token(token) => Self::token(token),
+            ReadError::Query(what) => Self::bad_request(*what, place, "ask for something that there can be"),
             other => {
                 tracing::error!(error = %other, "a read failed");
                 Self::new(

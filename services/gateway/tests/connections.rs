@@ -457,6 +457,53 @@ async fn what_is_not_kept_any_more_is_said_with_the_first_that_is_and_never_jump
         assert_eq!((answer.status, &answer.json()["error"]), (410, &json!("below_retention")), "{path}");
         assert_eq!(answer.json()["first_kept"], first_kept, "{path}");
     }
+    // Orders that entered before are there as they stand; an answer says from where on it is complete.
+    let orders = get(address, "/v1/orders?limit=5").await.json();
+    assert_eq!(orders["complete_from_sequence"], first_kept);
+    for row in orders["orders"].as_array().unwrap() {
+        assert_eq!(row["entered_below_retention"], true, "{row}");
+        assert!(
+            row["accepted"].is_null() && row["entered_at"].is_null() && row["first_sequence"].is_null(),
+            "{row}"
+        );
+        let one = get(address, &format!("/v1/orders/{}", row["order_id"].as_str().unwrap())).await.json();
+        assert!(one["orders"].as_array().unwrap().contains(row), "{one}");
+    }
+    let more = get(address, &format!("/v1/orders?limit=200&cursor={}", next(&orders))).await;
+    assert_eq!(more.status, 200, "{}", more.body);
+    let lines = support::http::get_lines(address, "/v1/orders?limit=5").await;
+    assert!(lines.headers.contains(&format!("matchtape-complete-from: {first_kept}")), "{}", lines.headers);
+
+    // Candles have what is kept and say so, by every way, and what is wholly below is refused.
+    let dropped_through = tape.node.reader().dropped_through().unwrap().get();
+    let complete_from = json!((dropped_through + 1).to_string());
+    for path in ["", "&from=2001-01-01T00:00:00Z", "&interval=1d"] {
+        let path = format!("/v1/candles?instrument=ALFA{path}");
+        let answer = get(address, &path).await;
+        assert_eq!((answer.status, &answer.json()["complete_from_time"]), (200, &complete_from), "{path}");
+        assert!(!answer.json()["candles"].as_array().unwrap().is_empty(), "{path}");
+    }
+    let later =
+        get(address, &format!("/v1/candles?instrument=ALFA&from={}", dropped_through + 1)).await.json();
+    assert!(
+        later["complete_from_time"].is_null() && !later["candles"].as_array().unwrap().is_empty(),
+        "{later}"
+    );
+    client.subscribe(json!({"id": 5, "channel": "candles", "symbols": ["ALFA"], "interval": "1d"})).await;
+    let candles = client.items_through(5, end).await;
+    assert_eq!(candles[0]["type"], "candle");
+    assert_eq!(candles[0]["complete_from_time"], complete_from, "{}", candles[0]);
+
+    for path in [
+        "/v1/orders?from=1".to_owned(),
+        format!("/v1/orders?to={}", first_kept - 1),
+        format!("/v1/orders?at={}", first_kept - 2),
+        "/v1/candles?instrument=ALFA&to=2001-01-01T00:00:00Z".to_owned(),
+    ] {
+        let answer = get(address, &path).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (410, &json!("below_retention")), "{path}");
+    }
+
     // Backwards the pages go on as far as there is something, and then say that there was more.
     let (mut found, mut cursor) = (5, next(&backward));
     let refused = loop {

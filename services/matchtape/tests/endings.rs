@@ -171,6 +171,40 @@ fn what_is_no_longer_kept_is_not_blamed_on_the_bus() {
 }
 
 #[test]
+fn an_answer_about_orders_says_from_where_on_it_is_complete() {
+    let tape = Tape::new(50);
+    let whole = tape.run(&["query", "orders", "--format", "ndjson"]);
+    assert_eq!((whole.code, whole.rows, whole.said.as_str()), (Some(0), 50, ""));
+    let node = tape.open();
+    let policy = RetentionPolicy { age: Some(Duration::ZERO), ..RetentionPolicy::default() };
+    let first = node.store().retain(&policy, AcceptedTime(i64::MAX)).unwrap().first_kept;
+    assert!(first > 5);
+    node.close().unwrap();
+    let kept = tape.run(&["query", "orders", "--format", "ndjson"]);
+    assert_eq!(kept.code, Some(0), "{kept:?}");
+    assert!(kept.said.contains(&format!("complete from sequence {first} on")), "{}", kept.said);
+    for below in [["--to", "5"], ["--from", "5"], ["--at", "5"]] {
+        let ended = tape.run(&[&["query", "orders"][..], &below].concat());
+        assert_eq!((ended.code, ended.rows), (Some(1), 0), "{ended:?}");
+        assert!(ended.said.contains("below retention"), "{}", ended.said);
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_wherever_it_is_noticed() {
+    let tape = Tape::new(3);
+    for (wrong, said) in [(["--order", "0"], "order 0"), (["--cursor", "zzz"], "not a cursor")] {
+        let ended = tape.run(&[&["query", "events"][..], &wrong].concat());
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.said.contains(said), "{}", ended.said);
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_matchtape"));
+    let ended = Ended::of(command.args(["query", "events", "--server", "foo"]).output().unwrap());
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.said.contains("prints after \"page\""), "{}", ended.said);
+}
+
+#[test]
 fn a_tail_that_no_node_feeds_says_so_and_where_it_listens() {
     let tape = Tape::new(3);
     let bus = tape.folder.path().join("bus");

@@ -97,6 +97,12 @@ impl Reader {
         self.shared.view().first_kept()
     }
 
+    /// The greatest event time of the events that retention has dropped; `None` if it has dropped none.
+    pub fn dropped_through(&self) -> Option<EventTime> {
+        let view = self.shared.view();
+        (view.first_kept() > Sequence::FIRST).then(|| view.before().max_event_time)
+    }
+
     fn check_kept(&self, view: &View, asked: Sequence) -> Result<(), ReadError> {
         let first_kept = view.first_kept();
         if asked < first_kept { Err(ReadError::BelowRetention { asked, first_kept }) } else { Ok(()) }

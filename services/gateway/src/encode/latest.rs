@@ -128,13 +128,16 @@ pub(crate) fn candle_item(
     out: &mut String,
     instrument: InstrumentId,
     interval_ns: i64,
-    candle: &Candle,
+    (candle, complete_from): (&Candle, Option<EventTime>),
     sequence: Sequence,
     symbols: &Symbols,
     cause: Cause,
 ) {
     let mut item = begin(out, "candle", instrument, sequence, symbols);
     item.id("interval_ns", interval_ns);
+    if let Some(time) = complete_from {
+        item.id("complete_from_time", time.get());
+    }
     push_row(&mut item, &CandleRow::new(candle));
     cause.push(&mut item);
     item.close();

@@ -24,6 +24,8 @@ pub(crate) const NDJSON: &str = "application/x-ndjson";
 pub(crate) const CSV: &str = "text/csv; charset=utf-8";
 /// Where the next page begins, of answers whose body has no place for it.
 const NEXT: HeaderName = HeaderName::from_static("matchtape-next");
+/// From where on an answer has everything, likewise.
+const COMPLETE_FROM: HeaderName = HeaderName::from_static("matchtape-complete-from");
 /// Text of one piece of a streamed answer.
 const PIECE_BYTES: usize = 256 * 1024;
 /// Events of one piece.
@@ -71,6 +73,15 @@ pub(crate) fn with_next(mut response: Response, next: Option<&PageToken>) -> Res
     if let Some(next) = next {
         let text = HeaderValue::try_from(next.to_string()).expect("a token is hexadecimal digits");
         response.headers_mut().insert(NEXT, text);
+    }
+    response
+}
+
+/// Says in the head from where on the answer has everything, where that is not the tape's beginning.
+pub(crate) fn with_complete_from(mut response: Response, from: Option<impl std::fmt::Display>) -> Response {
+    if let Some(from) = from {
+        let text = HeaderValue::try_from(from.to_string()).expect("a number is digits");
+        response.headers_mut().insert(COMPLETE_FROM, text);
     }
     response
 }

@@ -3,17 +3,16 @@
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use matchtape_client::{CandleRow, busts_between};
-use matchtape_market::Candles;
+use matchtape_client::{CandleRow, KeptRange, busts_between};
+use matchtape_market::{Candle, Candles};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Query as TapeQuery, ReadError, Reader};
 
 use super::Gateway;
-use super::answer::{json, row_json, rows};
+use super::answer::{json, row_json, rows, with_complete_from};
 use super::events::extent;
 use super::params::{Format, Params, Position};
 use crate::error::ApiError;
-use crate::log::first_at_time;
 
 /// Candles of an answer whose range is not stated.
 const CANDLES_DEFAULT: i64 = 300;
@@ -37,21 +36,15 @@ pub(crate) async fn candles(
     let mut params = Params::of(query)?;
     let instrument = params.needed_instrument(&shared.feed)?;
     let interval = params.text("interval").unwrap_or_else(|| "1m".to_owned());
-    let interval_ns = interval_ns(&interval).ok_or_else(|| {
-        ApiError::bad_request(
-            format!("{interval:?} is not an interval"),
-            "interval",
-            "give a whole number and a unit, as 1s, 5m, 1h or 1d",
-        )
-    })?;
+    let interval_ns = interval_ns(&interval).ok_or_else(|| wrong_interval(&interval))?;
     let question =
         Question { instrument, interval_ns, from: time(&mut params, "from")?, to: time(&mut params, "to")? };
     params.finish()?;
     let (reader, candles_max) = (shared.reader.clone(), shared.limits.candles_max);
     let read = move || fold(&reader, question, candles_max);
-    let (candles, sequence) = shared.log.run(read).await?;
+    let Answer { candles, sequence, complete_from } = shared.log.run(read).await?;
     if format != Format::Json {
-        return Ok(rows(format, candles.iter().map(CandleRow::new)));
+        return Ok(with_complete_from(rows(format, candles.iter().map(CandleRow::new)), complete_from));
     }
     let list_of_rows: Vec<String> = candles.iter().map(|candle| row_json(&CandleRow::new(candle))).collect();
     let symbols = shared.feed.symbols();
@@ -60,6 +53,9 @@ pub(crate) async fn candles(
         object.text("interval", &interval).id("interval_ns", interval_ns);
         // Trades after this sequence are not in it yet: a live feed goes on from here.
         object.number("sequence", sequence.get());
+        if let Some(time) = complete_from {
+            object.id("complete_from_time", time.get());
+        }
         let list = object.key("candles");
         list.push('[');
         list.push_str(&list_of_rows.join(","));
@@ -79,6 +75,15 @@ fn time(params: &mut Params, name: &str) -> Result<Option<EventTime>, ApiError> 
     }
 }
 
+/// The refusal of what [`interval_ns`] does not take.
+pub(crate) fn wrong_interval(text: &str) -> ApiError {
+    ApiError::bad_request(
+        format!("{text:?} is not an interval of whole seconds up to 366 days"),
+        "interval",
+        "give a whole number and a unit, s, m, h or d, as 1s, 5m, 1h or 1d",
+    )
+}
+
 /// What `1s`, `5m`, `1h` or `1d` is in nanoseconds.
 pub(crate) fn interval_ns(text: &str) -> Option<i64> {
     let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
@@ -96,20 +101,29 @@ pub(crate) fn interval_ns(text: &str) -> Option<i64> {
     Some(seconds * 1_000_000_000)
 }
 
-fn fold(
-    reader: &Reader,
-    question: Question,
-    candles_max: usize,
-) -> Result<(Vec<matchtape_market::Candle>, Sequence), ApiError> {
+/// What is given.
+struct Answer {
+    candles: Vec<Candle>,
+    /// Through which position.
+    sequence: Sequence,
+    /// Where the range begins below retention: the event time from which on all trades are in it.
+    complete_from: Option<EventTime>,
+}
+
+fn fold(reader: &Reader, question: Question, candles_max: usize) -> Result<Answer, ApiError> {
     let Question { instrument, interval_ns, from, to } = question;
     let read = |error: ReadError| ApiError::read(&error, "instrument");
     // As of one moment.
     let visible = reader.visible();
+    let to = to.unwrap_or(EventTime::MAX);
+    let nothing = |kept: KeptRange| {
+        kept.nothing_found(reader).map_err(|error| ApiError::read(&error, "to"))?;
+        Ok(Answer { candles: Vec::new(), sequence: visible, complete_from: kept.complete_from })
+    };
     let Some((first, last)) = extent(reader, instrument).map_err(read)? else {
-        return Ok((Vec::new(), visible));
+        return nothing(KeptRange::of(reader, from.unwrap_or(EventTime::MIN), to));
     };
     let (first, last) = (first.event().event_time(), last.event().event_time());
-    let to = to.unwrap_or(EventTime::MAX);
     let end = to.get().min(last.get());
     let starts_at = |time: i64| time.saturating_sub(time.rem_euclid(interval_ns));
     let from = match from {
@@ -127,9 +141,10 @@ fn fold(
     }
     let from = EventTime(from);
     // Nothing before this position happened at or after that time, so nothing before it has to be looked at.
-    let Some(first_position) = first_at_time(reader, from, None).map_err(read)? else {
-        return Ok((Vec::new(), visible));
-    };
+    let kept = KeptRange::of(reader, from, to);
+    let begin = TapeQuery { from: kept.first, event_time_from: from, limit: Some(1), ..TapeQuery::default() };
+    let begin = reader.query(&begin).map_err(read)?.next().transpose().map_err(read)?;
+    let Some(first_position) = begin.map(|event| event.sequence()) else { return nothing(kept) };
     let busts = busts_between(reader, Some(instrument), first_position, visible).map_err(read)?;
     let mut candles = Candles::without(instrument, interval_ns, busts);
     let trades = TapeQuery {
@@ -144,7 +159,11 @@ fn fold(
     for trade in reader.query(&trades).map_err(read)? {
         candles.apply(&trade.map_err(read)?.event());
     }
-    Ok((candles.iter().copied().collect(), visible))
+    let candles: Vec<Candle> = candles.iter().copied().collect();
+    if candles.is_empty() {
+        return nothing(kept);
+    }
+    Ok(Answer { candles, sequence: visible, complete_from: kept.complete_from })
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use matchtape_client::OrderRow;
-use matchtape_client::orders::{self, OrdersQuestion};
+use matchtape_client::orders::{self, Orders, OrdersQuestion};
 use matchtape_market::{OrderState, OrderStatus};
 use matchtape_schemas::{InstrumentId, OrderId, Sequence};
-use matchtape_storage::{Direction, PageToken, Query as TapeQuery, ReadError};
+use matchtape_storage::{Direction, PageToken, Query as TapeQuery};
 
 use super::Gateway;
-use super::answer::{json, row_json, rows, with_next};
+use super::answer::{json, row_json, rows, with_complete_from, with_next};
 use super::params::{Format, Params, Position};
 use crate::error::ApiError;
 use crate::gateway::Shared;
@@ -110,19 +110,15 @@ pub(crate) async fn list(
             .transpose()
             .map_err(|error| ApiError::token(&error))?;
         let through = asked.through(&held, token.as_ref())?;
-        let mut question = OrdersQuestion { through, limit, ..asked.question };
-        let (mut first, newest_first) = (Sequence::FIRST, question.newest_first);
-        if let Some(token) = token {
-            first = token.range().0;
-            if newest_first {
-                question.to = question.to.min(token.last().previous());
-            } else {
-                question.from = question.from.max(token.last().next());
-            }
+        let after = token.as_ref().map(PageToken::last);
+        let question = OrdersQuestion { through, limit, after, ..asked.question };
+        let found = orders::orders(&held.reader, &question).map_err(|error| ApiError::as_of(&error, "at"))?;
+        let first = found.first.max(Sequence::FIRST);
+        if let Some(token) = token.filter(|token| token.range().0 != first) {
+            // More was dropped since: orders that the first page counted from their entry have none any more.
+            return Err(ApiError::below_retention(token.range().0, found.first_kept, "cursor"));
         }
-        let (found, more) =
-            orders::orders(&held.reader, &question).map_err(|error| ApiError::read(&error, "at"))?;
-        let last = found.last().filter(|_| more).map(|last| last.first_sequence);
+        let last = found.found.last().filter(|_| found.more).map(|last| last.first_sequence);
         let next = last.map(|last| PageToken::new(tape, asked.digest, (first, through), last));
         Ok::<_, ApiError>((found, next, through))
     };
@@ -150,8 +146,9 @@ pub(crate) async fn one(
         let through = asked.through(&held, None)?;
         let instrument: Option<InstrumentId> = asked.question.instrument;
         let found = orders::order(&held.reader, order, instrument, through, false);
-        let found = found.map_err(|error: ReadError| ApiError::read(&error, "path"))?;
-        Ok::<_, ApiError>((asked.question.select(found).0, through))
+        let mut found = found.map_err(|error| ApiError::as_of(&error, "path"))?;
+        found.found = asked.question.select(found.found).0;
+        Ok::<_, ApiError>((found, through))
     };
     let (found, through) = shared.log.run(read).await?;
     Ok(answer(&shared, format, &found, None, through))
@@ -160,7 +157,7 @@ pub(crate) async fn one(
 fn answer(
     shared: &Shared,
     format: Format,
-    found: &[OrderState],
+    found: &Orders,
     next: Option<&PageToken>,
     through: Sequence,
 ) -> Response {
@@ -170,16 +167,20 @@ fn answer(
         OrderRow::public(state, symbols.get(state.instrument).unwrap_or(&id))
     };
     if format != Format::Json {
-        return with_next(rows(format, found.iter().map(row)), next);
+        let lines = with_next(rows(format, found.found.iter().map(row)), next);
+        return with_complete_from(lines, found.complete_from());
     }
     json(|object| {
         let list = object.key("orders");
         list.push('[');
-        let texts: Vec<String> = found.iter().map(|state| row_json(&row(state))).collect();
+        let texts: Vec<String> = found.found.iter().map(|state| row_json(&row(state))).collect();
         list.push_str(&texts.join(","));
         list.push(']');
         if let Some(next) = next {
             object.word("next", &next.to_string());
+        }
+        if let Some(first) = found.complete_from() {
+            object.number("complete_from_sequence", first.get());
         }
         object.number("sequence", through.get());
     })

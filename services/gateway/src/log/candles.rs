@@ -3,19 +3,19 @@
 //! Only the current candle is kept, however long it is. A late trade of an earlier one, and a trade that was taken back,
 //! cannot be folded into that: then clients are told to ask for earlier candles again, and the current one is read again.
 
-use matchtape_client::busts_between;
+use matchtape_client::{KeptRange, busts_between};
 use matchtape_market::{Candle, Candles, Trade, TradeSummary};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Sequence};
 use matchtape_storage::{Direction, Query, ReadError, Reader};
 use rustc_hash::FxHashMap;
-
-use super::first_at_time;
 
 /// The current candle of some instruments.
 #[derive(Clone, Debug)]
 pub(crate) struct CandleFold {
     interval_ns: i64,
     current: FxHashMap<InstrumentId, Candle>,
+    /// Of a candle that begins below retention: where it starts, and the event time from which on all its trades are in it.
+    below_retention: FxHashMap<InstrumentId, (EventTime, EventTime)>,
 }
 
 /// What a trade did.
@@ -35,7 +35,8 @@ impl CandleFold {
         interval_ns: i64,
         through: Sequence,
     ) -> Result<Self, ReadError> {
-        let mut fold = Self { interval_ns, current: FxHashMap::default() };
+        let (current, below_retention) = (FxHashMap::default(), FxHashMap::default());
+        let mut fold = Self { interval_ns, current, below_retention };
         for instrument in instruments {
             fold.reload(reader, *instrument, through)?;
         }
@@ -50,13 +51,17 @@ impl CandleFold {
         through: Sequence,
     ) -> Result<Option<Candle>, ReadError> {
         self.current.remove(&instrument);
+        self.below_retention.remove(&instrument);
         let kinds = KindMask::of(&[Kind::TradeMatched]);
         let trades = Query { instrument: Some(instrument), kinds, through, ..Query::default() };
         let last = Query { direction: Direction::Backward, limit: Some(1), ..trades.clone() };
         let Some(last) = reader.query(&last)?.next().transpose()? else { return Ok(None) };
         // The last trade may be a late one: the current candle starts with it or later.
         let start = self.start_of(last.event().event_time());
-        let first = first_at_time(reader, start, None)?.unwrap_or(last.sequence());
+        let kept = KeptRange::of(reader, start, EventTime::MAX);
+        let begin = Query { from: kept.first, event_time_from: start, limit: Some(1), ..Query::default() };
+        let begin = reader.query(&begin)?.next().transpose()?;
+        let first = begin.map_or(last.sequence(), |event| event.sequence());
         let busts = busts_between(reader, Some(instrument), first, through)?;
         let mut candles = Candles::without(instrument, self.interval_ns, busts);
         for trade in reader.query(&Query { from: first, event_time_from: start, ..trades })? {
@@ -65,6 +70,9 @@ impl CandleFold {
         let candle = candles.iter().next_back().copied();
         if let Some(candle) = candle {
             self.current.insert(instrument, candle);
+            let below = kept.complete_from.filter(|complete_from| candle.start < *complete_from);
+            self.below_retention
+                .extend(below.map(|complete_from| (instrument, (candle.start, complete_from))));
         }
         Ok(candle)
     }
@@ -87,6 +95,12 @@ impl CandleFold {
         candle.summary.add(trade.price, trade.quantity, trade.aggressor);
         candle.changed_at = trade.sequence;
         Counted::Current(*candle)
+    }
+
+    /// The event time from which on all trades of a candle are in it, where that is not its beginning.
+    pub(crate) fn complete_from(&self, instrument: InstrumentId, candle: &Candle) -> Option<EventTime> {
+        let (start, complete_from) = self.below_retention.get(&instrument)?;
+        (*start == candle.start).then_some(*complete_from)
     }
 
     pub(crate) fn get(&self, instrument: InstrumentId) -> Option<&Candle> {

@@ -342,8 +342,9 @@ fn take_in_candles(
         }
     }
     for (instrument, candle) in changed {
+        let candle = (&candle, candles.complete_from(instrument, &candle));
         out.push(last, |text| {
-            candle_item(text, instrument, interval_ns, &candle, last, symbols, Cause::Change);
+            candle_item(text, instrument, interval_ns, candle, last, symbols, Cause::Change);
             true
         });
     }

@@ -19,7 +19,7 @@ use crate::encode::{
 };
 use crate::error::ApiError;
 use crate::feed::{BookCopy, Channel, Depth, Feed, Seat, best, resting};
-use crate::http::candles::interval_ns;
+use crate::http::candles::{interval_ns, wrong_interval};
 use crate::log::{CandleFold, Filter, Past, PastState, Replay, Wants, first_at_time, group_end_at};
 
 /// A depth that shows what a screen shows.
@@ -93,13 +93,10 @@ pub(crate) fn plan(
         }
     };
     let interval_ns = match (channel, request.interval.as_deref()) {
-        (Channel::Candles, interval) => interval_ns(interval.unwrap_or("1m")).ok_or_else(|| {
-            ApiError::bad_request(
-                format!("{:?} is not an interval", interval.unwrap_or_default()),
-                "interval",
-                "give a whole number and a unit, as 1s, 5m, 1h or 1d",
-            )
-        })?,
+        (Channel::Candles, interval) => {
+            let interval = interval.unwrap_or("1m");
+            interval_ns(interval).ok_or_else(|| wrong_interval(interval))?
+        }
         (_, None) => 0,
         (_, Some(_)) => {
             return Err(ApiError::bad_request(
@@ -502,6 +499,7 @@ fn candle_messages(
     let mut messages = Messages::new(id, Channel::Candles, message_bytes);
     for instrument in wants.filter.instruments() {
         let Some(candle) = candles.get(*instrument) else { continue };
+        let candle = (candle, candles.complete_from(*instrument, candle));
         messages.push(sequence, |out| {
             candle_item(out, *instrument, wants.interval_ns, candle, sequence, symbols, Cause::Snapshot);
             true

@@ -246,7 +246,7 @@ impl Subscription {
                             &mut item,
                             instrument,
                             interval_ns,
-                            &candle,
+                            (&candle, candles.complete_from(instrument, &candle)),
                             sequence,
                             &symbols,
                             Cause::Change,

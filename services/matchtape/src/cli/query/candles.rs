@@ -1,10 +1,11 @@
 //! `matchtape query candles`
 
 use clap::Args;
-use matchtape_client::CandleRow;
+use matchtape_client::time::rfc3339;
+use matchtape_client::{CandleRow, KeptRange};
 use matchtape_market::Candles;
-use matchtape_schemas::{EventTime, Kind, KindMask};
-use matchtape_storage::Query;
+use matchtape_schemas::{EventTime, Kind, KindMask, Sequence};
+use matchtape_storage::{Query, ReadError};
 
 use super::remote::instrument_path;
 use super::select::{Common, Page, Place, Range};
@@ -16,6 +17,7 @@ use crate::server::Server;
 ///
 /// Intervals start at multiples of their length since 1970 UTC; those without trades are left out, and trades that were
 /// taken back do not count. A candle that --from or --to cuts has the trades within only. A --server gathers by whole seconds, over a range of times.
+/// Of a range that begins below retention what is kept is given, and said from when on it is complete.
 #[derive(Args, Debug)]
 pub(super) struct CandlesArgs {
     #[command(flatten)]
@@ -45,9 +47,21 @@ pub(super) fn run(args: &CandlesArgs) -> Result<(), CliError> {
         ..Query::default()
     };
     args.range.apply(&mut query);
+    let first_kept = session.reader.first_kept();
+    if query.through < first_kept {
+        return Err(ReadError::BelowRetention { asked: query.through, first_kept }.into());
+    }
+    let kept = KeptRange::of(&session.reader, query.event_time_from, query.event_time_through);
+    let by_position = query.from != Sequence::ZERO;
+    if !by_position {
+        query.from = kept.first;
+    }
     let mut candles = Candles::without(instrument, args.interval.ns, session.busts(Some(instrument))?);
     for event in session.reader.query(&query)? {
         candles.apply(&event?.event());
+    }
+    if candles.iter().next().is_none() {
+        kept.nothing_found(&session.reader)?;
     }
     let limit = usize::try_from(args.page.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let mut output = args.common.output();
@@ -57,7 +71,17 @@ pub(super) fn run(args: &CandlesArgs) -> Result<(), CliError> {
         candles.iter().take(limit).try_for_each(|candle| output.write(&CandleRow::new(candle)))?;
     }
     output.finish::<CandleRow>()?;
+    if !by_position {
+        announce_complete_from(kept.complete_from.map(EventTime::get));
+    }
     Ok(())
+}
+
+/// Says what an answer cannot have.
+fn announce_complete_from(time: Option<i64>) {
+    if let Some(time) = time {
+        eprintln!("complete from {} on: trades before that may be below retention", rfc3339(time));
+    }
 }
 
 /// Intervals asked for at once: well below what a gateway gives.
@@ -73,6 +97,7 @@ struct Extent {
 #[derive(serde::Deserialize)]
 struct Answer {
     candles: Vec<CandleRow>,
+    complete_from_time: Option<String>,
 }
 
 fn from_server(args: &CandlesArgs, server: &Server) -> Result<(), CliError> {
@@ -94,15 +119,29 @@ fn from_server(args: &CandlesArgs, server: &Server) -> Result<(), CliError> {
     let mut candles: Vec<CandleRow> = Vec::new();
     let extent: Extent = server.object(&instrument_path(&args.instrument), &[])?;
     let read = |text: Option<String>| text.and_then(|ns| ns.parse::<i64>().ok());
-    if let (Some(first), Some(last)) = (read(extent.first_event_time), read(extent.last_event_time)) {
-        for (from, to) in
-            pieces(first, last, from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX), args.interval.ns)
-        {
-            if !args.page.reverse && candles.len() >= limit {
-                break;
-            }
-            candles.extend(ask(from, to)?.candles);
+    let (from, to) = (from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX));
+    let asked = match (read(extent.first_event_time), read(extent.last_event_time)) {
+        (Some(first), Some(last)) => pieces(first, last, from, to, args.interval.ns),
+        // Nothing is kept of it: whether there was something, the gateway says.
+        _ => vec![(from, to)],
+    };
+    let (mut complete_from, mut refused) = (None, None);
+    for (from, to) in asked {
+        if !args.page.reverse && candles.len() >= limit {
+            break;
         }
+        match ask(from, to) {
+            Ok(answer) => {
+                candles.extend(answer.candles);
+                complete_from = complete_from.max(read(answer.complete_from_time));
+            }
+            // A piece alone may lie below retention, and what comes then be kept.
+            Err(error) if error.is("below_retention") => refused = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(error) = refused.filter(|_| candles.is_empty()) {
+        return Err(error.into());
     }
     if args.page.reverse {
         candles.reverse();
@@ -110,6 +149,7 @@ fn from_server(args: &CandlesArgs, server: &Server) -> Result<(), CliError> {
     let mut output = args.common.output();
     candles.iter().take(limit).try_for_each(|candle| output.write(candle))?;
     output.finish::<CandleRow>()?;
+    announce_complete_from(complete_from);
     Ok(())
 }
 

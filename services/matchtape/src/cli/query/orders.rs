@@ -4,7 +4,7 @@ use clap::Args;
 use matchtape_client::OrderRow;
 use matchtape_client::orders::{self, OrdersQuestion};
 use matchtape_market::OrderStatus;
-use matchtape_schemas::{AccountId, OrderId};
+use matchtape_schemas::{AccountId, OrderId, Sequence};
 
 use super::remote::{Question, refuse_account};
 use super::select::{Common, Page, Place, Range};
@@ -15,7 +15,9 @@ use crate::server::Server;
 /// What became of each order: its state at a position, in order of entry.
 ///
 /// All of the instrument's events up to there are read. --order finds by the index instead, also under the numbers that
-/// replacements gave the order. A --server shows neither owners nor orders that were refused.
+/// replacements gave the order. A --server shows neither owners nor orders that were refused. Where retention has dropped
+/// the tape's beginning, orders that were in the books then are marked entered_below_retention, and what is not known of
+/// them is left out.
 #[derive(Args, Debug)]
 pub(super) struct OrdersArgs {
     #[command(flatten)]
@@ -94,17 +96,28 @@ pub(super) fn run(args: &OrdersArgs) -> Result<(), CliError> {
     }
     let found = match args.order {
         Some(number) => {
-            let of_number = orders::order(&session.reader, OrderId(number), instrument, through, true)?;
-            question.select(of_number).0
+            let mut found = orders::order(&session.reader, OrderId(number), instrument, through, true)?;
+            found.found = question.select(found.found).0;
+            found
         }
-        None => orders::orders(&session.reader, &question)?.0,
+        None => orders::orders(&session.reader, &question)?,
     };
     let mut output = args.common.output();
-    for state in &found {
+    for state in &found.found {
         output.write(&OrderRow::new(state, &session.name(state.instrument)))?;
     }
     output.finish::<OrderRow>()?;
+    announce_complete_from(found.complete_from().map(Sequence::get));
     Ok(())
+}
+
+/// Says what an answer cannot have.
+fn announce_complete_from(first: Option<u64>) {
+    if let Some(first) = first {
+        eprintln!(
+            "complete from sequence {first} on: of orders that entered before it, only those are known that were in the books then"
+        );
+    }
 }
 
 fn time_needs_instrument() -> CliError {
@@ -127,9 +140,11 @@ fn from_server(args: &OrdersArgs, server: &Server) -> Result<(), CliError> {
     }
     let path = args.order.map_or_else(|| "/v1/orders".to_owned(), |order| format!("/v1/orders/{order}"));
     let mut output = args.common.output();
-    for row in question.pages::<OrderRow>(server, &path, "orders", None) {
+    let mut pages = question.pages::<OrderRow>(server, &path, "orders", None);
+    for row in pages.by_ref() {
         output.write(&row?)?;
     }
     output.finish::<OrderRow>()?;
+    announce_complete_from(pages.complete_from());
     Ok(())
 }

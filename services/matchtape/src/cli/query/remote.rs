@@ -94,6 +94,8 @@ pub(super) struct Pages<'a, T> {
     /// Of the page, next last.
     rows: Vec<T>,
     next: Option<String>,
+    /// The first event of which everything is in it, where that is not the tape's beginning.
+    complete_from: Option<u64>,
     begun: bool,
 }
 
@@ -101,6 +103,7 @@ pub(super) struct Pages<'a, T> {
 #[derive(serde::Deserialize)]
 struct OnePage {
     next: Option<String>,
+    complete_from_sequence: Option<u64>,
     #[serde(flatten)]
     lists: serde_json::Map<String, serde_json::Value>,
 }
@@ -123,6 +126,7 @@ impl Question {
             left: self.limit,
             rows: Vec::new(),
             next: cursor,
+            complete_from: None,
             begun: false,
         }
     }
@@ -132,6 +136,11 @@ impl<T: DeserializeOwned> Pages<'_, T> {
     /// Where an answer goes on that ended with its limit.
     pub(super) fn next_page(self) -> Option<String> {
         self.next
+    }
+
+    /// From where the answer has everything, as far as it was read, where that is not the tape's beginning.
+    pub(super) fn complete_from(&self) -> Option<u64> {
+        self.complete_from
     }
 
     fn load(&mut self) -> Result<(), ServerError> {
@@ -144,6 +153,7 @@ impl<T: DeserializeOwned> Pages<'_, T> {
         self.left = self.left.map(|left| left.saturating_sub(self.rows.len() as u64));
         self.rows.reverse();
         self.next = page.next;
+        self.complete_from = page.complete_from_sequence;
         self.begun = true;
         Ok(())
     }
