@@ -98,6 +98,12 @@ impl Key {
         bytes
     }
 
+    /// Its first sixteen bytes as a number. Where two keys differ in it, they are in its order.
+    #[inline]
+    pub(super) fn head(&self) -> u128 {
+        self.head
+    }
+
     /// How many bytes it has.
     pub(super) fn length(&self) -> usize {
         self.length

@@ -1,5 +1,7 @@
 //! A block of postings: sorted entries of key and positions, each written against the one before.
 
+use std::sync::OnceLock;
+
 use matchtape_schemas::Sequence;
 
 use super::key::Key;
@@ -37,6 +39,9 @@ pub(crate) struct PostingBlock {
     /// Where the entries end and the noted places begin.
     entries_end: usize,
     restarts: usize,
+    /// The first bytes of the key at each noted place, made for the first search: one in the block itself would wait for memory
+    /// twice in each step, for the place and for the key there.
+    heads: OnceLock<Box<[u128]>>,
 }
 
 /// Why a block of postings cannot be read.
@@ -91,7 +96,8 @@ impl PostingBlock {
         if entries_end <= HEADER_BYTES {
             return Err((count_at, "number of places"));
         }
-        let block = Self { base, least, greatest, postings, entities, entries_end, restarts, raw };
+        let heads = OnceLock::new();
+        let block = Self { base, least, greatest, postings, entities, entries_end, restarts, heads, raw };
         for number in 0..restarts {
             if !(HEADER_BYTES..entries_end).contains(&block.restart(number)) {
                 return Err((entries_end + 4 * number, "place of an entry"));
@@ -232,15 +238,25 @@ impl PostingBlock {
         Ok(cursor.key)
     }
 
-    /// The last noted place whose key is below `key`; the first one, if none is.
-    fn seek(&self, key: &Key) -> Result<Cursor, Impossible> {
-        let (mut low, mut high) = (0, self.restarts);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let mut cursor = self.at_restart(middle);
-            if self.advance(&mut cursor)? && cursor.key < *key { low = middle + 1 } else { high = middle }
+    fn heads(&self) -> Result<&[u128], Impossible> {
+        if let Some(heads) = self.heads.get() {
+            return Ok(heads);
         }
-        Ok(self.at_restart(low.saturating_sub(1)))
+        let mut cursor = Cursor::default();
+        let head = |number| {
+            cursor.key.clear();
+            (cursor.next, cursor.since_restart) = (self.restart(number), 0);
+            self.advance(&mut cursor).map(|_| cursor.key.head())
+        };
+        let heads: Box<[u128]> = (0..self.restarts).map(head).collect::<Result<_, _>>()?;
+        // Two threads may have made them at once; they are the same.
+        Ok(self.heads.get_or_init(|| heads))
+    }
+
+    /// The last noted place whose key is below `key` already in its first bytes; the first one, if none is.
+    fn seek(&self, key: &Key) -> Result<Cursor, Impossible> {
+        let number = self.heads()?.partition_point(|head| *head < key.head());
+        Ok(self.at_restart(number.saturating_sub(1)))
     }
 
     /// Appends the postings of all keys that are (`exact`) or begin with `key`.
@@ -271,7 +287,8 @@ impl PostingBlock {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.raw.len()
+        // The keys' beginnings are counted before they are made.
+        self.raw.len() + self.restarts * size_of::<u128>()
     }
 }
 
