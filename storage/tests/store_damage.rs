@@ -552,18 +552,26 @@ fn a_last_change_that_rotted_after_files_went_on_its_strength_is_no_torn_tail() 
 }
 
 #[test]
-fn a_hold_that_was_acknowledged_last_does_not_vanish_with_a_flipped_bit() {
+fn a_hold_that_was_acknowledged_last_does_not_vanish_with_a_flipped_bit_nor_with_its_sector() {
     let (disk, events) = store();
-    let (driven, _) =
-        Driven::open(Arc::new(disk.clone()), small_options(), events.clone(), 1).expect("opened");
+    let (driven, _) = Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("opened");
     driven.store.hold("case-17", Sequence(3), AcceptedTime(7)).expect("placed");
     drop(driven);
     disk.kill();
-    disk.edit(Path::new("manifest"), |bytes| {
-        let at = last_change(bytes);
-        bytes[at + 20] ^= 4;
-    });
-    let opened = EventStore::open(Arc::new(disk.clone()), small_options(), projections());
-    let error = opened.map(|(_, report)| report.to_string()).expect_err("a hold is missing").to_string();
-    assert!(error.contains("record of the manifest"), "{error}");
+    let content = disk.content(Path::new("manifest")).expect("there");
+    let held =
+        |record: &std::ops::Range<usize>| content[record.clone()].windows(7).any(|name| name == b"case-17");
+    let record = records(&content).into_iter().rfind(held).expect("the hold's record");
+    let sector_end = (record.start / 4096 + 1) * 4096;
+    assert!(record.end + 16 < sector_end && content.len() > sector_end, "its proof is in the same sector");
+    for whole_sector in [false, true] {
+        let disk = copy(&disk);
+        disk.edit(Path::new("manifest"), |bytes| match whole_sector {
+            false => bytes[record.start + 20] ^= 4,
+            true => bytes[record.start..sector_end].fill(0x55),
+        });
+        let opened = EventStore::open(Arc::new(disk.clone()), small_options(), projections());
+        let error = opened.map(|(_, report)| report.to_string()).expect_err("a hold is missing").to_string();
+        assert!(error.contains("record of the manifest"), "{error}");
+    }
 }

@@ -19,8 +19,9 @@
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
 //! last record is gone (the file with it keeps the name `manifest.torn`: what rots in one sector may take a change and its proof
 //! together, and look like this). After that, each change appends one record and syncs, and then an empty one in the same way: it proves
-//! that the change was whole, so that a bit that rots in it is not taken for a torn tail. A file that has grown to several
-//! times what it says is written anew while the store goes on.
+//! that the change was whole, so that a bit that rots in it is not taken for a torn tail. What no file tells, a legal hold, is
+//! followed by a second proof, behind a record that changes nothing and is longer than a sector: so what rots in one sector does not take
+//! the hold and all that proves it. A file that has grown to several times what it says is written anew while the store goes on.
 //!
 //! Dropping files, which makes room, first takes a record of the manifest, which needs some: while the store is open, the
 //! temporary name has a reserve of zeros that is given up for that on a full disk.
@@ -35,7 +36,7 @@ use matchtape_schemas::TapeId;
 pub use self::contents::LegalHold;
 pub(crate) use self::contents::{Contents, Edit};
 use crate::codec::Fields;
-use crate::disk::{Access, Caching, Disk, DiskError, DiskFile, Operation};
+use crate::disk::{Access, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, Operation};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
 use crate::sstable::{TableError, new_path};
 use crate::wal::Damage;
@@ -51,6 +52,8 @@ const PAYLOAD_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 512 << 20 };
 const GROWN_BYTES_MIN: u64 = 1 << 20;
 /// A longer one is when it has so many times the bytes it had when it was new.
 const GROWN_TIMES: u64 = 4;
+/// What the edit takes that says the number of the next file.
+const NEXT_FILE_BYTES: usize = 9;
 /// For records that make room on a full disk: of a retention that drops a thousand tables.
 const RESERVE_BYTES: usize = 16 << 10;
 
@@ -391,6 +394,7 @@ impl Manifest {
             return Err(DiskError::new(Operation::Write, self.file.path(), source));
         }
         let makes_room = edits.iter().any(Edit::makes_room) && !edits.iter().any(Edit::takes_room);
+        let told_nowhere_else = edits.iter().any(|edit| matches!(edit, Edit::Hold(_)));
         edits.push(Edit::NextFile(self.contents.next_file));
         self.put_record(&edits, makes_room)?;
         self.file.sync_data()?;
@@ -398,7 +402,12 @@ impl Manifest {
         for edit in edits {
             self.contents.apply(edit);
         }
-        self.prove()?;
+        self.prove(&[])?;
+        if told_nowhere_else {
+            let nothing = Edit::NextFile(self.contents.next_file);
+            self.prove(&vec![nothing; BLOCK_BYTES / NEXT_FILE_BYTES + 1])?;
+            self.prove(&[])?;
+        }
         if self.length > self.length_max {
             self.write_anew()?;
         }
@@ -426,10 +435,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// An empty record proves the one before, which is durable: whatever comes of this one, nobody was promised anything of
-    /// it. Where there is no room for it, it is left out.
-    fn prove(&mut self) -> Result<(), DiskError> {
-        match self.put_record(&[], false) {
+    /// A record that changes nothing proves the one before, which is durable: whatever comes of this one, nobody was promised anything
+    /// of it. Where there is no room for it, it is left out.
+    fn prove(&mut self, nothing: &[Edit]) -> Result<(), DiskError> {
+        match self.put_record(nothing, false) {
             Ok(()) => {
                 // Before the next one: of two records that are not durable, the device may keep the later one alone.
                 self.file.sync_data()?;
@@ -443,6 +452,11 @@ impl Manifest {
 
     /// All that was promised is durable in the file there is; on a full disk that goes on growing.
     fn write_anew(&mut self) -> Result<(), DiskError> {
+        // One that could not be read again goes on growing too: each of its records can be.
+        if encode_record(self.contents.tape, 0, 0, 1, &self.contents.edits()).is_err() {
+            self.length_max = 2 * self.length;
+            return Ok(());
+        }
         self.broken = true;
         self.give_up_reserve()?;
         match Self::write(&self.disk, self.contents.clone(), self.generation + 1) {
@@ -516,9 +530,13 @@ mod tests {
         assert_eq!((manifest.contents(), disk.content(Path::new(MANIFEST))), (&contents, bytes));
         manifest.append(holds(10_000)).unwrap();
         assert_eq!(load(&disk).unwrap().unwrap().contents.holds.len(), 10_000);
-        // Whole, it would be too long as well: it is not written anew.
+        // Whole, it would be too long as well: it is not written anew, and goes on.
+        let more = |number| hold(&format!("more {number:0>55}"), 5);
+        manifest.append((0..9_000).map(more).collect()).unwrap();
+        assert!(manifest.length > GROWN_BYTES_MIN && manifest.length_max > GROWN_BYTES_MIN);
         manifest.append(vec![hold("a", 5)]).unwrap();
         let loaded = load(&disk).unwrap().unwrap();
+        assert_eq!(loaded.generation, 1);
         assert_eq!(&loaded.contents, manifest.contents());
     }
 
@@ -608,12 +626,12 @@ mod tests {
         let mut manifest = begin(&disk, Contents::empty(TAPE), 1);
         manifest.append(flush(1, 0, 10)).unwrap();
         let mut grown = 0;
-        for round in 1..400 {
+        for round in 1..140 {
             let (before, operations) = (manifest.contents().clone(), disk.operations());
             // Much that leaves nothing, and one thing that stays.
             let name = |name: u64| format!("{name:060}");
             let mut edits: Vec<Edit> =
-                (0..120).flat_map(|number| [hold(&name(number), 1), hold(&name(number), 0)]).collect();
+                (0..300).flat_map(|number| [hold(&name(number), 1), hold(&name(number), 0)]).collect();
             edits.push(hold("last", round));
             manifest.append(edits).unwrap();
             let loaded = load(&disk).unwrap().unwrap();
