@@ -3,18 +3,18 @@
 
 use std::path::Path;
 
-use matchtape_schemas::{Frame, FrameHeader, TapeId};
+use matchtape_schemas::{Frame, FrameHeader, Sequence, TapeId};
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 
 use crate::codec::{Fields, Short};
 use crate::disk::{Access, AlignedBytes, Caching, Disk, DiskError, DiskFile};
 use crate::file_header::{self, FILE_HEADER_BYTES, FileKind};
-use crate::manifest;
+use crate::manifest::{self, Edit};
 use crate::snapshot::SnapshotFooter;
 use crate::sstable::block::{
     self, BLOCK_HEADER_BYTES, BLOCK_RAW_BYTES_MAX, BlockAt, BlockKind, FileId, Stored,
 };
-use crate::sstable::{Cursor, EventFooter, IndexFooter, PostingBlock, TableError};
+use crate::sstable::{Cursor, EventFooter, IndexFooter, PostingBlock, TableError, TableFile};
 use crate::wal;
 
 /// Of bytes that are shown as they are, at most so many per structure.
@@ -339,19 +339,118 @@ fn parts(kind: FileKind, block: BlockKind, raw: &[u8], out: &mut Out<'_>) {
         }
         (_, BlockKind::Footer) => {
             let mut fields = Fields::new(raw);
-            let text = match kind {
-                FileKind::Events => EventFooter::read(&mut fields).map(|footer| format!("{footer:?}")),
-                FileKind::Index => IndexFooter::read(&mut fields).map(|footer| format!("{footer:?}")),
-                FileKind::Snapshot => SnapshotFooter::read(&mut fields).map(|footer| format!("{footer:?}")),
+            let says = match kind {
+                FileKind::Events => EventFooter::read(&mut fields).map(|footer| event_footer(&footer)),
+                FileKind::Index => IndexFooter::read(&mut fields).map(|footer| index_footer(&footer)),
+                FileKind::Snapshot => {
+                    SnapshotFooter::read(&mut fields).map(|footer| snapshot_footer(&footer))
+                }
                 FileKind::Manifest => return,
             };
-            match text {
-                Ok(text) => part(0, raw, "footer", vec![("says", text)], out),
+            match says {
+                Ok(says) => part(0, raw, "footer", says, out),
                 Err(short) => damaged_part(short.at, raw, "footer", out),
             }
         }
         // Another kind of block than this kind of file has, or bytes that only a projection reads.
         _ => {}
+    }
+}
+
+/// What a structure says: names and values.
+type Says = Vec<(&'static str, String)>;
+
+fn event_footer(footer: &EventFooter) -> Says {
+    let EventFooter { before, after, .. } = footer;
+    vec![
+        ("first_sequence", before.last_sequence.next().to_string()),
+        ("last_sequence", after.last_sequence.to_string()),
+        ("epoch", after.epoch.to_string()),
+        ("checksum_before", format!("{:08x}", before.checksum)),
+        ("checksum", format!("{:08x}", after.checksum)),
+        ("first_accepted_time", footer.first_accepted.0.to_string()),
+        ("last_accepted_time", after.accepted_time.0.to_string()),
+        ("min_event_time", footer.min_time.0.to_string()),
+        ("max_event_time", footer.max_time.0.to_string()),
+        ("max_event_time_so_far", after.max_event_time.0.to_string()),
+        ("kinds", format!("{:x}", footer.kinds.0)),
+        ("min_instrument", footer.min_instrument.to_string()),
+        ("max_instrument", footer.max_instrument.to_string()),
+        ("frames", footer.frames.to_string()),
+        ("blocks", footer.blocks.to_string()),
+        ("frame_bytes", footer.raw_bytes.to_string()),
+        ("top", footer.top.offset.to_string()),
+        ("top_bytes", footer.top.bytes.to_string()),
+    ]
+}
+
+fn index_footer(footer: &IndexFooter) -> Says {
+    vec![
+        ("tape", footer.tape.to_string()),
+        ("first_sequence", footer.first.to_string()),
+        ("last_sequence", footer.last.to_string()),
+        ("entities", footer.entities.to_string()),
+        ("postings", footer.postings.to_string()),
+        ("blocks", footer.blocks.to_string()),
+        ("min_key", hex(&footer.min_key)),
+        ("max_key", hex(&footer.max_key)),
+        ("top", footer.top.offset.to_string()),
+        ("top_bytes", footer.top.bytes.to_string()),
+    ]
+}
+
+fn snapshot_footer(footer: &SnapshotFooter) -> Says {
+    vec![
+        ("sequence", footer.head.last_sequence.to_string()),
+        ("epoch", footer.head.epoch.to_string()),
+        ("checksum", format!("{:08x}", footer.head.checksum)),
+        ("accepted_time", footer.head.accepted_time.0.to_string()),
+        ("max_event_time_so_far", footer.head.max_event_time.0.to_string()),
+        ("sections", footer.sections.to_string()),
+        ("hash", hex(&footer.hash)),
+        ("top", footer.top.offset.to_string()),
+        ("top_bytes", footer.top.bytes.to_string()),
+    ]
+}
+
+fn edit_fields(edit: &Edit) -> Says {
+    let added = |file: TableFile, bytes: u64, mut says: Says| {
+        says.splice(0..0, [("adds", file.path().display().to_string()), ("file_bytes", bytes.to_string())]);
+        says
+    };
+    match edit {
+        Edit::AddEvents(meta) => added(meta.file(), meta.bytes, event_footer(&meta.footer)),
+        Edit::AddIndex(meta) => {
+            let mut says = added(meta.file(), meta.bytes, index_footer(&meta.footer));
+            says.insert(2, ("level", meta.level.to_string()));
+            says
+        }
+        Edit::AddSnapshot(meta) => added(meta.file(), meta.bytes, snapshot_footer(&meta.footer)),
+        Edit::Remove(number) => vec![("removes_file", number.to_string())],
+        Edit::NextFile(number) => vec![("next_file", number.to_string())],
+        Edit::LogBegun => vec![("log", "begun".to_owned())],
+        Edit::ReleaseSegment(facts) => vec![
+            ("releases_segment", facts.number.to_string()),
+            ("first_sequence", facts.first.to_string()),
+            ("last_sequence", facts.last.to_string()),
+            ("frames", facts.frames.to_string()),
+            ("frame_bytes", facts.frame_bytes.to_string()),
+            ("root", facts.root.to_string()),
+        ],
+        Edit::FirstKept(first) => vec![("first_kept", first.to_string())],
+        Edit::Hold(hold) if hold.from == Sequence::ZERO => vec![("lifts_hold", hold.name.clone())],
+        Edit::Hold(hold) => vec![
+            ("hold", hold.name.clone()),
+            ("from_sequence", hold.from.to_string()),
+            ("placed", hold.placed.0.to_string()),
+        ],
+        Edit::MovedCold(object) => vec![
+            ("moved_file", object.number.to_string()),
+            ("object", object.key.clone()),
+            ("file_bytes", object.bytes.to_string()),
+            ("hash", hex(&object.hash)),
+        ],
+        Edit::RemovedCold(number) => vec![("removed_object_of_file", number.to_string())],
     }
 }
 
@@ -513,7 +612,7 @@ fn dump_manifest(file: &dyn DiskFile, out: &mut Out<'_>) -> Result<(), DiskError
                 offset: at as u64,
                 depth: 1,
                 what: "edit",
-                fields: vec![("says", edit)],
+                fields: edit_fields(&edit),
                 ..DumpItem::default()
             };
             out.put(item, &[]);

@@ -40,6 +40,10 @@ pub struct Intake {
 pub struct StoreNumbers {
     /// Memtables that became tables.
     pub flushes: u64,
+    /// Bytes of the frames in them: what was appended.
+    pub flushed_frame_bytes: u64,
+    /// Bytes of the tables and snapshots they became. With what compaction wrote, per byte appended: the write amplification.
+    pub flush_written_bytes: u64,
     /// The last event in tables.
     pub flushed_through: Sequence,
     /// Indexing or flushing has ended: no more events are taken until the store is opened again.
@@ -107,7 +111,10 @@ impl StoreGauge {
         }
         table_bytes += view.index_tables.iter().map(|table| table.meta.bytes).sum::<u64>();
         table_bytes += view.snapshots.iter().map(|snapshot| snapshot.meta.bytes).sum::<u64>();
+        let (flushed_frame_bytes, flush_written_bytes) = ingest.flusher.written();
         StoreNumbers {
+            flushed_frame_bytes,
+            flush_written_bytes,
             flushes: ingest.flusher.flushes(),
             flushed_through: view.flushed_through(),
             flush_failed: ingest.flusher.failure().is_some(),

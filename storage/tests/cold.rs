@@ -14,7 +14,7 @@ use matchtape_schemas::*;
 use matchtape_storage::archive::{
     ColdError, ColdPolicy, ColdProgress, ColdPushError, ColdReport, ColdStep, ColdStore, Patience,
 };
-use matchtape_storage::sim::{PowerLoss, Random, SimDisk};
+use matchtape_storage::sim::{Fault, PowerLoss, Random, SimDisk};
 use matchtape_storage::{
     Compression, Disk, EventStore, PinKind, Point, Query, ReadError, ReadOnlyOptions, ReadOnlyStore,
     RetentionPolicy, SalvageOptions, StoreOptions, TableError, salvage,
@@ -663,6 +663,59 @@ fn salvage_lets_no_object_be_removed_that_holds_events_the_store_gives_up() {
 
     let (driven, _) = Driven::open_with(shared, self::options(&cold), events, 3, Vec::new()).expect("opened");
     assert!(driven.store.reader().first_kept() > Sequence::FIRST);
+    push(&driven.store).expect("pushed");
+    assert!(keys.iter().all(|key| cold.keys().contains(key)), "objects are gone: {:?}", cold.keys());
+}
+
+#[test]
+fn salvage_of_a_damaged_manifest_finds_the_objects_in_what_is_left_of_it_wherever_it_is_interrupted() {
+    let disk = SimDisk::new(1);
+    let cold = FakeCold::new(&disk);
+    let mut driven = flushed(&disk, &cold, 6);
+    let policy = ColdPolicy { keep_newest: 2, ..ColdPolicy::default() };
+    driven.store.push_cold(&policy, &mut go_on).expect("pushed");
+    driven.append(4, true);
+    let keys = cold.keys();
+    assert_eq!(keys.len(), 4);
+    let Driven { store, writer, events, .. } = driven;
+    writer.close().expect("closed");
+    drop(store);
+    disk.kill();
+    // In its first record, which is from before the first table.
+    disk.flip_bit(Path::new("manifest"), 70, 1);
+
+    let options = SalvageOptions { apply: true, cold: Some(Arc::new(cold.clone())), ..Default::default() };
+    let salvaged = |disk: &SimDisk| {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        salvage(&shared, &options, &mut |_| {})
+    };
+    let check = |disk: &SimDisk, context: &str| {
+        let report = salvaged(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let gone = report.lost.len() + report.aside.len() + report.objects_aside.len();
+        // A run that was interrupted behind its switch has left nothing to do.
+        let read_back = report.verified.as_ref().is_none_or(|verified| verified.is_sound());
+        assert!(gone == 0 && read_back && report.log_kept, "{context}: {report:?}");
+        disk.kill();
+        let mut driven = open(disk, &cold, events.clone());
+        driven.check(2);
+        assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound(), "{context}");
+        assert_eq!(cold.keys(), keys, "{context}");
+        drop(driven);
+        disk.kill();
+    };
+    let copy = |disk: &SimDisk| disk.kill_at(disk.operations());
+    let whole = copy(&disk);
+    assert!(salvaged(&whole).expect("salvaged").manifest_rebuilt);
+    for step in 0..=whole.operations() {
+        check(&whole.crash_at(step, PowerLoss::Seeded(step as u64)), &format!("crash at {step}"));
+        let failing = copy(&disk);
+        failing.fail_at(step, Fault::Eio);
+        let _ = salvaged(&failing);
+        failing.kill();
+        check(&copy(&failing), &format!("error at {step}"));
+    }
+    // What it knows it does not take for what nobody needs.
+    let driven = open(&whole, &cold, events.clone());
     push(&driven.store).expect("pushed");
     assert!(keys.iter().all(|key| cold.keys().contains(key)), "objects are gone: {:?}", cold.keys());
 }

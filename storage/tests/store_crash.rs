@@ -250,6 +250,11 @@ fn a_crash_at_any_moment_loses_nothing_acknowledged_and_every_answer_stays_right
     let options = small_options();
     let run = record(1, &options, |_| {});
     assert!(run.dropped > 6, "{} files were dropped on the way", run.dropped);
+    assert_eq!(run.backups.len(), 3);
+    let traced = |part: &str| run.disk.describe_trace().iter().filter(|line| line.contains(part)).count();
+    for part in [".wal.new to", ".events.new to", ".index.new to", ".snapshot.new to", "manifest.new to"] {
+        assert!(traced(part) > 2, "{} of {part}", traced(part));
+    }
     let found = violations(&run, &options, 2, 3);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

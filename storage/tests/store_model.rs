@@ -2,6 +2,8 @@
 
 mod model;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use matchtape_schemas::*;
@@ -229,4 +231,32 @@ fn a_second_opening_is_told_who_has_the_store() {
     assert!(matches!(error, OpenError::Lock(_)) && error.to_string().contains("held by process"), "{error}");
     drop(driven);
     EventStore::open(Arc::new(disk), small_options(), Vec::new()).expect("free again");
+}
+
+#[test]
+fn what_opening_reads_does_not_grow_with_the_history() {
+    for flushes in [4, 40] {
+        let disk = SimDisk::new(7);
+        let mut driven = Driven::new(&disk, 3);
+        for _ in 0..flushes {
+            driven.append(3, true);
+            driven.store.flush().expect("flushed");
+        }
+        driven.append(1, true);
+        let Driven { store, writer, events, .. } = driven;
+        writer.close().expect("closed");
+        drop(store);
+        disk.take_reads();
+        let opened = Driven::open(Arc::new(disk.clone()), small_options(), events, 1).expect("opened");
+        // But for the manifest: what it says of a table is a few hundred bytes.
+        let mut reads = disk.take_reads();
+        reads.retain(|read| read.path != Path::new("manifest"));
+        let files: BTreeSet<_> = reads.iter().map(|read| &read.path).collect();
+        let of_log = files.iter().filter(|path| path.starts_with("wal")).count();
+        // The newest snapshot, and of the log what is kept, the open segment and a spare one.
+        assert!(files.len() - of_log == 1 && of_log <= 4, "{flushes} flushes: {files:?}");
+        let bytes: u64 = reads.iter().map(|read| read.bytes.end - read.bytes.start).sum();
+        assert!(bytes < 4 * small_options().wal.segment_bytes, "{flushes} flushes: {bytes} bytes");
+        drop(opened);
+    }
 }

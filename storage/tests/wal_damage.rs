@@ -516,3 +516,34 @@ fn a_full_disk_at_any_step_of_writing_is_waited_for_and_a_sync_that_says_so_is_f
     }
     assert!(waited > 20 && ended > 5, "{waited} waited for, {ended} final");
 }
+
+#[test]
+fn the_roots_of_two_replicas_are_equal_however_their_commits_and_files_differ() {
+    let (disk, _) = finished_log(5);
+    let first = open(&disk, &small_config()).expect("opened");
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let reader = WalReader::new(shared, small_config(), first.segments.clone());
+    let mut frames = reader.frames(Sequence::FIRST, first.head.last_sequence).expect("all are there");
+    // The same frames, each in a commit of its own, into larger files.
+    let config = WalConfig { segment_bytes: 2 * small_config().segment_bytes, ..small_config() };
+    let other = SimDisk::new(99);
+    let mut replica = open(&other, &config).expect("begun").writer;
+    while let Some(frame) = frames.next_frame().expect("readable") {
+        let mut buffer = replica.buffers().take();
+        let copied = buffer.append(|space| {
+            space[..frame.bytes().len()].copy_from_slice(frame.bytes());
+            *frame.header()
+        });
+        copied.expect("it continues the tape");
+        replica.commit(buffer).expect("committed");
+        replica.maintain().expect("maintained");
+    }
+    let (one, two) = (first.segments.list(), replica.segments().list());
+    assert!(one.len() > 2 && one.len() == two.len());
+    for (one, two) in one.iter().zip(&two) {
+        assert_eq!((one.begins, one.sealed.is_some()), (two.begins, two.sealed.is_some()));
+        let (Some(one), Some(two)) = (one.sealed, two.sealed) else { continue };
+        assert_eq!((one.root, one.ends), (two.root, two.ends));
+        assert_ne!(one.file_bytes, two.file_bytes, "what is around the frames is each replica's own");
+    }
+}

@@ -103,7 +103,11 @@ async fn each_number_is_described_once_and_follows_what_the_node_does() {
     served.node.store().flush().unwrap();
     assert_eq!(served.number("matchtape_flushes_total").await, 1.0);
     assert_eq!(served.number("matchtape_event_tables").await, 1.0);
-    assert!(served.number("matchtape_table_bytes").await > 0.0);
+    for bytes in
+        ["matchtape_table_bytes", "matchtape_flush_frame_bytes_total", "matchtape_flush_written_bytes_total"]
+    {
+        assert!(served.number(bytes).await > 0.0, "{bytes}");
+    }
     // The epoch's start and the twenty.
     assert_eq!(served.number("matchtape_flushed_sequence").await, 21.0);
 

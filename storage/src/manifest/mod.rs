@@ -166,7 +166,7 @@ pub(crate) struct RecordView {
     pub bytes: usize,
     pub number: Option<u32>,
     /// Where each edit begins, and what it says.
-    pub edits: Vec<(usize, String)>,
+    pub edits: Vec<(usize, Edit)>,
     pub damage: Option<String>,
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn for_each_record(bytes: &[u8], visit: &mut dyn FnMut(RecordView) ->
         while !fields.is_empty() {
             let at = at + RECORD_HEADER_BYTES + fields.at();
             match Edit::read(&mut fields) {
-                Ok(edit) => view.edits.push((at, format!("{edit:?}"))),
+                Ok(edit) => view.edits.push((at, edit)),
                 Err(short) => {
                     view.damage = Some(format!("an impossible edit at byte {} of the payload", short.at));
                     break;

@@ -159,6 +159,16 @@ fn store(numbers: &StoreNumbers, scrub: &ScrubMarks, out: &mut Exposition) {
     let (compaction, retention) = (&numbers.compaction, &numbers.retention);
     for (name, help, value) in [
         ("matchtape_flushes_total", "Memtables that became tables.", numbers.flushes),
+        (
+            "matchtape_flush_frame_bytes_total",
+            "Bytes of the frames that became tables.",
+            numbers.flushed_frame_bytes,
+        ),
+        (
+            "matchtape_flush_written_bytes_total",
+            "Bytes of the tables and snapshots that flushing wrote.",
+            numbers.flush_written_bytes,
+        ),
         ("matchtape_compaction_merges_total", "Merges of index tables.", compaction.merges),
         ("matchtape_compaction_event_merges_total", "Merges of event tables.", compaction.event_merges),
         (
