@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use matchtape_schemas::{EventTime, KindMask};
+use matchtape_schemas::{EventTime, KindMask, Sequence};
 use serde::Serialize;
 
 use crate::chunk::Chunk;
@@ -192,4 +192,35 @@ pub(crate) fn segment(
         error => findings.find(&file, None, error.to_string()),
     }
     Ok(())
+}
+
+/// Every commit of the segment that grows, up to the one with the event `through`, which is known to be in it.
+pub(crate) fn open_segment(
+    wal: &WalReader,
+    open: &SegmentInfo,
+    through: Sequence,
+    findings: &mut Findings,
+) -> Result<(), DiskError> {
+    let read = || -> Result<(), WalError> {
+        let mut frames = wal.frames(open.first_sequence(), through)?;
+        while frames.next_frame()?.is_some() {}
+        Ok(())
+    };
+    match read() {
+        Ok(()) => Ok(()),
+        // Sealed meanwhile, and let go of.
+        Err(WalError::BelowRetention { .. }) => Ok(()),
+        Err(WalError::Corrupt { damage, .. }) => {
+            findings.damage(&name(damage.file.clone()), damage);
+            Ok(())
+        }
+        Err(WalError::Disk(error)) => {
+            let file = name(wal.path(open.number));
+            findings.disk(&file, error)
+        }
+        Err(error) => {
+            findings.find(&name(wal.path(open.number)), None, error.to_string());
+            Ok(())
+        }
+    }
 }

@@ -57,7 +57,7 @@ impl ReadOnlyStore {
         loop {
             match Self::try_open(Arc::clone(&disk), &options) {
                 Err(error) if attempt < ATTEMPTS_MAX && has_moved_on(&error) => attempt += 1,
-                outcome => return outcome,
+                outcome => return outcome.map_err(a_gap),
             }
         }
     }
@@ -106,7 +106,7 @@ impl ReadOnlyStore {
                     self.follow.lock().follower = None;
                     attempt += 1;
                 }
-                outcome => return outcome.map(|()| self.shared.visible.get()),
+                outcome => return outcome.map(|()| self.shared.visible.get()).map_err(a_gap),
             }
         }
     }
@@ -263,7 +263,7 @@ impl ReadOnlyStore {
     fn verify_once(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, ReadError> {
         let (disk, config) = (&self.shared.disk, self.wal_config(self.head()));
         let (sealed, damage) = match wal::sealed(&**disk, &config) {
-            Ok(found) => (found.list, found.damage),
+            Ok(found) => (found.list.into_iter().chain(found.open).collect::<Vec<_>>(), found.damage),
             Err(WalError::Disk(error)) => return Err(TableError::Disk(error).into()),
             Err(error) => (Vec::new(), vec![error]),
         };
@@ -276,7 +276,7 @@ impl ReadOnlyStore {
             // One whose header says something else altogether is not gone: what was found is true of it.
             if is_found && !wal::is_held(&**disk, &config, segment).unwrap_or(true) {
                 report.findings.retain(|finding| finding.file != file);
-                report.sealed_segments -= 1;
+                report.sealed_segments -= u64::from(segment.sealed.is_some());
             }
         }
         let mut findings = Findings(report.findings);
@@ -305,6 +305,19 @@ fn load(disk: &dyn Disk, options: &ReadOnlyOptions) -> Result<Contents, OpenErro
         return Err(OpenError::LogMissing { directory: WAL.into() });
     }
     Ok(loaded.contents)
+}
+
+/// What the log does not have any more is in tables, unless it was lost: then no writer opens the store either.
+fn a_gap(error: OpenError) -> OpenError {
+    match error {
+        OpenError::Wal(error) => match *error {
+            WalError::BelowRetention { asked, first_kept } => {
+                OpenError::LogGap { flushed: asked.previous(), log_first: first_kept }
+            }
+            error => error.into(),
+        },
+        error => error,
+    }
 }
 
 /// Whether the writer has replaced a file between two steps of ours: the next manifest names others.

@@ -1,6 +1,6 @@
 //! Reads everything and checks it: every checksum, the chain of frames across tables and log, the bounds that indexes state,
 //! every index rebuilt from the events and compared, every snapshot's hash, the root of every sealed segment that the log still
-//! holds. Of those that it has let go of, the roots are kept for proofs ([`crate::prove`] compares them) and not compared here.
+//! holds, every commit of the one that grows. Of those that it has let go of, the roots are kept for proofs ([`crate::prove`] compares them) and not compared here.
 //!
 //! Indexes are compared as sets, by a fingerprint that does not depend on order: so memory stays flat, and it does not
 //! matter how postings are spread over tables. Where an index table covers exactly one event table (as flushed), a
@@ -14,10 +14,11 @@ use serde::Serialize;
 use crate::check::{self, EventsRead, Finding, Findings};
 use crate::chunk::Chunk;
 use crate::entity::for_each_entity;
+use crate::open::WAL;
 use crate::read::ReadError;
 use crate::read::view::{Shared, SnapshotFile};
 use crate::sstable::{TableError, entity_hash, mix};
-use crate::wal::WalReader;
+use crate::wal::{SegmentInfo, WalReader};
 
 /// What is being checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +197,22 @@ pub(crate) fn verify(
         check::segment(wal, segment, &mut findings).map_err(TableError::Disk)?;
     }
     let in_tables = view.event_tables.last().map_or(Sequence::ZERO, |table| table.meta.last());
+    // As whoever opens it for writing reads it: also what tables have.
+    let through = shared.visible.get().max(in_tables);
+    match (wal, segments.last()) {
+        (Some(wal), Some(open)) if open.sealed.is_none() => {
+            step(wal.path(open.number).display().to_string(), 0);
+            check::open_segment(wal, open, through, &mut findings).map_err(TableError::Disk)?;
+        }
+        (_, Some(SegmentInfo { sealed: Some(sealed), .. })) if sealed.ends.last_sequence < in_tables => {
+            let what = format!(
+                "the log ends at sequence {}, the tables have events through {in_tables}",
+                sealed.ends.last_sequence
+            );
+            findings.find(WAL, None, what);
+        }
+        _ => {}
+    }
     report.log_events = shared.visible.get().0.saturating_sub(in_tables.0);
     progress(VerifyProgress { file: String::new(), bytes: bytes_total, bytes_total });
     report.findings = findings.0;

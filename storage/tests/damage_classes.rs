@@ -12,7 +12,7 @@ use matchtape_schemas::*;
 use matchtape_storage::sim::{Fault, SimDisk};
 use matchtape_storage::{
     Disk, EventStore, OpenError, ReadOnlyOptions, ReadOnlyStore, RetentionPolicy, SalvageError,
-    SalvageOptions, StoreOptions, WalOptions, salvage,
+    SalvageOptions, Span, StoreOptions, WalOptions, salvage,
 };
 use model::*;
 
@@ -260,6 +260,8 @@ fn check_salvage(disk: &SimDisk, events: &[Placed], file: File, class: Class, co
     let in_the_log_only = matches!(file, SealedSegment | OpenSegment);
     assert!(in_the_log_only || report.lost.is_empty() && report.aside.is_empty(), "{context}: {report:?}");
     disk.kill();
+    // Which sectors of which name cannot be read stays behind: another file has the name by now.
+    let disk = copy(disk);
     let (driven, _) = Driven::open(Arc::new(disk.clone()), options(), Vec::new(), 1)
         .unwrap_or_else(|error| panic!("{context}: {error} after {report:?}"));
     let kept = report.kept.expect("most of it").last;
@@ -320,6 +322,67 @@ fn verify_at_rest_notices_a_kept_segment_that_is_missing_swapped_or_of_another_l
             assert!(said.contains(word) && (said.contains(&name) || said.contains(&next)), "{said}");
         }
     }
+}
+
+#[test]
+fn what_no_writer_opens_is_not_sound_to_who_only_reads() {
+    let (healthy, _) = store(5, TAPE);
+    let open = files(&healthy, OpenSegment).remove(0);
+    let sealed = healthy.content(&files(&healthy, SealedSegment)[0]).expect("there");
+    let flip = |at: u64| {
+        let disk = copy(&healthy);
+        disk.flip_bit(&open, at, 2);
+        disk
+    };
+    let replaced = copy(&healthy);
+    replaced.edit(&open, |bytes| *bytes = sealed);
+    let lost = copy(&healthy);
+    lost.remove(&open).expect("removed");
+    // In the header; in a commit that tables have; another segment's file; none.
+    for disk in [flip(10), flip(4096 + 300), replaced, lost] {
+        let said = verify_at_rest(&disk);
+        let refused = EventStore::open(Arc::new(disk.clone()), options(), projections()).map(|_| ());
+        let refused = refused.expect_err("no writer opens it").to_string();
+        assert!(said.contains("wal/") || said.contains("the log"), "{said:?}, a writer: {refused}");
+    }
+}
+
+#[test]
+fn events_that_neither_tables_nor_the_log_have_are_missed_by_all() {
+    let disk = SimDisk::new(5);
+    let wal = WalOptions { segment_bytes: 32 << 10, ..options().wal };
+    let mut driven = Driven::open(Arc::new(disk.clone()), StoreOptions { wal, ..options() }, Vec::new(), 5)
+        .expect("a store is created")
+        .0;
+    while driven.store.segments().list().len() < 3 {
+        driven.append(2, true);
+    }
+    driven.append(2, true);
+    let second = driven.store.segments().list()[1].first_sequence().0;
+    let Driven { store, writer, events, .. } = driven;
+    writer.close().expect("closed");
+    drop(store);
+    disk.kill();
+    disk.remove(&files(&disk, SealedSegment)[0]).expect("removed");
+    for error in [
+        ReadOnlyStore::open(Arc::new(disk.clone()), ReadOnlyOptions::default()).map(|_| ()),
+        EventStore::open(Arc::new(disk.clone()), options(), projections()).map(|_| ()),
+    ] {
+        let error = error.expect_err("a gap");
+        assert!(matches!(error, OpenError::LogGap { .. }), "{error}");
+    }
+    disk.kill();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let report = salvage(&shared, &SalvageOptions { apply: true, ..SalvageOptions::default() }, &mut |_| {});
+    let report = report.expect("salvaged");
+    let span = |first, last| Span { first, last };
+    let last = events.len() as u64;
+    assert_eq!(
+        (report.kept, report.lost, report.aside),
+        (None, vec![span(1, second - 1)], vec![span(second, last)])
+    );
+    disk.kill();
+    Driven::open(Arc::new(disk), options(), Vec::new(), 1).expect("it begins anew");
 }
 
 /// Two lives with flushes, retention and holds in them; returns the last event acknowledged as durable, and whether it

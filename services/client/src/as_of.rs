@@ -97,6 +97,21 @@ pub fn instruments(reader: &Reader, through: Sequence) -> Result<Instruments, As
     Ok(instruments)
 }
 
+/// The instruments as far as anything tells of them, for whoever only wants their names: where no snapshot has those that were defined
+/// below the first event kept, those that were defined since.
+pub fn named_instruments(reader: &Reader, through: Sequence) -> Result<Instruments, AsOfError> {
+    match instruments(reader, through) {
+        Err(AsOfError::HistoryGone { first_kept, .. }) => {
+            let mut named = Instruments::new();
+            let kinds = KindMask::of(&[Kind::InstrumentDefined]);
+            let scope = Query { kinds, ..Query::default() };
+            go_on(reader, &mut named, first_kept.previous(), through, &scope)?;
+            Ok(named)
+        }
+        known => known,
+    }
+}
+
 /// The tickers after the event at `through`, every bust decided.
 pub fn tickers(reader: &Reader, through: Sequence) -> Result<Tickers, AsOfError> {
     let mut tickers = Tickers::new();

@@ -612,6 +612,7 @@ fn where_the_beginning_is_gone_and_no_snapshot_has_the_state_that_is_said() {
     for (gone, section) in [
         (as_of::books(&reader, &[InstrumentId(1)], last).map(drop), "books"),
         (as_of::tickers(&reader, last).map(drop), "tickers"),
+        (as_of::instruments(&reader, last).map(drop), "instruments"),
         (state::all(&reader, last).map(drop), "state"),
         (state::get(&reader, b"never", last).map(drop), "state"),
     ] {
@@ -621,4 +622,7 @@ fn where_the_beginning_is_gone_and_no_snapshot_has_the_state_that_is_said() {
         assert!(error.to_string().contains(&expected), "{error}");
         assert!(error.to_string().contains(&format!("kept from sequence {first_kept} on")), "{error}");
     }
+    // Names are known of what was defined since; events can be shown without.
+    let named = as_of::named_instruments(&reader, last).unwrap();
+    assert!(named.iter().all(|instrument| instrument.defined_at >= first_kept));
 }

@@ -599,7 +599,7 @@ fn read_log(disk: &Arc<dyn Disk>, found: &mut Found, steps: &mut Steps<'_>) -> R
     let missing = found.contents.log_begun && found.log_files.is_empty();
     let checked = if missing { Err(None) } else { wal::check(disk, &config).map_err(Some) };
     match checked {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(None) => {
             found.log_sound = false;
             let what = "there is no segment of the log".to_owned();
@@ -646,7 +646,15 @@ impl Found {
         let config =
             WalOptions { cluster: self.cluster, ..WalOptions::default() }.config(end, end.last_sequence);
         match wal::check(disk, &config) {
-            Ok(()) => return Ok(true),
+            Ok(Some(begins)) if begins.last_sequence > end.last_sequence => {
+                let what = format!(
+                    "it begins with sequence {}, and what comes before it ends at {}",
+                    begins.last_sequence.next(),
+                    end.last_sequence
+                );
+                self.damage.push(Finding { file: WAL.to_owned(), offset: None, what });
+            }
+            Ok(_) => return Ok(true),
             Err(error @ (WalError::Version { .. } | WalError::Disk(_))) => return Err(error.into()),
             Err(error) => {
                 let what = error.to_string();

@@ -21,7 +21,9 @@ use super::error::{Damage, WalError};
 use super::frames::{WalFrames, gone, is_still};
 use super::recovery::{check_dense, check_link, life};
 use super::scan::{First, Stop, bears_id, find_proof, read_footer, read_header};
-use super::segment::{ClusterId, FOOTER_MAGIC, Footer, SEGMENT_START, SegmentHeader, SegmentNumber};
+use super::segment::{
+    ClusterId, FOOTER_MAGIC, Footer, SEGMENT_START, SegmentHeader, SegmentId, SegmentNumber,
+};
 use super::segments::{Sealed, SegmentInfo};
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, EntryKind};
 
@@ -93,6 +95,8 @@ pub(super) fn first_kept(disk: &dyn Disk, config: &WalConfig) -> Result<Option<S
 pub(crate) struct SealedSegments {
     /// Those whose header and footer check, oldest first.
     pub list: Vec<SegmentInfo>,
+    /// The one that grows, if one was begun.
+    pub open: Option<SegmentInfo>,
     /// What is wrong with others, or between them.
     pub damage: Vec<WalError>,
 }
@@ -108,7 +112,7 @@ pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<SealedSegmen
     // One whose footer is not there: the open one, unless a later one was begun.
     let mut unsealed: Option<(Arc<dyn DiskFile>, SegmentHeader)> = None;
     // Those that are being begun, likewise.
-    let mut headless: Vec<(SegmentNumber, Damage)> = Vec::new();
+    let mut headless: Vec<Headless> = Vec::new();
     let mut before: Option<(SegmentHeader, Footer)> = None;
     let corrupt = |damage| WalError::Corrupt { damage, because: "a later segment was begun".to_owned() };
     for number in numbers {
@@ -120,11 +124,11 @@ pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<SealedSegmen
             First::Header(header) => header,
             First::Spare => continue,
             First::Damaged(damage) => {
-                headless.push((number, damage));
+                headless.push(Headless { number, file, damage });
                 continue;
             }
         };
-        for (number, damage) in headless.drain(..) {
+        for Headless { number, damage, .. } in headless.drain(..) {
             if is_there(disk, config, number)? {
                 found.damage.push(corrupt(damage));
             }
@@ -147,7 +151,39 @@ pub(crate) fn sealed(disk: &dyn Disk, config: &WalConfig) -> Result<SealedSegmen
             Err(Stop::Error(error)) => return Err(error),
         }
     }
+    for headless in &headless {
+        found.damage.extend(headless.check_never_begun(disk, config).err());
+    }
+    found.open = unsealed.map(|(_, header)| SegmentInfo {
+        number: header.number,
+        id: header.id,
+        begins: header.head,
+        sealed: None,
+    });
     Ok(found)
+}
+
+/// A segment without a good header.
+struct Headless {
+    number: SegmentNumber,
+    file: Arc<dyn DiskFile>,
+    damage: Damage,
+}
+
+impl Headless {
+    /// As the newest it is one that is being begun, but only if there is nothing behind the header, as for a writer that opens it.
+    fn check_never_begun(&self, disk: &dyn Disk, config: &WalConfig) -> Result<(), WalError> {
+        let rest = find_proof(&self.file, (SegmentId([0; 16]), false), 0, Sequence::MAX)?;
+        let Some(offset) = rest.stale.iter().find(|offset| **offset >= SEGMENT_START) else { return Ok(()) };
+        // Begun since the look at the header, then.
+        match read_header(&self.file, self.number, config)? {
+            First::Damaged(damage) if is_there(disk, config, self.number)? => {
+                let because = format!("something was written behind the header, at byte {offset}");
+                Err(WalError::Corrupt { damage, because })
+            }
+            First::Damaged(_) | First::Header(_) | First::Spare => Ok(()),
+        }
+    }
 }
 
 /// Whether the log still holds a sealed segment; otherwise its file is gone, or another's by now.
@@ -215,7 +251,8 @@ impl WalFollower {
         let mut start = None;
         let mut last = None;
         let mut first_kept = None;
-        let mut headless: Option<(SegmentNumber, Damage)> = None;
+        let mut before: Option<Headless> = None;
+        let mut behind: Vec<Headless> = Vec::new();
         for number in segment_numbers(&*disk, &config.directory)? {
             let path = number.path(&config.directory);
             let file = match disk.open(&path, Access::Read, Caching::Buffered) {
@@ -232,17 +269,21 @@ impl WalFollower {
                         start = Some(number);
                     }
                     last = Some((file, header));
+                    // Damage before the newest segment shows when a frame is read.
+                    before = behind.drain(..).next_back().or(before);
                 }
-                // Prepared, or just being begun. Damage before the newest segment shows when a frame is read.
+                // Prepared.
                 First::Spare => {}
-                First::Damaged(damage) if last.is_none() => headless = Some((number, damage)),
-                First::Damaged(_) => {}
+                First::Damaged(damage) => behind.push(Headless { number, file, damage }),
             }
+        }
+        for headless in &behind {
+            headless.check_never_begun(&*disk, &config)?;
         }
         let (Some((file, header)), Some(first_kept)) = (last, first_kept) else { return Ok(None) };
         let Some(start) = start else {
             // It would be in one that cannot be read, unless that one was let go of.
-            if let Some((number, damage)) = headless
+            if let Some(Headless { number, damage, .. }) = before
                 && is_there(&*disk, &config, number)?
             {
                 return Err(WalError::Corrupt { damage, because: "a later segment was begun".to_owned() });
@@ -312,7 +353,14 @@ impl WalFollower {
             }
             Err(error) => return Err(error.into()),
         };
-        let First::Header(header) = read_header(&file, number, &self.config)? else { return Ok(false) };
+        let header = match read_header(&file, number, &self.config)? {
+            First::Header(header) => header,
+            First::Spare => return Ok(false),
+            First::Damaged(damage) => {
+                let headless = Headless { number, file, damage };
+                return headless.check_never_begun(&*self.disk, &self.config).map(|()| false);
+            }
+        };
         let through = header.head.last_sequence;
         self.probe = Probe { file, header, at: SEGMENT_START, commits: 0, next: through.next(), through };
         Ok(true)

@@ -60,9 +60,9 @@ pub fn open(disk: Arc<dyn Disk>, config: WalConfig) -> Result<OpenedWal, WalErro
     }
 }
 
-/// Checks the log as `open` would, and the whole of every sealed segment, without changing anything. An empty directory
-/// is a log that was not begun.
-pub(crate) fn check(disk: &Arc<dyn Disk>, config: &WalConfig) -> Result<(), WalError> {
+/// Checks the log as `open` would, and the whole of every sealed segment, without changing anything. Returns where the tape stood
+/// when the oldest segment began. An empty directory is a log that was not begun.
+pub(crate) fn check(disk: &Arc<dyn Disk>, config: &WalConfig) -> Result<Option<Head>, WalError> {
     let mut headers = Vec::new();
     let mut not_begun = None;
     let mut numbers = Vec::new();
@@ -99,7 +99,7 @@ pub(crate) fn check(disk: &Arc<dyn Disk>, config: &WalConfig) -> Result<(), WalE
         }
         not_begun = Some(damage);
     }
-    let Some((last, sealed)) = headers.split_last() else { return Ok(()) };
+    let Some((last, sealed)) = headers.split_last() else { return Ok(None) };
     let mut recovery = Recovery {
         disk: Arc::clone(disk),
         config: config.clone(),
@@ -116,7 +116,7 @@ pub(crate) fn check(disk: &Arc<dyn Disk>, config: &WalConfig) -> Result<(), WalE
     if tail.head.last_sequence < config.known_durable {
         return Err(WalError::Short { last: tail.head.last_sequence, known: config.known_durable });
     }
-    Ok(())
+    Ok(Some(headers[0].head))
 }
 
 fn create_directory(disk: &dyn Disk, directory: &Path) -> Result<(), WalError> {

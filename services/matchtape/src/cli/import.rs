@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use matchtape_client::as_of;
 use matchtape_client::time::rfc3339;
 use matchtape_node::{Node, NodeError, NodeOptions, PublishError};
 use matchtape_schemas::Sequence;
@@ -163,7 +164,10 @@ impl Tape<'_> {
     /// The instruments there. What earlier sources put onto the tape is visible: each was waited for.
     fn known(&self, stop: &AtomicBool) -> Result<Directory, CliError> {
         match self {
-            Self::Node(node) => Ok(Directory::of(&store::instruments(&node.reader())?)),
+            Self::Node(node) => {
+                let reader = node.reader();
+                Ok(Directory::of(&as_of::instruments(&reader, reader.visible())?))
+            }
             Self::Server(server) => {
                 let asked =
                     server.persistently(stop, &mut |text| eprintln!("{text}"), Server::instruments)?;

@@ -107,9 +107,9 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
     CliError::with_advice(message, advice)
 }
 
-/// The instruments of the tape as they are now.
+/// The instruments of the tape as they are now, as far as anything tells of them: events can be shown without their names.
 pub(super) fn instruments(reader: &Reader) -> Result<Instruments, CliError> {
-    Ok(as_of::instruments(reader, reader.visible())?)
+    Ok(as_of::named_instruments(reader, reader.visible())?)
 }
 
 /// The instrument that a person means.
