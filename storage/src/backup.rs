@@ -223,7 +223,8 @@ impl ReadOnlyStore {
         let mut copy = Copy::begin(target, link, progress)?;
         loop {
             self.refresh()?;
-            let contents = self.contents();
+            // Also of what is sealed and still in the log, which is not copied.
+            let contents = Contents { released: self.segment_facts()?, ..self.contents() };
             let (disk, reader, head) = (self.disk(), self.reader(), self.head());
             match copy.run(&Source { disk, contents, reader, head }, point) {
                 Err(error) if error.has_moved_on() && copy.report.attempts < ATTEMPTS_MAX as u64 => {}
@@ -588,7 +589,7 @@ impl Plan {
         let end = contents.event_tables.last().map_or(begin, |table| table.footer.after);
         let whole = end.last_sequence;
         contents.snapshots.retain(|snapshot| snapshot.sequence() <= whole);
-        contents.released.retain(|facts| facts.last <= whole);
+        contents.released.retain(|facts| facts.last <= through);
         // An index table that reaches beyond the point goes, and with it all that overlap what must be indexed anew: whole
         // event tables are, so what holds a part of one goes too.
         let mut from = whole.next();

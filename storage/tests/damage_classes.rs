@@ -329,21 +329,34 @@ fn what_no_writer_opens_is_not_sound_to_who_only_reads() {
     let (healthy, _) = store(5, TAPE);
     let open = files(&healthy, OpenSegment).remove(0);
     let sealed = healthy.content(&files(&healthy, SealedSegment)[0]).expect("there");
-    let flip = |at: u64| {
+    let damaged = |change: &dyn Fn(&SimDisk)| {
         let disk = copy(&healthy);
-        disk.flip_bit(&open, at, 2);
+        change(&disk);
         disk
     };
-    let replaced = copy(&healthy);
-    replaced.edit(&open, |bytes| *bytes = sealed);
-    let lost = copy(&healthy);
-    lost.remove(&open).expect("removed");
-    // In the header; in a commit that tables have; another segment's file; none.
-    for disk in [flip(10), flip(4096 + 300), replaced, lost] {
+    // In the header; another segment's file; none.
+    let flipped = damaged(&|disk| disk.flip_bit(&open, 10, 2));
+    let replaced = damaged(&|disk| disk.edit(&open, |bytes| bytes.clone_from(&sealed)));
+    let lost = damaged(&|disk| disk.remove(&open).expect("removed"));
+    // In a commit that tables have.
+    let flushed = SimDisk::new(5);
+    let mut driven = Driven::open(Arc::new(flushed.clone()), options(), Vec::new(), 5).expect("created").0;
+    driven.append(3, true);
+    driven.store.flush().expect("flushed");
+    driven.append(2, true);
+    let Driven { store, writer, .. } = driven;
+    writer.close().expect("closed");
+    drop(store);
+    flushed.kill();
+    let flushed = copy(&flushed);
+    assert_eq!(verify_at_rest(&flushed), "");
+    flushed.flip_bit(Path::new("wal/000000000001.wal"), 4096 + 300, 2);
+    for (disk, readers_refuse) in [(flipped, true), (replaced, true), (lost, true), (flushed, false)] {
         let said = verify_at_rest(&disk);
         let refused = EventStore::open(Arc::new(disk.clone()), options(), projections()).map(|_| ());
         let refused = refused.expect_err("no writer opens it").to_string();
-        assert!(said.contains("wal/") || said.contains("the log"), "{said:?}, a writer: {refused}");
+        assert!(said.contains("wal/"), "{said:?}, a writer: {refused}");
+        assert_eq!(said.starts_with("refused: "), readers_refuse, "{said:?}, a writer: {refused}");
     }
 }
 

@@ -8,12 +8,12 @@ mod model;
 use std::path::Path;
 use std::sync::Arc;
 
-use matchtape_schemas::{Frame, Sequence};
+use matchtape_schemas::{AcceptedTime, Frame, Sequence};
 use matchtape_storage::sim::{Random, SimDisk};
 use matchtape_storage::wal::{SegmentNumber, SegmentRoot};
 use matchtape_storage::{
-    AlignedBytes, Disk, Proof, ProofError, ProveError, ReadOnlyOptions, ReadOnlyStore, Reader, SegmentFacts,
-    StoreOptions, limits,
+    AlignedBytes, Disk, Proof, ProofError, ProveError, ReadOnlyOptions, ReadOnlyStore, Reader,
+    RetentionPolicy, SegmentFacts, StoreOptions, limits,
 };
 use model::{Driven, small_options};
 
@@ -222,7 +222,7 @@ fn the_log_of_a_copy_goes_on_with_numbers_that_the_copied_one_has_not_used() {
         let reading = ReadOnlyStore::open(Arc::clone(&target), ReadOnlyOptions::default()).expect("opened");
         reading.segment_facts().expect("read")
     };
-    assert!(!known.is_empty() && known.iter().all(|segment| facts.contains(segment)));
+    assert_eq!(known, facts, "also those that the log, which is not copied, still has");
     for life in 0..2 {
         let (mut copied, _) =
             Driven::open(Arc::clone(&target), options.clone(), driven.events.clone(), life).expect("opened");
@@ -261,4 +261,29 @@ fn a_footer_that_is_damaged_is_told_and_not_passed_over() {
 #[test]
 fn nothing_that_the_fuzzer_has_kept_proves_what_does_not_make_the_root() {
     fuzzed::replay("proof", fuzzed_proof::judge);
+}
+
+#[test]
+fn what_began_below_the_first_event_kept_is_refused_by_name_and_the_next_segment_is_proven() {
+    let mut options = small_options();
+    options.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
+    let opened = Driven::open(Arc::new(SimDisk::new(1)), options, Vec::new(), 1);
+    let mut driven = opened.expect("a store is created").0;
+    for _ in 0..16 {
+        driven.append(2, true);
+        driven.writer.maintain().expect("maintained");
+        driven.store.flush().expect("flushed");
+    }
+    let bytes = Some(driven.store.inspect().table_bytes * 3 / 4);
+    let policy = RetentionPolicy { bytes, snapshot_gap_bytes: 0, ..RetentionPolicy::default() };
+    driven.store.retain(&policy, AcceptedTime(driven.events.len() as i64)).expect("retained");
+    let (reader, facts) = (driven.store.reader(), driven.store.segment_facts());
+    let first_kept = reader.first_kept();
+    let last = facts[facts.len() - 1].last;
+    let spans = |segment: &&SegmentFacts| segment.first < first_kept && first_kept <= segment.last;
+    let spanning = facts.iter().find(spans).expect("tables are smaller than segments");
+    let error = prove(&reader, &facts, first_kept, last).map(|_| ()).expect_err("some frames are gone");
+    let expected = format!("began with {}, and the first event kept is {first_kept}", spanning.first);
+    assert!(error.to_string().contains(&expected), "{error}");
+    prove(&reader, &facts, spanning.last.next(), last).expect("proven");
 }

@@ -296,6 +296,31 @@ fn what_only_the_manifest_knew_is_taken_from_its_whole_records() {
 }
 
 #[test]
+fn the_roots_of_sound_segments_outlive_the_log_that_is_put_aside() {
+    let (disk, events) = store(false);
+    let facts = |disk: &SimDisk| {
+        let store = ReadOnlyStore::open(Arc::new(disk.clone()), ReadOnlyOptions::default()).expect("opened");
+        store.segment_facts().expect("read")
+    };
+    let known = facts(&copy(&disk));
+    assert!(!known.is_empty());
+    let begun = |path: &PathBuf| disk.content(path).expect("there").starts_with(b"MTSEGMNT");
+    let segments: Vec<PathBuf> = files_of(&disk, "wal").into_iter().filter(begun).collect();
+    assert_eq!(segments.len(), known.len() + 1);
+    for (number, path) in segments.iter().enumerate() {
+        let damaged = copy(&disk);
+        damaged.flip_bit(path, 4096 + 300, 1);
+        let report = salvaged(&damaged, &events);
+        // Of the damaged segment none is known, and of the open one there is none.
+        let expected: Vec<_> =
+            known.iter().enumerate().filter(|(at, _)| *at != number).map(|(_, facts)| *facts).collect();
+        assert!(!report.log_kept && report.roots_kept == expected.len() as u64, "{report:?}");
+        let left = facts(&damaged);
+        assert!(left.starts_with(&expected), "{left:?}, expected {expected:?}");
+    }
+}
+
+#[test]
 fn a_missing_file_of_any_kind_costs_only_what_was_in_it_alone() {
     for released in [false, true] {
         let (disk, events) = store(released);

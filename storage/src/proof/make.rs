@@ -47,6 +47,10 @@ pub fn prove(
     while next <= last {
         let holds = |facts: &&SegmentFacts| facts.first <= next && next <= facts.last;
         let segment = facts.iter().find(holds).ok_or(ProveError::NotSealed(next))?;
+        let (began, first_kept) = (segment.first, reader.first_kept());
+        if began < first_kept {
+            return Err(ProveError::Dropped { asked: next, began, first_kept });
+        }
         parts.push(run.part(segment)?);
         next = segment.last.next();
     }

@@ -83,6 +83,18 @@ pub enum ProveError {
     /// Only sealed segments have roots.
     #[error("sequence {0} is in no sealed segment whose facts are known; only what is sealed can be proven")]
     NotSealed(Sequence),
+    /// A root is made by all frames of its segment, and retention has dropped some.
+    #[error(
+        "sequence {asked} cannot be proven any more: its segment began with {began}, and the first event kept is {first_kept}"
+    )]
+    Dropped {
+        /// The event asked for.
+        asked: Sequence,
+        /// Where its segment began.
+        began: Sequence,
+        /// The first event kept.
+        first_kept: Sequence,
+    },
     /// Tables and root disagree: `verify` tells more.
     #[error("the frames of segment {0} do not make its root")]
     Root(SegmentNumber),

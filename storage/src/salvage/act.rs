@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use matchtape_schemas::Sequence;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
+use matchtape_schemas::{Head, Sequence};
 
 use super::gather::{Found, LooseHeader};
 use super::line_up::{Item, Plan, indexes};
@@ -17,11 +17,13 @@ use crate::backup::begin_epoch;
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskLock};
 use crate::manifest::{Contents, Edit, MANIFEST, Manifest};
 use crate::open::{OpenError, WAL};
-use crate::options::ReadOnlyOptions;
+use crate::options::{ReadOnlyOptions, WalOptions};
 use crate::read_only::ReadOnlyStore;
 use crate::rebuild::{self, TableBuilder};
+use crate::segment_facts::SegmentFacts;
 use crate::snapshot::SnapshotMeta;
-use crate::sstable::{ColdTable, EventTableMeta, TABLES};
+use crate::sstable::{ColdTable, EventTableMeta, TABLES, TableError};
+use crate::wal::collect;
 
 /// Damaged files go to a directory of this name and a number.
 const SALVAGE: &str = "salvage-";
@@ -186,6 +188,11 @@ pub(super) fn act(
     contents.released = found.contents.released.iter().filter(|facts| facts.last <= end).copied().collect();
     say(Path::new("new tables"));
     let (tables, next_file) = write_tables(disk, &found, &plan)?;
+    if !plan.log_kept {
+        let facts = facts_of_the_log(disk, &found, &contents.released, &tables)?;
+        report.roots_kept = facts.len() as u64;
+        contents.released.extend(facts);
+    }
     report.tables_rebuilt = tables.iter().filter(|table| table.number >= found.next_file).count() as u64;
     let (kept, dirty) = indexes(&found.contents.index_tables, &found.indexes, &tables);
     kept.into_iter().for_each(|index| contents.apply(Edit::AddIndex(index)));
@@ -237,6 +244,41 @@ pub(super) fn act(
     report.verified = Some(verified.map_err(|error| wrong(OpenError::Read(error)))?);
     report.applied = true;
     Ok(report)
+}
+
+/// Facts of those sealed segments of a log that is put aside that are sound and whose events the store has: their roots may have been
+/// published, and a proof of that range stays possible.
+fn facts_of_the_log(
+    disk: &Arc<dyn Disk>,
+    found: &Found,
+    released: &[SegmentFacts],
+    tables: &[EventTableMeta],
+) -> Result<Vec<SegmentFacts>, SalvageError> {
+    let options = WalOptions { cluster: found.cluster, ..WalOptions::default() };
+    let config = options.config(Head::empty(found.tape), Sequence::ZERO);
+    let mut known = released.last().map_or(Sequence::ZERO, |facts| facts.last);
+    let mut kept = Vec::new();
+    for segment in collect::sound_segments(disk, &found.log_files, &config)? {
+        let (Some(facts), Some(sealed)) = (SegmentFacts::of(&segment), segment.sealed) else { continue };
+        let table = tables.iter().find(|table| (table.first()..=table.last()).contains(&facts.last));
+        let Some(table) = table.filter(|table| !found.contents.cold.contains_key(&table.number)) else {
+            continue;
+        };
+        if facts.first <= known {
+            continue;
+        }
+        // Its last frame is one of the store's, and with it by their chain all before: it is of no other life of the tape.
+        let mut is_ours = false;
+        rebuild::for_each_frame::<TableError>(disk, table, None, |frame| {
+            is_ours |= frame.header().head() == sealed.ends;
+            Ok(())
+        })?;
+        if is_ours {
+            known = facts.last;
+            kept.push(facts);
+        }
+    }
+    Ok(kept)
 }
 
 /// The object that an index over this table has to be made from.

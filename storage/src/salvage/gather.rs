@@ -21,7 +21,7 @@ use crate::sstable::{
     TableFile,
 };
 use crate::wal::collect::{self, LooseFrame};
-use crate::wal::{self, ClusterId, WalError};
+use crate::wal::{self, ClusterId, Damage, WalError};
 
 /// A frame that is in no whole table.
 #[derive(Clone, Debug)]
@@ -610,11 +610,16 @@ fn read_log(disk: &Arc<dyn Disk>, found: &mut Found, steps: &mut Steps<'_>) -> R
         Err(Some(WalError::Disk(error))) if !error.is_unreadable() => return Err(error.into()),
         Err(Some(error)) => {
             found.log_sound = false;
-            let (file, offset) = match &error {
-                WalError::Corrupt { damage, .. } => (damage.file.display().to_string(), Some(damage.offset)),
-                _ => (WAL.to_owned(), None),
-            };
-            found.damage.push(Finding { file, offset, what: error.to_string() });
+            found.damage.push(match error {
+                WalError::Corrupt { damage, because } => {
+                    let Damage { file, offset, part, expected, found } = damage;
+                    let what = format!(
+                        "{part}: expected {expected}, found {found}; it is not a torn tail, because {because}"
+                    );
+                    Finding { file: file.display().to_string(), offset: Some(offset), what }
+                }
+                error => Finding { file: WAL.to_owned(), offset: None, what: error.to_string() },
+            });
         }
     }
     for path in found.log_files.clone() {

@@ -91,6 +91,8 @@ pub struct SalvageReport {
     pub objects_aside: Vec<String>,
     /// Whether the log stays what it is. Otherwise a new one begins when the store is opened.
     pub log_kept: bool,
+    /// Of a log that was put aside, the sealed segments whose roots the store goes on knowing: a proof of their events stays possible.
+    pub roots_kept: u64,
     /// Whether the manifest was made from the files, because it was missing or damaged.
     pub manifest_rebuilt: bool,
     /// The term that was begun behind the last event kept, because later ones were given up.

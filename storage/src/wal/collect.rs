@@ -4,6 +4,7 @@
 //! frames, those that check. What else is there is reported as damage, once per stretch.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
 use matchtape_schemas::{Frame, Sequence};
@@ -12,10 +13,12 @@ use super::block::{COMMIT_HEADER_BYTES, CommitHeader};
 use super::bytes::is_zero;
 use super::config::WalConfig;
 use super::error::{Damage, WalError};
-use super::scan::bears_id;
+use super::reader::WalReader;
+use super::scan::{First, bears_id, read_footer, read_header};
 use super::segment::{
     FOOTER_MAGIC, Footer, SEGMENT_MAGIC, SegmentHeader, SegmentId, SegmentNumber, SpareMark,
 };
+use super::segments::{Sealed, SegmentInfo, Segments};
 use crate::disk::{Access, AlignedBytes, BLOCK_BYTES, Caching, Disk, DiskError, DiskFile, EntryKind};
 
 /// Where a frame lies in a file of the log.
@@ -73,6 +76,8 @@ pub(crate) fn frames(
     let mut recycled = false;
     // Damage that goes on is told once.
     let mut readable = true;
+    // Nor is the rest of a commit of which a frame is damaged told again, block by block.
+    let mut told_to = 0;
     let mut at = 0;
     while at < length {
         let here = at;
@@ -120,7 +125,7 @@ pub(crate) fn frames(
             continue;
         }
         let Ok(commit) = CommitHeader::decode(bytes) else {
-            if std::mem::replace(&mut readable, false) {
+            if here >= told_to && std::mem::replace(&mut readable, false) {
                 damages.push(damage(here, "block", "other bytes"));
             }
             continue;
@@ -147,12 +152,50 @@ pub(crate) fn frames(
         }
         if next == end {
             at = here + commit.total_bytes();
+        } else {
+            told_to = here + commit.total_bytes();
         }
     }
     if id.is_none() && length > 0 && !damages.is_empty() {
         damages.truncate(1);
     }
     Ok(Collected { damages, last_known })
+}
+
+/// Those of these files that are sealed segments of this log in which everything checks, whatever the others are.
+pub(crate) fn sound_segments(
+    disk: &Arc<dyn Disk>,
+    files: &[PathBuf],
+    config: &WalConfig,
+) -> Result<Vec<SegmentInfo>, DiskError> {
+    let reader = WalReader::new(Arc::clone(disk), config.clone(), Segments::default());
+    let mut sound = Vec::new();
+    for path in files {
+        match sound_segment(&**disk, path, config, &reader) {
+            Ok(found) => sound.extend(found),
+            Err(WalError::Disk(error)) if !error.is_unreadable() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(sound)
+}
+
+fn sound_segment(
+    disk: &dyn Disk,
+    path: &Path,
+    config: &WalConfig,
+    reader: &WalReader,
+) -> Result<Option<SegmentInfo>, WalError> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(number) = SegmentNumber::from_name(name) else { return Ok(None) };
+    let file = disk.open(path, Access::Read, Caching::Buffered)?;
+    let First::Header(header) = read_header(&file, number, config)? else { return Ok(None) };
+    let Ok(footer) = read_footer(&file, &header)? else { return Ok(None) };
+    let Footer { head: ends, totals, root, .. } = footer;
+    let sealed = Some(Sealed { ends, totals, root, file_bytes: file.len_bytes()? });
+    let info = SegmentInfo { number, id: header.id, begins: header.head, sealed };
+    reader.verify(&info)?;
+    Ok(Some(info))
 }
 
 fn read_frame<'m>(file: &dyn DiskFile, at: u64, end: u64, memory: &'m mut AlignedBytes) -> Option<Frame<'m>> {

@@ -85,7 +85,7 @@ struct MakeArgs {
     /// The tape's directory
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// From this sequence on [default: the first there is]
+    /// From this sequence on [default: the first that can be proven: where the oldest segment that is kept whole begins]
     #[arg(long, value_name = "SEQUENCE")]
     from: Option<u64>,
     /// To this sequence, inclusive [default: the last in a sealed segment]
@@ -356,7 +356,9 @@ fn make(args: &MakeArgs) -> Result<(), CliError> {
         ));
     };
     let reader = store.reader();
-    let first = args.from.map_or_else(|| reader.first_kept(), Sequence);
+    let first_kept = reader.first_kept();
+    let provable = facts.iter().map(|segment| segment.first).find(|first| *first >= first_kept);
+    let first = args.from.map(Sequence).or(provable).unwrap_or(first_kept);
     let last = args.to.map_or(sealed, Sequence);
     let visible = reader.visible().max(sealed);
     if last > visible {
@@ -384,6 +386,12 @@ fn make(args: &MakeArgs) -> Result<(), CliError> {
             format_args!("sequence {sequence} is not sealed yet: what is sealed ends at sequence {sealed}"),
             &args.data,
         ),
+        error @ ProveError::Dropped { .. } => match provable {
+            Some(first) => {
+                CliError::with_advice(error, format_args!("the first that can be proven is --from {first}"))
+            }
+            None => CliError::with_advice(error, "nothing that is sealed can be proven here"),
+        },
         error @ ProveError::NotSealed(_) => {
             CliError::with_advice(error, "`matchtape proof roots` lists what is sealed")
         }

@@ -19,7 +19,8 @@ use super::{print, progress_bar};
 /// cannot be part of the store. Events are taken from every table and from the log, whichever still has them. Damaged files are not
 /// thrown away: they go to `salvage-N` in the data directory, under their old names. No node may run on the directory, not even for
 /// a look: what it is in the midst of would seem damaged. Tables that have moved to a cold tier stay there; they are read where an
-/// index over them has to be made anew, and at the end.
+/// index over them has to be made anew, and at the end. Where the log has to go, the roots of its sound sealed segments stay known, as
+/// far as the store has their events (`matchtape proof`).
 #[derive(Args, Debug)]
 #[command(after_help = "Exit codes: 0 sound, or done; 1 damaged and nothing was done.
 
@@ -124,6 +125,9 @@ fn describe(report: &SalvageReport) -> String {
         report.indexes_rebuilt,
         if report.log_kept { "" } else { "; a new log begins when the store is opened" }
     );
+    if report.roots_kept > 0 {
+        let _ = writeln!(text, "roots     of {} sealed segments stay known", report.roots_kept);
+    }
     if let Some(epoch) = report.epoch_started {
         let _ = writeln!(text, "epoch     {epoch} begins behind the last event kept");
     }
