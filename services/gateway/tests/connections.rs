@@ -381,6 +381,7 @@ async fn an_answer_that_fails_in_the_middle_has_every_row_that_was_read_and_then
         let last: Value = serde_json::from_str(lines.pop().unwrap()).unwrap();
         assert_eq!((answer.status, &last["error"]), (200, &json!("read_failed")), "{last}");
         assert!(last["what"].as_str().unwrap().contains(".events"), "it names the file: {last}");
+        assert_eq!(last["where"], "tape", "no parameter is the reason: {last}");
         let headings = usize::from(accept == "text/csv");
         assert_eq!(lines.len() - headings, readable, "{accept}");
     }

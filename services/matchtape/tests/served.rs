@@ -525,10 +525,17 @@ fn a_place_is_a_directory_or_a_server_and_what_only_the_tape_tells_is_refused() 
     let mut waiting = Command::new(env!("CARGO_BIN_EXE_matchtape"));
     waiting.args(["subscribe", "--server", &url, "--from", "1000"]).stderr(Stdio::piped());
     let mut waiting = waiting.spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let mut stderr = BufReader::new(waiting.stderr.take().unwrap());
+    let (told, first) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut said = String::new();
+        stderr.read_line(&mut said).unwrap();
+        told.send(said)
+    });
+    let said = first.recv_timeout(std::time::Duration::from_secs(60));
     waiting.kill().unwrap();
     waiting.wait().unwrap();
+    let said = said.expect("it says something");
     assert!(said.contains("sequence 1000 is not there yet"), "{said}");
     served.stop();
     assert!(!with(&["query", "events", "--data", text(&tape)]).is_empty(), "a flag counts before it");
