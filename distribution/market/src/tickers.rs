@@ -365,25 +365,22 @@ impl Tickers {
             }
             return;
         }
-        match event.body() {
-            BodyRef::SessionOpened(opened) => {
-                let session = Session {
-                    trading_day: opened.trading_day.to_native(),
-                    number: opened.session.to_native(),
-                    begun: event.event_time(),
-                    begun_at: event.sequence(),
-                };
-                if instrument != InstrumentId(0) {
-                    self.ticker(instrument).begin(session);
-                    return self.touch(instrument);
-                }
-                self.session = Some(session);
-                self.by_instrument.values_mut().for_each(|ticker| ticker.begin(session));
-                if self.watched {
-                    self.changed.extend(self.by_instrument.keys());
-                }
+        if let BodyRef::SessionOpened(opened) = event.body() {
+            let session = Session {
+                trading_day: opened.trading_day.to_native(),
+                number: opened.session.to_native(),
+                begun: event.event_time(),
+                begun_at: event.sequence(),
+            };
+            if instrument != InstrumentId(0) {
+                self.ticker(instrument).begin(session);
+                return self.touch(instrument);
             }
-            _ => {}
+            self.session = Some(session);
+            self.by_instrument.values_mut().for_each(|ticker| ticker.begin(session));
+            if self.watched {
+                self.changed.extend(self.by_instrument.keys());
+            }
         }
     }
 
