@@ -198,12 +198,15 @@ fn check_kept(reader: &Reader, question: &OrdersQuestion, first_kept: Sequence) 
     reader.query(&begin).map(drop)
 }
 
+/// An order that was in a book, with a number that tells it apart.
+type RestingBefore = (Sequence, (InstrumentId, BookOrder));
+
 /// What was in the books right before the first event kept, each with a number before that event that tells it apart.
 fn resting_before(
     reader: &Reader,
     instrument: Option<InstrumentId>,
     first_kept: Sequence,
-) -> Result<Vec<(Sequence, (InstrumentId, BookOrder))>, AsOfError> {
+) -> Result<Vec<RestingBefore>, AsOfError> {
     if first_kept <= Sequence::FIRST {
         return Ok(Vec::new());
     }
