@@ -442,6 +442,10 @@ impl Node {
 
     fn stop_pipeline(&mut self) {
         self.intake.close();
+        // What is in the ring still goes to the log. If the disk is full the log would keep it waiting for ever.
+        if let Some(store) = &self.store {
+            store.wal().hurry();
+        }
         if let Some(pipeline) = self.pipeline.take()
             && let Err(panic) = pipeline.join()
             && !std::thread::panicking()

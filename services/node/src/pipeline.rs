@@ -282,9 +282,10 @@ impl<S: Speculative> Pipeline<S> {
     }
 
     /// In thousandths, as `Pressure` has it. A group that was begun is always ended: before its end nothing of it can be
-    /// flushed.
+    /// flushed. What a closed ring still holds is taken at once: it is bounded, and on a full disk the pressure never ends.
     fn slow_down(&self) -> u32 {
-        if self.inside_group { 0 } else { self.store.pressure().slow_down().0 }
+        let slow = if self.inside_group { 0 } else { self.store.pressure().slow_down().0 };
+        if slow > 0 && self.intake.ring.is_closed() { 0 } else { slow }
     }
 
     /// One frame; `false` when the log has ended.

@@ -445,3 +445,49 @@ fn a_full_disk_refuses_new_events_keeps_what_was_accepted_and_ends_when_there_is
     assert_eq!(kinds(&node).len() as u64, accepted.next().get());
     node.close().unwrap();
 }
+
+/// A log whose buffers are full takes nothing from the ring, and on a full disk they stay full.
+#[test]
+fn a_node_is_closed_and_dropped_on_a_full_disk_though_its_ring_and_its_log_are_full() {
+    for dropped in [false, true] {
+        let sim = matchtape_storage::sim::SimDisk::new(1);
+        let mut options = small();
+        options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+        let node = Node::open_on(Arc::new(sim.clone()), options, Vec::new()).unwrap();
+        let (let_go, gate) = std::sync::mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new(gate);
+        // Nothing is written before both are full. An end of the sender opens it for good.
+        sim.before_write(move |_| drop(gate.lock().unwrap().recv()));
+        let mut publisher = node.publisher(PRODUCER).unwrap();
+        let mut number = 1;
+        let mut stands = std::time::Instant::now();
+        while stands.elapsed() < Duration::from_millis(200) {
+            match publisher.publish(&order(number)) {
+                Ok(_) => (number, stands) = (number + 1, std::time::Instant::now()),
+                Err(PublishError::WouldBlock) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let accepted = node.watermarks().accepted;
+        let empty = publisher.wait_for_room_until(1024, Some(std::time::Instant::now()));
+        assert_eq!(empty, Err(WaitError::TimedOut), "some of it is in the ring");
+        sim.fail_all(matchtape_storage::sim::Fault::Enospc);
+        drop(let_go);
+        drop(publisher);
+        let (closed, told) = std::sync::mpsc::channel();
+        let closing = std::thread::spawn(move || {
+            match dropped {
+                false => assert!(node.close().unwrap_err().to_string().contains("No space left")),
+                true => drop(node),
+            }
+            closed.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(20)).expect("closing does not wait for room");
+        closing.join().unwrap();
+        // What the disk has is a tape that goes on.
+        sim.mend();
+        let node = open(&(Arc::new(sim.clone()) as Arc<dyn Disk>));
+        assert!(node.watermarks().accepted <= accepted);
+        node.close().unwrap();
+    }
+}

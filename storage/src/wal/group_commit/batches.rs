@@ -19,7 +19,7 @@ pub(super) struct Shared {
     pub work: Condvar,
     /// For a waiting appender: there is room.
     pub room: Condvar,
-    /// For a log thread that waits for space on the disk: the log is being closed.
+    /// For a log thread that waits for space on the disk: the log is being closed, or soon will be.
     pub closing: Condvar,
     /// For whoever waits for a segment's end: one was sealed, or the log has ended.
     pub sealed: Condvar,
@@ -42,6 +42,7 @@ impl Shared {
             busy: false,
             blocked: false,
             asked_to_sync: false,
+            hurried: false,
             closing: false,
             ended: None,
         };
@@ -77,6 +78,8 @@ pub(super) struct Batches {
     pub blocked: bool,
     /// Somebody waits for what is written to be durable, though nothing more may come: the observer is to be asked.
     pub asked_to_sync: bool,
+    /// The log is soon to be closed: nobody waits for room on a full disk any more.
+    pub hurried: bool,
     pub closing: bool,
     pub ended: Option<Arc<WalError>>,
 }
@@ -124,5 +127,10 @@ impl Batches {
     /// Nothing is appended any more.
     pub(super) fn is_over(&self) -> bool {
         self.closing || self.ended.is_some()
+    }
+
+    /// Whether it makes sense to wait until there is room on a full disk.
+    pub(super) fn waits_for_space(&self) -> bool {
+        !self.hurried && !self.is_over()
     }
 }

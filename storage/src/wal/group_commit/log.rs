@@ -367,12 +367,12 @@ impl<O: CommitObserver> Log<O> {
         core.writer.space_problem().set(Lacking::Log, Some(error.to_string()));
         let tried_before = std::mem::replace(&mut core.lacks_space, true);
         // Whoever closes does not wait for space, but one more try costs nothing.
-        if tried_before && self.shared.batches.lock().closing { Err(error) } else { Ok(()) }
+        if tried_before && !self.shared.batches.lock().waits_for_space() { Err(error) } else { Ok(()) }
     }
 
     fn pause(&self) {
         let mut batches = self.shared.batches.lock();
-        if !batches.is_over() {
+        if batches.waits_for_space() {
             self.shared.closing.wait_for(&mut batches, FULL_DISK_RETRY);
         }
     }

@@ -206,6 +206,13 @@ impl GroupCommit {
         self.sealer.clone()
     }
 
+    /// Says that the log is soon to be closed. From now on it does not wait for room on a full disk: it tries once more, and
+    /// then ends with the reason. Whoever still has frames for it would otherwise never be rid of them.
+    pub fn hurry(&self) {
+        self.shared.batches.lock().hurried = true;
+        self.shared.closing.notify_all();
+    }
+
     /// Writes, syncs and proves everything that was appended, and ends the threads.
     pub fn close(mut self) -> Result<(), WalError> {
         self.end()
