@@ -2,18 +2,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use matchtape_node::consumers::{
     AckError, AckPolicy, Advisory, Attempt, ConsumerError, ConsumerFilter, ConsumerHandle, ConsumerName,
-    Definition, DeliverPolicy, Item, MemberName, ParkReason,
+    Definition, DeliverPolicy, Delivery, Item, MemberName, ParkReason,
 };
 use matchtape_node::{Node, NodeOptions, Publisher};
-use matchtape_schemas::{
-    Event, EventTime, InstrumentId, KindMask, ProducerId, ProducerSequence, Sequence, Stage,
-};
+use matchtape_schemas::{Event, EventTime, InstrumentId, KindMask, ProducerId, Sequence, Stage};
 use matchtape_storage::{Disk, PinLimit, PinLimits, RealDisk, RetentionPolicy};
 use support::{order, put, small};
 
@@ -308,57 +307,61 @@ fn a_waiting_member_is_woken_by_what_becomes_visible_by_acknowledgements_and_by_
     assert_eq!(consumers.discard(&name("t"), None).unwrap(), 1);
 }
 
+/// What a member was given. `got` and `acked` are moments of one count that every member moves on.
+struct Given {
+    /// Which life of which member.
+    attachment: (u64, u32),
+    delivery: Delivery,
+    /// When it was there.
+    got: u64,
+    /// When its acknowledgement began; `None`: its member died with it.
+    acked: Option<u64>,
+}
+
 #[test]
 fn members_share_the_events_each_instrument_in_order_whoever_dies() {
+    const MEMBERS: u64 = 4;
     let place = Place::new();
     let node = place.open();
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
-    let definition = Definition { members_max: 4, max_ack_pending: 64, ..explicit() };
+    let definition = Definition { members_max: MEMBERS as u16, max_ack_pending: 64, ..explicit() };
     let consumers = node.consumers();
     consumers.add(&name("shared"), definition).unwrap();
     let total = 3000u64;
     let (sender, seen) = std::sync::mpsc::channel();
-    let each_has_one = std::sync::Barrier::new(4);
+    let each_has_one = std::sync::Barrier::new(MEMBERS as usize);
+    let moments = AtomicU64::new(0);
+    let begun = Instant::now();
     std::thread::scope(|scope| {
-        for worker in 0..4u64 {
-            let (consumers, sender, each_has_one) = (consumers.clone(), sender.clone(), &each_has_one);
+        for worker in 0..MEMBERS {
+            let (consumers, sender) = (consumers.clone(), sender.clone());
+            let (each_has_one, moments) = (&each_has_one, &moments);
             scope.spawn(move || {
-                let mut life = 0;
-                let mut handled = 0;
-                let mut handle = consumers.attach(&name("shared"), &member(&format!("w{worker}"))).unwrap();
+                let moment = || moments.fetch_add(1, Ordering::SeqCst);
+                let attach = || consumers.attach(&name("shared"), &member(&format!("w{worker}"))).unwrap();
+                let (mut life, mut handled) = (0, 0);
+                let mut handle = attach();
                 // Nobody does all of it before another has begun.
                 let mut items = handle.fetch(1, LONG).unwrap();
                 each_has_one.wait();
-                loop {
+                while consumers.info(&name("shared")).unwrap().machine.floor.get() <= total {
+                    assert!(begun.elapsed() < LONG, "it never comes to an end");
+                    let got = moment();
+                    // All of them together can do no more than a third of it without one that dies with what it has.
+                    let dies = handled > 100 * (worker + 1) && !items.is_empty();
                     for item in items {
                         let delivery = item.delivery().unwrap().clone();
-                        let last = delivery.event().header().producer_sequence == ProducerSequence(total);
-                        sender.send((worker, life, delivery.clone())).unwrap();
-                        handle.ack(delivery.sequence()).unwrap();
-                        handled += 1;
-                        if last {
-                            return;
-                        }
-                    }
-                    if consumers.info(&name("shared")).unwrap().machine.floor.get() > total {
-                        return;
-                    }
-                    if handled > 100 * (worker + 1) {
-                        // Dies with whatever it has not acknowledged, and comes back.
-                        let _lost = handle.fetch(5, SHORT).unwrap();
-                        drop(handle);
-                        (handled, life) = (0, life + 1);
-                        handle = consumers.attach(&name("shared"), &member(&format!("w{worker}"))).unwrap();
-                    }
-                    if consumers.info(&name("shared")).unwrap().machine.next.get() > total + 1 {
-                        // The others may have the rest.
-                        let rest = handle.fetch(100, SHORT).unwrap();
-                        for item in rest {
-                            let delivery = item.delivery().unwrap().clone();
-                            sender.send((worker, life, delivery.clone())).unwrap();
+                        let acked = (!dies).then(moment);
+                        if !dies {
                             handle.ack(delivery.sequence()).unwrap();
                         }
-                        return;
+                        handled += 1;
+                        sender.send(Given { attachment: (worker, life), delivery, got, acked }).unwrap();
+                    }
+                    if dies {
+                        drop(handle);
+                        (handled, life) = (0, life + 1);
+                        handle = attach();
                     }
                     items = handle.fetch(1 + worker as usize * 3, SHORT).unwrap();
                 }
@@ -369,26 +372,36 @@ fn members_share_the_events_each_instrument_in_order_whoever_dies() {
             put(&mut publisher, &event(number, 17));
         }
     });
-    // Whatever the last to leave left behind.
-    let handle = consumers.attach(&name("shared"), &member("sweeper")).unwrap();
-    let mut all: Vec<_> = seen.iter().collect();
-    while let Attempt::Items(items) = handle.attempt(100).unwrap() {
-        for item in items {
-            let delivery = item.delivery().unwrap().clone();
-            handle.ack(delivery.sequence()).unwrap();
-            all.push((99, 0, delivery));
+    let mut all: Vec<Given> = seen.iter().collect();
+    all.sort_by_key(|given| given.delivery.consumer_sequence());
+    assert!(all.iter().zip(1..).all(|(given, number)| given.delivery.consumer_sequence() == number));
+    // The last delivery of each event, by instrument.
+    let mut latest: BTreeMap<InstrumentId, BTreeMap<Sequence, &Given>> = BTreeMap::new();
+    for given in &all {
+        let Given { attachment, delivery, got, .. } = given;
+        let (sequence, instrument) = (delivery.sequence(), delivery.event().instrument());
+        let known = latest.entry(instrument).or_default();
+        if known.contains_key(&sequence) {
+            assert!(delivery.redelivered(), "{sequence} unmarked");
+        } else {
+            let before = known.last_key_value().map(|(last, _)| *last);
+            assert!(before < Some(sequence), "{sequence} of {instrument} came first behind {before:?}");
         }
+        for (earlier, with) in known.range(..sequence).filter(|(_, with)| with.attachment != *attachment) {
+            assert!(
+                with.acked.is_some_and(|acked| acked < *got),
+                "{sequence} of {instrument} went to {attachment:?} while {earlier} was not done with by {:?}",
+                with.attachment
+            );
+        }
+        known.insert(sequence, given);
     }
-    let mut first_seen: BTreeMap<u64, u32> = BTreeMap::new();
-    let mut workers = std::collections::BTreeSet::new();
-    for (worker, _, delivery) in &all {
-        let count = first_seen.entry(delivery.sequence().get()).or_default();
-        *count += 1;
-        assert!(*count == 1 || delivery.redelivered(), "{} unmarked", delivery.sequence());
-        workers.insert(*worker);
-    }
-    assert_eq!(first_seen.len() as u64, total + 1, "every event, the epoch's included");
-    assert!(workers.len() > 1, "one member did it all");
+    let events: usize = latest.values().map(BTreeMap::len).sum();
+    assert_eq!(events as u64, total + 1, "every event, the epoch's included");
+    assert!(latest.values().flat_map(BTreeMap::values).all(|given| given.acked.is_some()));
+    let workers: BTreeSet<u64> = all.iter().map(|given| given.attachment.0).collect();
+    assert_eq!(workers.len() as u64, MEMBERS);
+    assert!(all.iter().any(|given| given.acked.is_none()), "nobody died with anything");
     assert_eq!(consumers.info(&name("shared")).unwrap().machine.floor, Sequence(total + 1));
 }
 
