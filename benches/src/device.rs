@@ -81,6 +81,43 @@ pub fn sync_throughput(folder: &Path, bytes: usize, duration: Duration) -> f64 {
     histogram.len() as f64 * bytes as f64 / duration.as_secs_f64()
 }
 
+/// Lets the kernel forget what it holds of the files below.
+///
+/// # Panics
+/// When the folder cannot be read.
+pub fn forget_cached(directory: &Path) {
+    for entry in std::fs::read_dir(directory).expect("our own folder").filter_map(Result::ok) {
+        if entry.metadata().is_ok_and(|meta| meta.is_dir()) {
+            forget_cached(&entry.path());
+        } else if let Ok(file) = std::fs::File::open(entry.path()) {
+            file.sync_all().expect("a disk that syncs");
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        }
+    }
+}
+
+/// Bytes per second when these files are read from their beginning to their end, 1 MiB at a time, and not looked at.
+///
+/// # Panics
+/// When one of them cannot be read.
+pub fn read_throughput<'a>(files: impl Iterator<Item = &'a Path>) -> f64 {
+    let mut memory = AlignedBytes::zeroed(1 << 20);
+    let (start, mut bytes) = (Instant::now(), 0);
+    for path in files {
+        let file = std::fs::File::open(path).expect("a file that is there");
+        let mut at = 0;
+        loop {
+            let read = file.read_at(&mut memory, at).expect("a disk that reads") as u64;
+            if read == 0 {
+                break;
+            }
+            at += read;
+        }
+        bytes += at;
+    }
+    bytes as f64 / start.elapsed().as_secs_f64()
+}
+
 /// Reads 4096 bytes at a time at random places of a file of `file_bytes`, past the page cache, one after the other.
 ///
 /// # Panics

@@ -173,18 +173,6 @@ fn recover(data: &Path) -> Served {
     }
 }
 
-/// Lets the kernel forget what it holds of the files below.
-fn forget_cached(directory: &Path) {
-    for entry in std::fs::read_dir(directory).expect("our own folder").filter_map(Result::ok) {
-        if entry.metadata().is_ok_and(|meta| meta.is_dir()) {
-            forget_cached(&entry.path());
-        } else if let Ok(file) = std::fs::File::open(entry.path()) {
-            file.sync_all().expect("a disk that syncs");
-            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
-        }
-    }
-}
-
 fn main() {
     let options = RecoveryOptions::parse();
     match (options.child, &options.common.data) {
@@ -205,7 +193,7 @@ fn main() {
         let copy = device::memory_copy(Duration::from_millis(300));
         for cache in ["files in the page cache", "nothing in the page cache"] {
             if cache.starts_with("nothing") {
-                forget_cached(&data);
+                device::forget_cached(&data);
             }
             let served = recover(&data);
             assert!(served.last >= durable, "{} was durable, {} was recovered", durable, served.last);
