@@ -219,6 +219,17 @@ impl Row {
     }
 }
 
+/// Binds the calling thread to a core, also back to one that was given up before; threads and processes that it starts from
+/// then on stay there as well.
+///
+/// # Panics
+/// On a machine without that core.
+pub fn bind_to_core(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).expect("a machine of that many cores");
+}
+
 fn number(value: f64) -> String {
     let digits = if value >= 1000.0 {
         0

@@ -147,13 +147,6 @@ fn lookups(report: &mut Report, node: &Node, number: u64) {
     report.row("read from files per lookup", read / asked as f64 / 1024.0, "KiB");
 }
 
-/// Also back to a core that was given up before.
-fn bind_to_core(core: usize) {
-    let mut cores = rustix::thread::CpuSet::new();
-    cores.set(core);
-    rustix::thread::sched_setaffinity(None, &cores).expect("a machine of two cores");
-}
-
 fn main() {
     let options = SustainedOptions::parse();
     matchtape_storage::return_large_memory();
@@ -173,7 +166,7 @@ fn main() {
             "the load's thread has a core to itself, everything else of the process the other one",
         );
         // Whatever thread is started from here on stays there.
-        bind_to_core(1);
+        matchtape_benches::bind_to_core(1);
     }
     let device = device::sync_throughput(folder.path(), 1 << 20, Duration::from_secs(2));
     let mut settings = NodeOptions::default();
@@ -184,7 +177,7 @@ fn main() {
     let memory_before = of_process("status", "VmRSS:");
     let node = Node::open(&folder.path().join("tape"), settings, Vec::new()).expect("a fresh node");
     if options.own_core {
-        bind_to_core(0);
+        matchtape_benches::bind_to_core(0);
     }
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
     let mut events: Vec<Event> = (0..PREPARED + options.group as u64).map(prepared).collect();
