@@ -194,11 +194,31 @@ fn measure_bare(name: &BusName, events: u64, rounds: u64) -> Result<Measured, Bo
     Ok(measured)
 }
 
-/// From `publish` to a subscriber that sleeps, and what waking it costs the publisher.
-fn measure_wake_up(name: &BusName, report: &mut Report) -> Result<(), BusError> {
-    let shared = Shared::new();
+/// Frames of one event to a reader that sleeps before each: when it has it, and what the call that wakes it takes.
+struct WakeUps {
+    latencies: Histogram<u64>,
+    costs: Histogram<u64>,
+}
+
+fn drive_sleeper(shared: &Shared, mut send: impl FnMut(&[u8], &Head)) -> WakeUps {
     let mut frames = Frames::new(1);
-    let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &frames.head)?;
+    let mut found = WakeUps { latencies: nanoseconds(), costs: nanoseconds() };
+    for sent in 1..=3_000 {
+        std::thread::sleep(Duration::from_micros(200));
+        let frame = frames.next_frame();
+        let sent_at_ns = shared.now_ns();
+        send(&frame, &frames.head);
+        found.costs.saturating_record(shared.now_ns() - sent_at_ns);
+        shared.wait_for(sent);
+        found.latencies.saturating_record(shared.latency_since(sent_at_ns));
+    }
+    shared.stop.store(true, Ordering::Release);
+    found
+}
+
+fn bus_wake_ups(name: &BusName) -> Result<WakeUps, BusError> {
+    let shared = Shared::new();
+    let mut publisher = BusPublisher::open(name, BusService::Live, &bus_config(), &Frames::new(1).head)?;
     let options = SubscriberOptions { spin: Duration::ZERO, ..SubscriberOptions::default() };
     let (open_name, reader) = (name.clone(), Arc::clone(&shared));
     let thread = on_own_thread(
@@ -216,20 +236,72 @@ fn measure_wake_up(name: &BusName, report: &mut Report) -> Result<(), BusError> 
         },
     )?;
     publisher.heartbeat(&Watermarks::default());
-    let (mut costs, mut latencies) = (nanoseconds(), nanoseconds());
-    for sent in 1..=3_000 {
-        std::thread::sleep(Duration::from_micros(200));
-        let frame = frames.next_frame();
-        let sent_at_ns = shared.now_ns();
-        publisher.publish(&frame, &at(frames.head.last_sequence))?;
-        costs.saturating_record(shared.now_ns() - sent_at_ns);
-        shared.wait_for(sent);
-        latencies.saturating_record(shared.latency_since(sent_at_ns));
-    }
-    shared.stop.store(true, Ordering::Release);
+    let found = drive_sleeper(&shared, |frame, head| {
+        publisher.publish(frame, &at(head.last_sequence)).expect("publish");
+    });
     thread.join().expect("sleeper");
-    report.latency("sleeping subscriber, publish to handler", &latencies);
-    report.latency("sleeping subscriber, publish() itself", &costs);
+    Ok(found)
+}
+
+/// The same with what iceoryx2 has for it: a sample, and then a notification of an event service.
+fn bare_wake_ups(name: &BusName) -> Result<WakeUps, Box<dyn std::error::Error>> {
+    let shared = Shared::new();
+    let sizes = BareSizes { subscribers: 8, buffer: BUFFER, history: 0 };
+    let place = name.clone();
+    let open = move || -> Result<_, Box<dyn std::error::Error>> {
+        let (samples, node) = bare(&place, "bare-woken", sizes)?;
+        let events = node.service_builder(&"bare-woken".try_into()?).event().open_or_create()?;
+        Ok((samples, events, node))
+    };
+    let (samples, events, _node) = open()?;
+    let publisher = samples.publisher_builder().initial_max_slice_len(4096).max_loaned_samples(1).create()?;
+    let notifier = events.notifier_builder().create()?;
+    let reader = Arc::clone(&shared);
+    let thread = on_own_thread(
+        "bare sleeper",
+        None,
+        move || {
+            let (samples, events, node) = open().map_err(|error| BusError::Internal {
+                doing: "opening bare iceoryx2",
+                cause: error.to_string(),
+            })?;
+            let subscriber = samples.subscriber_builder().create().expect("subscriber");
+            Ok((subscriber, events.listener_builder().create().expect("listener"), node))
+        },
+        move |(subscriber, listener, _node)| {
+            while !reader.stop.load(Ordering::Acquire) {
+                if let Some(sample) = subscriber.receive().expect("receive") {
+                    reader.read(sum_words(unit_bytes(sample.payload())));
+                } else {
+                    listener.timed_wait(|_| (), Duration::from_millis(100)).expect("wait");
+                }
+            }
+        },
+    )?;
+    let found = drive_sleeper(&shared, |frame, _| {
+        send_bare(&publisher, frame).expect("send");
+        notifier.notify().expect("notify");
+    });
+    thread.join().expect("sleeper");
+    Ok(found)
+}
+
+fn measure_wake_ups(name: &BusName, report: &mut Report) -> Result<(), Box<dyn std::error::Error>> {
+    let (bare, ours) = (bare_wake_ups(name)?, bus_wake_ups(name)?);
+    for (what, ours, bare) in [
+        ("publish to handler", &ours.latencies, &bare.latencies),
+        ("publish() itself, which wakes it", &ours.costs, &bare.costs),
+    ] {
+        for (quantile_name, quantile) in [("P50", 0.5), ("P99", 0.99), ("P99.9", 0.999)] {
+            report
+                .row(
+                    format!("sleeping subscriber, {what} {quantile_name}"),
+                    microseconds(ours, quantile),
+                    "us",
+                )
+                .beside("bare iceoryx2, a sample and a notification", microseconds(bare, quantile));
+        }
+    }
     Ok(())
 }
 
@@ -312,7 +384,7 @@ fn run(rounds: u64) -> Result<Report, Box<dyn std::error::Error>> {
             &event.latencies,
         );
     }
-    measure_wake_up(&name, &mut report)?;
+    measure_wake_ups(&name, &mut report)?;
     report.row("core to core and back, one cache line, at the end", core_round_trip_ns()? as f64 / 1e3, "us");
     Ok(report)
 }
