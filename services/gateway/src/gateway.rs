@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::serve::ListenerExt;
 use matchtape_node::consumers::Consumers;
-use matchtape_node::{NodeGauge, Sealer};
+use matchtape_node::{Holds, NodeGauge, Sealer};
 use matchtape_schemas::Watermarks;
 use matchtape_storage::Reader;
 use tokio::net::{TcpListener, TcpSocket};
@@ -38,12 +38,14 @@ pub struct TapeHandle {
     pub gauge: Option<NodeGauge>,
     /// Seals its log on demand; without it, that is not offered.
     pub sealer: Option<Sealer>,
+    /// Its legal holds; without them, they are neither shown nor changed.
+    pub holds: Option<Holds>,
 }
 
 impl TapeHandle {
     /// A tape that is only shown.
     pub fn shown(reader: Reader, tail: watch::Receiver<Watermarks>) -> Self {
-        Self { reader, tail, ingress: None, consumers: None, gauge: None, sealer: None }
+        Self { reader, tail, ingress: None, consumers: None, gauge: None, sealer: None, holds: None }
     }
 }
 
@@ -79,8 +81,11 @@ pub(crate) struct Shared {
     pub(crate) consumers: Option<Consumers>,
     pub(crate) gauge: Option<NodeGauge>,
     pub(crate) sealer: Option<Sealer>,
+    pub(crate) holds: Option<Holds>,
     /// Held while the log is sealed.
     pub(crate) seals: Arc<Semaphore>,
+    /// Held while a legal hold is asked for, placed or lifted.
+    pub(crate) hold_requests: Arc<Semaphore>,
     /// One permit per request that waits for a consumer's events.
     pub(crate) consumer_waits: Arc<Semaphore>,
     /// Held while a consumer is made, changed or forgotten: that waits for a disk, and the next one for it.
@@ -129,7 +134,9 @@ impl Gateway {
             consumers: tape.consumers,
             gauge: tape.gauge,
             sealer: tape.sealer,
+            holds: tape.holds,
             seals: Arc::new(Semaphore::new(1)),
+            hold_requests: Arc::new(Semaphore::new(1)),
             consumer_waits: Arc::new(Semaphore::new(limits.connections_max)),
             consumer_changes: Arc::new(Semaphore::new(1)),
             publishes: Arc::new(Semaphore::new(limits.publishes_max)),

@@ -288,6 +288,10 @@ fn every_answer_and_every_report_keeps_to_the_rule() {
     }
     node.check("POST", "/v1/consumers/risk/members/m", "application/json");
     node.check("POST", "/v1/seal", "application/json");
+    node.check("PUT", "/v1/holds/case-0?from=3", "application/json");
+    node.check("GET", "/v1/holds", "application/json");
+    node.check("DELETE", "/v1/holds/case-0", "application/json");
+    node.check("DELETE", "/v1/holds/case-0", "application/json");
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

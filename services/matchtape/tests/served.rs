@@ -575,3 +575,65 @@ fn a_node_and_its_directory_agree_on_which_trade_a_bust_by_a_number_used_again_t
     let last: Vec<&str> = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect();
     assert_eq!(last, ["busted", "false", "true", "false", "false"], "{csv}");
 }
+
+#[test]
+fn a_legal_hold_is_placed_listed_and_lifted_in_a_running_node_as_at_rest() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let served = Served::start(&tape, "0");
+    succeed(&["state", "put", "limits/alpha", "5000", "--server", &served.url]);
+    let last = last_of(&served).get();
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&succeed(&[args, &["--format", "json"]].concat()).stdout).unwrap()
+    };
+    fn held_at<'a>(url: &'a str, what: &[&'a str]) -> Vec<&'a str> {
+        [&["hold"], what, &["--server", url]].concat()
+    }
+    let url = served.url.clone();
+    let held = |what| held_at(&url, what);
+    let placed = json(&held(&["add", "--name", "case 17/a", "--from", "1"]));
+    assert_eq!(placed, serde_json::json!({"name": "case 17/a", "from": 1, "last": last}));
+    let placed = json(&held(&["add", "--name", "later", "--from", "end"]));
+    assert_eq!(placed, serde_json::json!({"name": "later", "from": last + 1, "last": last}));
+    let listed = json(&held(&["list"]));
+    let at_rest = ["hold", "list", "--data", text(&tape)];
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed, json(&at_rest), "the directory says the same beside the node");
+
+    // The directory is the node's: who asks there is told where to ask, by name where that is known.
+    let add = ["hold", "add", "--data", text(&tape), "--name", "x"];
+    let (said, code) = fail(&add);
+    assert!(code == Some(1) && said.contains("`hold` go through a running node with --server URL"), "{said}");
+    assert!(said.contains("\"page\"") && said.contains(&format!("process {}", served.child.id())), "{said}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_matchtape"));
+    let output = command.args(add).env("MATCHTAPE_SERVER", &served.url).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("with --server {};", served.url)), "{said}");
+
+    for (wrong, code, words) in [
+        (&["add", "--name", "case 17/a", "--from", "2"][..], 1, "`hold rm` lifts this one"),
+        (&["add", "--name", "new", "--from", "9999"], 1, "--from end holds what comes from now on"),
+        (&["add", "--name", "new", "--from", "soon"], 2, "neither a sequence nor `end`"),
+        (&["add", "--name", ""], 1, "no name"),
+        (&["add", "--name", "a\nb"], 1, "control characters"),
+        (&["rm", "--name", "new"], 1, "there is no hold \"new\""),
+        (&["list", "--data", text(&tape)], 2, "cannot be used with"),
+    ] {
+        let (said, found) = fail(&held(wrong));
+        assert!(found == Some(code) && said.contains(words), "{wrong:?}: {said}");
+    }
+    assert_eq!(fail(&["hold", "list"]).1, Some(2));
+    served.stop();
+
+    let listed_at_rest = json(&at_rest);
+    assert_eq!(listed_at_rest, listed, "holds outlive the node");
+    let served = Served::start(&tape, "0");
+    let server = ["--server", &served.url];
+    let said = succeed(&[&["hold", "rm", "--name", "case 17/a", "--format", "text"], &server[..]].concat());
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), "hold \"case 17/a\" is lifted\n");
+    let said = succeed(&[&["hold", "list", "--format", "text"], &server[..]].concat());
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.starts_with(&format!("\"later\": from sequence {}, placed 20", last + 1)), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    served.stop();
+}

@@ -139,6 +139,7 @@ fn old_days_go_when_told_and_a_hold_keeps_them() {
     assert!(planned["first_kept"].as_u64() > Some(1), "{planned}");
     let said = refused(with(&["hold", "add"], &["--name", "case-1", "--from", "300"]));
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    assert!(said.contains("`hold` go through a running node with --server"), "{said}");
     assert!(
         refused(with(&["retain"], &["--trading-days", "2", "--apply"])).contains("writes there, since 20")
     );

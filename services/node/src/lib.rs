@@ -8,6 +8,7 @@
 //!  storage        writes and syncs; tells `Progress`, which raises the stages (stages.rs) and the readers' gate
 //!  bus.rs         the live bus follows what is visible
 //!  seal.rs        ends the log's segment before it is full, by the frame that comes next
+//!  hold.rs        legal holds, placed and lifted from any thread
 //! ```
 //!
 //! The only place where storage and distribution meet. Never holds an event back for a subscriber, never shows one
@@ -19,6 +20,7 @@ pub mod consumers;
 mod framer;
 mod gauge;
 mod history;
+mod hold;
 mod idle;
 mod ingress;
 mod latency;
@@ -37,6 +39,7 @@ pub use matchtape_schemas::publish::{Loan, ProducerMark, Publish, PublishError, 
 pub use bus::BusOptions;
 pub use gauge::NodeGauge;
 pub use history::{FollowedHistory, StoreFrame, StoreHistory};
+pub use hold::{HoldFrom, HoldReport, Holds, HoldsError};
 pub use ingress::IngressOptions;
 pub use latency::StageLatency;
 #[cfg(any(test, feature = "mistakes"))]

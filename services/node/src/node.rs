@@ -24,6 +24,7 @@ use crate::consumers::{self, ConsumerError, Consumers, ConsumersOptions};
 use crate::framer::Framer;
 use crate::gauge::NodeGauge;
 use crate::history::StoreHistory;
+use crate::hold::Holds;
 use crate::idle::IdleClock;
 use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
@@ -148,6 +149,7 @@ pub struct Node {
     ingress: Option<Ingress>,
     idle_clock: Option<IdleClock>,
     consumers: Consumers,
+    holds: Holds,
     bus_name: Option<BusName>,
     latency: Arc<StageLatency>,
     recovery: RecoveryReport,
@@ -259,6 +261,7 @@ impl Node {
         // From here on it is a node, though not a whole one: if something does not start, dropping it ends what has.
         let mut node = Self {
             intake: Arc::clone(&intake),
+            holds: Holds::new(&store),
             store: Some(store),
             reader: reader.clone(),
             pipeline: None,
@@ -410,6 +413,11 @@ impl Node {
         Sealer { intake: Arc::clone(&self.intake), log: self.store().wal().sealer() }
     }
 
+    /// Places and lifts legal holds, also after the node is gone (then it says so).
+    pub fn holds(&self) -> Holds {
+        self.holds.clone()
+    }
+
     /// Blocks until the event at `sequence` has reached `stage`.
     pub fn wait(&self, sequence: Sequence, stage: Stage) -> Result<(), WaitError> {
         self.intake.wait(sequence, stage, None)
@@ -431,10 +439,11 @@ impl Node {
         // While everything they were given can still be read: what they have come to is recorded.
         let recorded = self.consumers.close();
         self.stop_pipeline();
+        self.holds.end();
         let store = self.store.take().expect("there until closed");
         let closed = match Arc::try_unwrap(store) {
             Ok(store) => store.close().map(|_| ()).map_err(NodeError::from),
-            Err(_) => unreachable!("the pipeline thread held the only other handle"),
+            Err(_) => unreachable!("the pipeline thread and the holds had the only other handles"),
         };
         self.stop_distribution();
         closed.and(recorded)
@@ -473,6 +482,7 @@ impl Drop for Node {
         drop(self.idle_clock.take());
         self.consumers.abandon();
         self.stop_pipeline();
+        self.holds.end();
         // The log's own end writes and syncs what was appended; nothing is flushed or snapshotted.
         drop(self.store.take());
         self.stop_distribution();

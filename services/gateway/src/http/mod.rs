@@ -8,6 +8,7 @@ pub(crate) mod candles;
 mod consumers;
 mod events;
 mod guard;
+mod holds;
 mod instruments;
 mod metrics;
 mod orders;
@@ -72,6 +73,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/consumers/{name}/unpark", post(consumers::unpark))
         .route("/consumers/{name}/discard", post(consumers::discard))
         .route("/seal", post(seal::seal))
+        .route("/holds", get(holds::list))
+        .route("/holds/{name}", axum::routing::put(holds::place).delete(holds::lift))
         .route("/watermarks", get(status::watermarks))
         .route("/health", get(status::health))
         .route("/stream", get(stream))

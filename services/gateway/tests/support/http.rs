@@ -40,6 +40,11 @@ pub async fn post(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("POST {path}"), &format!("Host: {address}\r\nContent-Length: 0\r\n")).await
 }
 
+/// Any other method, without a body.
+pub async fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
+    ask(address, &format!("{method} {path}"), &format!("Host: {address}\r\nContent-Length: 0\r\n")).await
+}
+
 /// What came of an answer that has to be cut.
 pub async fn get_cut(address: SocketAddr, path: &str, headers: &str) -> Answer {
     let (answer, whole) = ask_for_any(address, &format!("GET {path}"), headers).await;

@@ -117,8 +117,8 @@ impl Tape {
             }
         });
         let consumers = Some(self.node.consumers());
-        let sealer = Some(self.node.sealer());
-        let tape = TapeHandle { consumers, sealer, ..TapeHandle::shown(self.node.reader(), tail) };
+        let (sealer, holds) = (Some(self.node.sealer()), Some(self.node.holds()));
+        let tape = TapeHandle { consumers, sealer, holds, ..TapeHandle::shown(self.node.reader(), tail) };
         (Gateway::start(config(limits), tape).await.unwrap(), follow)
     }
 

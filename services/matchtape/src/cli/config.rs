@@ -603,6 +603,13 @@ impl Config {
             let (key, value, reason) = ("retention.interval_seconds", "0".into(), "1 or more");
             return Err(ConfigError::Value { key, value, reason });
         }
+        for (key, bytes) in self.retention.bytes_of_pins() {
+            // A full memtable makes one event table.
+            if bytes > 0 && bytes < (self.storage.memtable_mib as u64) << 20 {
+                let reason = "0 (no limit), or at least storage.memtable_mib: nothing less than an event table can be held back";
+                return Err(ConfigError::Value { key, value: bytes.to_string(), reason });
+            }
+        }
         if self.gateway.enabled && !self.gateway.listen.ip().is_loopback() {
             let (value, reason) =
                 (self.gateway.listen.to_string(), "loopback only: this release has no authentication");
@@ -746,14 +753,30 @@ mod tests {
 
     #[test]
     fn everything_is_kept_unless_a_rule_says_otherwise() {
-        use matchtape_storage::RetentionPolicy;
+        use matchtape_storage::{PinLimit, PinLimits, RetentionPolicy};
 
         let config = load("").unwrap();
         assert_eq!(config.retention.policy(), RetentionPolicy::default());
         assert_eq!(config.snapshot.interval_minutes, 30);
-        let text = "[retention]\nkeep_hours = 2\nkeep_trading_days = 3\nkeep_bytes = 4\n\
-                    abandoned_sections = [\"old\"]\n";
+        let text = "[storage]\nmemtable_mib = 1\n\
+                    [retention]\nkeep_hours = 2\nkeep_trading_days = 3\nkeep_bytes = 4\n\
+                    abandoned_sections = [\"old\"]\n\
+                    consumer_bytes_max = 1048576\nconsumer_hours_max = 0\n\
+                    backup_bytes_max = 0\nbackup_hours_max = 3\n\
+                    upload_bytes_max = 2097152\nupload_hours_max = 4\n\
+                    hold_bytes_alarm = 3145728\nhold_hours_alarm = 5\n";
+        let limit = |bytes, hours: Option<u64>| PinLimit {
+            bytes,
+            age: hours.map(|hours| Duration::from_secs(hours * 3600)),
+        };
         let expected = RetentionPolicy {
+            pin_limits: PinLimits {
+                standby: limit(Some(1 << 20), None),
+                consumer: limit(Some(1 << 20), None),
+                archive: limit(Some(2 << 20), Some(4)),
+                backup: limit(None, Some(3)),
+                legal_hold: limit(Some(3 << 20), Some(5)),
+            },
             age: Some(Duration::from_secs(7200)),
             trading_days: Some(3),
             bytes: Some(4),
@@ -762,8 +785,15 @@ mod tests {
         };
         assert_eq!(load(text).unwrap().retention.policy(), expected);
         let shown = toml::to_string_pretty(&config).unwrap();
-        for key in ["[retention]", "keep_hours = 0", "keep_trading_days = 0", "keep_bytes = 0", "[snapshot]"]
-        {
+        for key in [
+            "[retention]",
+            "keep_hours = 0",
+            "keep_trading_days = 0",
+            "keep_bytes = 0",
+            "consumer_bytes_max = 68719476736",
+            "consumer_hours_max = 168",
+            "[snapshot]",
+        ] {
             assert!(shown.contains(key), "{key} in {shown}");
         }
     }
@@ -856,6 +886,9 @@ mod tests {
             ("[bus]\nroot = \"run\"\n", "not an absolute path"),
             ("[retention]\nkeep_days = 3\n", "keep_days"),
             ("[retention]\ninterval_seconds = 0\n", "retention.interval_seconds"),
+            ("[retention]\nconsumer_bytes_max = 64\n", "retention.consumer_bytes_max = 64: 0 (no limit)"),
+            ("[retention]\nhold_bytes_alarm = 1\n", "retention.hold_bytes_alarm"),
+            ("[retention]\nbackup_hours_max = -1\n", "backup_hours_max"),
             ("[snapshot]\ninterval = 3\n", "interval"),
         ] {
             let error = load(text).expect_err(text).to_string();

@@ -8,7 +8,8 @@ use std::time::Duration;
 use matchtape_node::Node;
 use matchtape_schemas::AcceptedTime;
 use matchtape_storage::{
-    Advisory, DropReason, DroppedFile, EventStore, Finding, Restraint, RetentionChoice, RetentionPolicy,
+    Advisory, DropReason, DroppedFile, EventStore, Finding, PinLimit, PinLimits, Restraint, RetentionChoice,
+    RetentionPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,20 @@ pub(super) struct RetentionSection {
     pub keep_bytes: u64,
     /// Sections of snapshots that nobody will ask for again.
     pub abandoned_sections: Vec<String>,
+    /// What a durable consumer has not acknowledged stays, but at most so many bytes of event tables: beyond that it is told what it
+    /// lost, for a reader that is gone must not fill the disk. 0: without a limit. So for a standby.
+    pub consumer_bytes_max: u64,
+    /// And at most for so long after it was accepted. 0: without a limit.
+    pub consumer_hours_max: u64,
+    /// The same for a backup that is being taken.
+    pub backup_bytes_max: u64,
+    pub backup_hours_max: u64,
+    /// The same for an upload to the cold tier.
+    pub upload_bytes_max: u64,
+    pub upload_hours_max: u64,
+    /// A legal hold is never broken: beyond this there is an alarm. 0: never.
+    pub hold_bytes_alarm: u64,
+    pub hold_hours_alarm: u64,
     /// So often the node looks.
     pub interval_seconds: u64,
 }
@@ -38,11 +53,22 @@ pub(super) struct RetentionSection {
 impl Default for RetentionSection {
     fn default() -> Self {
         let policy = RetentionPolicy::default();
+        let bytes = |limit: PinLimit| limit.bytes.unwrap_or(0);
+        let hours = |limit: PinLimit| limit.age.map_or(0, |age| age.as_secs() / HOUR);
+        let limits = policy.pin_limits;
         Self {
             keep_hours: 0,
             keep_trading_days: 0,
             keep_bytes: 0,
             abandoned_sections: policy.abandoned_sections,
+            consumer_bytes_max: bytes(limits.consumer),
+            consumer_hours_max: hours(limits.consumer),
+            backup_bytes_max: bytes(limits.backup),
+            backup_hours_max: hours(limits.backup),
+            upload_bytes_max: bytes(limits.archive),
+            upload_hours_max: hours(limits.archive),
+            hold_bytes_alarm: bytes(limits.legal_hold),
+            hold_hours_alarm: hours(limits.legal_hold),
             interval_seconds: 60,
         }
     }
@@ -52,13 +78,38 @@ impl RetentionSection {
     /// As the store wants it.
     pub(super) fn policy(&self) -> RetentionPolicy {
         RetentionPolicy {
-            age: (self.keep_hours > 0).then(|| Duration::from_secs(self.keep_hours.saturating_mul(HOUR))),
+            age: after(self.keep_hours),
             trading_days: (self.keep_trading_days > 0).then_some(self.keep_trading_days),
             bytes: (self.keep_bytes > 0).then_some(self.keep_bytes),
+            pin_limits: PinLimits {
+                standby: limit(self.consumer_bytes_max, self.consumer_hours_max),
+                consumer: limit(self.consumer_bytes_max, self.consumer_hours_max),
+                archive: limit(self.upload_bytes_max, self.upload_hours_max),
+                backup: limit(self.backup_bytes_max, self.backup_hours_max),
+                legal_hold: limit(self.hold_bytes_alarm, self.hold_hours_alarm),
+            },
             abandoned_sections: self.abandoned_sections.clone(),
             ..RetentionPolicy::default()
         }
     }
+
+    /// The limits in bytes, by key.
+    pub(super) fn bytes_of_pins(&self) -> [(&'static str, u64); 4] {
+        [
+            ("retention.consumer_bytes_max", self.consumer_bytes_max),
+            ("retention.backup_bytes_max", self.backup_bytes_max),
+            ("retention.upload_bytes_max", self.upload_bytes_max),
+            ("retention.hold_bytes_alarm", self.hold_bytes_alarm),
+        ]
+    }
+}
+
+fn after(hours: u64) -> Option<Duration> {
+    (hours > 0).then(|| Duration::from_secs(hours.saturating_mul(HOUR)))
+}
+
+fn limit(bytes: u64, hours: u64) -> PinLimit {
+    PinLimit { bytes: (bytes > 0).then_some(bytes), age: after(hours) }
 }
 
 /// Snapshots beside those that every full memtable leaves.
@@ -260,6 +311,38 @@ mod tests {
         drop(pin);
         Keeper::new(&config).look(&node, now());
         assert!(first_kept(&node) > 250);
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn a_consumer_further_behind_than_its_limit_holds_nothing_back_and_without_limits_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&folder);
+        tables(&node, 5);
+        let pin = node.store().pin(PinKind::Consumer, "risk", Sequence(1)).unwrap();
+        let mut config = Config::default();
+        config.retention.keep_bytes = 1;
+        let much_later = AcceptedTime(now().0 + 200 * 3600 * 1_000_000_000);
+        (config.retention.consumer_bytes_max, config.retention.consumer_hours_max) = (0, 0);
+        Keeper::new(&config).look(&node, much_later);
+        assert!(first_kept(&node) == 1 && !pin.is_broken());
+        config.retention.consumer_hours_max = 201;
+        Keeper::new(&config).look(&node, much_later);
+        assert!(first_kept(&node) == 1 && !pin.is_broken());
+        config.retention.consumer_hours_max = 199;
+        Keeper::new(&config).look(&node, much_later);
+        assert!(first_kept(&node) > 1 && pin.is_broken(), "beyond its age");
+
+        let from = first_kept(&node);
+        let pin = node.store().pin(PinKind::Consumer, "risk", Sequence(from)).unwrap();
+        let bytes: u64 = node.store().inspect().event_tables.iter().map(|table| table.bytes).sum();
+        tables(&node, 3);
+        (config.retention.consumer_bytes_max, config.retention.consumer_hours_max) = (bytes * 100, 0);
+        Keeper::new(&config).look(&node, much_later);
+        assert!(first_kept(&node) == from && !pin.is_broken());
+        config.retention.consumer_bytes_max = bytes / 2;
+        Keeper::new(&config).look(&node, much_later);
+        assert!(first_kept(&node) > from && pin.is_broken(), "beyond its bytes");
         node.close().unwrap();
     }
 

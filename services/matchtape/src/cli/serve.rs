@@ -376,10 +376,14 @@ impl Running {
                 Publishing::Offered => Some(Arc::new(NodeIngress::new(node.publishers()))),
                 Publishing::NotOffered => None,
             };
-            let consumers = Some(node.consumers());
-            let (gauge, sealer) = (Some(node.gauge()), Some(node.sealer()));
-            let tape =
-                TapeHandle { ingress, consumers, gauge, sealer, ..TapeHandle::shown(node.reader(), tail) };
+            let tape = TapeHandle {
+                ingress,
+                consumers: Some(node.consumers()),
+                gauge: Some(node.gauge()),
+                sealer: Some(node.sealer()),
+                holds: Some(node.holds()),
+                ..TapeHandle::shown(node.reader(), tail)
+            };
             let settings = GatewayConfig {
                 listen: config.gateway.listen,
                 hosts: config.gateway.hosts.clone(),

@@ -15,9 +15,20 @@ use super::error::CliError;
 /// What to do where there is no store.
 pub(super) const NO_STORE: &str = "it has to be the directory that `matchtape import` or a node writes to";
 
-/// What to do where a node is at work.
-const BESIDE_A_WRITER: &str = "one process at a time may write; queries work beside it, and `import`, `state` and `seal` go through a \
-                               running node with --server; anything else needs it stopped";
+/// What to do where a node is at work. Its address is known where the environment names it.
+fn beside_a_writer() -> String {
+    let address = std::env::var("MATCHTAPE_SERVER").unwrap_or_else(|_| "URL".to_owned());
+    let known = match address.as_str() {
+        "URL" => {
+            ", which it prints after \"page\" (http://127.0.0.1:7474 unless `gateway.listen` says otherwise)"
+        }
+        _ => "",
+    };
+    format!(
+        "one process at a time may write; queries work beside it, and `import`, `state`, `seal` and `hold` go through a running node \
+         with --server {address}{known}; anything else needs it stopped"
+    )
+}
 
 /// What to do where it is the system that refuses, whatever was being done: the store is as sound as it was.
 pub(super) fn system_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
@@ -71,11 +82,11 @@ pub(super) fn open_error(directory: &Path, error: &OpenError) -> CliError {
         let since = rfc3339(i64::try_from(holder.started_ns).unwrap_or(i64::MAX));
         return CliError::with_advice(
             format_args!("{}: process {} writes there, since {since}", directory.display(), holder.pid),
-            BESIDE_A_WRITER,
+            beside_a_writer(),
         );
     }
     let advice = match error {
-        OpenError::Lock(LockError::Held { .. }) => BESIDE_A_WRITER,
+        OpenError::Lock(LockError::Held { .. }) => return CliError::with_advice(message, beside_a_writer()),
         OpenError::NoStore => NO_STORE,
         OpenError::Disk(_) | OpenError::Lock(LockError::Disk(_)) => {
             "check the directory, its permissions and the space left on the device"
