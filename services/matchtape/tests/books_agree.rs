@@ -1,6 +1,9 @@
 //! The books of both real days, as everybody comes by them: followed live from the bus, kept by changes alone, replayed by
 //! another process, asked for as of a position from the node and from its files. At every checkpoint of the judge they are
 //! what the judge says, and so are their checksums.
+//!
+//! A live reader that is slower than the import reads the log. So that it comes to the checkpoints live, the import waits
+//! before and behind each of them until it has caught up.
 
 mod oracle;
 
@@ -12,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use matchtape::import::dbn::{self, DbnSource};
 use matchtape::import::sse::{self, SseSource};
-use matchtape::import::{Directory, Input, NodeTarget, OnError, Overlap, Source, load};
+use matchtape::import::{
+    Directory, Input, LoadError, Loaded, NodeTarget, OnError, Overlap, Recorded, Source, Target, load,
+};
 use matchtape_bus::{BusConfig, BusService, WakeUp};
 use matchtape_client::as_of;
 use matchtape_market::{
@@ -20,7 +25,10 @@ use matchtape_market::{
 };
 use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions};
 use matchtape_schemas::event::Side;
-use matchtape_schemas::{EventRef, InstrumentId, Kind, KindMask, Price, Quantity, Sequence, Stage};
+use matchtape_schemas::{
+    Body, Event, EventRef, EventTime, InstrumentId, Kind, KindMask, Price, ProducerId, ProducerSequence,
+    Quantity, Sequence, Stage,
+};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use matchtape_subscription::{
     BusLive, End, Historical, HistoricalOptions, RealTime, RealTimeOptions, Start, Subscription, Update,
@@ -121,6 +129,20 @@ impl Copy {
     }
 }
 
+/// Whether a record is one of those that the judge counts.
+fn counts(kind: Kind) -> bool {
+    kind != Kind::InstrumentDefined && !KindMask::CONTROL.contains(kind)
+}
+
+/// Where the live reader is, for the import.
+#[derive(Default)]
+struct Progress {
+    live: AtomicBool,
+    at: AtomicU64,
+    /// Set when the import has ended: its last event.
+    last: AtomicU64,
+}
+
 /// Where the checkpoints are on the tape: position, instrument, day, and which of that instrument's.
 type Reached = Vec<(Sequence, InstrumentId, usize, usize)>;
 
@@ -133,6 +155,10 @@ struct Reader<'a> {
     records: BTreeMap<InstrumentId, u64>,
     copies: BTreeMap<InstrumentId, Copy>,
     reached: Reached,
+    /// Events come from the bus.
+    is_live: bool,
+    /// How many of each day's checkpoints did.
+    reached_live: Vec<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -140,7 +166,8 @@ impl<'a> Reader<'a> {
         let mut books = Books::new();
         books.watch();
         let (instruments, records, copies) = (Instruments::new(), BTreeMap::new(), BTreeMap::new());
-        Self { who, days, books, instruments, records, copies, reached: Vec::new() }
+        let (reached, is_live, reached_live) = (Vec::new(), false, vec![0; days.len()]);
+        Self { who, days, books, instruments, records, copies, reached, is_live, reached_live }
     }
 
     fn apply(&mut self, event: &EventRef<'_>) {
@@ -150,7 +177,7 @@ impl<'a> Reader<'a> {
             self.copies.entry(change.instrument).or_default().apply(&change);
         }
         let instrument = event.instrument();
-        if event.kind() == Kind::InstrumentDefined || KindMask::CONTROL.contains(event.kind()) {
+        if !counts(event.kind()) {
             return;
         }
         let records = self.records.entry(instrument).or_default();
@@ -170,26 +197,35 @@ impl<'a> Reader<'a> {
                         "{who}, by changes alone"
                     );
                     self.reached.push((event.sequence(), instrument, place, number));
+                    self.reached_live[place] += usize::from(self.is_live);
                 }
             }
         }
     }
 
-    /// Reads through the position that is there once it is known.
-    fn follow(mut self, mut subscription: impl Subscription, last: &AtomicU64) -> Reached {
+    /// Reads through the last position once that is known.
+    fn follow(mut self, mut subscription: impl Subscription, progress: &Progress) -> Self {
         let begun = Instant::now();
         let mut at = 0;
         // Acquire: pairs with the import's store of where it ended.
-        while at < last.load(Ordering::Acquire) {
+        while at < progress.last.load(Ordering::Acquire) {
             assert!(begun.elapsed() < PATIENCE, "{} is stuck at {at}", self.who);
-            if let Some(Update::Events(events)) = subscription.next(TURN).expect("a sound tape") {
-                for event in events.iter() {
-                    self.apply(&event);
-                    at = event.sequence().get();
+            match subscription.next(TURN).expect("a sound tape") {
+                Some(Update::Events(events)) => {
+                    for event in events.iter() {
+                        self.apply(&event);
+                        at = event.sequence().get();
+                    }
                 }
+                Some(Update::LiveJoined { .. }) => self.is_live = true,
+                Some(Update::LiveLeft { .. }) => self.is_live = false,
+                _ => {}
             }
+            // Release: pairs with the import's look at both.
+            progress.live.store(self.is_live, Ordering::Release);
+            progress.at.store(at, Ordering::Release);
         }
-        self.reached
+        self
     }
 }
 
@@ -199,25 +235,125 @@ fn judge(who: &str, units: Units, point: &Checkpoint, book: &Book) {
     assert_eq!(book_checksum(book), point.checksum, "{who}");
 }
 
-fn import(node: &Node, source: &mut dyn Source, known: &Directory) -> Sequence {
+/// Publishes to a node, and lets the live reader come to the checkpoints live.
+struct InStep<'a> {
+    target: NodeTarget<'a>,
+    days: &'a [Day],
+    names: BTreeMap<InstrumentId, [String; 2]>,
+    records: BTreeMap<InstrumentId, u64>,
+    progress: &'a Progress,
+}
+
+impl InStep<'_> {
+    /// Counts a group's records as the reader will; whether a checkpoint is among them.
+    fn has_checkpoint(&mut self, group: &[Event]) -> bool {
+        let mut found = false;
+        for event in group {
+            if let Body::InstrumentDefined(body) = &event.body {
+                let names = [body.symbol.to_string(), body.venue_instrument_id.to_string()];
+                self.names.insert(event.instrument, names);
+            }
+            if !counts(event.body.kind()) {
+                continue;
+            }
+            let records = self.records.entry(event.instrument).or_default();
+            *records += 1;
+            let points = self.days.iter().flat_map(|day| day.of(&self.names[&event.instrument]));
+            found |= points.into_iter().any(|point| point.records == *records);
+        }
+        found
+    }
+
+    /// Until the reader is live and has everything.
+    fn wait_for_reader(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
+        self.target.settle(loaded)?;
+        let (begun, last) = (Instant::now(), self.target.visible().get());
+        // Acquire: pairs with the reader's stores.
+        while !(self.progress.live.load(Ordering::Acquire)
+            && self.progress.at.load(Ordering::Acquire) >= last)
+        {
+            assert!(begun.elapsed() < PATIENCE, "the reader is never live at {last}");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+impl Target for InStep<'_> {
+    fn open(&mut self, producer: ProducerId) -> Result<ProducerSequence, LoadError> {
+        self.target.open(producer)
+    }
+
+    fn publish(
+        &mut self,
+        producer: ProducerId,
+        group: &[Event],
+        loaded: &mut Loaded,
+    ) -> Result<(), LoadError> {
+        let checkpoint = self.has_checkpoint(group);
+        if checkpoint {
+            self.wait_for_reader(loaded)?;
+        }
+        self.target.publish(producer, group, loaded)?;
+        // What follows would overtake it.
+        if checkpoint { self.wait_for_reader(loaded) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, loaded: &mut Loaded) -> Result<(), LoadError> {
+        self.target.settle(loaded)
+    }
+
+    fn recorded(
+        &mut self,
+        instrument: Option<(InstrumentId, &str)>,
+        from: EventTime,
+        through: EventTime,
+        found: &mut dyn FnMut(Recorded) -> bool,
+    ) -> Result<Option<()>, LoadError> {
+        self.target.recorded(instrument, from, through, found)
+    }
+
+    fn last_through(
+        &mut self,
+        instrument: (InstrumentId, &str),
+        through: EventTime,
+    ) -> Result<Option<EventTime>, LoadError> {
+        self.target.last_through(instrument, through)
+    }
+
+    fn visible(&self) -> Sequence {
+        self.target.visible()
+    }
+}
+
+fn import(
+    node: &Node,
+    source: &mut dyn Source,
+    known: &Directory,
+    days: &[Day],
+    progress: &Progress,
+) -> Sequence {
     let stop = AtomicBool::new(false);
-    let mut target = NodeTarget::new(node, &stop, |text| panic!("{text}"));
+    let target = NodeTarget::new(node, &stop, |text| panic!("{text}"));
+    let (names, records) = (BTreeMap::new(), BTreeMap::new());
+    let mut target = InStep { target, days, names, records, progress };
     load(&mut target, source, known, Overlap::Refuse, &stop, &mut |_, _, _| {}).expect("a sound source").last
 }
 
 /// Both days onto the tape; returns its last event.
-fn import_both(node: &Node, sse: &Path, cme: &Path) -> Sequence {
+fn import_both(node: &Node, sse: &Path, cme: &Path, days: &[Day], progress: &Progress) -> Sequence {
     let options = sse::Options { instruments: Vec::new(), on_error: OnError::Stop, id: None };
     let files = ["orders.csv.gz", "trades.csv.gz"].map(|name| Input::open(&sse.join(name)).unwrap());
     let known = Directory::new();
     let mut source = SseSource::open(files.into(), known.clone(), &options, &mut |_| {}).unwrap();
-    let last = import(node, &mut source, &known);
+    let last = import(node, &mut source, &known, days, progress);
     node.wait(last, Stage::Visible).unwrap();
 
     let options = dbn::Options { instruments: Vec::new(), on_error: OnError::Stop, id: None };
     let file = Input::open(&cme.join("esh4-glbx-mdp3-20231225.mbo.dbn")).unwrap();
     let known = Directory::of(&as_of::instruments(&node.reader(), last).unwrap());
-    let last = import(node, &mut DbnSource::open(file, known.clone(), &options).unwrap(), &known);
+    let mut source = DbnSource::open(file, known.clone(), &options).unwrap();
+    let last = import(node, &mut source, &known, days, progress);
     node.wait(last, Stage::Visible).unwrap();
     last
 }
@@ -249,25 +385,34 @@ fn books_live_replayed_and_as_of_are_what_the_judge_says_at_every_checkpoint_and
     // Several snapshots, so that a book as of a position begins with one.
     options.store.memtable_bytes = 4 << 20;
     let node = Node::open(&tape, options, projections()).unwrap();
-    let last = AtomicU64::new(u64::MAX);
+    let progress = Progress { last: AtomicU64::new(u64::MAX), ..Progress::default() };
     let live = std::thread::scope(|scope| {
         let live = scope.spawn(|| {
             let name = node.bus_name().expect("it has a bus");
             let bus = BusLive::new(name, BusService::Live, WakeUp::Event, Duration::from_micros(50));
             let options = RealTimeOptions { start: Start::Beginning, ..RealTimeOptions::default() };
             let subscription = RealTime::open(node.history(), bus, options).unwrap();
-            Reader::new("live", &days).follow(subscription, &last)
+            Reader::new("live", &days).follow(subscription, &progress)
         });
-        last.store(import_both(&node, &sse, &cme).get(), Ordering::Release);
+        let last = import_both(&node, &sse, &cme, &days, &progress);
+        // Release: pairs with the reader's look at where it ends.
+        progress.last.store(last.get(), Ordering::Release);
         live.join().expect("the live books are right")
     });
+    // A machine that stands still at one of them sends the reader to the log; not at every other one.
+    for (day, live) in days.iter().zip(live.reached_live) {
+        let checkpoints: usize = day.checkpoints.values().map(Vec::len).sum();
+        assert!(2 * live > checkpoints, "{live} of {checkpoints} checkpoints came live");
+    }
+    let live = live.reached;
     assert_eq!(live.len(), checkpoints, "every checkpoint was come to");
 
     let options =
         HistoricalOptions { start: Start::Beginning, end: End::Visible, ..HistoricalOptions::default() };
     let history = FollowedHistory::new(outside(&tape));
     let replay = Historical::open(history, options).unwrap();
-    assert_eq!(Reader::new("replayed", &days).follow(replay, &last), live);
+    let replayed = Reader::new("replayed", &days).follow(replay, &progress);
+    assert_eq!(replayed.reached, live);
 
     let as_of = |who: &str, reader: &matchtape_storage::Reader| {
         for (sequence, instrument, day, place) in &live {
