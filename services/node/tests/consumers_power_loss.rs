@@ -1,7 +1,8 @@
 //! Durable consumers when the power goes: on simulated disks, at sampled moments of a recorded run.
 //!
 //! What is judged: a consumer that was made is there; its floor is not below what was acknowledged durably and not ahead of
-//! the tape; from there on nothing is left out, and whatever was delivered before is marked.
+//! the tape; from there on nothing is left out but what was acknowledged, nothing comes again that was durably, and
+//! whatever else was delivered before is marked.
 
 mod support;
 
@@ -24,20 +25,31 @@ use support::{order, put, small};
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(2);
 
-/// The system tape on a disk of its own, so that each can lose power by itself.
+/// The system tape on a disk of its own, so that each can lose power by itself; or both on one, as in a data directory.
 #[derive(Clone, Debug)]
 struct TwoDisks {
     main: SimDisk,
     system: SimDisk,
     /// The system tape's tables on another one, where they are to lack room by themselves.
     tables: Option<SimDisk>,
+    /// `main` and `system` are the same disk.
+    are_one: bool,
 }
 
 impl TwoDisks {
+    fn apart(main: SimDisk, system: SimDisk) -> Self {
+        Self { main, system, tables: None, are_one: false }
+    }
+
+    /// Everything happens in the order of one disk.
+    fn one(disk: SimDisk) -> Self {
+        Self { are_one: true, ..Self::apart(disk.clone(), disk) }
+    }
+
     fn route(&self, path: &Path) -> (&SimDisk, PathBuf) {
         let mut parts = path.components();
         match parts.next() {
-            Some(Component::Normal(first)) if first == "system" => {
+            Some(Component::Normal(first)) if first == "system" && !self.are_one => {
                 let path = parts.as_path();
                 let disk = self.tables.as_ref().filter(|_| path.starts_with("tables"));
                 (disk.unwrap_or(&self.system), path.to_owned())
@@ -56,7 +68,7 @@ impl Disk for TwoDisks {
     fn list(&self, directory: &Path) -> Result<Vec<Entry>, DiskError> {
         let (disk, path) = self.route(directory);
         let mut entries = disk.list(&path)?;
-        if directory.as_os_str().is_empty() && !self.system.list(Path::new(""))?.is_empty() {
+        if directory.as_os_str().is_empty() && !self.are_one && !self.system.list(Path::new(""))?.is_empty() {
             entries.push(Entry { name: "system".to_owned(), kind: EntryKind::Directory });
         }
         Ok(entries)
@@ -108,14 +120,22 @@ struct Moment {
     system: usize,
 }
 
+impl Moment {
+    fn is_by(&self, at: Moment) -> bool {
+        self.main <= at.main && self.system <= at.system
+    }
+}
+
 struct Run {
     disks: TwoDisks,
     /// When it was said that the consumer is made.
     made: Option<Moment>,
     /// (when it was said, everything up to here is acknowledged durably)
     promised: Vec<(Moment, Sequence)>,
-    /// (when it was given, what)
+    /// (when it was there, what was given)
     delivered: Vec<(Moment, Sequence)>,
+    /// (when that was begun, when it was durable, what was acknowledged)
+    acknowledged: Vec<(Moment, Moment, Sequence)>,
     /// (when it was said, the last event that is durable)
     durable: Vec<(Moment, Sequence)>,
 }
@@ -143,10 +163,15 @@ impl Run {
         Moment { main: self.disks.main.operations(), system: self.disks.system.operations() }
     }
 
-    fn record(ack: AckPolicy) -> Self {
-        let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
-        let mut run =
-            Self { disks, made: None, promised: Vec::new(), delivered: Vec::new(), durable: Vec::new() };
+    fn record(disks: TwoDisks, ack: AckPolicy) -> Self {
+        let mut run = Self {
+            disks,
+            made: None,
+            promised: Vec::new(),
+            delivered: Vec::new(),
+            acknowledged: Vec::new(),
+            durable: Vec::new(),
+        };
         let mut number = 0;
         for life in 0..3 {
             let node = open(&run.disks);
@@ -167,19 +192,22 @@ impl Run {
                 if run.made.is_some() {
                     let handle =
                         handle.get_or_insert_with(|| node.consumers().attach(&name(), &member()).unwrap());
-                    let before = run.moment();
                     let mut given: Vec<Sequence> = Vec::new();
                     for item in handle.fetch(6, LONG).unwrap() {
                         given.extend(item.delivery().map(|delivery| delivery.sequence()));
                     }
-                    run.delivered.extend(given.iter().map(|sequence| (before, *sequence)));
+                    let there = run.moment();
+                    run.delivered.extend(given.iter().map(|sequence| (there, *sequence)));
                     // One stays out, so that what is pending is recorded too.
                     given.pop();
                     if !given.is_empty() {
+                        let begun = run.moment();
                         handle.ack_each(&given).unwrap();
                         handle.ack_durable(given[0]).unwrap();
                         let floor = node.consumers().info(&name()).unwrap().machine.floor;
-                        run.promised.push((run.moment(), floor));
+                        let done = run.moment();
+                        run.promised.push((done, floor));
+                        run.acknowledged.extend(given.iter().map(|sequence| (begun, done, *sequence)));
                     }
                 }
             }
@@ -197,7 +225,6 @@ impl Run {
 
     /// Opens what is left and says what is wrong with it. Returns whether the record had to be pulled back.
     fn judge(&self, disks: &TwoDisks, at: Moment) -> Result<bool, String> {
-        let before = |moment: &Moment| moment.main <= at.main && moment.system <= at.system;
         let node = open(disks);
         let head = node.watermarks().durable;
         let durable = self.durable.iter().filter(|(moment, _)| moment.main <= at.main).map(|(_, last)| *last);
@@ -228,20 +255,30 @@ impl Run {
         node.wait(last, Stage::Visible).unwrap();
         let handle = node.consumers().attach(&name(), &member()).unwrap();
         let (came, pulled_back) = drain(&handle, last);
-        let missing = (floor.next().get()..=last.get())
-            .filter(|sequence| !came.iter().any(|(other, _)| other.get() == *sequence))
-            .filter(|sequence| {
-                // Acknowledged one by one: some above the floor are done.
-                let done = info.machine.next > Sequence(*sequence);
-                !(done && info.definition.ack == AckPolicy::Explicit)
-            });
-        if let Some(missing) = missing.into_iter().next() {
-            return Err(format!("{missing} never comes; the floor was {floor}"));
+        for sequence in (Sequence::FIRST.get()..=last.get()).map(Sequence) {
+            // Whether the record has what was acknowledged shows in that it does not come.
+            let meant = |one: Sequence| match info.definition.ack {
+                AckPolicy::All => sequence <= one,
+                AckPolicy::Explicit | AckPolicy::None => sequence == one,
+            };
+            let done =
+                self.acknowledged.iter().any(|(begun, _, one)| meant(*one) && begun.system <= at.system);
+            let done = done && sequence < info.machine.next;
+            if !done && !came.iter().any(|(other, _)| *other == sequence) {
+                return Err(format!("{sequence} never comes; the floor was {floor}"));
+            }
         }
         for (sequence, redelivered) in &came {
-            let given = self.delivered.iter().any(|(moment, other)| other == sequence && before(moment));
             // Behind a lost end other events have those positions.
-            if given && !redelivered && *sequence <= head {
+            if *sequence > head {
+                continue;
+            }
+            let done =
+                self.acknowledged.iter().any(|(_, done, one)| one == sequence && done.system <= at.system);
+            if done && !pulled_back {
+                return Err(format!("{sequence} was acknowledged durably and comes again"));
+            }
+            if self.delivered.iter().any(|(there, one)| one == sequence && there.is_by(at)) && !redelivered {
                 return Err(format!("{sequence} was given before and is not marked"));
             }
         }
@@ -289,20 +326,32 @@ fn choices(sample: usize) -> PowerLoss {
 #[test]
 fn a_consumer_resumes_after_every_loss_of_power() {
     for ack in [AckPolicy::All, AckPolicy::Explicit] {
-        let run = Run::record(ack);
-        // Moments at which both disks stop together: those that were noted, and those between.
-        let moments: Vec<Moment> = run.durable.iter().map(|(moment, _)| *moment).collect();
-        assert!(run.promised.len() > 5 && moments.len() > 10);
-        for sample in 0..samples() {
-            let at = moments[sample % moments.len()];
-            let choice = choices(sample);
-            let disks = TwoDisks {
-                main: run.disks.main.crash_at(at.main, choice),
-                system: run.disks.system.crash_at(at.system, choice),
-                tables: None,
-            };
-            if let Err(wrong) = run.judge(&disks, at) {
-                panic!("{ack:?}, {at:?}, {choice:?}: {wrong}");
+        let run = Run::record(TwoDisks::one(SimDisk::new(1)), ack);
+        let made = run.made.expect("it was made").main;
+        // Right behind what was said, and from a little before the consumer is made on evenly between all operations.
+        let noted = run.durable.iter().chain(&run.promised).map(|(moment, _)| moment.main);
+        let noted: Vec<usize> = noted.chain([made]).filter(|noted| *noted >= made).collect();
+        let first = made.saturating_sub(20);
+        let (count, operations) = (samples().div_ceil(2), run.disks.main.operations());
+        let between = (0..count).map(|sample| first + (operations - first) * sample / count);
+        assert!(run.promised.len() > 5 && noted.len() > 10 && operations > made + 50);
+        // The next time round each of them meets another kind of loss.
+        let noted = (0..count).map(|sample| {
+            let (round, place) = (sample / noted.len(), sample % noted.len());
+            (noted[place], place + round)
+        });
+        let between = between.zip(0..).collect::<Vec<_>>();
+        for (operation, number) in noted.chain(between) {
+            let choice = choices(number);
+            let at = Moment { main: operation, system: operation };
+            let disks = TwoDisks::one(run.disks.main.crash_at(operation, choice));
+            let judged = run.judge(&disks, at).and_then(|pulled_back| match pulled_back {
+                // Nothing is recorded of what is not durable on the tape.
+                true => Err("it was ahead of its tape".into()),
+                false => Ok(()),
+            });
+            if let Err(wrong) = judged {
+                panic!("{ack:?}, after {operation} of {operations} operations, {choice:?}: {wrong}");
             }
         }
     }
@@ -310,7 +359,7 @@ fn a_consumer_resumes_after_every_loss_of_power() {
 
 #[test]
 fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_that_lost_its_record() {
-    let run = Run::record(AckPolicy::All);
+    let run = Run::record(TwoDisks::apart(SimDisk::new(1), SimDisk::new(2)), AckPolicy::All);
     let (main, system) = (run.disks.main.operations(), run.disks.system.operations());
     let mut pulled_back = 0;
     for sample in 0..samples() {
@@ -318,11 +367,8 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
         // The tape's disk stops earlier than the system tape's: its device lied, or it was replaced.
         let earlier = main - main * (sample % 20) / 40;
         let at = Moment { main: earlier, system };
-        let disks = TwoDisks {
-            main: run.disks.main.crash_at(earlier, choice),
-            system: run.disks.system.kill_at(system),
-            tables: None,
-        };
+        let disks =
+            TwoDisks::apart(run.disks.main.crash_at(earlier, choice), run.disks.system.kill_at(system));
         match run.judge(&disks, at) {
             Ok(back) => pulled_back += u32::from(back),
             Err(wrong) => panic!("the tape at {earlier} of {main}, {choice:?}: {wrong}"),
@@ -330,11 +376,7 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
         // And the other way round.
         let earlier = system - system * (sample % 20) / 25;
         let at = Moment { main, system: earlier };
-        let disks = TwoDisks {
-            main: run.disks.main.kill_at(main),
-            system: run.disks.system.crash_at(earlier, choice),
-            tables: None,
-        };
+        let disks = TwoDisks::apart(run.disks.main.kill_at(main), run.disks.system.crash_at(earlier, choice));
         if let Err(wrong) = run.judge(&disks, at) {
             panic!("the system tape at {earlier} of {system}, {choice:?}: {wrong}");
         }
@@ -344,7 +386,7 @@ fn a_consumer_is_never_ahead_of_a_tape_that_lost_its_end_and_never_reset_by_one_
 
 #[test]
 fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_tape_is_long_enough() {
-    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
+    let disks = TwoDisks::apart(SimDisk::new(1), SimDisk::new(2));
     let publish = |node: &Node, count: u64| {
         let mut publisher = node.publisher(ProducerId(1)).unwrap();
         let mut number = publisher.last().map_or(0, |last| last.get());
@@ -373,7 +415,7 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
 
     // The tape loses its second half and grows again where nobody knows of the consumer.
     let main = disks.main.crash_at(kept, PowerLoss::LoseUnsynced);
-    let elsewhere = TwoDisks { main: main.clone(), system: SimDisk::new(3), tables: None };
+    let elsewhere = TwoDisks::apart(main.clone(), SimDisk::new(3));
     let node = open(&elsewhere);
     let left = node.watermarks().durable;
     assert!(left >= Sequence(11) && left < Sequence(15), "{left}");
@@ -383,7 +425,7 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
     // What is recorded of it has to be mended before anything is appended: where that finds the disk full, the node does not
     // open. On a copy is seen when it is.
     let again = |system: &SimDisk| system.kill_at(system.operations());
-    let copy = TwoDisks { main: again(&main), system: again(&disks.system), tables: None };
+    let copy = TwoDisks::apart(again(&main), again(&disks.system));
     drop(open(&copy));
     let trace = copy.system.describe_trace();
     let opened =
@@ -392,7 +434,7 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
     // The thread that prepares segments may write a little earlier or later than it did there, so that the fault comes before that
     // or only behind the record: then it is tried again.
     let seen = (0..20).any(|_| {
-        let full = TwoDisks { main: again(&main), system: again(&disks.system), tables: None };
+        let full = TwoDisks::apart(again(&main), again(&disks.system));
         for operation in first..first + 1000 {
             full.system.fail_at(operation, Fault::Enospc);
         }
@@ -413,7 +455,7 @@ fn a_record_of_events_that_another_term_has_replaced_is_pulled_back_though_the_t
 
 #[test]
 fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() {
-    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: None };
+    let disks = TwoDisks::apart(SimDisk::new(1), SimDisk::new(2));
     let node = open(&disks);
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
     let last = put(&mut publisher, &order(1)).sequence();
@@ -433,7 +475,8 @@ fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() 
 
 #[test]
 fn no_room_to_clear_what_records_have_replaced_is_waited_out_and_ends_nothing() {
-    let disks = TwoDisks { main: SimDisk::new(1), system: SimDisk::new(2), tables: Some(SimDisk::new(3)) };
+    let disks =
+        TwoDisks { tables: Some(SimDisk::new(3)), ..TwoDisks::apart(SimDisk::new(1), SimDisk::new(2)) };
     let full = disks.tables.as_ref().unwrap();
     let mut options = small();
     options.consumers.record_interval = Duration::from_millis(1);
