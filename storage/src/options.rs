@@ -21,7 +21,8 @@ use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 /// | memtables, events and index entries | `memtable_bytes` x (1 + `immutable_memtables_max`); then appending is slowed down and stops | 384 MiB |
 /// | beside them, while one is flushed and one is indexed | a copy of the index entries of each | a quarter to a third of a memtable each |
 /// | one memtable that was flushed a moment ago | until the last short question that began before has its answer | `memtable_bytes` |
-/// | commit buffers: open, waiting, being written, kept for use | 15 x `wal.commit_bytes` | 15 MiB |
+/// | commit buffers: open, waiting, being written | 7 x `wal.commit_bytes` | 7 MiB |
+/// | commit buffers that flushed memtables gave back, for the next ones to take | 128 MiB; with those in use never more than were once in use | |
 /// | decompressed blocks | `block_cache_bytes` | 64 MiB |
 /// | a merge | `compaction.own_table_postings` x 8 bytes, and some blocks of each table | 8 MiB |
 /// | projections and their next snapshot | twice what they hold, which is the node's choice | |

@@ -10,8 +10,15 @@ use super::BLOCK_BYTES;
 /// A fixed number of zero-initialised bytes, aligned to [`BLOCK_BYTES`].
 pub struct AlignedBytes {
     start: NonNull<u8>,
+    bytes: usize,
+    /// What was allocated; `start` is the first aligned place in it.
+    allocated: NonNull<u8>,
     layout: Layout,
 }
+
+/// What every allocator gives without more ado. Asked for more, the standard library allocates first and writes the zeros
+/// itself: a megabyte of writing, and every page touched, where the system has zeros to give.
+const PLAIN_ALIGNMENT: usize = 16;
 
 // SAFETY: the value owns its allocation alone, as a `Box<[u8]>` does; nothing in it is bound to a thread.
 unsafe impl Send for AlignedBytes {}
@@ -25,18 +32,23 @@ impl AlignedBytes {
     /// If `bytes` is zero or absurd (beyond `isize::MAX`).
     pub fn zeroed(bytes: usize) -> Self {
         assert!(bytes > 0, "an aligned buffer has at least one byte");
-        let layout = Layout::from_size_align(bytes, BLOCK_BYTES).expect("a buffer fits the address space");
+        let room = bytes.checked_add(BLOCK_BYTES).expect("a buffer fits the address space");
+        let layout = Layout::from_size_align(room, PLAIN_ALIGNMENT).expect("a buffer fits the address space");
         // SAFETY: the layout's size is not zero, checked above.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        let allocated = unsafe { alloc_zeroed(layout) };
+        let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
+        let to_block = allocated.as_ptr().align_offset(BLOCK_BYTES);
+        assert!(to_block < BLOCK_BYTES, "a block begins within every block's length");
+        // SAFETY: less than a block on, and a block more than `bytes` was allocated.
+        let start = unsafe { allocated.add(to_block) };
+        Self { start, bytes, allocated, layout }
     }
 }
 
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this very layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { dealloc(self.allocated.as_ptr(), self.layout) }
     }
 }
 
@@ -44,21 +56,21 @@ impl Deref for AlignedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `layout.size()` initialised bytes that live as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+        // SAFETY: from `start` on there are `bytes` initialised bytes that live as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
     }
 }
 
 impl DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
     }
 }
 
 impl fmt::Debug for AlignedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AlignedBytes({})", self.layout.size())
+        write!(f, "AlignedBytes({})", self.bytes)
     }
 }
 

@@ -157,7 +157,7 @@ impl Writer {
     pub(super) fn resume(resume: Resume) -> Self {
         let Resume { disk, config, incarnation, open, head, proven, segments, spares } = resume;
         spares.prepare(open.header.number.next());
-        let buffers = BufferPool::new(config.commit_bytes, 8);
+        let buffers = BufferPool::new(config.commit_bytes);
         Self {
             disk,
             config,
