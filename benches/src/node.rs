@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use matchtape_bus::{BusConfig, BusService, WakeUp};
-use matchtape_node::{BusOptions, Node, NodeOptions, PublishError, Publisher};
+use matchtape_node::{BusOptions, Node, NodeOptions, PipelineWait, PublishError, Publisher};
 use matchtape_schemas::{Event, EventTime, Sequence};
 use matchtape_subscription::BusLive;
 
@@ -17,6 +17,12 @@ pub fn options(folder: &Path, config: BusConfig) -> NodeOptions {
         ..BusOptions::default()
     };
     NodeOptions { bus: Some(bus), ..NodeOptions::default() }
+}
+
+/// How a pipeline waits: it looks for events, and then sleeps until it is woken, or for a time where one is given.
+pub fn pipeline_wait(spin_us: u64, nap_us: u64) -> PipelineWait {
+    let (spin, nap) = (Duration::from_micros(spin_us), Duration::from_micros(nap_us));
+    if nap.is_zero() { PipelineWait::Adaptive { spin } } else { PipelineWait::Nap { spin, nap } }
 }
 
 /// Publishes, waiting for room where there is none.

@@ -4,11 +4,11 @@
 //!
 //! The node behind it is the real one: its pipeline frames, its log writes and syncs every batch.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 use matchtape_benches::{Options, Report, nanoseconds, open_loop, tape};
-use matchtape_node::{Node, NodeOptions, PipelineWait, PublishError, Publisher};
+use matchtape_node::{Node, NodeOptions, PublishError, Publisher};
 use matchtape_schemas::{ProducerId, Stage};
 
 /// Lets this thread, and those it starts from now on, run on these cores only.
@@ -25,10 +25,13 @@ struct PublishOptions {
     /// How long the pipeline thread looks for events before it sleeps, in microseconds.
     #[arg(long, default_value_t = 50)]
     spin_us: u64,
+    /// How long it sleeps at a time, and nobody wakes it; 0: until whoever publishes wakes it.
+    #[arg(long, default_value_t = 0)]
+    nap_us: u64,
 }
 
 fn main() {
-    let PublishOptions { common: options, spin_us } = PublishOptions::parse();
+    let PublishOptions { common: options, spin_us, nap_us } = PublishOptions::parse();
     let folder = options.folder();
     let mut report = Report::new("publish", folder.path());
     report.guarantee("events of 128 bytes; accepted = sequenced in memory; behind it every batch is synced");
@@ -38,7 +41,8 @@ fn main() {
         bind_to(1..cores);
         report.guarantee("the publishing thread has core 0 to itself, the node's threads have the others");
     }
-    let wait = PipelineWait::Adaptive { spin: Duration::from_micros(spin_us) };
+    let wait = matchtape_benches::node::pipeline_wait(spin_us, nap_us);
+    report.guarantee(format!("the pipeline: {wait:?}"));
     let settings = NodeOptions { wait, ..NodeOptions::default() };
     let node = Node::open(&folder.path().join("tape"), settings, Vec::new()).expect("a fresh node");
     bind_to(0..1);

@@ -47,6 +47,9 @@ struct SustainedOptions {
     /// The load's thread has core 0 to itself, as a matching engine has, and everything else of the process core 1.
     #[arg(long)]
     own_core: bool,
+    /// The pipeline sleeps so many microseconds at a time, and nobody wakes it; 0: until whoever publishes wakes it.
+    #[arg(long, default_value_t = 0)]
+    nap_us: u64,
     /// Whether the log goes past the page cache.
     #[arg(long)]
     direct: bool,
@@ -169,7 +172,9 @@ fn main() {
         matchtape_benches::bind_to_core(1);
     }
     let device = device::sync_throughput(folder.path(), 1 << 20, Duration::from_secs(2));
-    let mut settings = NodeOptions::default();
+    let wait = matchtape_benches::node::pipeline_wait(50, options.nap_us);
+    report.guarantee(format!("the pipeline: {wait:?}"));
+    let mut settings = NodeOptions { wait, ..NodeOptions::default() };
     settings.store.memtable_bytes = options.memtable_mib << 20;
     if options.direct {
         settings.store.wal.backend = WriteBackend::Direct;

@@ -25,6 +25,12 @@ impl Bell {
         }
     }
 
+    /// Whether anybody ever slept here, to be woken.
+    #[cfg(test)]
+    pub(crate) fn was_slept_at(&self) -> bool {
+        self.sleeper.get().is_some()
+    }
+
     /// Sleeps until rung or until `deadline`, unless `available` says there is something already. Only ever called by
     /// one thread.
     pub(crate) fn sleep_unless(&self, available: impl Fn() -> bool, deadline: Option<Instant>) {

@@ -525,10 +525,18 @@ fn run<S: Speculative>(parts: Parts, speculative: S) {
     Pipeline { intake, ring, framer, store, wait, commits, speculative, inside_group: false }.run();
 }
 
+/// An event on an idle tape waits so long at most, and so may signs of life.
+const NAP_MAX: Duration = Duration::from_millis(10);
+
 fn check(options: &NodeOptions) -> Result<(), NodeError> {
     let wrong = |option, reason: String| Err(NodeError::Option { option, reason });
     if !options.ring_slots.is_power_of_two() || !(2..=1 << 24).contains(&options.ring_slots) {
         return wrong("ring_slots", format!("{} is not a power of two in 2..=16777216", options.ring_slots));
+    }
+    if let PipelineWait::Nap { nap, .. } = options.wait
+        && nap > NAP_MAX
+    {
+        return wrong("wait", format!("a nap of {nap:?} is longer than {} ms", NAP_MAX.as_millis()));
     }
     let cores = [
         ("pipeline_core", options.pipeline_core),

@@ -34,6 +34,14 @@ pub enum PipelineWait {
         /// How long it looks.
         spin: Duration,
     },
+    /// Looks for events this long, then again after every nap: nobody wakes it, so `publish` never is a system call. For an
+    /// engine whose own time is dear; an event on an idle tape waits for the end of a nap, and of what the system adds to it.
+    Nap {
+        /// How long it looks.
+        spin: Duration,
+        /// How long it sleeps. At 50 us an idle pipeline takes some hundredths of a core.
+        nap: Duration,
+    },
     /// Never sleeps: a core is its own.
     Spin,
 }
@@ -359,10 +367,10 @@ impl<S: Speculative> Pipeline<S> {
                 return;
             }
             self.beat_if_due();
-            if let PipelineWait::Adaptive { spin } = self.wait
-                && start.elapsed() >= spin
-            {
-                break;
+            match self.wait {
+                PipelineWait::Adaptive { spin } if start.elapsed() >= spin => break,
+                PipelineWait::Nap { spin, nap } if start.elapsed() >= spin => std::thread::sleep(nap),
+                PipelineWait::Adaptive { .. } | PipelineWait::Nap { .. } | PipelineWait::Spin => {}
             }
         }
         let available = || Framer::ready(&self.ring) || self.intake.ring.is_closed();

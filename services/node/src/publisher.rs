@@ -531,8 +531,12 @@ mod tests {
     use matchtape_schemas::InstrumentId;
     use matchtape_schemas::event::{StateSet, TimeAdvanced};
 
+    use matchtape_storage::sim::SimDisk;
+
     use super::*;
+    use crate::pipeline::PipelineWait;
     use crate::ring::RingReader;
+    use crate::{Node, NodeOptions};
 
     #[test]
     fn large_events_that_take_all_their_memory_are_would_block_until_the_pipeline_has_taken_them() {
@@ -568,5 +572,36 @@ mod tests {
         stages.raise(Stage::Accepted, ring.accepted());
         assert_eq!(publisher.wait_for_room_until(1, soon()), Ok(()));
         publisher.publish(&large(taken + 2)).unwrap();
+    }
+    #[test]
+    fn a_pipeline_that_naps_takes_every_event_and_nobody_ever_wakes_it() {
+        let (spin, nap) = (Duration::ZERO, Duration::from_micros(200));
+        for (wait, is_woken) in
+            [(PipelineWait::Nap { spin, nap }, false), (PipelineWait::Adaptive { spin }, true)]
+        {
+            let disk = Arc::new(SimDisk::new(1));
+            let mut options = NodeOptions { wait, ring_slots: 64, ..NodeOptions::default() };
+            options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
+            options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+            let node = Node::open_on(disk, options, Vec::new()).unwrap();
+            let mut publisher = node.publisher(ProducerId(1)).unwrap();
+            let patience = Instant::now() + Duration::from_secs(20);
+            let mut number = 0;
+            // Each finds a pipeline with nothing to do.
+            while number < 50 || publisher.intake.bell.was_slept_at() != is_woken {
+                assert!(Instant::now() < patience, "{wait:?} after {number}");
+                number += 1;
+                let body = TimeAdvanced::default();
+                let event = Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), body);
+                let sequence = publisher.publish(&event).unwrap().sequence();
+                node.wait_for(sequence, Stage::Visible, Duration::from_secs(20)).unwrap();
+            }
+            drop(publisher);
+            node.close().unwrap();
+        }
+        let long = PipelineWait::Nap { spin, nap: Duration::from_secs(1) };
+        let options = NodeOptions { wait: long, ..NodeOptions::default() };
+        let error = Node::open_on(Arc::new(SimDisk::new(1)), options, Vec::new()).err().unwrap();
+        assert!(error.to_string().contains("10 ms"), "{error}");
     }
 }

@@ -111,6 +111,9 @@ pub(super) struct NodeSection {
     pub event_time_skew_ms_max: u64,
     /// How long the pipeline thread looks for events before it sleeps.
     pub spin_us: u64,
+    /// How long it sleeps at a time, and nobody wakes it: publishing is then never a system call, but on an idle tape an event
+    /// waits until it looks again. 0: it sleeps until whoever publishes wakes it.
+    pub nap_us: u64,
     /// `durable`: readers are given events once they are synced. `written`: before; what they saw in the last moments
     /// vanishes when the power goes.
     pub visible_at: VisibleAtName,
@@ -280,6 +283,7 @@ impl Default for NodeSection {
             ring_slots: options.ring_slots,
             event_time_skew_ms_max: options.event_time_skew_max.as_millis() as u64,
             spin_us: 50,
+            nap_us: 0,
             visible_at: VisibleAtName::Durable,
             time_advanced_after_ms: 100,
             pipeline_core: None,
@@ -543,6 +547,10 @@ impl Config {
             let (value, reason) = (self.storage.memtable_mib.to_string(), "1 to 65536 MiB");
             return Err(ConfigError::Value { key: "storage.memtable_mib", value, reason });
         }
+        if self.node.nap_us > 10_000 {
+            let (key, reason) = ("node.nap_us", "0 (woken by who publishes) to 10000");
+            return Err(ConfigError::Value { key, value: self.node.nap_us.to_string(), reason });
+        }
         let names = [
             ("storage.compression", Some(self.storage.compression)),
             ("cold.compression", self.cold.compression),
@@ -630,7 +638,10 @@ impl Config {
             name: self.node.name.clone(),
             ring_slots: self.node.ring_slots,
             event_time_skew_max: Duration::from_millis(self.node.event_time_skew_ms_max),
-            wait: PipelineWait::Adaptive { spin: Duration::from_micros(self.node.spin_us) },
+            wait: match (Duration::from_micros(self.node.spin_us), self.node.nap_us) {
+                (spin, 0) => PipelineWait::Adaptive { spin },
+                (spin, nap) => PipelineWait::Nap { spin, nap: Duration::from_micros(nap) },
+            },
             visible_at: match self.node.visible_at {
                 VisibleAtName::Durable => VisibleAt::Durable,
                 VisibleAtName::Written => VisibleAt::Written,
@@ -868,6 +879,7 @@ mod tests {
             ("[nodes]\n", "nodes"),
             ("[node]\nring_slots = 1000\n", "node.ring_slots"),
             ("[node]\nring_slots = \"many\"\n", "ring_slots"),
+            ("[node]\nnap_us = 10001\n", "node.nap_us"),
             ("[storage]\nsync = \"sometimes\"\n", "sometimes"),
             ("[node]\nring_slots = \"a`b\"\n", "string \"a`b\" is not a whole number"),
             ("[node]\nname = 7\n", "signed int 7 is not a string"),
