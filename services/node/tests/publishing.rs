@@ -457,7 +457,9 @@ fn a_node_is_closed_and_dropped_on_a_full_disk_though_its_ring_and_its_log_are_f
         let (let_go, gate) = std::sync::mpsc::channel::<()>();
         let gate = std::sync::Mutex::new(gate);
         // Nothing is written before both are full. An end of the sender opens it for good.
-        sim.before_write(move |_| drop(gate.lock().unwrap().recv()));
+        sim.before_write(move |_| {
+            let _ = gate.lock().unwrap().recv();
+        });
         let mut publisher = node.publisher(PRODUCER).unwrap();
         let mut number = 1;
         let mut stands = std::time::Instant::now();
