@@ -474,6 +474,71 @@ fn a_disk_that_fails_or_is_full_at_any_step_costs_nothing_that_was_acknowledged(
     assert!(failed > steps, "{failed} of {} faults were felt", 2 * steps);
 }
 
+/// The same, and a third life that ends before its events are in tables: the log alone has them, and the idle block behind them
+/// says that they are there.
+fn live_and_die(disk: &SimDisk, acknowledged: &mut (u64, Vec<Placed>)) {
+    if !live(disk, acknowledged) {
+        return;
+    }
+    let events = acknowledged.1.clone();
+    let opened = Driven::open(Arc::new(disk.clone()), small_options(), events, 2);
+    let Some(mut driven) = opened.ok().map(|(driven, _)| driven) else { return };
+    if driven.head.last_sequence.0 != acknowledged.0 {
+        return;
+    }
+    for _ in 0..3 {
+        driven.append(2, true);
+        *acknowledged = (driven.head.last_sequence.0, driven.events.clone());
+    }
+    driven.writer.idle().expect("idle");
+}
+
+/// The device reports success, and the bytes are elsewhere in the file: over its header, in the middle of a block, over another
+/// block, behind its end.
+#[test]
+fn a_write_that_lands_elsewhere_is_noticed_or_costs_nothing_that_was_acknowledged() {
+    let plain = SimDisk::new(7);
+    live_and_die(&plain, &mut (0, Vec::new()));
+    let trace = plain.describe_trace();
+    let (mut refused, mut found, mut harmless) = (0, 0, 0);
+    for (step, line) in trace.iter().enumerate().filter(|(_, line)| line.starts_with("write")) {
+        for elsewhere in [0, 512, 4096, 20 << 10] {
+            let context = format!("{line}, which went to {elsewhere}");
+            let disk = SimDisk::new(7);
+            disk.fail_at(step, Fault::MisdirectTo(elsewhere));
+            let mut acknowledged = (0, Vec::new());
+            live_and_die(&disk, &mut acknowledged);
+            disk.kill();
+            let opened = Driven::open(Arc::new(copy(&disk)), small_options(), Vec::new(), 1);
+            let (driven, report) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    let text = error.to_string();
+                    let named = ["wal", "manifest", "the log ends at sequence"];
+                    assert!(named.iter().any(|part| text.contains(part)), "{context}: {text}");
+                    refused += 1;
+                    continue;
+                }
+            };
+            assert!(report.last_sequence >= acknowledged.0, "{context}: {report}");
+            let findings = driven.store.verify(&mut |_| {}).expect("verified").findings;
+            let reader = driven.store.reader();
+            for at in reader.first_kept().0..=report.last_sequence {
+                let event = match reader.event(Sequence(at)) {
+                    Ok(event) => event.expect("visible").event().to_event(),
+                    Err(error) => {
+                        assert!(!findings.is_empty(), "{context}: only a reader noticed: {error}");
+                        continue;
+                    }
+                };
+                assert_eq!(event, acknowledged.1[at as usize - 1].event, "{context}");
+            }
+            *(if findings.is_empty() { &mut harmless } else { &mut found }) += 1;
+        }
+    }
+    assert!(refused > 100 && found > 50, "{refused} were refused, {found} found, {harmless} harmless");
+}
+
 #[test]
 fn a_manifest_that_lost_its_end_does_not_cost_the_tables_it_named() {
     let (healthy, _) = store(5, TAPE);

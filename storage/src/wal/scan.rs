@@ -501,17 +501,19 @@ fn claim_of(block: &[u8], id: SegmentId) -> Claim {
     }
 }
 
-/// Says what traces, in the order of the file, mean for the event `sequence` at `at`.
+/// Says what traces, in the order of the file, mean for the event `sequence` at `at`. What stands there is asked too: a later block that
+/// the device has put over it, by mistake, still states what was durable.
 pub(super) fn judge_traces(traces: &[Trace], at: u64, sequence: Sequence) -> Rest {
-    let proof = traces.iter().filter(|trace| trace.at > at).find_map(|trace| match trace.claim {
+    let proof = traces.iter().filter(|trace| trace.at >= at).find_map(|trace| match trace.claim {
         Claim::Commit { number, durable_through } if durable_through >= sequence => {
             let here = trace.at;
             Some(format!("commit {number} at byte {here} states that sequence {durable_through} was durable"))
         }
-        Claim::Footer { last } => {
+        // The one that belongs here may be torn.
+        Claim::Footer { last } if trace.at > at || last >= sequence => {
             Some(format!("the footer at byte {} seals through sequence {last}", trace.at))
         }
-        Claim::Commit { .. } | Claim::Nothing => None,
+        Claim::Commit { .. } | Claim::Footer { .. } | Claim::Nothing => None,
     });
     let stale = traces.iter().map(|trace| trace.at).filter(|offset| *offset >= at).collect();
     Rest { proof, stale }
