@@ -197,4 +197,6 @@ pub struct Mistakes {
     pub recycle_before_sync: bool,
     /// A released segment's file is used again although it has another name.
     pub recycle_linked: bool,
+    /// With the segments that tables cover, the one that is still written goes too.
+    pub release_the_open_segment: bool,
 }

@@ -74,7 +74,20 @@ impl Releaser {
             assert_eq!(oldest.number, segment.number, "nobody else lets go of segments");
             self.let_go(oldest)?;
         }
+        if self.mistakes.release_the_open_segment {
+            self.remove_the_open_segment()?;
+        }
         Ok(self.segments.first_sequence().unwrap_or(Sequence::FIRST))
+    }
+
+    /// The mistake: the writer goes on in a file without a name.
+    fn remove_the_open_segment(&self) -> Result<(), DiskError> {
+        let Some(open) = self.segments.list().pop() else { return Ok(()) };
+        match self.disk.remove(&open.number.path(&self.directory)) {
+            Err(error) if error.is_missing() => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.disk.sync_directory(&self.directory),
+        }
     }
 
     /// One at a time, oldest first, each durably: a power loss never leaves a hole in the chain, and nothing of a segment
