@@ -5,12 +5,17 @@
 mod support;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use matchtape_schemas::{FrameFlags, Sequence};
 use matchtape_storage::Disk;
 use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
-use matchtape_storage::wal::{self, Mistakes, SyncPolicy, WalConfig, WalError, WriteBackend, Writer};
+use matchtape_storage::wal::{
+    self, CommitObserver, Committed, GroupCommit, GroupCommitOptions, Mistakes, SyncPolicy, WalConfig,
+    WalError, WriteBackend, Writer,
+};
 use support::{FrameMaker, History, judge, small_config};
 
 /// What is tried at each crash point.
@@ -196,6 +201,82 @@ fn a_crash_at_every_operation_keeps_a_prefix_when_nothing_is_synced() {
         &WalConfig { sync: SyncPolicy::None, backend: WriteBackend::Direct, ..small_config() },
         4,
     );
+}
+
+/// Notes, in the log's own thread, what it says to be durable, with the operations until then.
+struct Noting(SimDisk, Arc<Mutex<History>>, Sender<Sequence>);
+
+impl CommitObserver for Noting {
+    fn committed(&mut self, committed: &Committed) {
+        let mut history = self.1.lock().expect("nobody panics with it");
+        let now = self.0.operations();
+        let (written, durable) = (history.group_end(committed.written), history.group_end(committed.durable));
+        history.written.push((now, written));
+        history.durable.push((now, durable));
+    }
+
+    fn durable(&mut self, durable: Sequence) {
+        let mut history = self.1.lock().expect("nobody panics with it");
+        let durable = history.group_end(durable);
+        history.durable.push((self.0.operations(), durable));
+        self.2.send(durable).expect("the test listens");
+    }
+
+    fn failed(&mut self, error: &Arc<WalError>) {
+        panic!("{error}");
+    }
+}
+
+/// A log with its thread, which syncs by the clock; ends when so many bursts of commits were promised.
+fn record_by_the_clock(disk: &SimDisk, config: &WalConfig, seed: u64) -> History {
+    let opened = wal::open(Arc::new(disk.clone()), config.clone()).expect("a healthy log opens");
+    let mut maker = FrameMaker::new(opened.head, seed);
+    let history = Arc::new(Mutex::new(History::default()));
+    let (sender, promises) = channel();
+    let observer = Noting(disk.clone(), Arc::clone(&history), sender);
+    let log = GroupCommit::start(opened.writer, observer, GroupCommitOptions::default());
+    for _ in 0..8 {
+        for _ in 0..6 {
+            let ends = log.wants_segment_end();
+            let flags = if ends { FrameFlags::ENDS_SEGMENT } else { FrameFlags::NONE };
+            let begun = disk.operations();
+            let events = 1 + maker.below(6);
+            let appended = log.append(8192, |space| {
+                let header = maker.write(space, events, false, flags);
+                history.lock().expect("nobody panics with it").frames.push((begun, header));
+                header
+            });
+            appended.expect("appended");
+        }
+        while promises.recv().expect("the log goes on") < maker.head.last_sequence {}
+    }
+    log.close().expect("closed");
+    Arc::into_inner(history).expect("the log is gone").into_inner().expect("nobody panicked with it")
+}
+
+fn by_the_clock(backend: WriteBackend) -> WalConfig {
+    WalConfig { sync: SyncPolicy::Interval(Duration::from_millis(1)), backend, ..small_config() }
+}
+
+#[test]
+fn a_crash_at_every_operation_loses_nothing_that_was_synced_when_the_clock_says_when() {
+    for backend in [WriteBackend::Buffered, WriteBackend::Direct] {
+        let disk = SimDisk::new(5);
+        let history = record_by_the_clock(&disk, &by_the_clock(backend), 5);
+        let behind = history.written.iter().filter(|(at, written)| *written > history.durable_at(*at));
+        assert!(behind.count() > 0, "some commits were written before they were synced");
+        assert_clean(&violations(&disk, &by_the_clock(backend), &history, LIGHT, 3), &disk);
+    }
+}
+
+#[test]
+fn the_judge_notices_a_clock_that_syncs_nothing() {
+    let mistakes = Mistakes { report_before_sync: true, ..Mistakes::default() };
+    let config = WalConfig { mistakes, ..by_the_clock(WriteBackend::Buffered) };
+    let disk = SimDisk::new(5);
+    let history = record_by_the_clock(&disk, &config, 5);
+    let found = violations(&disk, &config, &history, QUICK, 1);
+    assert!(found.iter().any(|wrong| wrong.contains("was promised")), "{found:?}");
 }
 
 fn crash_while_recycling(config: &WalConfig, seed: u64, keep: usize) {
