@@ -2,6 +2,8 @@
 
 mod model;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -369,5 +371,41 @@ fn event_tables_are_compressed_anew_as_they_are_told_while_a_reader_goes_on_and_
             driven.check(40);
             assert!(driven.store.verify(&mut |_| {}).expect("verified").is_sound());
         }
+    }
+}
+
+#[test]
+fn the_pages_of_what_was_merged_are_forgotten_and_no_others() {
+    let disk = SimDisk::new(3);
+    let driven = several_tables(&disk, &small_options());
+    let sizes = || -> BTreeMap<PathBuf, u64> {
+        let bytes = |path: &PathBuf| disk.content(path).expect("there").len() as u64;
+        let paths = tables(&disk).into_iter().map(|name| Path::new("tables").join(name));
+        paths.map(|path| (path.clone(), bytes(&path))).collect()
+    };
+    // Held, so that the merged ones are there to be looked at.
+    let reader = driven.store.reader().query(&Query::default()).expect("a cursor");
+    disk.take_dropped();
+    let before = sizes();
+    let totals = driven.store.compact(&mut |_| true).expect("compacted");
+    assert!(totals.merges > 0 && totals.event_merges > 0, "{totals:?}");
+    let after = sizes();
+    let dropped: BTreeMap<PathBuf, u64> = disk
+        .take_dropped()
+        .into_iter()
+        .map(|(path, range)| {
+            assert_eq!(range.start, 0);
+            (path, range.end)
+        })
+        .collect();
+    drop(reader);
+    driven.store.compact(&mut |_| true).expect("nothing more to do");
+    let kept = sizes();
+    for (path, bytes) in &before {
+        let merged = !kept.contains_key(path);
+        assert_eq!(dropped.get(path), merged.then_some(bytes), "{}", path.display());
+    }
+    for path in after.keys().filter(|path| kept.contains_key(*path)) {
+        assert!(!dropped.contains_key(path), "{}", path.display());
     }
 }

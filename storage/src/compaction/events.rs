@@ -86,6 +86,9 @@ impl EventMerge {
             if let (Some(table), Some(entry)) = (&self.reading, self.blocks.pop()) {
                 return table.load_uncached(&entry, &mut self.buffer).map(Some);
             }
+            if let Some(read) = self.reading.take() {
+                read.drop_cache();
+            }
             let Some(table) = self.tables.pop() else { return Ok(None) };
             for leaf in table.top()? {
                 self.blocks.extend_from_slice(table.leaf(leaf)?.entries());

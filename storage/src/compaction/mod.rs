@@ -9,7 +9,14 @@
 //! holds no lock that appending, indexing, flushing or reading wants; only its last step, the edit, waits for a flush
 //! under way.
 //!
-//! Never decides what to keep: postings of events that retention has dropped are left out when a merge comes by.
+//! A merge does not push what readers use out of the page cache: of each table it has read, the kernel is told to forget the pages,
+//! for the file goes as soon as nobody holds it. The pages of the new tables stay: who has read the old ones reads these next, and
+//! pages that were written once and never read are the first that the kernel gives up. Blocks that are read here do not go
+//! through the block cache.
+//!
+//! Never decides what to keep: postings of events that retention has dropped are left out when a merge comes by. Not before: a
+//! deletion hides no older value from an index, for every event that is kept can be asked for, the value that was set before a
+//! deletion too, as of a position between the two. So a deletion goes with its event, once retention has dropped that.
 
 pub(crate) mod choose;
 mod events;

@@ -170,6 +170,14 @@ impl EventTable {
         }
     }
 
+    /// Lets the kernel forget the pages of what was read: they go when the table goes, and until then hotter ones need the room.
+    pub(crate) fn drop_cache(&self) {
+        if let Ok(file) = self.file() {
+            // Only a hint: if it fails, some pages stay longer.
+            let _ = file.drop_cache(0, self.meta.bytes);
+        }
+    }
+
     fn top_leaf(&self) -> Result<&EventLeaf, TableError> {
         if let Some(top) = self.top.get() {
             return Ok(top);

@@ -82,6 +82,7 @@ struct State {
     at_once: Vec<Range<usize>>,
     before_write: Option<BeforeWrite>,
     reads: Option<Vec<ReadStep>>,
+    dropped: Vec<(PathBuf, Range<u64>)>,
     open_files: usize,
     open_files_peak: usize,
 }
@@ -122,6 +123,7 @@ impl SimDisk {
                 at_once: Vec::new(),
                 before_write: None,
                 reads: None,
+                dropped: Vec::new(),
                 open_files: 0,
                 open_files_peak: 0,
             })),
@@ -131,6 +133,11 @@ impl SimDisk {
     /// What was read since this was called last; nothing the first time.
     pub fn take_reads(&self) -> Vec<ReadStep> {
         self.state.lock().reads.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// The ranges that the page cache was told to forget since this was called last.
+    pub fn take_dropped(&self) -> Vec<(PathBuf, Range<u64>)> {
+        std::mem::take(&mut self.state.lock().dropped)
     }
 
     /// Files that are open now.
@@ -665,7 +672,9 @@ impl DiskFile for SimFile {
 
     fn drop_cache(&self, offset: u64, bytes: u64) -> Result<(), DiskError> {
         self.act(Operation::DropCache, |state| {
-            state.now.drop_cache(self.file, offset..offset.saturating_add(bytes));
+            let range = offset..offset.saturating_add(bytes);
+            state.now.drop_cache(self.file, range.clone());
+            state.dropped.push((self.path.clone(), range));
             Ok(())
         })
     }
