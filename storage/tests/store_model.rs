@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use matchtape_schemas::*;
 use matchtape_storage::sim::SimDisk;
-use matchtape_storage::{Compression, Disk, EventStore, OpenError, Query, ReadError, VisibleAtOpen};
+use matchtape_storage::{
+    Compression, Direction, Disk, EventStore, OpenError, Query, ReadError, VisibleAtOpen,
+};
 use model::*;
 
 /// How many runs; `MATCHTAPE_MODEL_SEEDS` makes them more.
@@ -82,6 +84,66 @@ fn every_question_is_answered_as_by_a_plain_list_through_appends_flushes_and_res
         assert_eq!(report.events, driven.store.flushed_through().0);
     }
     assert!(levels >= 2, "compaction came to level {levels}");
+}
+
+#[test]
+fn questions_that_name_several_keys_at_once_are_answered_both_ways_and_by_pages() {
+    let disk = SimDisk::new(8);
+    let mut driven = Driven::new(&disk, 8);
+    // Merged tables, new ones, and a tail in memory.
+    for step in 0..16 {
+        driven.append(2, true);
+        driven.append_group(trade_and_executions(&driven, step / 4));
+        if step < 14 {
+            driven.store.flush().expect("flushed");
+        }
+        if step == 9 {
+            driven.store.compact(&mut |_| true).expect("compacted");
+        }
+    }
+    let (reader, events) = (driven.store.reader(), driven.visible_events());
+    let mut answered = BTreeSet::new();
+    for query in questions_about(events) {
+        for direction in [Direction::Forward, Direction::Backward] {
+            let query = Query { direction, ..query.clone() };
+            if check_question(&reader, events, &query, 1) > 1 {
+                let named = [query.order.is_some(), query.account.is_some(), query.trade.is_some()];
+                answered.insert((named, query.state_key.is_some(), query.instrument.is_some()));
+            }
+        }
+        // No event is about a key and about anything else.
+        let query = Query { state_key: Some(b"k".to_vec()), ..query };
+        if query.order.is_some() || query.account.is_some() || query.trade.is_some() {
+            assert_eq!(check_question(&reader, events, &query, 1), 0, "{query:?}");
+        }
+    }
+    // Order, account, trade; with or without instrument, kind, time and range.
+    for named in [[true, true, false], [true, false, true], [false, true, true], [true, true, true]] {
+        assert!([false, true].iter().all(|narrow| answered.contains(&(named, false, *narrow))), "{named:?}");
+    }
+    assert!(answered.contains(&([false; 3], true, true)), "{answered:?}");
+}
+
+/// Of one order and account, and its counterparty: always the same until the number changes.
+fn trade_and_executions(driven: &Driven, number: u64) -> Vec<Event> {
+    use matchtape_schemas::event::{OrderExecuted, TradeMatched};
+
+    let (trade_id, buy, sell) = (TradeId(90 + number), OrderId(91 + number), OrderId(191));
+    let trade = TradeMatched {
+        trade_id,
+        buy_order_id: buy,
+        sell_order_id: sell,
+        buy_account: AccountId(7),
+        sell_account: AccountId(8),
+        ..Default::default()
+    };
+    let execution = OrderExecuted { trade_id, order_id: buy, account: AccountId(7), ..Default::default() };
+    let first = driven.head.last_sequence.0 + 1;
+    let bodies = [trade.into(), execution.clone().into(), Body::from(execution)];
+    let events = bodies.into_iter().zip(first..).map(|(body, number)| {
+        Event::new(InstrumentId(1), ProducerSequence(number), EventTime((number * 100) as i64), body)
+    });
+    events.collect()
 }
 
 #[test]

@@ -455,17 +455,23 @@ fn a_quiet_tape_gets_a_snapshot_when_one_is_due() {
 #[test]
 fn random_retention_between_random_work_never_costs_an_answer() {
     let rounds = std::env::var("MATCHTAPE_RETENTION_RUNS").map_or(12, |text| text.parse().expect("a number"));
+    let (mut dropped, mut merges) = (0, 0);
     for seed in 0..rounds {
         let disk = SimDisk::new(seed);
         let mut driven = Driven::new(&disk, seed);
         let mut random = Random::new(seed ^ 0xFEED);
         for _ in 0..40 {
-            match random.below(8) {
+            match random.below(10) {
                 0..=3 => driven.append(1 + random.below(3), true),
-                4..=5 => {
+                4 => {
                     driven.store.flush().expect("flushed");
                 }
-                6 => {
+                5..=6 => {
+                    driven.store.flush().expect("flushed");
+                    driven.compact();
+                }
+                7 => driven.append_large_group(2),
+                8 => {
                     let policy = RetentionPolicy {
                         snapshot_gap_bytes: random.below(20 << 10),
                         ..older_than(random.below(150))
@@ -473,8 +479,10 @@ fn random_retention_between_random_work_never_costs_an_answer() {
                     let before = driven.store.reader().first_kept();
                     let choice = driven.store.retain(&policy, now(&driven)).expect("dropped");
                     assert!(choice.first_kept <= choice.first_wanted.max(before.0));
+                    dropped += choice.dropped.len();
                 }
                 _ => {
+                    merges += driven.store.compaction_totals().merges;
                     let events = std::mem::take(&mut driven.events);
                     drop(driven);
                     disk.kill();
@@ -483,11 +491,14 @@ fn random_retention_between_random_work_never_costs_an_answer() {
                     driven = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}")).0;
                 }
             }
+            driven.check(4);
         }
         driven.check(30);
+        merges += driven.store.compaction_totals().merges;
         let verified = driven.store.verify(&mut |_| {}).expect("verified");
         assert!(verified.is_sound(), "seed {seed}: {:?}", verified.findings);
     }
+    assert!(dropped > 10 && merges > 10, "{dropped} files were dropped, {merges} merges made");
 }
 
 /// A deletion is a tombstone: it hides what was set before. Once retention has dropped what it hides, nothing of the key is left

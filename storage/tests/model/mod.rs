@@ -4,6 +4,7 @@
 
 pub mod damage;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use matchtape_schemas::event::*;
@@ -178,10 +179,15 @@ impl Driven {
 
     /// One commit of one frame with these events; seen at once.
     pub fn append_group(&mut self, group: Vec<Event>) {
+        self.append_frame(&group, FrameFlags::NONE);
+    }
+
+    /// The same, of a frame that says something about itself.
+    pub fn append_frame(&mut self, group: &[Event], flags: FrameFlags) {
         let mut buffer = self.writer.buffers().take();
         let (head, events, memory) = (&mut self.head, &mut self.events, &mut self.memory);
         buffer
-            .append(|space| write_frame(space, memory, head, &group, FrameFlags::NONE, events))
+            .append(|space| write_frame(space, memory, head, group, flags, events))
             .expect("the frame continues the tape");
         self.commit(buffer, true);
     }
@@ -326,56 +332,83 @@ fn any_key(random: &mut Random) -> Vec<u8> {
     vec![b'k'; 1 + random.below(4) as usize]
 }
 
-/// Whether the model's event satisfies the query: written out from the records' documentation, not from the store.
-fn satisfies(query: &Query, placed: &Placed) -> bool {
-    let event = &placed.event;
-    let (mut orders, mut accounts, mut trade, mut key) = (vec![], vec![], TradeId(0), None);
+/// What an event is about: written out from the records' documentation, not from the store.
+#[derive(Default)]
+struct About {
+    orders: Vec<OrderId>,
+    accounts: Vec<AccountId>,
+    trade: TradeId,
+    key: Option<Vec<u8>>,
+}
+
+fn about(event: &Event) -> About {
+    let mut about = About::default();
     match &event.body {
-        Body::OrderAccepted(body) => (orders, accounts) = (vec![body.order_id], vec![body.account]),
-        Body::OrderRejected(body) => (orders, accounts) = (vec![body.order_id], vec![body.account]),
-        Body::OrderReplaced(body) => {
-            (orders, accounts) = (vec![body.order_id, body.new_order_id], vec![body.account]);
+        Body::OrderAccepted(body) => {
+            (about.orders, about.accounts) = (vec![body.order_id], vec![body.account]);
         }
-        Body::OrderCancelled(body) => (orders, accounts) = (vec![body.order_id], vec![body.account]),
+        Body::OrderRejected(body) => {
+            (about.orders, about.accounts) = (vec![body.order_id], vec![body.account]);
+        }
+        Body::OrderReplaced(body) => {
+            (about.orders, about.accounts) = (vec![body.order_id, body.new_order_id], vec![body.account]);
+        }
+        Body::OrderCancelled(body) => {
+            (about.orders, about.accounts) = (vec![body.order_id], vec![body.account]);
+        }
         Body::OrderExecuted(body) => {
-            (orders, accounts, trade) = (vec![body.order_id], vec![body.account], body.trade_id);
+            (about.orders, about.accounts) = (vec![body.order_id], vec![body.account]);
+            about.trade = body.trade_id;
         }
         Body::TradeMatched(body) => {
-            orders = vec![body.buy_order_id, body.sell_order_id];
-            accounts = vec![body.buy_account, body.sell_account];
-            trade = body.trade_id;
+            about.orders = vec![body.buy_order_id, body.sell_order_id];
+            about.accounts = vec![body.buy_account, body.sell_account];
+            about.trade = body.trade_id;
         }
-        Body::TradeBusted(body) => trade = body.trade_id,
-        Body::PositionChanged(body) => accounts = vec![body.account],
-        Body::StateSet(body) => key = Some(body.key().to_vec()),
-        Body::StateDeleted(body) => key = Some(body.key().to_vec()),
+        Body::TradeBusted(body) => about.trade = body.trade_id,
+        Body::PositionChanged(body) => about.accounts = vec![body.account],
+        Body::StateSet(body) => about.key = Some(body.key().to_vec()),
+        Body::StateDeleted(body) => about.key = Some(body.key().to_vec()),
         _ => {}
     }
+    about
+}
+
+fn satisfies(query: &Query, placed: &Placed) -> bool {
+    let event = &placed.event;
+    let about = about(event);
     placed.sequence >= query.from
         && placed.sequence <= query.through
         && event.event_time >= query.event_time_from
         && event.event_time <= query.event_time_through
         && query.kinds.contains(event.body.kind())
         && query.instrument.is_none_or(|wanted| wanted == event.instrument)
-        && query.order.is_none_or(|wanted| orders.contains(&wanted))
-        && query.account.is_none_or(|wanted| accounts.contains(&wanted))
-        && query.trade.is_none_or(|wanted| trade == wanted)
-        && query.state_key.as_ref().is_none_or(|wanted| key.as_ref() == Some(wanted))
+        && query.order.is_none_or(|wanted| about.orders.contains(&wanted))
+        && query.account.is_none_or(|wanted| about.accounts.contains(&wanted))
+        && query.trade.is_none_or(|wanted| about.trade == wanted)
+        && query.state_key.as_ref().is_none_or(|wanted| about.key.as_ref() == Some(wanted))
 }
 
-fn any_query(random: &mut Random, last: u64) -> Query {
+fn any_query(random: &mut Random, events: &[Placed]) -> Query {
+    let last = events.len() as u64;
     let mut query = Query::default();
     let mut chance = |of: u64| random.below(of) == 0;
     let (range, times, instrument, kinds) = (chance(2), chance(3), chance(3), chance(4));
     let (backward, limited) = (chance(2), chance(3));
-    match random.below(7) {
+    match random.below(8) {
         0 => query.order = Some(OrderId(1 + random.below(62))),
         1 => query.account = Some(AccountId(1 + random.below(7))),
         2 => query.trade = Some(TradeId(1 + random.below(42))),
         3 => query.state_key = Some(any_key(random)),
-        4 => {
-            query.order = Some(OrderId(1 + random.below(60)));
-            query.account = Some(AccountId(1 + random.below(6)));
+        // Several at once: what one event is about, so that there is an answer; or whatever.
+        4 if last > 0 => {
+            let placed = &events[random.below(last) as usize];
+            name_keys(&mut query, random, about(&placed.event));
+        }
+        5 => {
+            let (order, account) = (OrderId(random.below(60)), AccountId(random.below(6)));
+            let (trade, key) = (TradeId(random.below(40)), Some(any_key(random)));
+            name_keys(&mut query, random, About { orders: vec![order], accounts: vec![account], trade, key });
         }
         _ => {}
     }
@@ -403,6 +436,73 @@ fn any_query(random: &mut Random, last: u64) -> Query {
     query
 }
 
+/// Asks for some of the keys, each as likely as not.
+fn name_keys(query: &mut Query, random: &mut Random, about: About) {
+    let order = about.orders.into_iter().rev().find(|order| *order != OrderId(0));
+    let account = about.accounts.into_iter().rev().find(|account| *account != AccountId(0));
+    let trade = Some(about.trade).filter(|trade| *trade != TradeId(0));
+    query.order = order.filter(|_| random.below(2) == 0);
+    query.account = account.filter(|_| random.below(2) == 0);
+    query.trade = trade.filter(|_| random.below(2) == 0);
+    query.state_key = about.key.filter(|_| random.below(2) == 0);
+}
+
+/// Every way to name keys that an event is about, of each of the events: alone and with its instrument, kind, time and place.
+pub fn questions_about(events: &[Placed]) -> Vec<Query> {
+    let mut questions = Vec::new();
+    let mut known = BTreeSet::new();
+    for placed in events {
+        let About { orders, accounts, trade, key } = about(&placed.event);
+        let orders = orders.into_iter().filter(|order| *order != OrderId(0)).map(Some);
+        let accounts = accounts.into_iter().filter(|account| *account != AccountId(0)).map(Some);
+        let accounts: Vec<_> = accounts.chain([None]).collect();
+        let trades = [Some(trade).filter(|trade| *trade != TradeId(0)), None];
+        for order in orders.chain([None]) {
+            for account in &accounts {
+                for trade in trades {
+                    for state_key in [key.clone(), None] {
+                        let keys = Query { order, account: *account, trade, state_key, ..Query::default() };
+                        let time = placed.event.event_time;
+                        let narrow = Query {
+                            instrument: Some(placed.event.instrument),
+                            kinds: KindMask::of(&[placed.event.body.kind()]),
+                            event_time_from: EventTime(time.0 - 5000),
+                            event_time_through: time,
+                            from: Sequence(placed.sequence.0.saturating_sub(90)),
+                            through: placed.sequence,
+                            ..keys.clone()
+                        };
+                        questions
+                            .extend([keys, narrow].into_iter().filter(|one| known.insert(one.digest(""))));
+                    }
+                }
+            }
+        }
+    }
+    questions
+}
+
+/// Asks once as a whole and once by pages; returns how many events the answer has.
+pub fn check_question(reader: &Reader, events: &[Placed], query: &Query, page_events: u64) -> usize {
+    let expected = answer_of(events, query);
+    let whole = reader.query(query).unwrap().map(|event| event.unwrap().sequence().0);
+    assert_eq!(whole.collect::<Vec<_>>(), expected, "{query:?}");
+    let query = Query { limit: Some(page_events), ..query.clone() };
+    let (mut found, mut token): (_, Option<String>) = (Vec::new(), None);
+    loop {
+        let mut page = reader.page(&query, "events", token.as_deref()).unwrap();
+        let before = found.len();
+        found.extend(page.by_ref().map(|event| event.unwrap().sequence().0));
+        assert!((found.len() - before) as u64 <= page_events, "{query:?}");
+        token = page.next_page().map(|token| token.to_string());
+        if token.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, expected, "{query:?}");
+    expected.len()
+}
+
 /// An answer put together from pages of random sizes while the store goes on growing, flushing and being opened again is
 /// the answer of the moment its first page was asked for.
 pub struct Paging {
@@ -416,7 +516,7 @@ impl Paging {
     /// The first page.
     pub fn begin(driven: &mut Driven) -> Option<Self> {
         let events = driven.visible_events().to_vec();
-        let query = Query { limit: None, ..any_query(&mut driven.random, events.len() as u64) };
+        let query = Query { limit: None, ..any_query(&mut driven.random, &events) };
         let expected = answer_of(&events, &query);
         let mut paging = Self { query, expected, found: Vec::new(), token: None };
         (!paging.go_on(driven)).then_some(paging)
@@ -482,7 +582,7 @@ pub fn check_reader(reader: &Reader, events: &[Placed], random: &mut Random, que
     let dropped = &events[..(first.0 as usize - 1).min(events.len())];
     let dropped_time = dropped.iter().map(|placed| placed.event.event_time).max();
     for _ in 0..queries {
-        let query = any_query(random, last);
+        let query = any_query(random, events);
         if query.from > Sequence::ZERO && query.from < first {
             assert_below(refused(reader.query(&query)), query.from, first);
             continue;
