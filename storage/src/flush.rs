@@ -1,6 +1,11 @@
 //! Memtable to tables: one event table, one index table, one snapshot, one change of the manifest, one change of what
 //! readers see.
 //!
+//! A snapshot belongs to a flush, not to the end of a segment: here events, indexes and state come to one position at once, all of it
+//! visible, so that recovery begins there with every index and folds only what the log alone has. By default that is twice
+//! as often as segments end. On a tape too quiet to fill a memtable, [`EventStore::snapshot_if_due`](crate::EventStore::snapshot_if_due)
+//! flushes every half hour.
+//!
 //! Only what is visible is flushed: tables and snapshots never hold an event that could still be retracted. And only what is
 //! durable in the log, which tables must not overtake: where readers are shown what is only written, a power loss would
 //! leave tables of events that the log has lost. A crash before

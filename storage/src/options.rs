@@ -36,7 +36,11 @@ use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 pub struct StoreOptions {
     /// The tape that must be there; a new store becomes one of this tape. `None`: whatever is there, or a random one.
     pub tape: Option<TapeId>,
-    /// A memtable of this size, by real memory, is sealed and flushed.
+    /// A memtable of this size, by real memory, is sealed and flushed. A flush takes a snapshot too, so this is also what has to be
+    /// replayed at most to the state as of any position: where snapshots were not thinned, one memtable; near the tape's end
+    /// those that are not flushed, two while flushing keeps up, which by default are a segment. Where it does not, there may be
+    /// `immutable_memtables_max` sealed ones beside the one that fills, by default half a segment more, for as long as appending is
+    /// slowed down because of it: to wait for a snapshot there would cost those who append more than it saves those who look back.
     pub memtable_bytes: usize,
     /// So many sealed memtables may wait for being flushed before [`Pressure`](crate::Pressure) says stop.
     pub immutable_memtables_max: usize,
@@ -84,12 +88,24 @@ pub struct StoreMistakes {
     pub files_go_before_the_manifest: bool,
 }
 
+/// The usual memtable.
+const MEMTABLE_BYTES_DEFAULT: usize = 128 << 20;
+/// The usual number of those that wait.
+const IMMUTABLE_MEMTABLES_DEFAULT: usize = 2;
+
+// State as of a position is a snapshot and at most a segment of replay: the memtable that fills and the one that is flushed.
+const _: () = assert!(2 * MEMTABLE_BYTES_DEFAULT as u64 <= SEGMENT_BYTES_DEFAULT);
+// And half a segment more while flushing is behind.
+const _: () = assert!(
+    2 * (1 + IMMUTABLE_MEMTABLES_DEFAULT as u64) * MEMTABLE_BYTES_DEFAULT as u64 <= 3 * SEGMENT_BYTES_DEFAULT
+);
+
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             tape: None,
-            memtable_bytes: 128 << 20,
-            immutable_memtables_max: 2,
+            memtable_bytes: MEMTABLE_BYTES_DEFAULT,
+            immutable_memtables_max: IMMUTABLE_MEMTABLES_DEFAULT,
             block_cache_bytes: 64 << 20,
             open_tables_max: OPEN_TABLES_DEFAULT,
             compression: Compression::default(),

@@ -45,6 +45,11 @@ use crate::wal::{
 ///                                            memtable -> indexing thread; flushing thread -> tables, snapshot, manifest
 /// ```
 ///
+/// There is no `append` of one event and no `append_batch` here: events come in as frames ([`GroupCommit::append`]), which
+/// whoever gives out positions has written. To a producer, `append` is the node's `Publisher::publish` and `append_batch` its
+/// `publish_group`; each is a group, on the tape as a whole or not at all. Events that do not depend on each other are published one
+/// by one, as groups of their own: they still share frames and syncs, and one that is refused takes no other with it.
+///
 /// Dropping it is like a crash: safe, but the tail is replayed at the next start. [`EventStore::close`] flushes.
 #[derive(Debug)]
 pub struct EventStore {

@@ -1,7 +1,8 @@
 //! State as of a position: the nearest snapshot that has it, then the events after that. Where the node that wrote the tape
-//! kept the projection, at most so much is read: near the tape's end what waits in memory to be flushed (a memtable; no more
-//! than three of them, however slow the flushing), before that what one memtable held, and of a tape whose snapshots were
-//! thinned `snapshot_gap_bytes`, which is a segment unless something else is said. A test counts it.
+//! kept the projection, at most so much is read: near the tape's end what waits in memory to be flushed (two memtables, which by
+//! default are a segment; a third one, half a segment more, while flushing is so far behind that appending is slowed down),
+//! before that what one memtable held, and of a tape whose snapshots were thinned `snapshot_gap_bytes`, which is a segment unless
+//! something else is said. A test counts it.
 
 use matchtape_market::{Accounts, Books, Instruments, Tickers};
 use matchtape_schemas::{EventTime, InstrumentId, Kind, KindMask, Projection, Sequence};

@@ -277,3 +277,49 @@ impl ColdStore for Objects {
         }
     }
 }
+
+/// That a cloud is there, nobody can test without one; but what its URL and the environment make of it needs none:
+/// `cargo test -p matchtape-storage --features cold-s3,cold-gcs,cold-azure --lib`.
+#[cfg(all(test, feature = "cold-s3", feature = "cold-gcs", feature = "cold-azure"))]
+mod tests {
+    use super::*;
+
+    /// Says so to the process that was begun for it.
+    const ALONE: &str = "MATCHTAPE_TEST_ALONE";
+
+    #[test]
+    fn each_cloud_is_named_by_its_url_and_configured_by_the_environment() {
+        if std::env::var_os(ALONE).is_none() {
+            // Whoever runs this may have settings of their own, and those of a process belong to all of its threads.
+            let name = "archive::object_store::tests::each_cloud_is_named_by_its_url_and_configured_by_the_environment";
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let again = again.env_clear().env(ALONE, "1").env("AZURE_STORAGE_ACCOUNT_NAME", "account");
+            let done = again.args(["--exact", name]).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        for (place, store) in [
+            ("s3://bucket", "AmazonS3(bucket)"),
+            ("gs://bucket", "GoogleCloudStorage(bucket)"),
+            ("az://bucket", "MicrosoftAzure { account: account, container: bucket }"),
+        ] {
+            for (below, key) in [("", "tape/1"), ("/", "tape/1"), ("/tapes/one/", "tapes/one/tape/1")] {
+                let place = format!("{place}{below}");
+                let (opened, prefix) = open_place(&place).unwrap_or_else(|error| panic!("{place}: {error}"));
+                assert_eq!(opened.to_string(), store, "{place}");
+                let objects = Objects { place, store: opened, prefix, runtime: None };
+                assert_eq!(objects.path("tape/1").as_ref(), key, "{}", objects.place);
+            }
+            let opened = open_cold(&format!("{place}/tapes/")).unwrap();
+            assert_eq!(opened.place(), format!("{place}/tapes"));
+        }
+        // Not to be used is told now, and not at the first upload.
+        for (wrong, what) in
+            [("s3://", "s3"), ("gs://", "gs"), ("s3://bucket/a//b", "a//b"), ("ftp://bucket", "ftp")]
+        {
+            let error = open_place(wrong).unwrap_err().to_string();
+            assert!(error.contains(what), "{wrong}: {error}");
+        }
+    }
+}

@@ -15,6 +15,10 @@
 //!
 //! What edits say and what exists after them is in `contents`.
 //!
+//! How far each index reaches is not said by a number of its own. An index table holds every index of a stretch of the tape and says which
+//! in its footer, and the record that names an event table names the index table of the same events. So all indexes reach as far as the
+//! event tables do, and what is behind those is in the log and indexed in memory.
+//!
 //! Whoever opens the store for writing writes the whole manifest anew (under a temporary name, synced, renamed, the directory
 //! synced) with the next generation: so nothing of it rests on what an earlier process left in the page cache, and a torn
 //! last record is gone (the file with it keeps the name `manifest.torn`: what rots in one sector may take a change and its proof
