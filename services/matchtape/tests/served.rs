@@ -637,3 +637,80 @@ fn a_legal_hold_is_placed_listed_and_lifted_in_a_running_node_as_at_rest() {
     assert_eq!(said.lines().count(), 1, "{said}");
     served.stop();
 }
+
+#[test]
+fn accounts_and_keyed_state_as_of_a_time_are_what_had_been_said_by_then() {
+    use matchtape_node::{Node, NodeOptions};
+    use matchtape_schemas::event::{AccountOpened, PositionChanged, StateDeleted, StateSet};
+    use matchtape_schemas::text::Text;
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let opened = |id, name| -> Body {
+        AccountOpened { account: AccountId(id), name: Text::new(name).unwrap(), ..Default::default() }.into()
+    };
+    let position = |id, units| -> Body {
+        PositionChanged { account: AccountId(id), position: units, ..Default::default() }.into()
+    };
+    let set =
+        |key: &str, value: &str| -> Body { StateSet::new(key.as_bytes(), value.as_bytes()).unwrap().into() };
+    // Of 2023-11-14T22:13Z.
+    let second = |second: i64| EventTime((1_699_999_980 + second) * 1_000_000_000);
+    // What comes late is behind a later one, and counts with it.
+    let events: [(i64, Body); 10] = [
+        (10, opened(7, "seven")),
+        (10, set("a", "old")),
+        (40, opened(8, "eight")),
+        (30, position(7, 3_000_000_000)),
+        (40, set("b", "other")),
+        (20, position(7, 4_000_000_000)),
+        (30, set("a", "new")),
+        (50, position(7, -5_000_000_000)),
+        (50, position(8, 6_000_000_000)),
+        (59, StateDeleted::new(b"a").unwrap().into()),
+    ];
+    let node = Node::open(&tape, NodeOptions::default(), matchtape_market::projections()).unwrap();
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    for (number, (at, body)) in events.into_iter().enumerate() {
+        let number = ProducerSequence(number as u64 + 1);
+        publisher.publish(&Event::new(InstrumentId(0), number, second(at), body)).unwrap();
+    }
+    drop(publisher);
+    node.close().unwrap();
+    let rows = |args: &[&str], at: i64, place: &[&str]| -> Vec<serde_json::Value> {
+        let time = format!("2023-11-14T22:13:{at:02}Z");
+        let said = succeed(&[args, &["--at", &time], place].concat()).stdout;
+        let said = String::from_utf8(said).unwrap();
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let data = ["--data", text(&tape)];
+    let account = |id: &str, at| {
+        let rows = rows(&["query", "account", "--account", id], at, &data);
+        let row = |row: &serde_json::Value| {
+            format!("{} {} {} {}", row["account"], row["name"], row["position"], row["last_sequence"])
+        };
+        rows.iter().map(row).collect::<Vec<_>>()
+    };
+    for (id, at, expected) in [
+        ("7", 29, vec![r#""7" "seven" null 2"#]),
+        ("7", 30, vec![r#""7" "seven" "4" 7"#]),
+        ("7", 50, vec![r#""7" "seven" "-5" 9"#]),
+        ("8", 39, vec![]),
+    ] {
+        assert_eq!(account(id, at), expected, "{id} at {at}");
+    }
+    // Of all keys the first later event, be it of another key, ends it; of one key only its own do.
+    let served = Served::start(&tape, "0");
+    for (place, at, all, one) in [
+        (&data[..], 39, vec![r#""a"="old""#], "new"),
+        (&["--server", &served.url], 39, vec![r#""a"="old""#], "new"),
+        (&data, 40, vec![r#""a"="new""#, r#""b"="other""#], "new"),
+    ] {
+        let found = rows(&["state", "list"], at, place);
+        let row = |row: &serde_json::Value| format!("{}={}", row["key"], row["value"]);
+        assert_eq!(found.iter().map(row).collect::<Vec<_>>(), all, "{place:?} {at}");
+        let time = format!("2023-11-14T22:13:{at:02}Z");
+        let value = succeed(&[&["state", "get", "a", "--at", &time], place].concat()).stdout;
+        assert_eq!(String::from_utf8(value).unwrap(), one, "{place:?} {at}");
+    }
+    served.stop();
+}
