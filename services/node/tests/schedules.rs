@@ -1,6 +1,6 @@
-//! Random schedules of real processes over the real bus: a node that publishes, readers of every tier that join, dawdle,
-//! are stopped, continued and killed, a node that is stopped, killed and restarted under them. Every event that any of
-//! them is given is checked where it arrives (`support/checker.rs`), and in the end against the log.
+//! Random schedules of real processes over the real bus: a node that publishes, a publisher outside of it and readers of every
+//! tier that join, dawdle, are stopped, continued and killed, a node that is stopped, killed and restarted under them. Every
+//! event that any of them is given is checked where it arrives (`support/checker.rs`), and in the end against the log.
 //!
 //! A schedule is a few such steps in a row, most often one to nine. It begins with readers of its own and ends with the
 //! account of each, compared with the log. What costs most is making a tape and a bus, so several schedules in succession
@@ -17,7 +17,7 @@ mod script;
 
 use std::io::{BufRead, BufReader, Write};
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -138,6 +138,12 @@ impl Peer {
         heard.lines.iter().rev().find(|line| at(line).is_some()).cloned()
     }
 
+    /// The number in the last line that begins so.
+    fn last_of(&self, word: &str) -> Option<u64> {
+        let heard = self.heard.0.lock().expect("no panic");
+        heard.lines.iter().rev().find_map(|line| line.strip_prefix(word)?.parse().ok())
+    }
+
     fn position(&self) -> u64 {
         self.last_at().and_then(|line| at(&line)).unwrap_or(0)
     }
@@ -184,6 +190,8 @@ impl Drop for Peer {
 struct Place {
     folder: tempfile::TempDir,
     namespace: String,
+    /// Whatever is left in shared memory is removed.
+    sweeps: bool,
 }
 
 impl Place {
@@ -194,7 +202,7 @@ impl Place {
         // One in eight polls; the peers know it from the name. More would be a test of how cores are shared.
         let wake_up = if seed % 8 == 3 { "-poll" } else { "" };
         let namespace = format!("s{}-{run}{wake_up}", std::process::id());
-        Self { folder: tempfile::tempdir().expect("tempdir"), namespace }
+        Self { folder: tempfile::tempdir().expect("tempdir"), namespace, sweeps: false }
     }
 
     fn store(&self) -> ReadOnlyStore {
@@ -215,18 +223,20 @@ impl Drop for Place {
             // Removes what killed processes have left in shared memory.
             let _ = clean_dead_participants(&self.bus());
         }
-        forget_id_counters(&self.namespace);
+        for (path, name) in in_shared_memory(&self.namespace) {
+            // 16 bytes per namespace that iceoryx2 keeps for good; and what a process was just making when it was killed.
+            if name.ends_with(".global_mgmt") || self.sweeps {
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 }
 
-/// Removes the 16 bytes per namespace that iceoryx2 keeps for good.
-fn forget_id_counters(namespace: &str) {
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("mt_{namespace}_")) && name.ends_with(".global_mgmt") {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+/// Path and name of what there is.
+fn in_shared_memory(namespace: &str) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir("/dev/shm").expect("shared memory").map(|entry| entry.expect("entry"));
+    let entries = entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned()));
+    entries.filter(|(_, name)| name.starts_with(&format!("mt_{namespace}_"))).collect()
 }
 
 const TIERS: [&str; 6] = ["live", "speculative", "trades", "delayed", "historical", "paced"];
@@ -272,16 +282,32 @@ impl Reached {
     }
 }
 
+/// The publisher that is a process of its own.
+#[derive(Default)]
+struct Outside {
+    /// `None`: there was none yet, or it was killed.
+    peer: Option<Peer>,
+    began: bool,
+    /// The last number that a life that is over said to be durable.
+    durable: u64,
+    /// The last number when it was paused.
+    last: u64,
+    pauses: u64,
+}
+
 struct Schedule<'a> {
     place: &'a Place,
     random: Random,
     node: Option<Peer>,
+    outside: Outside,
     readers: Vec<Reader>,
     buffer: u64,
     /// Where the tape was when the schedule began.
     begin: u64,
     /// What was done, for who has to find out why it failed.
     story: Vec<String>,
+    /// How often each of the rarer steps was done.
+    done: Vec<&'static str>,
     /// What the readers of the schedule said in the end.
     accounts: Vec<Account>,
 }
@@ -300,8 +326,9 @@ impl<'a> Schedule<'a> {
     fn new(place: &'a Place, seed: u64) -> Self {
         let mut random = Random(seed);
         let buffer = 1 + random.below(6);
-        let (readers, story, accounts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { place, random, node: None, readers, buffer, begin: 0, story, accounts }
+        let (readers, story, done, accounts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (node, outside) = (None, Outside::default());
+        Self { place, random, node, outside, readers, buffer, begin: 0, story, done, accounts }
     }
 
     fn start_node(&mut self) -> Result<(), String> {
@@ -316,16 +343,99 @@ impl<'a> Schedule<'a> {
         self.node.as_mut().expect("between steps there is a node")
     }
 
-    /// Lets the node publish no more until it is told to go on; returns the last event.
+    /// Lets nobody publish any more until told to go on; returns the last event.
     fn pause(&mut self) -> Result<u64, String> {
+        if self.outside.began {
+            // What one that was killed had under way is on the tape or will never be, once another has begun.
+            self.continue_outside();
+            self.outside.pauses += 1;
+            let paused = format!("paused {} ", self.outside.pauses);
+            let peer = self.outside.peer.as_mut().expect("it goes on");
+            peer.tell(&format!("pause {}", self.outside.pauses));
+            self.outside.last = peer.wait_for("pausing", |line| line.strip_prefix(&paused)?.parse().ok())?;
+            self.outside.look()?;
+        }
+        self.end_node()
+    }
+
+    /// Lets the node publish no more until it is told to go on; returns the last event.
+    fn end_node(&mut self) -> Result<u64, String> {
         let node = self.node();
         node.tell("end");
         // The last line is of an earlier end until it has gone on.
         node.wait_until("ending", |lines| at(lines.last().filter(|line| line.starts_with("ended"))?))
     }
 
-    /// Ends a paused node in order.
+    /// Starts the publisher outside, or lets one that is stopped go on.
+    fn continue_outside(&mut self) {
+        match &mut self.outside.peer {
+            Some(peer) if peer.stopped => {
+                self.story.push("the publisher outside goes on".into());
+                peer.signal(Signal::CONT);
+            }
+            Some(_) => {}
+            None => {
+                let seed = self.random.next();
+                self.story.push("the publisher outside is started".into());
+                self.done.push(if self.outside.began { "publisher_restarts" } else { "publisher_starts" });
+                self.outside.began = true;
+                self.outside.peer = Some(Peer::start(self.place, &format!("publish {seed}")));
+            }
+        }
+    }
+
+    /// Nobody waits for it: it may be at anything when the next step comes, also at beginning.
+    fn step_outside(&mut self) -> Result<(), String> {
+        let choice = self.random.below(3);
+        match &mut self.outside.peer {
+            Some(peer) if choice == 0 => {
+                self.story.push("the publisher outside is killed".into());
+                self.done.push(match (peer.stopped, peer.last_of("sent ").is_some()) {
+                    (false, true) => "publisher_kills",
+                    (false, false) => "publisher_kills_early",
+                    (true, _) => "publisher_kills_stopped",
+                });
+                let durable = peer.last_of("durable ").unwrap_or(0).max(self.outside.last);
+                self.outside.look()?;
+                self.outside.durable = self.outside.durable.max(durable);
+                self.outside.peer.take().expect("there is one").kill()
+            }
+            Some(peer) if choice == 1 && !peer.stopped => {
+                self.story.push("the publisher outside is stopped".into());
+                self.done.push("publisher_stops");
+                peer.signal(Signal::STOP);
+                Ok(())
+            }
+            Some(_) | None => {
+                self.continue_outside();
+                Ok(())
+            }
+        }
+    }
+
+    /// What the node is about to go away under.
+    fn note_outside(&mut self, publishing: &'static str) {
+        let sends = |peer: &Peer| !peer.stopped && peer.last_of("sent ").is_some();
+        if self.outside.peer.as_ref().is_some_and(sends) {
+            self.done.push(publishing);
+        }
+    }
+
+    /// Ends everybody who publishes in order, once they are paused.
     fn close(&mut self) -> Result<(), String> {
+        if let Some(mut peer) = self.outside.peer.take() {
+            peer.tell("close");
+            let status = peer.child.wait().expect("our own child");
+            peer.complaint()?;
+            if !status.success() {
+                return Err(format!("the publisher outside ended with {status}"));
+            }
+        }
+        self.close_node()
+    }
+
+    /// Ends a paused node in order.
+    fn close_node(&mut self) -> Result<(), String> {
         let mut node = self.node.take().expect("between steps there is a node");
         node.tell("close");
         let status = node.child.wait().expect("our own child");
@@ -365,7 +475,7 @@ impl<'a> Schedule<'a> {
     }
 
     fn step(&mut self) -> Result<(), String> {
-        match self.random.below(14) {
+        match self.random.below(16) {
             0..3 if self.readers.len() < 6 => self.join(),
             3..5 => {
                 if let Some(index) = self.pick() {
@@ -392,14 +502,16 @@ impl<'a> Schedule<'a> {
             }
             9 => {
                 self.story.push("the node is killed and restarted".into());
+                self.note_outside("node_kills_under_publisher");
                 let node = self.node.take().expect("between steps there is a node");
                 node.kill()?;
                 self.start_node()?;
             }
             10 => {
                 self.story.push("the node ends and is restarted".into());
-                self.pause()?;
-                self.close()?;
+                self.note_outside("node_ends_under_publisher");
+                self.end_node()?;
+                self.close_node()?;
                 self.start_node()?;
             }
             11 => {
@@ -413,11 +525,12 @@ impl<'a> Schedule<'a> {
                 self.node().signal(Signal::CONT);
                 alarmed.transpose()?;
             }
+            12..15 => self.step_outside()?,
             _ => self.go_on(2_000)?,
         }
         let events = self.random.below(600);
         self.go_on(events)?;
-        self.readers.iter().try_for_each(|reader| reader.peer.complaint())
+        self.readers.iter().map(|reader| &reader.peer).chain(&self.outside.peer).try_for_each(Peer::complaint)
     }
 
     /// One schedule from its first reader to the account of each, of which `accounts` has those that the log has to confirm.
@@ -425,6 +538,7 @@ impl<'a> Schedule<'a> {
     fn run(&mut self, seed: u64) -> Result<Reached, String> {
         self.random = Random(seed);
         self.story.clear();
+        self.done.clear();
         self.readers.clear();
         self.accounts.clear();
         self.begin = self.node().position();
@@ -442,6 +556,9 @@ impl<'a> Schedule<'a> {
     /// Lets everybody read to the end and say what they were given.
     fn judge(&mut self, last: u64, events: u64) -> Result<Reached, String> {
         let mut reached = Reached { events, ..Reached::default() };
+        for name in &self.done {
+            reached.add(&serde_json::json!({ *name: 1 }));
+        }
         for reader in &mut self.readers {
             if reader.peer.stopped {
                 reader.peer.signal(Signal::CONT);
@@ -450,11 +567,6 @@ impl<'a> Schedule<'a> {
             reader.peer.tell(&format!("until {last}"));
         }
         for reader in &self.readers {
-            if reader.tier == "paced" {
-                // It would take as long as the tape took; what it was given so far has been checked.
-                reader.peer.complaint()?;
-                continue;
-            }
             let verdict = |line: &str| line.strip_prefix("verdict ").map(str::to_owned);
             let verdict = reader.peer.wait_for("a verdict", verdict)?;
             let verdict: Value =
@@ -463,6 +575,7 @@ impl<'a> Schedule<'a> {
                 return Err(format!("`{}`: {verdict}", reader.peer.what));
             }
             reached.add(&verdict);
+            reached.add(&serde_json::json!({ reader.tier: 1 }));
             let (tier, what, from) = (reader.tier, reader.peer.what.clone(), reader.from.clone());
             self.accounts.push(Account { tier, what, from, last, verdict });
         }
@@ -488,6 +601,33 @@ impl Account {
             "`{}`: {found_events} events or batches with digest {}, the log has {events} with {}: {}",
             self.what, found_digest.0, digest.0, self.verdict
         ))
+    }
+}
+
+impl Outside {
+    /// Whether this life, if it has begun, did so where the one before it had ended.
+    fn look(&self) -> Result<(), String> {
+        let open = self.peer.as_ref().and_then(|peer| peer.last_of("open "));
+        match open.filter(|open| *open < self.durable) {
+            None => Ok(()),
+            Some(open) => Err(format!("{} was durable, a publisher goes on after {open}", self.durable)),
+        }
+    }
+
+    /// All that it published is on the tape; that it is there once and in order the readers have seen.
+    fn check(&self, place: &Place) -> Result<(), String> {
+        let store = place.store();
+        let (mut events, mut last) = (0, 0);
+        let mut frames = store.reader().frames(Sequence::FIRST).expect("kept");
+        while let Some(frame) = frames.next_frame().expect("readable") {
+            for event in frame.frame().events().filter(|event| event.header().producer == script::OUTSIDE) {
+                (events, last) = (events + 1, event.header().producer_sequence.get());
+            }
+        }
+        if (events, last) == (self.last, self.last) {
+            return Ok(());
+        }
+        Err(format!("{} were published from outside, {events} through {last} are on the tape", self.last))
     }
 }
 
@@ -561,7 +701,8 @@ impl Outcome {
 fn run(mut seeds: Range<u64>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     while !seeds.is_empty() {
-        let place = Place::new(seeds.start / ON_ONE_TAPE);
+        let mut place = Place::new(seeds.start / ON_ONE_TAPE);
+        place.sweeps = true;
         let mut schedule = Schedule::new(&place, seeds.start);
         let begun = outcomes.len();
         let mut failed = false;
@@ -570,6 +711,9 @@ fn run(mut seeds: Range<u64>) -> Vec<Outcome> {
             let go = std::panic::AssertUnwindSafe(|| {
                 if schedule.node.is_some() {
                     schedule.node().tell("go on");
+                    if let Some(peer) = &mut schedule.outside.peer {
+                        peer.tell("go on");
+                    }
                 } else {
                     schedule.start_node()?;
                 }
@@ -586,7 +730,7 @@ fn run(mut seeds: Range<u64>) -> Vec<Outcome> {
         if failed {
             continue;
         }
-        let closed = schedule.close();
+        let closed = schedule.close().and_then(|()| schedule.outside.check(&place));
         for outcome in &mut outcomes[begun..] {
             let checked = outcome.accounts.iter().try_for_each(|account| account.check(&place));
             if let Err(why) = closed.clone().and(checked) {
@@ -641,9 +785,32 @@ fn every_reader_is_given_the_tape_and_nothing_else_whatever_happens_to_it_and_to
     assert!(failures.is_empty(), "{} of {schedules} failed:\n{}", failures.len(), failures.join("\n"));
     // The schedules do reach what they are meant to try.
     if schedules >= 500 {
-        for name in
-            ["joined", "left", "lagging", "caught_up", "alarms", "restarts", "retractions", "batches", "late"]
-        {
+        let told = [
+            "joined",
+            "left",
+            "lagging",
+            "caught_up",
+            "heartbeats",
+            "alarms",
+            "restarts",
+            "retractions",
+            "accepted",
+            "batches",
+            "empty_windows",
+            "late",
+        ];
+        let done = [
+            "publisher_starts",
+            "publisher_stops",
+            "publisher_kills",
+            "publisher_kills_early",
+            "publisher_kills_stopped",
+            "publisher_restarts",
+            "node_kills_under_publisher",
+            "node_ends_under_publisher",
+        ];
+        // And every tier was judged.
+        for name in told.iter().chain(&done).chain(&TIERS) {
             assert!(sum.count(name) > 0, "no schedule had any {name}: {:?}", sum.counts);
         }
     }
@@ -691,16 +858,16 @@ fn a_schedule_leaves_nothing_in_shared_memory() {
         schedule.start_node().expect("a node");
         schedule.join();
         schedule.go_on(500).expect("events");
+        schedule.continue_outside();
+        let outside = schedule.outside.peer.take().expect("started");
+        outside.wait_for("publishing", |line| line.starts_with("sent").then_some(())).expect("events");
+        outside.kill().expect("nothing to complain of");
         schedule.node.take().expect("running").kill().expect("nothing to complain of");
         for reader in schedule.readers.drain(..) {
             reader.peer.kill().expect("nothing to complain of");
         }
     }
     drop(place);
-    let left: Vec<_> = std::fs::read_dir(Path::new("/dev/shm"))
-        .expect("shared memory")
-        .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with(&format!("mt_{namespace}_")))
-        .collect();
+    let left = in_shared_memory(&namespace);
     assert!(left.is_empty(), "{left:?}");
 }

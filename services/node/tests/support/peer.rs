@@ -1,7 +1,13 @@
-//! The processes of the schedules: a node that publishes the script, and readers whose every event is checked.
+//! The processes of the schedules: a node that publishes the script, a publisher outside of it, and readers whose every event
+//! is checked.
 //!
 //! `node-test-peer PLACE NAMESPACE node SEED BUFFER` opens the node in PLACE and publishes, in bursts; says `open HEAD`,
 //! then `at N` as it goes; told `end`, it says `ended LAST` once that is visible, and stays until told `close` or `go on`.
+//!
+//! `node-test-peer PLACE NAMESPACE publish SEED` publishes to that node, also while it is gone and to its successors, in
+//! bursts; says `open N`, where N is the number it goes on after, then `sent N` as it goes and `durable N` of what is, and
+//! `failed ..` of what should not be; told `pause ID`, it says `paused ID N` once all of that is visible, and stays until
+//! told `close` or `go on`.
 //!
 //! `node-test-peer PLACE NAMESPACE check TIER FIRST [WINDOW PART]` reads from FIRST on; says `at N` (for windows `at N
 //! WINDOW PART`, from where another goes on), `alarm N` when it misses heartbeats and `heard` when they come again, whatever
@@ -14,9 +20,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
-use matchtape_bus::{BusConfig, BusName, BusService, WakeUp};
-use matchtape_node::{BusOptions, FollowedHistory, Node, NodeOptions, PublishError, Publisher};
-use matchtape_schemas::{KindMask, Sequence, Stage};
+use matchtape_bus::{
+    BusConfig, BusName, BusService, IngressConfig, RemoteOptions, RemotePublishError, RemotePublisher,
+    RemoteWaitError, WakeUp,
+};
+use matchtape_node::{
+    BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, Publish, PublishError, Publisher,
+    WaitError,
+};
+use matchtape_schemas::{KindMask, ProducerSequence, Sequence, Stage};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use matchtape_subscription::{
     BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime,
@@ -24,13 +36,16 @@ use matchtape_subscription::{
 };
 
 use checker::{Checker, Corruption, Damage, Promise};
-use script::{PRODUCERS, Random};
+use script::{INSIDE, OUTSIDE, Random};
 
 mod checker;
 mod script;
 
 /// How often the node gives a sign of life. Short, so that an alarm does not cost a test a third of a second.
 const HEARTBEAT: Duration = Duration::from_millis(25);
+
+/// Longer than any node is gone.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +54,12 @@ fn main() {
     let place = Path::new(place);
     match role {
         ["node", seed, buffer] => publish(place, namespace, number(seed), number(buffer) as usize),
+        ["publish", seed] => {
+            if let Err(wrong) = publish_from_outside(place, namespace, number(seed)) {
+                say(&format!("failed: {wrong}"));
+                std::process::exit(1);
+            }
+        }
         ["check", tier, first, resumed @ ..] => {
             let (mut cursor, mut corruption) = (None, Corruption::NONE);
             match resumed {
@@ -101,13 +122,25 @@ fn bus(place: &Path, namespace: &str, buffer_samples: usize) -> BusOptions {
 }
 
 fn publish(place: &Path, namespace: &str, seed: u64, buffer: usize) {
-    let mut options =
-        NodeOptions { bus: Some(bus(place, namespace, buffer)), ring_slots: 2048, ..NodeOptions::default() };
+    // Few queues: each takes as much shared memory as a bus.
+    let config = IngressConfig {
+        producers_max: 1,
+        producers_spare: 4,
+        queue_samples: 8,
+        heartbeat_interval: HEARTBEAT,
+        wake_up: wake_up(namespace),
+    };
+    let mut options = NodeOptions {
+        bus: Some(bus(place, namespace, buffer)),
+        ingress: Some(IngressOptions { config, ..IngressOptions::default() }),
+        ring_slots: 2048,
+        ..NodeOptions::default()
+    };
     options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
     options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
     options.store.memtable_bytes = 4 << 20;
     let node = Node::open(&place.join("data"), options, Vec::new()).expect("node");
-    let mut producers = PRODUCERS.map(|producer| {
+    let mut producers = INSIDE.map(|producer| {
         let publisher = node.publisher(producer).expect("the only handle");
         let next = publisher.last().map_or(0, |last| last.get()) + 1;
         (publisher, next)
@@ -119,6 +152,8 @@ fn publish(place: &Path, namespace: &str, seed: u64, buffer: usize) {
     loop {
         match orders.try_recv() {
             Ok(order) if order == "end" => {
+                // What came from outside, too: where its publisher is paused, that is all of it.
+                last = last.max(node.watermarks().accepted);
                 node.wait(last, Stage::Visible).expect("a disk that syncs");
                 say(&format!("ended {last}"));
                 // Nothing more is published, heartbeats go on.
@@ -160,6 +195,91 @@ fn put_group(publisher: &mut Publisher, next: &mut u64) -> Sequence {
     }
 }
 
+fn publish_from_outside(place: &Path, namespace: &str, seed: u64) -> Result<(), String> {
+    let name = bus(place, namespace, 1).name(store(place).tape()).expect("a name");
+    let options = RemoteOptions { connect_wait: PATIENCE, silence_max: PATIENCE, ..RemoteOptions::default() };
+    let mut publisher =
+        RemotePublisher::connect(&name, OUTSIDE, options).map_err(|error| error.to_string())?;
+    let mut last = publisher.last().map_or(0, ProducerSequence::get);
+    let orders = orders();
+    let mut random = Random(seed);
+    let (mut said, mut durable) = (last, last);
+    say(&format!("open {last}"));
+    loop {
+        match orders.try_recv() {
+            Ok(order) => {
+                let id = order.strip_prefix("pause ").ok_or(format!("{order:?}"))?;
+                wait_for(&mut publisher, last, Stage::Visible)?;
+                say(&format!("paused {id} {last}"));
+                match orders.recv().as_deref() {
+                    Ok("close") => return Ok(()),
+                    Ok("go on") => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return Ok(()),
+        }
+        for _ in 0..1 + random.below(10) {
+            last = put_group_from_outside(&mut publisher, last + 1)?;
+        }
+        if last >= said + 20 {
+            said = last;
+            say(&format!("sent {said}"));
+        }
+        if last >= durable + 400 {
+            wait_for(&mut publisher, last, Stage::Durable)?;
+            durable = last;
+            say(&format!("durable {durable}"));
+        }
+        // Less than the producers inside, so that nobody waits for it for long and the tape does not grow for it alone.
+        std::thread::park_timeout(Duration::from_micros(random.below(3_000)));
+    }
+}
+
+/// Returns the number of the group's last event, once it is taken.
+fn put_group_from_outside(publisher: &mut RemotePublisher, first: u64) -> Result<u64, String> {
+    let group = script::group(OUTSIDE, first);
+    loop {
+        let outcome = match publisher.publish_group(&group) {
+            Ok(_) => return Ok(first + group.len() as u64 - 1),
+            Err(RemotePublishError::Refused(PublishError::WouldBlock)) => {
+                publisher.wait_for_room(group.len())
+            }
+            Err(RemotePublishError::Refused(PublishError::Closed)) => Err(WaitError::Closed.into()),
+            Err(error) => return Err(error.to_string()),
+        };
+        until_there_is_a_node(outcome)?;
+    }
+}
+
+fn wait_for(publisher: &mut RemotePublisher, last: u64, stage: Stage) -> Result<(), String> {
+    // Nothing was published on this tape.
+    while last > 0 {
+        match publisher.wait(ProducerSequence(last), stage) {
+            Ok(_) => break,
+            Err(error) => until_there_is_a_node(Err(error))?,
+        }
+    }
+    Ok(())
+}
+
+/// A node that has closed is followed by another one.
+fn until_there_is_a_node(outcome: Result<(), RemoteWaitError>) -> Result<(), String> {
+    match outcome {
+        Err(RemoteWaitError::Wait(WaitError::Closed)) => {
+            std::thread::park_timeout(Duration::from_millis(1));
+            Ok(())
+        }
+        outcome => outcome.map_err(|error| error.to_string()),
+    }
+}
+
+fn store(place: &Path) -> ReadOnlyStore {
+    let disk = RealDisk::open(&place.join("data")).expect("the node has made it");
+    ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).expect("a tape")
+}
+
 fn check(
     place: &Path,
     namespace: &str,
@@ -168,9 +288,7 @@ fn check(
     cursor: Option<(i64, u32)>,
     corruption: Corruption,
 ) -> i32 {
-    let disk = RealDisk::open(&place.join("data")).expect("the node has made it");
-    let store = ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).expect("a tape");
-    let history = FollowedHistory::new(store);
+    let history = FollowedHistory::new(store(place));
     let name = bus(place, namespace, 1).name(history.tape()).expect("a name");
     let start = Start::At(first);
     match tier {
@@ -210,7 +328,10 @@ fn check(
             let end = End::Through(Sequence::MAX);
             let options = HistoricalOptions { start, end, pace, ..HistoricalOptions::default() };
             let promise = Promise { historical: true, ..Promise::VISIBLE };
-            watch(Historical::open(history, options).expect("open"), promise, first, corruption)
+            let reader = Historical::open(history, options).expect("open");
+            // To its end at that pace would take as long as the tape took.
+            let hurry = |reader: &mut Historical<_>| reader.set_pace(Pace::AsFastAsPossible).expect("a pace");
+            watch_to_end(reader, promise, first, corruption, hurry)
         }
         other => panic!("{other:?}"),
     }
@@ -229,11 +350,17 @@ fn real_time(
 }
 
 /// Reads and checks until told where to end; the exit code.
-fn watch(
-    mut reader: impl Subscription,
+fn watch(reader: impl Subscription, promise: Promise, first: Sequence, corruption: Corruption) -> i32 {
+    watch_to_end(reader, promise, first, corruption, |_| ())
+}
+
+/// The same; what is to be done when it is told so.
+fn watch_to_end<S: Subscription>(
+    mut reader: S,
     promise: Promise,
     first: Sequence,
     mut corruption: Corruption,
+    end_is_known: impl Fn(&mut S),
 ) -> i32 {
     let orders = orders();
     let mut checker = Checker::new(promise, first);
@@ -243,7 +370,10 @@ fn watch(
     loop {
         while let Ok(order) = orders.try_recv() {
             match order.split(' ').collect::<Vec<_>>().as_slice() {
-                ["until", last] => until = Some(Sequence(number(last))),
+                ["until", last] => {
+                    until = Some(Sequence(number(last)));
+                    end_is_known(&mut reader);
+                }
                 ["dawdle", us] => dawdle = Duration::from_micros(number(us)),
                 other => panic!("{other:?}"),
             }

@@ -11,8 +11,11 @@ use matchtape_schemas::{
 };
 use rkyv::util::AlignedVec;
 
-/// Those who publish.
-pub const PRODUCERS: [ProducerId; 2] = [ProducerId(1), ProducerId(2)];
+/// Those who publish in the node's process.
+pub const INSIDE: [ProducerId; 2] = [ProducerId(1), ProducerId(2)];
+/// Who publishes from a process of its own.
+pub const OUTSIDE: ProducerId = ProducerId(3);
+pub const PRODUCERS: [ProducerId; 3] = [INSIDE[0], INSIDE[1], OUTSIDE];
 
 /// When the first event happened, ns; long ago, so that nothing but these events moves the tape's time.
 const BEGIN_NS: i64 = 1_700_000_000_000_000_000;
