@@ -2,7 +2,7 @@
 //! tier that join, dawdle, are stopped, continued and killed, a node that is stopped, killed and restarted under them. Every
 //! event that any of them is given is checked where it arrives (`support/checker.rs`), and in the end against the log.
 //!
-//! A schedule is a few such steps in a row, most often one to nine. It begins with readers of its own and ends with the
+//! A schedule is a few such steps in a row, most often one to seven. It begins with readers of its own and ends with the
 //! account of each, compared with the log. What costs most is making a tape and a bus, so several schedules in succession
 //! share them: the tape only grows, and the node that a schedule finds may be one that another killed.
 //!
@@ -42,7 +42,7 @@ const AT_ONCE: u64 = 3;
 /// Schedules that share a tape, one after the other.
 const ON_ONE_TAPE: u64 = 10;
 /// Steps of a schedule that is not a long one.
-const STEPS_MAX: u64 = 9;
+const STEPS_MAX: u64 = 7;
 
 #[derive(Default)]
 struct Heard {
@@ -545,7 +545,7 @@ impl<'a> Schedule<'a> {
         self.join();
         self.go_on(250)?;
         // Now and then a long one.
-        let steps = if self.random.one_in(25) { 30 } else { 1 + self.random.below(STEPS_MAX) };
+        let steps = if self.random.one_in(25) { 25 } else { 1 + self.random.below(STEPS_MAX) };
         for _ in 0..steps {
             self.step()?;
         }
