@@ -160,7 +160,7 @@ impl Disk for RealDisk {
         if written != text.len() {
             return Err(of(Errno::NOSPC).into());
         }
-        Ok(Box::new(RealLock { _fd: fd }))
+        Ok(Box::new(RealLock { fd }))
     }
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
@@ -180,10 +180,18 @@ impl Disk for RealDisk {
     }
 }
 
-/// Holds the descriptor: `flock` belongs to the open file, so closing it, or the end of the process, releases it.
+/// Holds the descriptor: `flock` belongs to the open file, so the end of the process releases it.
 #[derive(Debug)]
 struct RealLock {
-    _fd: OwnedFd,
+    fd: OwnedFd,
+}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread has just forked has the same open file until it executes its program.
+        // What cannot be unlocked is closed all the same.
+        let _ = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+    }
 }
 
 impl DiskLock for RealLock {}
@@ -300,5 +308,21 @@ mod tests {
         assert_eq!(directories_to_change(&at("a/b/c")), [at("a/b")], "its own name in any case");
         assert_eq!(directories_to_change(Path::new("surely-not-there")), [Path::new(".")]);
         assert!(directories_to_change(Path::new("/")).is_empty());
+    }
+
+    #[test]
+    fn a_lock_that_was_given_back_is_free_though_a_forked_child_still_has_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(directory.path()).unwrap();
+        let path = Path::new("LOCK");
+        let fd = disk.open_raw(Operation::Lock, path, OFlags::RDWR | OFlags::CREATE).unwrap();
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).unwrap();
+        // The same open file, as a child has it before it executes its program.
+        let of_the_child = rustix::io::dup(&fd).unwrap();
+        let holder = LockHolder { pid: 1, started_ns: 1 };
+        assert!(matches!(disk.lock(path, &holder), Err(LockError::Held { .. })));
+        drop(RealLock { fd });
+        disk.lock(path, &holder).unwrap();
+        drop(of_the_child);
     }
 }
