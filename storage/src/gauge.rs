@@ -8,6 +8,7 @@ use matchtape_schemas::Sequence;
 
 use crate::compaction::CompactionTotals;
 use crate::ingest::Ingest;
+use crate::inspect::{self, Amplification};
 use crate::pins::{PinView, Pins, RetentionMarks};
 use crate::pressure::{Pressure, PressureReason};
 use crate::scrub::ScrubMarks;
@@ -66,6 +67,12 @@ pub struct StoreNumbers {
     pub table_bytes: u64,
     /// Bytes of the event tables in the cold tier.
     pub cold_bytes: u64,
+    /// Bytes of the frames that all event tables were made of. What is kept beside that is the space amplification.
+    pub frame_bytes: u64,
+    /// Bytes of the sealed segments of the log.
+    pub log_sealed_bytes: u64,
+    /// How much more is kept, asked and written than was appended.
+    pub amplification: Amplification,
     /// Who needs old events, in this process.
     pub pins: Vec<PinView>,
     /// Legal holds.
@@ -96,6 +103,13 @@ impl StoreGauge {
         Intake { slowed_permille, reason: reason.word(), what, pressure }
     }
 
+    /// How much more is kept, asked and written than was appended. Costs a look at the list of tables.
+    pub fn amplification(&self) -> Amplification {
+        let (ingest, view) = (&self.ingest, self.ingest.shared.view());
+        let sealed_bytes = inspect::sealed_bytes(&self.segments.list());
+        Amplification::of(&view, sealed_bytes, ingest.written())
+    }
+
     /// What the scrub has done, and which files it has found damaged.
     pub fn scrub(&self) -> ScrubMarks {
         self.ingest.scrubber.marks(&self.ingest.shared.view())
@@ -112,7 +126,11 @@ impl StoreGauge {
         table_bytes += view.index_tables.iter().map(|table| table.meta.bytes).sum::<u64>();
         table_bytes += view.snapshots.iter().map(|snapshot| snapshot.meta.bytes).sum::<u64>();
         let (flushed_frame_bytes, flush_written_bytes) = ingest.flusher.written();
+        let segments = self.segments.list();
         StoreNumbers {
+            frame_bytes: view.event_tables.iter().map(|table| table.meta.footer.raw_bytes).sum(),
+            log_sealed_bytes: inspect::sealed_bytes(&segments),
+            amplification: self.amplification(),
             flushed_frame_bytes,
             flush_written_bytes,
             flushes: ingest.flusher.flushes(),
@@ -122,7 +140,7 @@ impl StoreGauge {
             compaction_failed: ingest.compactor.failure().is_some(),
             lacks_space: ingest.space.is_set(),
             free_bytes: ingest.shared.disk.free_bytes().ok(),
-            log_segments: self.segments.list().len() as u64,
+            log_segments: segments.len() as u64,
             event_tables: view.event_tables.len() as u64,
             index_tables: view.index_tables.len() as u64,
             table_bytes,

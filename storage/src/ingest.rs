@@ -15,6 +15,7 @@ use crate::chunk::Chunk;
 use crate::compaction::choose::Shape;
 use crate::compaction::{CompactError, Compactor, Outcome};
 use crate::flush::{FlushError, Flusher};
+use crate::inspect::Written;
 use crate::manifest::Edit;
 use crate::memtable::MemTable;
 use crate::options::{StoreMistakes, StoreOptions};
@@ -164,6 +165,12 @@ impl Ingest {
         if wanted {
             self.seal(&mut active);
         }
+    }
+
+    /// What flushing and compaction have written.
+    pub(crate) fn written(&self) -> Written {
+        let (flushed_raw, flushed) = self.flusher.written();
+        Written { flushed_raw, flushed, compacted: self.compactor.totals().bytes_written }
     }
 
     /// Whether memory holds all that it may without a flush: the growing memtable would be one too many.

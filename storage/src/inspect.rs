@@ -4,7 +4,7 @@ use matchtape_schemas::Sequence;
 use serde::Serialize;
 
 use crate::pressure::Pressure;
-use crate::read::view::Shared;
+use crate::read::view::{Shared, View};
 use crate::sstable::EventTable;
 use crate::sstable::block::Stored;
 use crate::wal::SegmentInfo;
@@ -180,20 +180,28 @@ pub(crate) struct Written {
 }
 
 impl Amplification {
-    fn of(inspection: &Inspection, written: Written) -> Self {
+    pub(crate) fn of(view: &View, sealed_segment_bytes: u64, written: Written) -> Self {
         let per = |bytes: u64, raw: u64| (raw > 0).then(|| bytes as f64 / raw as f64);
-        let raw = inspection.event_tables.iter().map(|table| table.raw_bytes).sum();
+        let kept = view.event_tables.iter().map(|table| table.meta.bytes).sum::<u64>()
+            + view.index_tables.iter().map(|table| table.meta.bytes).sum::<u64>()
+            + view.snapshots.iter().map(|snapshot| snapshot.meta.bytes).sum::<u64>()
+            + sealed_segment_bytes;
         let mut levels = [0u64; 256];
-        for table in &inspection.index_tables {
-            let count = &mut levels[usize::from(table.level)];
-            *count = if table.level == 0 { *count + 1 } else { 1 };
+        for table in &view.index_tables {
+            let count = &mut levels[usize::from(table.meta.level)];
+            *count = if table.meta.level == 0 { *count + 1 } else { 1 };
         }
         Self {
-            space: per(inspection.table_bytes + inspection.cold_bytes + inspection.sealed_segment_bytes, raw),
+            space: per(kept, view.event_tables.iter().map(|table| table.meta.footer.raw_bytes).sum()),
             tables_per_lookup: levels.iter().sum(),
             write: per(written.flushed + written.compacted, written.flushed_raw),
         }
     }
+}
+
+/// Bytes of the log's sealed segments.
+pub(crate) fn sealed_bytes(segments: &[SegmentInfo]) -> u64 {
+    segments.iter().filter_map(|segment| segment.sealed).map(|sealed| sealed.file_bytes).sum()
 }
 
 /// What is in memory only, and the files that are open for it. Bounded are what is not in tables (`pressure.limit_bytes`), blocks
@@ -296,6 +304,7 @@ pub(crate) fn inspect(
             hash: hex(&meta.footer.hash),
         })
         .collect();
+    let sealed_segment_bytes = sealed_bytes(segments);
     let segments: Vec<SegmentView> = segments
         .iter()
         .map(|segment| SegmentView {
@@ -308,8 +317,8 @@ pub(crate) fn inspect(
         .collect();
     let (head, flushed) = (view.head(), view.flushed_through());
     let in_cold = event_tables.iter().filter(|table| table.cold.is_some());
-    let mut inspection = Inspection {
-        amplification: Amplification { space: None, tables_per_lookup: 0, write: None },
+    Inspection {
+        amplification: Amplification::of(&view, sealed_segment_bytes, written),
         tape: format!("{:016x}", shared.tape.0),
         epoch: head.epoch.0,
         last_sequence: head.last_sequence.0,
@@ -326,7 +335,7 @@ pub(crate) fn inspect(
             .iter()
             .map(|hold| HoldView { name: hold.name.clone(), from: hold.from.0, placed_at: hold.placed.0 })
             .collect(),
-        sealed_segment_bytes: segments.iter().filter_map(|segment| segment.bytes).sum(),
+        sealed_segment_bytes,
         memory: MemoryView {
             memtables: view.memtables.len(),
             events: head.last_sequence.max(flushed).0 - flushed.max(Sequence::ZERO).0,
@@ -343,7 +352,5 @@ pub(crate) fn inspect(
         event_tables,
         index_tables,
         snapshots,
-    };
-    inspection.amplification = Amplification::of(&inspection, written);
-    inspection
+    }
 }

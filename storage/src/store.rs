@@ -328,9 +328,7 @@ impl EventStore {
 
     /// Which files there are and what is in them.
     pub fn inspect(&self) -> Inspection {
-        let (flushed_raw, flushed) = self.ingest.flusher.written();
-        let compacted = self.compaction_totals().bytes_written;
-        let written = inspect::Written { flushed_raw, flushed, compacted };
+        let written = self.ingest.written();
         inspect::inspect(&self.ingest.shared, &self.segments.list(), Some(self.ingest.pressure()), written)
     }
 

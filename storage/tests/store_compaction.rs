@@ -320,6 +320,7 @@ fn amplification_is_what_its_definition_says() {
     let raw: u64 = after.event_tables.iter().map(|table| table.raw_bytes).sum();
     let kept = after.table_bytes + after.sealed_segment_bytes;
     assert_eq!(after.amplification.space, Some(kept as f64 / raw as f64));
+    assert_eq!(driven.store.gauge().amplification(), after.amplification, "told beside the store, too");
     assert_eq!(after.memory.table_index_bytes, 0, "no table was asked");
     driven.check(20);
     let asked = driven.store.inspect().memory;

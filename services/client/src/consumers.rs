@@ -2,7 +2,7 @@
 //!
 //! Positions and counts are numbers; times are whole milliseconds, moments nanoseconds since 1970 UTC as strings.
 
-use matchtape_schemas::{AcceptedTime, Sequence};
+use matchtape_schemas::{AcceptedTime, Sequence, Watermarks};
 use serde::{Deserialize, Serialize};
 
 use crate::EventRow;
@@ -167,6 +167,33 @@ pub struct ConsumerBatch {
     pub answer: u64,
     /// In order; empty when there was nothing in time.
     pub items: Vec<ConsumerItem>,
+    /// How far the tape had come then: an empty answer is not taken for a tape that stands still.
+    #[serde(default)]
+    pub watermarks: WatermarksView,
+}
+
+/// The last event that has reached each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatermarksView {
+    /// Sequenced.
+    pub accepted: u64,
+    /// With the kernel.
+    pub written: u64,
+    /// Synced.
+    pub durable: u64,
+    /// Durable on the ack quorum.
+    pub replicated: u64,
+    /// What readers may be given.
+    pub visible: u64,
+}
+
+impl From<Watermarks> for WatermarksView {
+    fn from(watermarks: Watermarks) -> Self {
+        let Watermarks { accepted, written, durable, replicated, visible } = watermarks;
+        let [accepted, written, durable, replicated, visible] =
+            [accepted, written, durable, replicated, visible].map(Sequence::get);
+        Self { accepted, written, durable, replicated, visible }
+    }
 }
 
 /// What became of deliveries. The lists are taken in this order.

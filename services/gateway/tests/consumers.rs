@@ -243,3 +243,68 @@ async fn a_request_says_which_answer_arrived_and_takes_the_place_of_the_one_befo
     assert!(later["items"].as_array().unwrap().is_empty());
     served.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_says_how_far_the_tape_is_also_one_without_events() {
+    let served = Served::start(10, generous()).await;
+    assert_eq!(served.send("PUT /v1/consumers/none", json!({ "kinds": ["trades"] })).await.status, 200);
+    assert_eq!(served.send("PUT /v1/consumers/all", json!({})).await.status, 200);
+    for (name, items) in [("none", 0), ("all", 11)] {
+        let session = served.send(&format!("POST /v1/consumers/{name}/members/m"), json!(null)).await.json();
+        let session = session["session"].as_str().unwrap().to_owned();
+        let next = format!("POST /v1/consumers/{name}/next?session={session}&batch=100");
+        let answer = served.send(&next, json!(null)).await.json();
+        assert_eq!(answer["items"].as_array().unwrap().len(), items, "{answer}");
+        // The epoch's start and ten orders, and a node alone is its own quorum.
+        let all = json!({ "accepted": 11, "written": 11, "durable": 11, "replicated": 11, "visible": 11 });
+        assert_eq!(answer["watermarks"], all, "{answer}");
+    }
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_in_progress_has_its_whole_time_again_and_one_that_is_not_comes_again() {
+    const WAIT: Duration = Duration::from_millis(300);
+    let served = Served::start(10, generous()).await;
+    let asked = json!({ "ack": "explicit", "ack_wait_ms": WAIT.as_millis() as u64 });
+    assert_eq!(served.send("PUT /v1/consumers/risk", asked).await.status, 200);
+    let session = served.send("POST /v1/consumers/risk/members/m", json!(null)).await.json();
+    let session = session["session"].as_str().unwrap().to_owned();
+    let next = |received| {
+        format!("POST /v1/consumers/risk/next?session={session}&batch=2&wait_ms=20&received={received}")
+    };
+    let mut received = 0;
+    let mut given = served.send(&next(received), json!(null)).await.json();
+    assert_eq!(given["items"].as_array().unwrap().len(), 2, "{given}");
+    // What was never delivered is not in progress.
+    let never = served.send("POST /v1/consumers/risk/ack", json!({ "in_progress": [9] })).await;
+    assert_eq!((never.status, &never.json()["error"]), (409, &json!("ack_refused")), "{}", never.body);
+
+    let begun = Instant::now();
+    let mut working_since = begun;
+    loop {
+        let asked_at = Instant::now();
+        let said = json!({ "in_progress": [1], "session": session });
+        let working = served.send("POST /v1/consumers/risk/ack", said).await;
+        if working.status == 200 {
+            assert_eq!(working.json()["settled"], 1, "{}", working.body);
+            working_since = asked_at;
+        }
+        received = given["answer"].as_u64().unwrap();
+        given = served.send(&next(received), json!(null)).await.json();
+        let items = given["items"].as_array().unwrap();
+        let again = |sequence: u64| {
+            let of = |item: &&serde_json::Value| {
+                item["event"]["sequence"] == sequence && item["delivery_count"] == 2
+            };
+            items.iter().any(|item| of(&item))
+        };
+        // A machine that stands still for so long gives it again, too.
+        assert!(!again(1) || working_since.elapsed() >= WAIT, "{given}");
+        if again(2) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the second comes again");
+    }
+    served.stop().await;
+}

@@ -108,6 +108,21 @@ async fn each_number_is_described_once_and_follows_what_the_node_does() {
     {
         assert!(served.number(bytes).await > 0.0, "{bytes}");
     }
+    // What is kept and written for each byte, as the store itself has it, and as the numbers give it.
+    let inspection = served.node.store().inspect();
+    let (told, health) = (inspection.amplification, get(served.address(), "/v1/health").await.json());
+    let near = |ratio: f64, told: Option<f64>| (ratio - told.unwrap()).abs() < 0.006;
+    let said = &health["amplification"];
+    assert!(near(said["space"].as_f64().unwrap(), told.space), "{said} {told:?}");
+    assert!(near(said["write"].as_f64().unwrap(), told.write), "{said} {told:?}");
+    assert_eq!(said["tables_per_lookup"], told.tables_per_lookup);
+    let frames = served.number("matchtape_event_frame_bytes").await;
+    let kept = served.number("matchtape_table_bytes").await
+        + served.number("matchtape_cold_bytes").await
+        + served.number("matchtape_log_sealed_bytes").await;
+    assert!(near(kept / frames, told.space), "{kept} {frames} {told:?}");
+    assert!(frames == served.number("matchtape_flush_frame_bytes_total").await, "one flush made all tables");
+    assert_eq!(served.number("matchtape_lookup_index_tables").await, 1.0);
     // The epoch's start and the twenty.
     assert_eq!(served.number("matchtape_flushed_sequence").await, 21.0);
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use matchtape::consumers::Member;
 use matchtape::server::Server;
 use matchtape_client::consumers::DeliveryView;
 use matchtape_schemas::event::{OrderAccepted, encode_event};
@@ -370,6 +371,14 @@ fn people_make_ask_acknowledge_and_forget_consumers() {
     assert_eq!(next(&["--batch", "2"]), [(10, 2), (17, 1)], "detaching gave 10 back");
     let said = String::from_utf8(node.cli(&["consumer", "ack", "risk", "4"]).stderr).unwrap();
     assert!(said.contains("event 4 was never delivered"), "{said}");
+    // 10 waits to be delivered again, to nobody yet.
+    let said =
+        String::from_utf8(node.cli(&["consumer", "ack", "risk", "10", "--in-progress"]).stderr).unwrap();
+    assert!(said.contains("event 10 waits to be delivered again"), "{said}");
+    for other in ["--nak", "--term"] {
+        let both = node.cli(&["consumer", "ack", "risk", "10", "--in-progress", other]);
+        assert_eq!(both.status.code(), Some(2), "{other}");
+    }
     node.succeed(&["consumer", "ack", "risk", "17", "--term"]);
     let info = node.succeed(&["consumer", "info", "risk"]);
     assert_eq!(info[0]["ack_floor"], 9);
@@ -377,6 +386,20 @@ fn people_make_ask_acknowledge_and_forget_consumers() {
     assert_eq!(info[0]["definition"]["instruments"], serde_json::json!(["3"]));
     assert_eq!(next(&["--batch", "2", "--ack"]), [(10, 3)]);
     assert_eq!(next(&["--wait", "0s"]), []);
+
+    // One that a member works on stays with it.
+    node.succeed(&["consumer", "add", "slow", "--ack", "explicit"]);
+    let server = Server::new(&node.url).unwrap();
+    let mut member = Member::new(&server, &"slow".parse().unwrap(), &"m".parse().unwrap());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let given = member.next(1, Duration::from_secs(20), &stop, &mut |_| {}).unwrap();
+    assert_eq!(given.len(), 1);
+    let output = node.cli(&["consumer", "ack", "slow", "1", "--in-progress"]);
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "1 settled\n");
+    let slow = node.succeed(&["consumer", "info", "slow"]);
+    assert_eq!((&slow[0]["ack_pending"], &slow[0]["ack_floor"]), (&1.into(), &0.into()));
+    member.detach();
+    node.succeed(&["consumer", "rm", "slow"]);
 
     let rows = node.succeed(&["subscribe", "--from", "beginning", "--limit", "21"]);
     assert_eq!(rows.len(), 21);

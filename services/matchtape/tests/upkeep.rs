@@ -33,12 +33,16 @@ fn refused(args: &[&str]) -> String {
 }
 
 fn open(tape: &Path) -> Node {
+    open_with(tape, projections())
+}
+
+fn open_with(tape: &Path, projections: Vec<Box<dyn Projection>>) -> Node {
     let mut options = NodeOptions::default();
     options.store.wal.segment_bytes = 1 << 20;
     // Every day keeps tables of its own, though it is small.
     options.store.compaction.small_event_table_bytes = 0;
     options.store.compaction.level0_tables = 1000;
-    Node::open(tape, options, projections()).unwrap()
+    Node::open(tape, options, projections).unwrap()
 }
 
 /// Publishes so many cancellations of orders, then the end of a day, and brings them into tables.
@@ -333,6 +337,73 @@ fn every_command_shows_examples() {
         let help = String::from_utf8(help.stdout).unwrap();
         assert!(help.contains("Examples:") && help.contains(&format!("matchtape {command}")), "{help}");
     }
+}
+
+/// The books, saved with a byte too much while `FALSE` says so.
+struct FalseBooks(matchtape_market::Books);
+
+static FALSE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+impl Projection for FalseBooks {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn version(&self) -> u32 {
+        self.0.version()
+    }
+
+    fn apply(&mut self, event: &EventRef<'_>) {
+        self.0.apply(event);
+    }
+
+    fn save(&self, out: &mut Vec<u8>) {
+        self.0.save(out);
+        if FALSE.load(std::sync::atomic::Ordering::SeqCst) {
+            out.push(0);
+        }
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), ProjectionError> {
+        self.0.restore(section)
+    }
+}
+
+#[test]
+fn verify_finds_a_snapshot_in_the_middle_that_is_not_what_its_events_make_also_after_retention() {
+    let folder = TempDir::new().unwrap();
+    let tape = folder.path().join("tape");
+    let mut kept = projections();
+    let name = kept[0].name();
+    assert_eq!(name, matchtape_market::Books::new().name());
+    kept[0] = Box::new(FalseBooks(matchtape_market::Books::new()));
+    let node = open_with(&tape, kept);
+    for day in 0..5 {
+        FALSE.store(day == 3, std::sync::atomic::Ordering::SeqCst);
+        publish_day(&node, 20_260_101 + day, 50);
+    }
+    node.close().unwrap();
+    let verified = || {
+        let output = matchtape(&["verify", "--data", text(&tape)]);
+        assert_eq!(output.status.code(), Some(1));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["findings"].as_array().unwrap().clone()
+    };
+    let fourth = report(&["inspect", "--data", text(&tape)])["snapshots"][3].clone();
+    let expect_fourth = |findings: Vec<Value>| {
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!(finding["file"], fourth["file"]);
+        let what = finding["what"].as_str().unwrap();
+        let place =
+            format!("section {name} is not what the events up to sequence {} make", fourth["sequence"]);
+        assert!(what.contains(&place), "{what}");
+    };
+    expect_fourth(verified());
+    let dropped = report(&["retain", "--data", text(&tape), "--trading-days", "2", "--apply"]);
+    assert!(dropped["first_kept"].as_u64() > Some(1), "{dropped}");
+    let left = report(&["inspect", "--data", text(&tape)])["snapshots"].clone();
+    assert!(left[0]["sequence"].as_u64() < fourth["sequence"].as_u64(), "something to begin with: {left}");
+    expect_fourth(verified());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use matchtape_node::consumers::{
     AckPolicy, Advisory, Attempt, ConsumerError, ConsumerFilter, ConsumerHandle, ConsumerInfo, ConsumerName,
     Consumers, Definition, DeliverPolicy, Item, MemberId, MemberName,
 };
-use matchtape_schemas::{EventTime, Kind, KindMask, Sequence};
+use matchtape_schemas::{EventTime, Kind, KindMask, Sequence, Watermarks};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -498,7 +498,14 @@ fn batch_of(shared: &Shared, number: u64, items: &[Item]) -> Response {
             }))
         }
     };
-    answer(&ConsumerBatch { answer: number, items: items.iter().map(item).collect() })
+    let items = items.iter().map(item).collect();
+    answer(&ConsumerBatch { answer: number, items, watermarks: watermarks(shared).into() })
+}
+
+/// After the items were read: all of them are visible by these.
+fn watermarks(shared: &Shared) -> Watermarks {
+    let of_tape = shared.consumers.as_ref().map(Consumers::watermarks).unwrap_or_default();
+    Watermarks { visible: of_tape.visible.max(shared.reader.visible()), ..of_tape }
 }
 
 fn refusal(error: ConsumerError) -> ApiError {

@@ -218,6 +218,21 @@ fn store(numbers: &StoreNumbers, scrub: &ScrubMarks, out: &mut Exposition) {
         ("matchtape_index_tables", "Tables of index entries.", numbers.index_tables),
         ("matchtape_table_bytes", "Tables and snapshots on the local disk.", numbers.table_bytes),
         ("matchtape_cold_bytes", "Event tables in the cold tier.", numbers.cold_bytes),
+        (
+            "matchtape_log_sealed_bytes",
+            "Sealed segments of the log, beside the tables that were made of them.",
+            numbers.log_sealed_bytes,
+        ),
+        (
+            "matchtape_event_frame_bytes",
+            "Bytes of the events in tables, as they were appended.",
+            numbers.frame_bytes,
+        ),
+        (
+            "matchtape_lookup_index_tables",
+            "Index tables that a lookup of one entity asks at most.",
+            numbers.amplification.tables_per_lookup,
+        ),
         ("matchtape_legal_holds", "Legal holds.", numbers.legal_holds),
         (
             "matchtape_legal_holds_over_limit",

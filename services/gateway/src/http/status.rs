@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use matchtape_node::{EndedPart, NodeGauge, WaitError};
 use matchtape_schemas::Stage;
-use matchtape_storage::{Intake, ScrubMarks};
+use matchtape_storage::{Amplification, Intake, ScrubMarks};
 
 use super::Gateway;
 use super::answer::json;
@@ -84,12 +84,26 @@ pub(crate) async fn health(State(shared): Gateway) -> Response {
             inner.number("level0_tables_max", pressure.level0_tables_max);
             inner.close();
         }
+        if let Some(gauge) = &shared.gauge {
+            push_amplification(object.key("amplification"), &gauge.store().amplification());
+        }
         if let Some(marks) = &scrub {
             push_scrub(object.key("scrub"), marks);
         }
     });
     *response.status_mut() = status;
     response
+}
+
+/// Ratios to two digits behind the point; left out where nothing was flushed yet.
+fn push_amplification(out: &mut String, amplification: &Amplification) {
+    let mut inner = Json::object(out);
+    for (name, ratio) in [("space", amplification.space), ("write", amplification.write)] {
+        if let Some(ratio) = ratio {
+            inner.key(name).push_str(&format!("{ratio:.2}"));
+        }
+    }
+    inner.number("tables_per_lookup", amplification.tables_per_lookup).close();
 }
 
 /// Damaged files that are listed; all of them are counted.

@@ -43,6 +43,9 @@ struct Tables {
     event_tables: usize,
     bytes: u64,
     tables_per_lookup: u64,
+    /// Bytes kept per byte of the events in tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    space: Option<f64>,
 }
 
 impl Tables {
@@ -53,6 +56,7 @@ impl Tables {
             event_tables: inspection.event_tables.len(),
             bytes: inspection.table_bytes,
             tables_per_lookup: inspection.amplification.tables_per_lookup,
+            space: inspection.amplification.space,
         }
     }
 }
@@ -117,6 +121,9 @@ pub(super) fn run(args: &CompactArgs) -> Result<(), CliError> {
                 after.tables_per_lookup,
                 before.tables_per_lookup,
             )?;
+            if let (Some(before), Some(after)) = (before.space, after.space) {
+                writeln!(out, "{before:.2} -> {after:.2} bytes on disk per byte of frames")?;
+            }
             writeln!(
                 out,
                 "{} merges of index tables, {} of event tables, {} tables moved; {} bytes read, {} written",

@@ -25,6 +25,7 @@ use crate::server::{Method, Server, ServerError};
   matchtape consumer list
   matchtape consumer next risk --batch 10                 (what comes; attaches, shows, detaches)
   matchtape consumer ack risk 4711 4712
+  matchtape consumer ack risk 4713 --in-progress          (not done yet: its time begins anew)
   matchtape consumer next risk --follow --ack             (goes on until Ctrl-C, acknowledging what it showed)
   matchtape consumer parked risk                          (what failed as often as allowed)
   matchtape consumer unpark risk 4711
@@ -165,14 +166,17 @@ struct AckArgs {
     #[arg(required = true, value_name = "SEQUENCE")]
     sequence: Vec<u64>,
     /// They could not be dealt with: deliver them again
-    #[arg(long, conflicts_with = "term")]
+    #[arg(long, conflicts_with_all = ["term", "in_progress"])]
     nak: bool,
     /// With --nak: not before this long
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     delay: Duration,
     /// Give them up: never deliver them again
-    #[arg(long)]
+    #[arg(long, conflicts_with = "in_progress")]
     term: bool,
+    /// They are being worked on: their time begins anew
+    #[arg(long)]
+    in_progress: bool,
 }
 
 #[derive(Args, Debug)]
@@ -296,10 +300,14 @@ fn info(args: &NamedArgs) -> Result<(), CliError> {
 fn ack(args: &AckArgs) -> Result<(), CliError> {
     let mut said = Acknowledgement { durable: true, ..Acknowledgement::default() };
     let sequences = args.sequence.clone();
-    match (args.nak, args.term) {
-        (true, _) => (said.nak, said.nak_delay_ms) = (sequences, milliseconds(args.delay)),
-        (false, true) => said.term = sequences,
-        (false, false) => said.ack = sequences,
+    if args.nak {
+        (said.nak, said.nak_delay_ms) = (sequences, milliseconds(args.delay));
+    } else if args.term {
+        said.term = sequences;
+    } else if args.in_progress {
+        said.in_progress = sequences;
+    } else {
+        said.ack = sequences;
     }
     let server = args.named.common.server()?;
     let settled: Settled = server.send(Method::Post, &path(&args.named.name, "/ack"), &[], Some(&said))?;

@@ -13,7 +13,8 @@ use super::store;
 /// What a data directory holds: watermarks, segments of the log, tables, snapshots.
 ///
 /// Read-only, also beside a running writer, whose segments are listed as the files they are: how far each is filled only
-/// the writer knows without reading it.
+/// the writer knows without reading it. Nor is it written down how often each byte was written again by merging: that a running node
+/// tells, since its start (`/v1/health`).
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  matchtape inspect --data tape/\n  matchtape inspect --data tape/ --format json"

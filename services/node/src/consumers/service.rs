@@ -12,7 +12,7 @@ use matchtape_consumer::{
     Machine, MachineInfo, MemberId, MemberName, Parked, State, StoreFailure, Want, decode_parked,
     encode_parked,
 };
-use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence, Stage};
+use matchtape_schemas::{AcceptedTime, Epoch, InstrumentId, Sequence, Stage, Watermarks};
 use matchtape_storage::{Direction, Disk, EventStore, Query, Reader, ScrubOptions, StoreGauge};
 use parking_lot::{Mutex, RwLock};
 
@@ -118,6 +118,11 @@ impl Shared {
 }
 
 impl Consumers {
+    /// How far their tape has come.
+    pub fn watermarks(&self) -> Watermarks {
+        self.shared.parts.intake.watermarks()
+    }
+
     /// Takes up the consumers that the data directory has, and returns when what recovery changed of them is recorded.
     pub(crate) fn open(parts: Parts) -> Result<Self, NodeError> {
         let (origin, wall_origin) = (Instant::now(), wall_clock());

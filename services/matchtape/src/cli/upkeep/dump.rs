@@ -1,15 +1,17 @@
 //! `matchtape dump`
 
 use std::fmt::Write as _;
-use std::io::{BufWriter, Write, stdout};
+use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use indicatif::ProgressBar;
 use matchtape_storage::{DumpItem, RealDisk, dump};
 
 use super::super::error::CliError;
 use super::super::inspect::ReportFormat;
 use super::super::store::NO_STORE;
+use super::progress_bar;
 
 /// Bytes per line of hexadecimal digits.
 const LINE_BYTES: usize = 32;
@@ -44,6 +46,43 @@ pub(in super::super) struct DumpArgs {
     format: Option<ReportFormat>,
 }
 
+/// How far it is, where nothing else is shown that says so.
+struct Progress {
+    bar: ProgressBar,
+    /// Bytes of the files before this one.
+    before: u64,
+}
+
+impl Progress {
+    fn new(args: &DumpArgs, files: &[PathBuf]) -> Self {
+        // On a terminal the structures themselves go by.
+        let silent = !args.damaged && stdout().is_terminal();
+        let bar = if silent { ProgressBar::hidden() } else { progress_bar() };
+        // What is gone by now, or cannot be read, is told when it is its turn.
+        let bytes = |file: &PathBuf| std::fs::metadata(file).map_or(0, |meta| meta.len());
+        bar.set_prefix("reading");
+        bar.set_length(files.iter().map(bytes).sum());
+        Self { bar, before: 0 }
+    }
+
+    fn begin(&self, file: &Path) {
+        self.bar.set_message(file.display().to_string());
+        self.bar.set_position(self.before);
+    }
+
+    fn at(&self, item: &DumpItem) {
+        // Others count in their block.
+        if item.depth == 0 {
+            self.bar.set_position(self.before + item.offset + item.bytes);
+        }
+    }
+
+    fn end(&mut self, file: &Path) {
+        self.before += std::fs::metadata(file).map_or(0, |meta| meta.len());
+        self.bar.set_position(self.before);
+    }
+}
+
 pub(in super::super) fn run(args: &DumpArgs) -> Result<(), CliError> {
     let files = match &args.data {
         Some(data) => files_of(data)?,
@@ -52,12 +91,16 @@ pub(in super::super) fn run(args: &DumpArgs) -> Result<(), CliError> {
     let format = ReportFormat::or_default(args.format);
     let mut out = BufWriter::new(stdout());
     let mut damaged = 0;
+    let mut progress = Progress::new(args, &files);
     for file in &files {
+        progress.begin(file);
         if format == ReportFormat::Text && !args.damaged {
             writeln!(out, "{}", file.display())?;
         }
-        damaged += dump_file(args, format, file, &mut out)?;
+        damaged += dump_file(args, format, file, &progress, &mut out)?;
+        progress.end(file);
     }
+    progress.bar.finish_and_clear();
     out.flush()?;
     match damaged {
         0 => Ok(()),
@@ -100,6 +143,7 @@ fn dump_file(
     args: &DumpArgs,
     format: ReportFormat,
     file: &Path,
+    progress: &Progress,
     out: &mut impl Write,
 ) -> Result<u64, CliError> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -110,6 +154,7 @@ fn dump_file(
     let (mut written, mut damaged) = (Ok(()), 0);
     let dumped = dump(&disk, name, args.raw, &mut |item| {
         damaged += u64::from(item.damage.is_some());
+        progress.at(&item);
         if !args.damaged || item.damage.is_some() {
             written = write_item(format, args.damaged, file, &item, out);
         }
