@@ -254,12 +254,12 @@ fn put_group_from_outside(publisher: &mut RemotePublisher, first: u64) -> Result
 }
 
 fn wait_for(publisher: &mut RemotePublisher, last: u64, stage: Stage) -> Result<(), String> {
-    // Nothing was published on this tape.
-    while last > 0 {
-        match publisher.wait(ProducerSequence(last), stage) {
-            Ok(_) => break,
-            Err(error) => until_there_is_a_node(Err(error))?,
-        }
+    if last == 0 {
+        // Nothing was published on this tape.
+        return Ok(());
+    }
+    while let Err(error) = publisher.wait(ProducerSequence(last), stage) {
+        until_there_is_a_node(Err(error))?;
     }
     Ok(())
 }
