@@ -14,7 +14,12 @@ use crate::file_header::FileKind;
 use crate::options::Compression;
 
 /// A block is closed before it would grow beyond this. A frame is never split, and a frame of the greatest size is a
-/// block of its own; so this is also what a point read has to decompress at most.
+/// block of its own, which is what a point read has to decompress at most.
+///
+/// Measured beside frames and blocks of 16 KiB, in turn, with other work on the machine (its device: 4 KiB in 43 us, P99 80):
+/// with nothing in the page cache an event took P50 57 and P99 170 us instead of 91-114 and 244-323, an order P50 110 and P99 631
+/// instead of 148-168 and 1 304-2 511; but a scan of blocks in memory gave 29 M events/s instead of 46, and an event from such a block
+/// came after 1.02 us instead of 0.90-0.94. On the disk they are 4 % larger. Whoever reads a tape mostly reads it in order.
 const BLOCK_BYTES_TARGET: usize = 32 << 10;
 /// Real order flow: level 1 makes 5.4 : 1 at 0.62 GB/s, 3 makes 5.6 : 1 at 0.54, 6 makes 6.1 : 1 at 0.14.
 #[cfg(feature = "zstd")]

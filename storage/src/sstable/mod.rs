@@ -13,7 +13,9 @@
 //! Files are read with `pread`, never through a mapping. Measured with real order flow, everything in the page cache, while a slower
 //! decompressor took most of it: a block of 18 KB takes 25 us to be read, summed and decompressed with `pread`, in order or at
 //! random, and 23 us from a mapping (`pread` itself is 1.1 us); one that is in the block cache takes neither. For those 2 us of a
-//! miss a mapping would turn an error of the device into a signal, and count as memory that nobody bounds.
+//! miss a mapping would turn an error of the device into a signal, and count as memory that nobody bounds. With the decompressor of
+//! today a scan takes 50 ns an event, of which copying the block out of the page cache is 4 (18 KB at 11 GB/s for 512 events): still
+//! no more than a mapping could save.
 //!
 //! The kernel is told not to read ahead: a lookup wants its block alone. With nothing in the page cache, its own read-ahead made
 //! the slowest hundredth of lookups by sequence take 1 956 us instead of 221, and by order 4 424 instead of 1 587. Scans ask for
