@@ -274,14 +274,15 @@ async fn an_event_in_progress_has_its_whole_time_again_and_one_that_is_not_comes
         format!("POST /v1/consumers/risk/next?session={session}&batch=2&wait_ms=20&received={received}")
     };
     let mut received = 0;
+    // Before it is delivered: its time begins later than this.
+    let begun = Instant::now();
+    let mut working_since = begun;
     let mut given = served.send(&next(received), json!(null)).await.json();
     assert_eq!(given["items"].as_array().unwrap().len(), 2, "{given}");
     // What was never delivered is not in progress.
     let never = served.send("POST /v1/consumers/risk/ack", json!({ "in_progress": [9] })).await;
     assert_eq!((never.status, &never.json()["error"]), (409, &json!("ack_refused")), "{}", never.body);
 
-    let begun = Instant::now();
-    let mut working_since = begun;
     loop {
         let asked_at = Instant::now();
         let said = json!({ "in_progress": [1], "session": session });
