@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use matchtape_schemas::{EventTime, Sequence};
+use matchtape_schemas::{Epoch, EventTime, Sequence, Watermarks};
 
 use crate::batch::{BatchBuf, WindowCursor};
 use crate::clock::{Clock, SystemClock};
@@ -65,7 +65,8 @@ impl Default for DelayedOptions {
     }
 }
 
-/// A delayed reader. Everything but events is passed on from its source as it is.
+/// A delayed reader. Everything but events is passed on from its source as it is. Where the source has events and no window of
+/// them is to be shown for long, it gives the signs of life that the source has no reason for.
 ///
 /// A live one whose start lies beyond the end of the log is told `Ahead`, as any live reader, and waits for it: a log that
 /// is followed from another process may be some commits behind what the bus showed to whoever resumes here.
@@ -80,6 +81,10 @@ pub struct Delayed<S> {
     /// What was open at the source's end is shown, its end not yet.
     ending: bool,
     shown: Option<BatchBuf>,
+    heartbeat_interval: Duration,
+    /// Since when events have been read without anything to be shown.
+    quiet_since: Option<Duration>,
+    sign: Option<(Epoch, Watermarks)>,
 }
 
 enum Cutting {
@@ -101,17 +106,28 @@ struct Plan {
 pub trait WindowSource: Subscription {
     /// As [`TapePoint::before`].
     fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError>;
+
+    /// A sign of life to be given while there are events and nothing to be shown; `None` where one comes from elsewhere.
+    fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)>;
 }
 
 impl<H: History, L: Live, C: Clock> WindowSource for RealTime<H, L, C> {
     fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError> {
         TapePoint::before(self.history_mut(), next)
     }
+
+    fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)> {
+        RealTime::sign_of_reading(self)
+    }
 }
 
 impl<H: History, C: Clock> WindowSource for Historical<H, C> {
     fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError> {
         TapePoint::before(self.history_mut(), next)
+    }
+
+    fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)> {
+        Some(self.progress())
     }
 }
 
@@ -194,6 +210,9 @@ impl<S> Delayed<S> {
             open_window: options.open_window,
             ending: false,
             shown: None,
+            heartbeat_interval: options.heartbeat_interval,
+            quiet_since: None,
+            sign: None,
         }
     }
 
@@ -235,14 +254,27 @@ impl<S: WindowSource> Delayed<S> {
         }
         Ok(true)
     }
+
+    /// Events were read. Whether it is time for a sign of life.
+    fn passed_quietly(&mut self) -> bool {
+        let now = self.source.now();
+        let since = *self.quiet_since.get_or_insert(now);
+        if now.saturating_sub(since) >= self.heartbeat_interval {
+            self.quiet_since = Some(now);
+            self.sign = self.source.sign_of_reading();
+        }
+        self.sign.is_some()
+    }
 }
 
 impl<S: WindowSource> Subscription for Delayed<S> {
     fn advance(&mut self) -> Result<bool, SubscriptionError> {
+        self.sign = None;
         loop {
             if let Cutting::Windows(windows) = &mut self.cutting {
                 self.shown = windows.pop();
                 if self.shown.is_some() {
+                    self.quiet_since = None;
                     return Ok(true);
                 }
                 if std::mem::take(&mut self.ending) {
@@ -265,6 +297,9 @@ impl<S: WindowSource> Subscription for Delayed<S> {
                         self.unproven = None;
                     }
                     windows.push(&events.frame(), events.first(), events.last());
+                    if !windows.has_one() && self.passed_quietly() {
+                        return Ok(true);
+                    }
                 }
                 (Update::Ended { .. }, Cutting::Windows(windows)) => {
                     self.ending = self.open_window == OpenWindow::AsPart && windows.cut_open();
@@ -286,15 +321,19 @@ impl<S: WindowSource> Subscription for Delayed<S> {
                     | Update::Ahead { .. }
                     | Update::Ended { .. },
                     _,
-                ) => return Ok(true),
+                ) => {
+                    self.quiet_since = None;
+                    return Ok(true);
+                }
             }
         }
     }
 
     fn update(&self) -> Update<'_> {
-        match &self.shown {
-            Some(shown) => Update::Window(shown.batch()),
-            None => self.source.update(),
+        match (&self.shown, self.sign) {
+            (Some(shown), _) => Update::Window(shown.batch()),
+            (None, Some((epoch, watermarks))) => Update::Heartbeat { epoch, watermarks },
+            (None, None) => self.source.update(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use matchtape_schemas::{EventTime, Frame, Sequence, Stage};
+use matchtape_schemas::{Epoch, EventTime, Frame, Sequence, Stage, Watermarks};
 
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
@@ -164,6 +164,11 @@ impl<H: History, C: Clock> Historical<H, C> {
     /// The log, for what lies before the events shown.
     pub(crate) fn history_mut(&mut self) -> &mut H {
         &mut self.history
+    }
+
+    /// The tape's term and how far each stage is.
+    pub(crate) fn progress(&self) -> (Epoch, Watermarks) {
+        self.history.progress()
     }
 
     /// Nothing is to be shown now but, when it is time for one, a sign of life.

@@ -1,10 +1,11 @@
-//! The real-time tier: every event once, in order, from the bus as far as it goes and from the log where it does not.
+//! The real-time tier: every event once, in order, from the bus as far as it goes and from the log where it does not. The bus
+//! gives signs of life; while the log is read and nothing of it is to be shown, this reader gives them.
 //!
 //! Only acts out what [`Handover`] decides.
 
 use std::time::Duration;
 
-use matchtape_schemas::{Frame, KindMask, Sequence, Stage};
+use matchtape_schemas::{Epoch, Frame, KindMask, Sequence, Stage, Watermarks};
 
 use crate::backoff::Backoff;
 use crate::clock::{Clock, HeartbeatAlarm, Silence, SystemClock};
@@ -22,7 +23,8 @@ pub struct RealTimeOptions {
     pub start: Start,
     /// What to show.
     pub filter: Filter,
-    /// How often the publisher sends a sign of life, until the bus says it. Three missed ones raise the alarm.
+    /// How often the publisher sends a sign of life, until the bus says it. Three missed ones raise the alarm. So often comes
+    /// one, too, while the log is read and nothing of it passes the filter.
     pub heartbeat_interval: Duration,
 }
 
@@ -58,6 +60,10 @@ pub struct RealTime<H: History, L: Live, C: Clock = SystemClock> {
     awaiting_since: Option<Duration>,
     /// Something came since the alarm was last looked at.
     heard: bool,
+    /// Since when the log has been read without anything to be shown.
+    quiet_since: Option<Duration>,
+    /// What the bus said last of the stages.
+    said: Watermarks,
     /// The last call stopped early: there is more to do at once.
     busy: bool,
     notice: Option<Notice>,
@@ -131,6 +137,8 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             backoff: Backoff::NEW,
             awaiting_since: None,
             heard: false,
+            quiet_since: None,
+            said: Watermarks::default(),
             busy: true,
             notice: None,
             held: None,
@@ -152,6 +160,38 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
         &mut self.history
     }
 
+    /// A sign of life to be given while the log is read: the term and how far each stage is. `None` where the bus gives them, or
+    /// is known to be silent: then only the bus ends that.
+    pub(crate) fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)> {
+        if self.is_live() || self.alarm.is_raised() {
+            return None;
+        }
+        let (epoch, read) = self.history.progress();
+        // Who follows the log from another process may know less than the bus has said, of which what was durable lasts.
+        let known = |stage| read.get(stage).max(self.said.get(stage).min(self.said.durable));
+        let watermarks = Watermarks {
+            accepted: known(Stage::Accepted),
+            written: known(Stage::Written),
+            durable: known(Stage::Durable),
+            replicated: known(Stage::Replicated),
+            visible: known(Stage::Visible),
+        };
+        Some((epoch, watermarks))
+    }
+
+    /// The log was read, and nothing of it is to be shown.
+    fn passed_quietly(&mut self) {
+        let now = self.clock.now();
+        let since = *self.quiet_since.get_or_insert(now);
+        if now.saturating_sub(since) < self.heartbeat_interval {
+            return;
+        }
+        self.quiet_since = Some(now);
+        if let Some((epoch, watermarks)) = self.sign_of_reading() {
+            self.handover.notify(Notice::Heartbeat { epoch, watermarks });
+        }
+    }
+
     /// Whether events come from the bus at the moment.
     pub fn is_live(&self) -> bool {
         self.handover.is_live()
@@ -166,6 +206,9 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
 
     fn read_log(&mut self) -> Result<Step, SubscriptionError> {
         let next = self.handover.next();
+        if self.quiet_since.is_none() {
+            self.quiet_since = Some(self.clock.now());
+        }
         if let Some(handle) = self.history.frame_at(next)? {
             self.awaiting_since = None;
             self.backoff = Backoff::NEW;
@@ -175,6 +218,11 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             if let Verdict::Deliver(first) = self.handover.log_frame(&header)? {
                 let span = Span { first, last: header.last_sequence(), stage: Stage::Visible };
                 self.hold(FrameOf::Log(handle), span);
+                if self.held.is_some() {
+                    self.quiet_since = None;
+                } else {
+                    self.passed_quietly();
+                }
             }
         } else if let Some(attach_at) = self.attach_at {
             let now = self.clock.now();
@@ -241,6 +289,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             return Ok(Step::Nothing);
         };
         self.heard = true;
+        self.quiet_since = None;
         match delivery {
             LiveDelivery::Frame { frame, first_new, watermarks } => {
                 let header = *frame.frame().header();
@@ -257,6 +306,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
                 }
             }
             LiveDelivery::Heartbeat { epoch, watermarks } => {
+                self.said = watermarks;
                 self.handover.heartbeat(epoch, &watermarks, self.live.position());
             }
             LiveDelivery::Gap { expected, found } => self.handover.gap(expected, found),

@@ -42,7 +42,7 @@ pub enum UpdateOf<E, W> {
         /// The next event.
         next: Sequence,
     },
-    /// Nothing new, but the publisher lives; of a historical reader: nothing is due, but it reads.
+    /// Nothing new, but the publisher lives; of one that reads the log: nothing is to be shown, but it reads.
     Heartbeat {
         /// The publisher's term.
         epoch: Epoch,

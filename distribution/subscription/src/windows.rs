@@ -217,6 +217,11 @@ impl Windows {
         self.ready.pop_front()
     }
 
+    /// Whether [`pop`](Self::pop) gives one.
+    pub(crate) fn has_one(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Gives what there is of the open window as a part of it; `false` when there is nothing, or a group goes on.
     pub(crate) fn cut_open(&mut self) -> bool {
         let cuts = !self.building.is_empty() && !self.in_group;

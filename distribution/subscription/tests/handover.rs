@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use matchtape_schemas::{Epoch, Sequence, Stage};
+use matchtape_schemas::{Epoch, EventTime, OrderId, Sequence, Stage, Watermarks};
 use matchtape_subscription::{
-    Handover, HandoverError, HistoryError, LiveFrame, RealTime, RealTimeOptions, Start, Subscription,
-    SubscriptionError, Update, Verdict, Want,
+    Clock, Delayed, DelayedOptions, End, Filter, Handover, HandoverError, History, HistoryError, LiveFrame,
+    Pace, RealTime, RealTimeOptions, Start, Subscription, SubscriptionError, Update, Verdict, Want,
+    WindowStart,
 };
 use sim::{Buffer, Sample, SimLive, What};
 use support::{Log, ManualClock, OwnedFrame, all_at, trades_through};
@@ -120,20 +121,24 @@ impl Bus {
 fn drain(reader: &mut RealTime<Log, SimLive, ManualClock>) -> Vec<String> {
     let mut words = Vec::new();
     while let Some(update) = reader.poll().expect("poll") {
-        words.push(match update {
-            Update::Events(events) => format!("{}-{}", events.first(), events.last()),
-            Update::LiveJoined { next } => format!("joined {next}"),
-            Update::LiveLeft { next, .. } => format!("left {next}"),
-            Update::Lagging { behind } => format!("lagging {behind}"),
-            Update::CaughtUp { next } => format!("caught up {next}"),
-            Update::Heartbeat { watermarks, .. } => format!("heartbeat {}", watermarks.visible),
-            Update::Alarm { missed } => format!("alarm {missed}"),
-            Update::Ahead { next, visible } => format!("{next} is ahead of {visible}"),
-            Update::PublisherRestarted { epoch } => format!("restarted {epoch}"),
-            other => format!("{other:?}"),
-        });
+        words.push(word(&update));
     }
     words
+}
+
+fn word(update: &Update<'_>) -> String {
+    match *update {
+        Update::Events(events) => format!("{}-{}", events.first(), events.last()),
+        Update::LiveJoined { next } => format!("joined {next}"),
+        Update::LiveLeft { next, .. } => format!("left {next}"),
+        Update::Lagging { behind } => format!("lagging {behind}"),
+        Update::CaughtUp { next } => format!("caught up {next}"),
+        Update::Heartbeat { watermarks, .. } => format!("heartbeat {}", watermarks.visible),
+        Update::Alarm { missed } => format!("alarm {missed}"),
+        Update::Ahead { next, visible } => format!("{next} is ahead of {visible}"),
+        Update::PublisherRestarted { epoch } => format!("restarted {epoch}"),
+        other => format!("{other:?}"),
+    }
 }
 
 #[test]
@@ -223,6 +228,109 @@ fn without_a_bus_the_log_is_followed_until_there_is_one() {
     assert_eq!(drain(&mut reader), Vec::<String>::new());
     bus.publish(40);
     assert_eq!(drain(&mut reader), ["joined 31", "31-40"]);
+}
+
+/// A log whose every frame takes its time, as one that is far away.
+struct Slow(Log, ManualClock);
+
+impl History for Slow {
+    type Frame = OwnedFrame;
+
+    fn visible(&self) -> Sequence {
+        self.0.visible()
+    }
+
+    fn progress(&self) -> (Epoch, Watermarks) {
+        self.0.progress()
+    }
+
+    fn first_kept(&self) -> Sequence {
+        self.0.first_kept()
+    }
+
+    fn frame_at(&mut self, from: Sequence) -> Result<Option<OwnedFrame>, HistoryError> {
+        let frame = self.0.frame_at(from)?;
+        if frame.is_some() {
+            self.1.pass(Duration::from_millis(40));
+        }
+        Ok(frame)
+    }
+
+    fn first_at_time(&mut self, time: EventTime) -> Result<Option<Sequence>, HistoryError> {
+        self.0.first_at_time(time)
+    }
+}
+
+/// What comes until nothing does, but for `waits` times, and when.
+fn timed(reader: &mut impl Subscription, clock: &ManualClock) -> Vec<(u128, String)> {
+    let (mut said, mut waits) = (Vec::new(), 0);
+    while waits < 2 {
+        match reader.poll().expect("poll") {
+            Some(update) => said.push((clock.now().as_millis(), word(&update))),
+            None => waits += 1,
+        }
+    }
+    said
+}
+
+#[test]
+fn who_finds_nothing_to_show_in_the_log_gives_signs_of_life_until_the_bus_does_or_is_known_to_be_silent() {
+    let bus = Bus::new();
+    let at = |visible| bus.log.change(|kept| kept.visible = Sequence(visible));
+    at(60);
+    let live = SimLive::new(Rc::clone(&bus.buffer), bus.clock.clone(), Stage::Visible);
+    let nothing = Filter { order: Some(OrderId(77)), ..Filter::default() };
+    let options = RealTimeOptions { start: Start::Beginning, filter: nothing, ..RealTimeOptions::default() };
+    let slow = Slow(bus.log.clone(), bus.clock.clone());
+    let mut reader = RealTime::open_with_clock(slow, live, options, bus.clock.clone()).expect("open");
+    let beat = |ms, visible: u64| (ms, format!("heartbeat {visible}"));
+    assert_eq!(timed(&mut reader, &bus.clock), [beat(120, 60), beat(240, 60)], "six frames at 40 ms each");
+    bus.clock.pass(Duration::from_millis(100));
+    bus.buffer.borrow_mut().exists = true;
+    assert_eq!(timed(&mut reader, &bus.clock), []);
+    bus.send(What::Heartbeat, 61, 60);
+    assert_eq!(timed(&mut reader, &bus.clock), [(340, "joined 61".to_owned()), beat(340, 60)]);
+
+    // What the bus has said is known, though the log's own part knows less.
+    bus.publish(70);
+    bus.buffer.borrow_mut().samples.clear();
+    bus.publish(100);
+    bus.log.change(|kept| kept.watermarks = Some(all_at(Sequence(50))));
+    let said = timed(&mut reader, &bus.clock);
+    assert_eq!(said[..2], [(340, "lagging 30".to_owned()), (340, "left 61".to_owned())]);
+    assert_eq!(said[2], beat(460, 60));
+    assert!(said[3].1.starts_with("joined"), "{said:?}");
+
+    // Where nothing is heard for too long, only the bus says that it is there again.
+    let (frames, _) = trades_through(200);
+    bus.log.change(|kept| (kept.frames, kept.watermarks) = (frames, None));
+    bus.clock.pass(Duration::from_millis(300));
+    at(200);
+    let said = timed(&mut reader, &bus.clock);
+    assert_eq!(said.iter().map(|(_, word)| word.as_str()).collect::<Vec<_>>(), ["alarm 3", "left 101"]);
+    assert!(bus.clock.now() >= Duration::from_millis(340 + 300 + 400), "ten frames were read");
+}
+
+#[test]
+fn who_finds_no_window_to_show_gives_signs_of_life_live_and_in_a_replay() {
+    let bus = Bus::new();
+    bus.log.change(|kept| kept.visible = Sequence(90));
+    let filter = Filter { order: Some(OrderId(77)), ..Filter::default() };
+    let options =
+        DelayedOptions { start: WindowStart::From(Start::Beginning), filter, ..DelayedOptions::default() };
+    let beats = |times: [u128; 2]| times.map(|ms| (ms, "heartbeat 90".to_owned())).to_vec();
+
+    let live = SimLive::new(Rc::clone(&bus.buffer), bus.clock.clone(), Stage::Visible);
+    let slow = Slow(bus.log.clone(), bus.clock.clone());
+    let mut reader = Delayed::live_with_clock(slow, live, &options, bus.clock.clone()).expect("open");
+    assert_eq!(timed(&mut reader, &bus.clock), beats([160, 280]));
+
+    let clock = ManualClock::default();
+    let slow = Slow(bus.log.clone(), clock.clone());
+    let (end, pace) = (End::Visible, Pace::AsFastAsPossible);
+    let mut reader = Delayed::replay_with_clock(slow, &options, end, pace, clock.clone()).expect("open");
+    let said = timed(&mut reader, &clock);
+    assert!(said.starts_with(&beats([160, 280])), "{said:?}");
 }
 
 /// A log that counts how often it is looked at.

@@ -4,12 +4,14 @@
 
 mod shown;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use matchtape::consumers::Member;
@@ -185,6 +187,128 @@ fn killed_consumers_get_every_event_at_least_once_and_what_comes_again_is_marked
     let again: u32 = seen[1..].iter().map(|count| count - 1).sum();
     eprintln!("{rounds} consumers for {last} events, {again} of which came again");
     assert!(rounds > 30);
+    node.stop();
+}
+
+/// What one life of a member was given.
+struct Given {
+    attachment: (usize, u32),
+    delivery: DeliveryView,
+}
+
+/// A member of a group in a process of its own, killed when it is dropped, and the thread that hears what it is given.
+struct Member {
+    child: Child,
+    life: u32,
+    hears: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Member {
+    fn start(url: &str, number: usize, life: u32, given: &SyncSender<Given>) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
+            .args(["consumer", "next", "group", "--follow", "--ack", "--batch", "200", "--format", "json"])
+            .args(["--member", &format!("m{number}"), "--server", url])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut out, given) = (BufReader::new(child.stdout.take().unwrap()), given.clone());
+        let hears = std::thread::spawn(move || {
+            let mut line = String::new();
+            // The last line may be cut: that event was given, and is not known to have been dealt with.
+            while out.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
+                let delivery = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"));
+                // Nobody listens any more when all have come.
+                let _ = given.send(Given { attachment: (number, life), delivery });
+                line.clear();
+            }
+        });
+        Self { child, life, hears: Some(hears) }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let heard = self.hears.take().map(std::thread::JoinHandle::join);
+        assert!(std::thread::panicking() || heard.is_none_or(|heard| heard.is_ok()));
+    }
+}
+
+#[test]
+fn members_in_processes_of_their_own_share_events_each_instrument_in_order_whoever_is_killed() {
+    const EVENTS: u64 = 4_000;
+    const KILLS: usize = 5;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Served::start(&folder.path().join("tape"), "0");
+    let add = ["consumer", "add", "group", "--ack", "explicit", "--members", "3", "--ack-wait", "60s"];
+    node.succeed(&[&add[..], &["--member-timeout", "60s", "--max-ack-pending", "600"]].concat());
+    // What is not taken here fills a member's pipe, so that it is most often killed in the middle of what it was given.
+    let (given, heard) = std::sync::mpsc::sync_channel(1);
+    let mut dead = Vec::new();
+    let mut members: Vec<Member> = (0..3).map(|number| Member::start(&node.url, number, 0, &given)).collect();
+    let begun = Instant::now();
+    while node.succeed(&["consumer", "info", "group"])[0]["members"].as_array().unwrap().len() < 3 {
+        assert!(begun.elapsed() < PATIENCE, "all three attach");
+    }
+    let (mut all, mut seen): (Vec<Given>, _) = (Vec::new(), BTreeSet::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for part in 0..8 {
+                publish(&node.url, 1 + part * EVENTS / 8, EVENTS / 8);
+            }
+        });
+        let mut kills = 0;
+        // The term's start is one, too.
+        while seen.len() as u64 <= EVENTS {
+            let one: Given = heard.recv_timeout(PATIENCE).expect("all of them come");
+            seen.insert(one.delivery.event.sequence.get());
+            let (number, life) = one.attachment;
+            all.push(one);
+            // Whoever is at it, unless it has been killed since; who comes in its place has the same name.
+            if kills < KILLS && all.len() >= 500 * (kills + 1) && members[number].life == life {
+                kills += 1;
+                members[number].child.kill().unwrap();
+                let next = Member::start(&node.url, number, life + 1, &given);
+                dead.push(std::mem::replace(&mut members[number], next));
+            }
+        }
+        assert_eq!(kills, KILLS);
+    });
+    // What is still on its way are events that came already.
+    drop(heard);
+    drop((members, dead));
+    all.sort_by_key(|given| given.delivery.consumer_sequence);
+    assert!(seen.iter().copied().eq(1..=EVENTS + 1), "every event came");
+    // Of each instrument the last delivery, and whose each of its events was. An event's successor is seven positions on.
+    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut whose: BTreeMap<u64, (usize, u32)> = BTreeMap::new();
+    let mut again = 0;
+    for Given { attachment, delivery } in
+        all.iter().filter(|given| given.delivery.event.sequence > Sequence(1))
+    {
+        let sequence = delivery.event.sequence.get();
+        let before = last.insert(sequence % 7, sequence);
+        match whose.insert(sequence, *attachment) {
+            None => assert!(
+                before.map_or(sequence <= 8, |before| sequence == before + 7),
+                "{sequence} came behind {before:?}"
+            ),
+            Some(with) => {
+                again += 1;
+                assert!(delivery.redelivered, "{sequence} came again and is not marked");
+                assert!(with != *attachment, "{sequence} came to {with:?} twice");
+                assert!(
+                    before.is_some_and(|before| sequence <= before + 7),
+                    "{sequence} came behind {before:?}"
+                );
+            }
+        }
+    }
+    let shared: BTreeSet<usize> = all.iter().map(|given| given.attachment.0).collect();
+    assert!(shared.len() > 1, "one member did it all");
+    eprintln!("{KILLS} members killed, {again} events came again");
     node.stop();
 }
 

@@ -307,7 +307,7 @@ fn a_subscription_that_breaks_its_protocol_is_noticed() {
         (&[JOINED, left(missed)], "lagging false"),
         (&[lagging], "lagging by 10, live false"),
         (&[JOINED, Update::CaughtUp { next }], "caught up at 21, live true, lagging false"),
-        (&[heartbeat(at(20, 20))], "while not live"),
+        (&[Update::Alarm { missed: 3 }, heartbeat(at(20, 20))], "while the bus is silent"),
         (&[JOINED, heartbeat(ahead_of_itself)], "contradict"),
         (&[JOINED, heartbeat(at(20, 20)), heartbeat(at(20, 19))], "after"),
         (&[Update::Alarm { missed: 2 }], "alarm after 2"),

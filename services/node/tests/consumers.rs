@@ -12,8 +12,10 @@ use matchtape_node::consumers::{
     Definition, DeliverPolicy, Delivery, Item, MemberName, ParkReason,
 };
 use matchtape_node::{Node, NodeOptions, Publisher};
-use matchtape_schemas::{Event, EventTime, InstrumentId, KindMask, ProducerId, Sequence, Stage};
-use matchtape_storage::{Disk, PinLimit, PinLimits, RealDisk, RetentionPolicy};
+use matchtape_schemas::{Event, EventTime, InstrumentId, Kind, KindMask, ProducerId, Sequence, Stage};
+use matchtape_storage::{
+    Disk, PinLimit, PinLimits, ReadOnlyOptions, ReadOnlyStore, RealDisk, RetentionPolicy,
+};
 use support::{order, put, small};
 
 /// Long enough for anything that happens at all.
@@ -403,6 +405,49 @@ fn members_share_the_events_each_instrument_in_order_whoever_dies() {
     assert_eq!(workers.len() as u64, MEMBERS);
     assert!(all.iter().any(|given| given.acked.is_none()), "nobody died with anything");
     assert_eq!(consumers.info(&name("shared")).unwrap().machine.floor, Sequence(total + 1));
+}
+
+/// What is on the system tape.
+fn records(place: &Place) -> u128 {
+    let disk = RealDisk::open(&place.folder().join("system")).unwrap();
+    let store = ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).unwrap();
+    let mut frames = store.reader().frames(Sequence::FIRST).unwrap();
+    let mut records = 0;
+    while let Some(frame) = frames.next_frame().unwrap() {
+        records += frame.frame().events().filter(|event| event.kind() == Kind::StateSet).count() as u128;
+    }
+    records
+}
+
+#[test]
+fn however_many_acknowledgements_there_are_a_consumer_is_recorded_once_per_interval() {
+    const INTERVAL: Duration = Duration::from_millis(50);
+    const EVENTS: u64 = 1900;
+    let place = Place::new();
+    let node = place.open_with(|options| options.consumers.record_interval = INTERVAL);
+    let mut publisher = node.publisher(ProducerId(1)).unwrap();
+    let last = publish(&node, &mut publisher, 1..=EVENTS);
+    let definition = Definition { max_ack_pending: 2000, ..explicit() };
+    for consumer in ["busy", "idle"] {
+        node.consumers().add(&name(consumer), definition.clone()).unwrap();
+    }
+    let handle = node.consumers().attach(&name("busy"), &member("a")).unwrap();
+    assert_eq!(drain(&handle, 100).len() as u64, EVENTS + 1);
+    handle.ack_durable(Sequence(1)).unwrap();
+    let before = records(&place);
+    let begun = Instant::now();
+    for sequence in 2..last.get() {
+        handle.ack(Sequence(sequence)).unwrap();
+        // Over several intervals.
+        if sequence % 100 == 0 {
+            std::thread::sleep(INTERVAL / 4);
+        }
+    }
+    handle.ack_durable(last).unwrap();
+    let intervals = begun.elapsed().as_nanos() / INTERVAL.as_nanos();
+    let made = records(&place) - before;
+    // The first need not wait, and the last was asked for.
+    assert!((1..=intervals + 2).contains(&made), "{made} records in {intervals} intervals");
 }
 
 #[test]

@@ -31,13 +31,10 @@ pub struct Promise {
     pub kinds: KindMask,
     /// The width of its windows, ns; zero where it reads no windows.
     pub window_ns: i64,
-    /// It reads a range of the log, and gives signs of life of its own.
-    pub historical: bool,
 }
 
 impl Promise {
-    pub const VISIBLE: Self =
-        Self { stage: Stage::Visible, kinds: KindMask::ALL, window_ns: 0, historical: false };
+    pub const VISIBLE: Self = Self { stage: Stage::Visible, kinds: KindMask::ALL, window_ns: 0 };
     pub const ACCEPTED: Self = Self { stage: Stage::Accepted, ..Self::VISIBLE };
 
     fn everything(&self) -> bool {
@@ -124,6 +121,8 @@ pub struct Checker {
     watermarks: Watermarks,
     live: bool,
     lagging: bool,
+    /// The alarm was raised, and the bus has not been heard of since.
+    silent: bool,
     window: Option<(i64, bool, u32)>,
     batches: Digest,
     pub counts: Counts,
@@ -157,6 +156,7 @@ impl Checker {
             watermarks: Watermarks::default(),
             live: false,
             lagging: false,
+            silent: false,
             window: None,
             batches: Digest::EMPTY,
             counts: Counts::default(),
@@ -199,7 +199,7 @@ impl Checker {
                 if self.live || !self.at(next) {
                     self.violation(format!("joined at {next}, live {}, next {}", self.live, self.place.next));
                 }
-                self.live = true;
+                (self.live, self.silent) = (true, false);
             }
             Update::LiveLeft { next, reason } => {
                 self.counts.left += 1;
@@ -233,12 +233,16 @@ impl Checker {
             Update::Heartbeat { epoch, watermarks } => self.heartbeat(epoch, &watermarks),
             Update::Alarm { missed } => {
                 self.counts.alarms += 1;
+                self.silent = true;
                 if missed < 3 {
                     self.violation(format!("alarm after {missed} intervals"));
                 }
             }
             Update::Retract { epoch, first, last } => self.retract(epoch, first, last),
-            Update::PublisherRestarted { .. } => self.counts.restarts += 1,
+            Update::PublisherRestarted { .. } => {
+                self.counts.restarts += 1;
+                self.silent = false;
+            }
             Update::Ahead { next, visible } => {
                 if next <= visible.next() {
                     self.violation(format!("{next} is not ahead of {visible}"));
@@ -419,8 +423,9 @@ impl Checker {
             self.violation(format!("{watermarks:?} after {:?}", self.watermarks));
         }
         self.watermarks = *watermarks;
-        if !self.live && !self.promise.historical {
-            self.violation(format!("a heartbeat of epoch {epoch} while not live"));
+        // Who reads the log says so, but does not take the place of a publisher that is not heard.
+        if self.silent {
+            self.violation(format!("a heartbeat of epoch {epoch} while the bus is silent"));
         }
         if self.promise.stage == Stage::Accepted {
             self.known_visible(visible.min(self.place.next.previous()));

@@ -327,11 +327,10 @@ fn check(
             let pace = if tier == "paced" { Pace::Times(20.0) } else { Pace::AsFastAsPossible };
             let end = End::Through(Sequence::MAX);
             let options = HistoricalOptions { start, end, pace, ..HistoricalOptions::default() };
-            let promise = Promise { historical: true, ..Promise::VISIBLE };
             let reader = Historical::open(history, options).expect("open");
             // To its end at that pace would take as long as the tape took.
             let hurry = |reader: &mut Historical<_>| reader.set_pace(Pace::AsFastAsPossible).expect("a pace");
-            watch_to_end(reader, promise, first, corruption, hurry)
+            watch_to_end(reader, Promise::VISIBLE, first, corruption, hurry)
         }
         other => panic!("{other:?}"),
     }
