@@ -197,13 +197,13 @@ struct Given {
 }
 
 /// A member of a group in a process of its own, killed when it is dropped, and the thread that hears what it is given.
-struct Member {
+struct MemberProcess {
     child: Child,
     life: u32,
     hears: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Member {
+impl MemberProcess {
     fn start(url: &str, number: usize, life: u32, given: &SyncSender<Given>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
             .args(["consumer", "next", "group", "--follow", "--ack", "--batch", "200", "--format", "json"])
@@ -227,7 +227,7 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for MemberProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -247,7 +247,8 @@ fn members_in_processes_of_their_own_share_events_each_instrument_in_order_whoev
     // What is not taken here fills a member's pipe, so that it is most often killed in the middle of what it was given.
     let (given, heard) = std::sync::mpsc::sync_channel(1);
     let mut dead = Vec::new();
-    let mut members: Vec<Member> = (0..3).map(|number| Member::start(&node.url, number, 0, &given)).collect();
+    let mut members: Vec<MemberProcess> =
+        (0..3).map(|number| MemberProcess::start(&node.url, number, 0, &given)).collect();
     let begun = Instant::now();
     while node.succeed(&["consumer", "info", "group"])[0]["members"].as_array().unwrap().len() < 3 {
         assert!(begun.elapsed() < PATIENCE, "all three attach");
@@ -270,7 +271,7 @@ fn members_in_processes_of_their_own_share_events_each_instrument_in_order_whoev
             if kills < KILLS && all.len() >= 500 * (kills + 1) && members[number].life == life {
                 kills += 1;
                 members[number].child.kill().unwrap();
-                let next = Member::start(&node.url, number, life + 1, &given);
+                let next = MemberProcess::start(&node.url, number, life + 1, &given);
                 dead.push(std::mem::replace(&mut members[number], next));
             }
         }
