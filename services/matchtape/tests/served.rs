@@ -83,6 +83,14 @@ impl Served {
     }
 }
 
+/// A test that fails leaves no node behind.
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The last event that a node shows.
 fn last_of(served: &Served) -> Sequence {
     let last = succeed(&["query", "events", "--server", &served.url, "--reverse", "--limit", "1"]).stdout;
