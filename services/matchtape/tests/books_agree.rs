@@ -6,6 +6,7 @@
 //! before and behind each of them until it has caught up.
 
 mod oracle;
+mod shared_memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,6 +36,7 @@ use matchtape_subscription::{
 };
 use oracle::Units;
 use serde_json::Value;
+use shared_memory::Namespace;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How soon a reader notices that it has come to the end.
@@ -373,10 +375,10 @@ fn books_live_replayed_and_as_of_are_what_the_judge_says_at_every_checkpoint_and
     let checkpoints: usize = days.iter().flat_map(|day| day.checkpoints.values()).map(Vec::len).sum();
     assert!(checkpoints >= 28, "{checkpoints}");
 
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("books"));
     let tape = folder.path().join("data");
     let bus = BusOptions {
-        namespace: format!("books{}", std::process::id()),
+        namespace: namespace.as_str().to_owned(),
         root: Some(folder.path().join("bus")),
         config: BusConfig { subscribers_max: 4, buffer_samples: 8, ..BusConfig::default() },
         ..BusOptions::default()

@@ -1,6 +1,8 @@
 //! What `deploy/` says is so: its configuration and unit start a node, its rules and its dashboard ask for numbers that this
 //! node gives, its runbooks name commands that the binary takes, and every alert leads to its section.
 
+mod shared_memory;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use shared_memory::Namespace;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_matchtape");
@@ -40,11 +43,12 @@ struct Node {
     manager: UnixDatagram,
     url: String,
     _folder: TempDir,
+    _namespace: Namespace,
 }
 
 impl Node {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, namespace) = (tempfile::tempdir().unwrap(), Namespace::new("deploy"));
         let socket = folder.path().join("notify");
         let manager = UnixDatagram::bind(&socket).unwrap();
         manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -53,7 +57,7 @@ impl Node {
             .env("NOTIFY_SOCKET", &socket)
             .env("MATCHTAPE_NODE__DATA", folder.path().join("tape"))
             .env("MATCHTAPE_BUS__ROOT", folder.path().join("bus"))
-            .env("MATCHTAPE_BUS__NAMESPACE", format!("deploy-{}", std::process::id()))
+            .env("MATCHTAPE_BUS__NAMESPACE", namespace.as_str())
             .env("MATCHTAPE_GATEWAY__LISTEN", "127.0.0.1:0")
             // Room on the machine of a test: a smaller log, a smaller bus.
             .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "8")
@@ -62,7 +66,7 @@ impl Node {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut node = Self { child, manager, url: String::new(), _folder: folder };
+        let mut node = Self { child, manager, url: String::new(), _folder: folder, _namespace: namespace };
         let mut said = BufReader::new(node.child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let page = said.find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
         node.url = page.expect("it says where its page is").trim_end_matches('/').to_owned();

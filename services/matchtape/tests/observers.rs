@@ -3,10 +3,11 @@
 //! order, no gap, no duplicate, and nobody is waited for.
 
 mod oracle;
+mod shared_memory;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use futures_util::{SinkExt, StreamExt};
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use shared_memory::Namespace;
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -22,12 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Place {
     folder: TempDir,
-    namespace: String,
+    namespace: Namespace,
 }
 
 impl Place {
     fn new(name: &str) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), namespace: format!("{name}{}", std::process::id()) }
+        Self { folder: tempfile::tempdir().unwrap(), namespace: Namespace::new(name) }
     }
 
     fn tape(&self) -> PathBuf {
@@ -63,7 +65,7 @@ impl Server {
         let begun = Instant::now();
         loop {
             let mut child = place
-                .command(&["serve", "--listen", listen, "--namespace", &place.namespace])
+                .command(&["serve", "--listen", listen, "--namespace", place.namespace.as_str()])
                 // Few small buffers, so that readers are outrun and have to read the log.
                 .env("MATCHTAPE_BUS__BUFFER_FRAMES", "8")
                 .env("MATCHTAPE_BUS__SUBSCRIBERS_MAX", "12")
@@ -140,7 +142,7 @@ struct Observer {
 impl Observer {
     fn start(place: &Place, args: &[&str], shown: Arc<Shown>) -> Self {
         let mut child = place
-            .command(&["tail", "--format", "ndjson", "--namespace", &place.namespace])
+            .command(&["tail", "--format", "ndjson", "--namespace", place.namespace.as_str()])
             .args(args)
             .arg("--bus-root")
             .arg(place.folder.path().join("bus"))
@@ -419,21 +421,15 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     assert!(!naming.is_empty() && of_one == naming, "order {number}: {of_one:?}");
 
     server.stop();
-    check_nothing_is_left(place.folder.path(), &place.namespace);
+    check_nothing_is_left(&place);
 }
 
-fn check_nothing_is_left(folder: &Path, namespace: &str) {
-    let left: Vec<_> = std::fs::read_dir("/dev/shm")
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(&format!("mt_{namespace}_")) && !name.ends_with(".global_mgmt"))
-        .collect();
-    assert!(left.is_empty(), "left in shared memory by processes below {}: {left:?}", folder.display());
-    for entry in std::fs::read_dir("/dev/shm").unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with(&format!("mt_{namespace}_")) {
-            let _ = std::fs::remove_file(path);
-        }
-    }
+fn check_nothing_is_left(place: &Place) {
+    let mut left = place.namespace.files();
+    left.retain(|path| path.extension().is_none_or(|end| end != "global_mgmt"));
+    assert!(
+        left.is_empty(),
+        "left in shared memory by processes below {}: {left:?}",
+        place.folder.path().display()
+    );
 }

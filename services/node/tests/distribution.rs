@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -26,11 +27,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Place {
     folder: tempfile::TempDir,
+    namespace: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // 16 bytes per namespace that iceoryx2 keeps for good.
+        let begin = format!("mt_{}_", self.namespace);
+        for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&begin) && name.ends_with(".global_mgmt") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 impl Place {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let namespace = format!("t{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        Self { folder: tempfile::tempdir().unwrap(), namespace }
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
@@ -41,7 +58,7 @@ impl Place {
         // Small: many tests run at once in one /dev/shm.
         let config = BusConfig { subscribers_max: 4, buffer_samples: 8, ..BusConfig::default() };
         BusOptions {
-            namespace: format!("t{}", std::process::id()),
+            namespace: self.namespace.clone(),
             root: Some(self.folder.path().join("bus")),
             config,
             speculative: true,
