@@ -18,11 +18,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matchtape_bus::{
-    BusConfig, BusName, BusService, IngressConfig, RemoteOptions, RemotePublishError, RemotePublisher,
-    RemoteWaitError, WakeUp,
+    BusConfig, BusError, BusName, BusService, ConnectError, IngressConfig, RemoteOptions, RemotePublishError,
+    RemotePublisher, RemoteWaitError, WakeUp,
 };
 use matchtape_node::{
     BusOptions, FollowedHistory, IngressOptions, Node, NodeOptions, Publish, PublishError, Publisher,
@@ -125,7 +125,7 @@ fn publish(place: &Path, namespace: &str, seed: u64, buffer: usize) {
     // Few queues: each takes as much shared memory as a bus.
     let config = IngressConfig {
         producers_max: 1,
-        producers_spare: 4,
+        producers_spare: 8,
         queue_samples: 8,
         heartbeat_interval: HEARTBEAT,
         wake_up: wake_up(namespace),
@@ -198,8 +198,17 @@ fn put_group(publisher: &mut Publisher, next: &mut u64) -> Sequence {
 fn publish_from_outside(place: &Path, namespace: &str, seed: u64) -> Result<(), String> {
     let name = bus(place, namespace, 1).name(store(place).tape()).expect("a name");
     let options = RemoteOptions { connect_wait: PATIENCE, silence_max: PATIENCE, ..RemoteOptions::default() };
-    let mut publisher =
-        RemotePublisher::connect(&name, OUTSIDE, options).map_err(|error| error.to_string())?;
+    let begun = Instant::now();
+    let mut publisher = loop {
+        match RemotePublisher::connect(&name, OUTSIDE, options.clone()) {
+            Ok(publisher) => break publisher,
+            // Those that were killed before it keep their places until somebody has cleaned up behind them.
+            Err(ConnectError::Bus(BusError::NoFreeSlot { .. })) if begun.elapsed() < PATIENCE / 2 => {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    };
     let mut last = publisher.last().map_or(0, ProducerSequence::get);
     let orders = orders();
     let mut random = Random(seed);
