@@ -823,6 +823,8 @@ fn a_checker_process_that_is_fed_a_damaged_tape_ends_with_a_verdict_that_says_so
     let mut schedule = Schedule::new(&place, 0);
     schedule.start_node().expect("a node");
     schedule.go_on(2_000).expect("events");
+    // A reader slower than the node would never come to where there is nothing more to be said.
+    schedule.pause().expect("it ends");
     for (damage, word) in [
         ("drop", "gap: event 1003 came after 1001"),
         ("duplicate", "duplicate: event 1002 came after 1002"),
