@@ -189,23 +189,28 @@ fn main() {
     let (mut number, mut refused) = (0u64, 0u64);
 
     let start = Instant::now();
-    let (mut quiet, mut merging) = (matchtape_benches::nanoseconds(), matchtape_benches::nanoseconds());
+    // From when a call was due; and the call alone, without what kept the thread from it.
+    let histograms = || (matchtape_benches::nanoseconds(), matchtape_benches::nanoseconds());
+    let (mut quiet, mut merging) = (histograms(), histograms());
     let (mut level0_most, mut slowest) = (0, Pressure::slow_down(&node.store().pressure()));
     let (mut unflushed_most, mut memory_most, mut allocated_most) = (0, 0f64, [0f64; 2]);
     let calls_per_second = options.rate / options.group as f64;
     // A second at a time: one in which the compacting thread worked is one under compaction.
     loop {
         let before = thread_time("store-compact");
+        let mut alone = matchtape_benches::nanoseconds();
         let call = |_| {
             let first = (number % PREPARED) as usize;
             let group = &mut events[first..first + options.group];
             for (event, number) in group.iter_mut().zip(number + 1..) {
                 renumber(event, number, options.old);
             }
+            let begun = Instant::now();
             let published = match group {
                 [event] => publisher.publish(event),
                 group => publisher.publish_group(group),
             };
+            alone.saturating_record(begun.elapsed().as_nanos() as u64);
             match published {
                 Ok(_) => number += options.group as u64,
                 Err(PublishError::WouldBlock) => refused += 1,
@@ -221,7 +226,8 @@ fn main() {
         };
         let worked = thread_time("store-compact") - before;
         let of = if worked >= Duration::from_millis(20) { &mut merging } else { &mut quiet };
-        of.add(histogram).expect("the same range");
+        of.0.add(histogram).expect("the same range");
+        of.1.add(alone).expect("the same range");
         let pressure = node.store().pressure();
         level0_most = level0_most.max(pressure.level0_tables);
         unflushed_most = unflushed_most.max(pressure.unflushed_bytes);
@@ -258,8 +264,9 @@ fn main() {
     for (what, histogram) in
         [("publish while nothing is merged", &quiet), ("publish while tables are merged", &merging)]
     {
-        if !histogram.is_empty() {
-            report.latency(what, histogram);
+        if !histogram.0.is_empty() {
+            report.latency(what, &histogram.0);
+            report.latency(&format!("{what}, the call alone"), &histogram.1);
         }
     }
     for (thread, time) in threads {
