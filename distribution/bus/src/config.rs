@@ -61,10 +61,12 @@ pub struct BusConfig {
 impl Default for BusConfig {
     fn default() -> Self {
         Self {
+            // A gateway, market data, risk, surveillance, and as many again; each costs 4.6 MiB per service.
             subscribers_max: 8,
             subscribers_spare: 2,
             publishers_spare: 1,
             buffer_samples: 64,
+            // What a reader works on, and a few that it has given to threads of its own; whoever needs more copies.
             borrowed_samples: 8,
             frame_bytes_max: FRAME_BYTES_MAX,
             heartbeat_interval: Duration::from_millis(100),

@@ -262,6 +262,7 @@ fn create_publisher(
         .allocation_strategy(AllocationStrategy::Static)
         .initial_max_slice_len(blocks_for(config.frame_bytes_max))
         .max_loaned_samples(LOANED_SAMPLES)
+        // As many samples as the service can have in use are made, which is what `MemoryRequired` counts: not overridden.
         .set_degradation_handler(move |_: DegradationCause, _: &DegradationInfo| {
             broken.fetch_add(1, Ordering::Relaxed);
             // One subscriber's broken connection is no reason to fail the others' sample.

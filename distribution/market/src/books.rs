@@ -55,6 +55,9 @@ struct Numbered {
 }
 
 /// What a group (or several) did to one book.
+///
+/// Of levels alone. Of single orders the change is the event itself: it names the order, what became of it, and its place on
+/// the tape, where every gap shows; a copy of it with numbers of its own would say nothing more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BookChange {
     /// The instrument.

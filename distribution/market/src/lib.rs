@@ -36,7 +36,9 @@ pub use trades::{Bust, Busts, Found, Trade, TradeSummary};
 pub use volume::Volume;
 
 /// What a node keeps in its snapshots, so that the state as of any position is near: every view whose size is that of what
-/// is open now. States of orders are not among them: there is one for each order that ever was.
+/// is open now. States of orders are not among them: there is one for each order that ever was. Nor are candles, of which there are as
+/// many intervals as somebody asks for: one is the fold of its own interval's trades, which the index of its instrument finds,
+/// and what it costs does not depend on where on the tape it lies.
 pub fn projections() -> Vec<Box<dyn matchtape_schemas::Projection>> {
     vec![
         Box::new(Books::new()),

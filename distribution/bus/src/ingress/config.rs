@@ -39,8 +39,11 @@ pub struct IngressConfig {
 impl Default for IngressConfig {
     fn default() -> Self {
         Self {
+            // Engines and their stand-ins; each costs 8 MiB.
             producers_max: 8,
+            // So many may be killed, or turned away, between two looks at who is alive.
             producers_spare: 4,
+            // As on the bus: some milliseconds at full rate. A node that stands still longer is `WouldBlock`.
             queue_samples: 64,
             heartbeat_interval: Duration::from_millis(100),
             wake_up: WakeUp::Event,
