@@ -248,7 +248,9 @@ fn record_by_the_clock(disk: &SimDisk, config: &WalConfig, seed: u64) -> History
             });
             appended.expect("appended");
         }
-        while promises.recv().expect("the log goes on") < maker.head.last_sequence {}
+        while promises.recv_timeout(Duration::from_secs(60)).expect("the log goes on")
+            < maker.head.last_sequence
+        {}
     }
     log.close().expect("closed");
     Arc::into_inner(history).expect("the log is gone").into_inner().expect("nobody panicked with it")

@@ -108,7 +108,7 @@ pub trait WindowSource: Subscription {
     fn point_before(&mut self, next: Sequence) -> Result<Option<TapePoint>, HistoryError>;
 
     /// A sign of life to be given while there are events and nothing to be shown; `None` where one comes from elsewhere.
-    fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)>;
+    fn sign_of_reading(&mut self) -> Option<(Epoch, Watermarks)>;
 }
 
 impl<H: History, L: Live, C: Clock> WindowSource for RealTime<H, L, C> {
@@ -116,7 +116,7 @@ impl<H: History, L: Live, C: Clock> WindowSource for RealTime<H, L, C> {
         TapePoint::before(self.history_mut(), next)
     }
 
-    fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)> {
+    fn sign_of_reading(&mut self) -> Option<(Epoch, Watermarks)> {
         RealTime::sign_of_reading(self)
     }
 }
@@ -126,7 +126,7 @@ impl<H: History, C: Clock> WindowSource for Historical<H, C> {
         TapePoint::before(self.history_mut(), next)
     }
 
-    fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)> {
+    fn sign_of_reading(&mut self) -> Option<(Epoch, Watermarks)> {
         Some(self.progress())
     }
 }

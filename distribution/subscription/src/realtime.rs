@@ -62,8 +62,8 @@ pub struct RealTime<H: History, L: Live, C: Clock = SystemClock> {
     heard: bool,
     /// Since when the log has been read without anything to be shown.
     quiet_since: Option<Duration>,
-    /// What the bus said last of the stages.
-    said: Watermarks,
+    /// The last sign of life that was given, or the term that has begun since.
+    said: (Epoch, Watermarks),
     /// The last call stopped early: there is more to do at once.
     busy: bool,
     notice: Option<Notice>,
@@ -138,7 +138,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             awaiting_since: None,
             heard: false,
             quiet_since: None,
-            said: Watermarks::default(),
+            said: (Epoch(0), Watermarks::default()),
             busy: true,
             notice: None,
             held: None,
@@ -162,13 +162,20 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
 
     /// A sign of life to be given while the log is read: the term and how far each stage is. `None` where the bus gives them, or
     /// is known to be silent: then only the bus ends that.
-    pub(crate) fn sign_of_reading(&self) -> Option<(Epoch, Watermarks)> {
+    pub(crate) fn sign_of_reading(&mut self) -> Option<(Epoch, Watermarks)> {
         if self.is_live() || self.alarm.is_raised() {
             return None;
         }
-        let (epoch, read) = self.history.progress();
-        // Who follows the log from another process may know less than the bus has said, of which what was durable lasts.
-        let known = |stage| read.get(stage).max(self.said.get(stage).min(self.said.durable));
+        let (epoch, watermarks) = self.history.progress();
+        Some(self.say(epoch, watermarks))
+    }
+
+    /// A sign of life as it is given: log and bus know of the tape at different times, so either may be behind what was said
+    /// after the other. What was durable lasts, and within a term what readers were given.
+    fn say(&mut self, epoch: Epoch, watermarks: Watermarks) -> (Epoch, Watermarks) {
+        let (said_epoch, said) = self.said;
+        let lasting = if epoch > said_epoch { said.durable } else { said.durable.max(said.visible) };
+        let known = |stage| watermarks.get(stage).max(said.get(stage).min(lasting));
         let watermarks = Watermarks {
             accepted: known(Stage::Accepted),
             written: known(Stage::Written),
@@ -176,7 +183,29 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             replicated: known(Stage::Replicated),
             visible: known(Stage::Visible),
         };
-        Some((epoch, watermarks))
+        self.said = (epoch.max(said_epoch), watermarks);
+        self.said
+    }
+
+    fn take_notice(&mut self) -> Option<Notice> {
+        let mut notice = self.handover.take_notice()?;
+        match &mut notice {
+            Notice::Heartbeat { epoch, watermarks } => (*epoch, *watermarks) = self.say(*epoch, *watermarks),
+            // Of what the term before it had said, only what was durable is known to be there.
+            Notice::PublisherRestarted { epoch } => {
+                let durable = self.said.1.durable;
+                self.said.1 = Watermarks {
+                    accepted: durable,
+                    written: durable,
+                    durable,
+                    replicated: self.said.1.replicated.min(durable),
+                    visible: self.said.1.visible.min(durable),
+                };
+                self.said.0 = *epoch;
+            }
+            _ => {}
+        }
+        Some(notice)
     }
 
     /// The log was read, and nothing of it is to be shown.
@@ -306,7 +335,6 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
                 }
             }
             LiveDelivery::Heartbeat { epoch, watermarks } => {
-                self.said = watermarks;
                 self.handover.heartbeat(epoch, &watermarks, self.live.position());
             }
             LiveDelivery::Gap { expected, found } => self.handover.gap(expected, found),
@@ -345,7 +373,7 @@ impl<H: History, L: Live, C: Clock> Subscription for RealTime<H, L, C> {
     fn advance(&mut self) -> Result<bool, SubscriptionError> {
         self.busy = false;
         for _ in 0..STEPS_MAX {
-            self.notice = self.handover.take_notice();
+            self.notice = self.take_notice();
             if self.notice.is_some() {
                 return Ok(true);
             }
@@ -359,7 +387,7 @@ impl<H: History, L: Live, C: Clock> Subscription for RealTime<H, L, C> {
             self.held = None;
             if let Step::Nothing = self.step()? {
                 self.listen();
-                self.notice = self.handover.take_notice();
+                self.notice = self.take_notice();
                 return Ok(self.notice.is_some());
             }
         }

@@ -290,6 +290,9 @@ fn who_finds_nothing_to_show_in_the_log_gives_signs_of_life_until_the_bus_does_o
     assert_eq!(timed(&mut reader, &bus.clock), []);
     bus.send(What::Heartbeat, 61, 60);
     assert_eq!(timed(&mut reader, &bus.clock), [(340, "joined 61".to_owned()), beat(340, 60)]);
+    // One that lay in the bus while the log was read knows less than was said of that.
+    bus.send(What::Heartbeat, 61, 55);
+    assert_eq!(timed(&mut reader, &bus.clock), [beat(340, 60)]);
 
     // What the bus has said is known, though the log's own part knows less.
     bus.publish(70);

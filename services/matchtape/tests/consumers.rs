@@ -245,10 +245,10 @@ fn members_in_processes_of_their_own_share_events_each_instrument_in_order_whoev
     let add = ["consumer", "add", "group", "--ack", "explicit", "--members", "3", "--ack-wait", "60s"];
     node.succeed(&[&add[..], &["--member-timeout", "60s", "--max-ack-pending", "600"]].concat());
     // What is not taken here fills a member's pipe, so that it is most often killed in the middle of what it was given.
+    // And let go of before the members, who wait for it.
+    let (mut dead, mut members) = (Vec::new(), Vec::new());
     let (given, heard) = std::sync::mpsc::sync_channel(1);
-    let mut dead = Vec::new();
-    let mut members: Vec<MemberProcess> =
-        (0..3).map(|number| MemberProcess::start(&node.url, number, 0, &given)).collect();
+    members.extend((0..3).map(|number| MemberProcess::start(&node.url, number, 0, &given)));
     let begun = Instant::now();
     while node.succeed(&["consumer", "info", "group"])[0]["members"].as_array().unwrap().len() < 3 {
         assert!(begun.elapsed() < PATIENCE, "all three attach");

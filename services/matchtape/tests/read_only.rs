@@ -65,7 +65,8 @@ fn listing(path: &Path) -> Vec<(String, u64)> {
 /// Runs commands of the binary behind `before`; `advice` is what those that write have to say.
 fn check(before: &[&str], tape: &str, orders: &str, advice: &str) {
     let run = |args: &[&str]| -> Output {
-        let whole = [before, &[env!("CARGO_BIN_EXE_matchtape")], args].concat();
+        // One that does not refuse would serve for ever.
+        let whole = [&["timeout", "60"], before, &[env!("CARGO_BIN_EXE_matchtape")], args].concat();
         // Where nobody else's folder for temporary files is in the way.
         Command::new(whole[0]).args(&whole[1..]).current_dir("/").output().unwrap()
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use matchtape_schemas::Sequence;
-use matchtape_storage::{EventStore, HoldError, LegalHold};
+use matchtape_storage::{EventStore, HoldError, LegalHold, PinError};
 use parking_lot::Mutex;
 
 use crate::publisher::wall_clock;
@@ -68,13 +68,23 @@ impl Holds {
     pub fn place(&self, name: &str, from: HoldFrom) -> Result<HoldReport, HoldsError> {
         self.with(|store| {
             let reader = store.reader();
-            let from = match from {
+            let mut first = match from {
                 HoldFrom::FirstKept => reader.first_kept(),
                 HoldFrom::Sequence(from) => from.max(Sequence::FIRST),
                 HoldFrom::End => reader.visible().next(),
             };
-            store.hold(name, from, wall_clock())?;
-            Ok(HoldReport { from: Some(from), last: reader.visible() })
+            loop {
+                match store.hold(name, first, wall_clock()) {
+                    // What was the first event a moment ago is gone. Each time there is less that can go.
+                    Err(HoldError::Pin(PinError::BelowRetention { first_kept, .. }))
+                        if from == HoldFrom::FirstKept && first_kept > first =>
+                    {
+                        first = first_kept;
+                    }
+                    placed => break placed?,
+                }
+            }
+            Ok(HoldReport { from: Some(first), last: reader.visible() })
         })
     }
 

@@ -534,9 +534,9 @@ fn check(options: &NodeOptions) -> Result<(), NodeError> {
         return wrong("ring_slots", format!("{} is not a power of two in 2..=16777216", options.ring_slots));
     }
     if let PipelineWait::Nap { nap, .. } = options.wait
-        && nap > NAP_MAX
+        && (nap.is_zero() || nap > NAP_MAX)
     {
-        return wrong("wait", format!("a nap of {nap:?} is longer than {} ms", NAP_MAX.as_millis()));
+        return wrong("wait", format!("a nap of {nap:?} is none, or longer than {} ms", NAP_MAX.as_millis()));
     }
     let cores = [
         ("pipeline_core", options.pipeline_core),

@@ -336,9 +336,13 @@ impl<S: Speculative> Pipeline<S> {
     /// Sleeps until the log has written another commit than the first `seen`, or a sign of life is due.
     fn wait_for_log(&mut self, seen: u64) {
         // Acquire: pairs with the Release in `Progress::committed`.
-        let moved = || self.commits.load(Ordering::Acquire) != seen || self.intake.ring.is_closed();
+        let committed = || self.commits.load(Ordering::Acquire) != seen;
+        let moved = || committed() || self.intake.ring.is_closed();
         if !moved() {
             self.intake.room.sleep_unless(moved, self.speculative.next_beat());
+        } else if !committed() {
+            // The log may have ended instead, which only the next frame for it is told.
+            std::thread::park_timeout(PRESSURE_PAUSE);
         }
         self.beat_if_due();
     }

@@ -573,6 +573,7 @@ mod tests {
         assert_eq!(publisher.wait_for_room_until(1, soon()), Ok(()));
         publisher.publish(&large(taken + 2)).unwrap();
     }
+
     #[test]
     fn a_pipeline_that_naps_takes_every_event_and_nobody_ever_wakes_it() {
         let (spin, nap) = (Duration::ZERO, Duration::from_micros(200));

@@ -473,6 +473,47 @@ fn when_nothing_more_can_be_recorded_members_are_told_and_nothing_is_promised() 
     node.wait(last, Stage::Durable).unwrap();
 }
 
+/// What is recorded is on its way to a log that waits for room, for ever.
+#[test]
+fn a_node_is_closed_and_dropped_while_its_recorder_waits_for_a_full_disk() {
+    for dropped in [false, true] {
+        let disks = TwoDisks::apart(SimDisk::new(1), SimDisk::new(2));
+        let node = open(&disks);
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let last = put(&mut publisher, &order(1)).sequence();
+        node.wait(last, Stage::Visible).unwrap();
+        node.consumers().add(&name(), definition(AckPolicy::Explicit)).unwrap();
+        let handle = node.consumers().attach(&name(), &member()).unwrap();
+        assert_eq!(handle.fetch(5, LONG).unwrap().len(), 2);
+        let (tried, tries) = std::sync::mpsc::channel();
+        let tried = std::sync::Mutex::new(tried);
+        disks.system.fail_all(Fault::Enospc);
+        disks.system.before_write(move |_| {
+            let _ = tried.lock().unwrap().send(());
+        });
+        handle.ack(Sequence(1)).unwrap();
+        // The second try is one of a log that waits in between.
+        for _ in 0..2 {
+            tries.recv_timeout(LONG).expect("it is recorded");
+        }
+        drop((handle, publisher));
+        let (closed, told) = std::sync::mpsc::channel();
+        let closing = std::thread::spawn(move || {
+            let closed_well = if dropped { Ok(drop(node)) } else { node.close() };
+            closed.send(()).unwrap();
+            closed_well
+        });
+        told.recv_timeout(LONG).expect("closing does not wait for room");
+        let closed_well = closing.join().unwrap();
+        assert_eq!(closed_well.is_ok(), dropped, "what could not be recorded is told: {closed_well:?}");
+        // Nothing was promised; it comes again.
+        disks.system.mend();
+        let node = open(&disks);
+        let handle = node.consumers().attach(&name(), &member()).unwrap();
+        assert_eq!(drain(&handle, Sequence(2)).0.len(), 2);
+    }
+}
+
 #[test]
 fn no_room_to_clear_what_records_have_replaced_is_waited_out_and_ends_nothing() {
     let disks =

@@ -614,7 +614,7 @@ impl Config {
         for (key, bytes) in self.retention.bytes_of_pins() {
             // A full memtable makes one event table.
             if bytes > 0 && bytes < (self.storage.memtable_mib as u64) << 20 {
-                let reason = "0 (no limit), or at least storage.memtable_mib: nothing less than an event table can be held back";
+                let reason = "0 (no limit, no alarm), or at least storage.memtable_mib: nothing less than an event table is held back";
                 return Err(ConfigError::Value { key, value: bytes.to_string(), reason });
             }
         }
@@ -898,7 +898,10 @@ mod tests {
             ("[bus]\nroot = \"run\"\n", "not an absolute path"),
             ("[retention]\nkeep_days = 3\n", "keep_days"),
             ("[retention]\ninterval_seconds = 0\n", "retention.interval_seconds"),
-            ("[retention]\nconsumer_bytes_max = 64\n", "retention.consumer_bytes_max = 64: 0 (no limit)"),
+            (
+                "[retention]\nconsumer_bytes_max = 64\n",
+                "retention.consumer_bytes_max = 64: 0 (no limit, no alarm)",
+            ),
             ("[retention]\nhold_bytes_alarm = 1\n", "retention.hold_bytes_alarm"),
             ("[retention]\nbackup_hours_max = -1\n", "backup_hours_max"),
             ("[snapshot]\ninterval = 3\n", "interval"),

@@ -17,16 +17,13 @@ pub(super) const NO_STORE: &str = "it has to be the directory that `matchtape im
 
 /// What to do where a node is at work. Its address is known where the environment names it.
 fn beside_a_writer() -> String {
-    let address = std::env::var("MATCHTAPE_SERVER").unwrap_or_else(|_| "URL".to_owned());
-    let known = match address.as_str() {
-        "URL" => {
-            ", which it prints after \"page\" (http://127.0.0.1:7474 unless `gateway.listen` says otherwise)"
-        }
-        _ => "",
-    };
+    let known = std::env::var("MATCHTAPE_SERVER").ok().filter(|address| !address.is_empty());
+    let address = known.unwrap_or_else(|| {
+        "URL, which it prints after \"page\" (http://127.0.0.1:7474 unless `gateway.listen` says otherwise)".into()
+    });
     format!(
         "one process at a time may write; queries work beside it, and `import`, `state`, `seal` and `hold` go through a running node \
-         with --server {address}{known}; anything else needs it stopped"
+         with --server {address}; anything else needs it stopped"
     )
 }
 

@@ -20,7 +20,7 @@ impl Namespace {
     /// Its files.
     pub fn files(&self) -> Vec<PathBuf> {
         let begin = format!("mt_{}_", self.0);
-        let files = std::fs::read_dir("/dev/shm").into_iter().flatten().map(|entry| entry.unwrap().path());
+        let files = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten().map(|entry| entry.path());
         files
             .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begin)))
             .collect()

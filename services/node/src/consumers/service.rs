@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ pub(super) struct Shared {
     thread: Mutex<Thread>,
     /// The system tape's store, once there is one.
     system: Arc<OnceLock<StoreGauge>>,
+    /// All is to end: the recorder no longer waits for room on a full disk.
+    stopping: Arc<AtomicBool>,
 }
 
 enum Thread {
@@ -135,6 +138,7 @@ impl Consumers {
             by_name: RwLock::default(),
             thread: Mutex::new(Thread::NotStarted),
             system: Arc::default(),
+            stopping: Arc::default(),
         };
         let this = Self { shared: Arc::new(shared) };
         if let Some(mut system) = system {
@@ -217,9 +221,10 @@ impl Consumers {
         Arc::clone(&self.shared.system)
     }
 
-    fn start(&self, thread: &mut Thread, system: SystemTape) -> Result<(), NodeError> {
+    fn start(&self, thread: &mut Thread, mut system: SystemTape) -> Result<(), NodeError> {
         let shared = Arc::clone(&self.shared);
         let gauge = system.gauge();
+        system.until(&self.shared.stopping);
         let running = std::thread::Builder::new().name("consumers".into()).spawn(move || {
             let interval = shared.parts.options.record_interval;
             let recorder = Arc::clone(&shared.recorder);
@@ -447,6 +452,8 @@ impl Consumers {
     }
 
     fn stop(&self, how: Stop) -> Option<SystemTape> {
+        // Before the lock: whoever makes a consumer holds it, and may be waiting for the recorder.
+        self.shared.stopping.store(true, Ordering::Relaxed);
         self.shared.recorder.stop(how);
         let thread = std::mem::replace(&mut *self.shared.thread.lock(), Thread::Stopped);
         let Thread::Running(thread) = thread else { return None };

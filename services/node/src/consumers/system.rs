@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use matchtape_consumer::{Change, ConsumerStore, Kept, StoreFailure};
@@ -111,6 +112,8 @@ pub(super) struct SystemTape {
     /// The log is cleared when it has grown by so much.
     log_bytes: u64,
     written: u64,
+    /// Whoever records is to end: no longer does it wait until there is room.
+    stopping: Arc<AtomicBool>,
 }
 
 /// A store small enough to go unnoticed beside the data's.
@@ -167,7 +170,28 @@ impl SystemTape {
         }
         let publisher = node.publisher(PRODUCER)?;
         let log_bytes = chosen.system_log_bytes;
-        Ok(Self { publisher: Some(publisher), node: Some(node), recovered, log_bytes, written: 0 })
+        let stopping = Arc::default();
+        Ok(Self { publisher: Some(publisher), node: Some(node), recovered, log_bytes, written: 0, stopping })
+    }
+
+    /// Once `stopping` is set nobody waits for room on a full disk here.
+    pub(super) fn until(&mut self, stopping: &Arc<AtomicBool>) {
+        self.stopping = Arc::clone(stopping);
+    }
+
+    /// Goes on waiting after a look that came to nothing, unless the disk is full and nobody is to wait for that.
+    fn look_again(&self, waited: Result<(), WaitError>) -> Result<bool, StoreFailure> {
+        match waited {
+            Ok(()) => Ok(true),
+            // Relaxed: a flag that nothing else depends on, looked at again.
+            Err(WaitError::TimedOut)
+                if self.stopping.load(Ordering::Relaxed) && self.node().store().space_problem().is_set() =>
+            {
+                Err(StoreFailure(Box::new(PublishError::NoSpace)))
+            }
+            Err(WaitError::TimedOut) => Ok(false),
+            Err(error) => Err(StoreFailure(Box::new(error))),
+        }
     }
 
     pub(super) fn gauge(&self) -> StoreGauge {
@@ -202,8 +226,9 @@ impl SystemTape {
             match self.publisher().publish_group(&events) {
                 Ok(published) => return Ok(published.sequence()),
                 Err(PublishError::WouldBlock) => {
-                    let waited = self.publisher().wait_for_room(events.len());
-                    waited.map_err(|error| StoreFailure(Box::new(error)))?;
+                    let soon = Some(Instant::now() + LOOK_AGAIN);
+                    let waited = self.publisher().wait_for_room_until(events.len(), soon);
+                    self.look_again(waited)?;
                 }
                 Err(error) => return Err(StoreFailure(Box::new(error))),
             }
@@ -284,7 +309,7 @@ impl ConsumerStore for SystemTape {
 
     fn write(&mut self, groups: &[Vec<Change>]) -> Result<(), StoreFailure> {
         let last = self.publish_all(groups)?;
-        self.node().wait(last, Stage::Durable).map_err(|error| StoreFailure(Box::new(error)))?;
+        while !self.look_again(self.node().wait_for(last, Stage::Durable, LOOK_AGAIN))? {}
         self.clear();
         Ok(())
     }
