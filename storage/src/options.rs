@@ -19,9 +19,10 @@ use crate::wal::{ClusterId, Preparation, SyncPolicy, WalConfig, WriteBackend};
 /// | what | at most | by default |
 /// |---|---|---|
 /// | memtables, events and index entries | `memtable_bytes` x (1 + `immutable_memtables_max`); then appending is slowed down and stops | 384 MiB |
+/// | over that, of what was appended by then | commits that were under way, and the index entries of what is not indexed yet: a third of its events' bytes, and that is a quarter of memory at most | 7 and 32 MiB |
 /// | beside them, while one is flushed and one is indexed | a copy of the index entries of each | a quarter to a third of a memtable each |
 /// | one memtable that was flushed a moment ago | until the last short question that began before has its answer | `memtable_bytes` |
-/// | commit buffers: open, waiting, being written | 7 x `wal.commit_bytes` | 7 MiB |
+/// | commit buffers that are open, waiting or being written | 7 x `wal.commit_bytes`; they become part of memtables | 7 MiB |
 /// | commit buffers that flushed memtables gave back, for the next ones to take | 128 MiB; with those in use never more than were once in use | |
 /// | decompressed blocks | `block_cache_bytes` | 64 MiB |
 /// | a merge | `compaction.own_table_postings` x 8 bytes, and some blocks of each table | 8 MiB |
