@@ -196,8 +196,16 @@ pub(crate) fn memory_required(queues: &Queues) -> MemoryRequired {
 /// Room for iceoryx2's own sample header (80 bytes in 0.10) with some to spare.
 const ICEORYX_HEADER_BYTES: usize = 96;
 
-/// Free bytes of shared memory on this machine.
+/// What attaching may take at most: a node, its ports, a connection. iceoryx2 does not reserve these pages, so where they
+/// are missing the first write to one kills the process that makes it, which may be the one at the other end. So each port
+/// that is opened, of a publisher too, wants so much free.
+pub const ATTACH_BYTES: u64 = 1 << 20;
+
+/// Free bytes of shared memory on this machine; an error where this process may make none.
 pub fn shared_memory_available() -> Result<u64, BusError> {
+    // iceoryx2 calls a folder that it may not write to an internal error.
+    rustix::fs::access(SHARED_MEMORY_DIR, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|errno| BusError::SharedMemoryUnusable { cause: errno.into() })?;
     let stat = shared_memory()?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
@@ -210,7 +218,7 @@ pub fn shared_memory_total() -> Result<u64, BusError> {
 
 fn shared_memory() -> Result<rustix::fs::StatVfs, BusError> {
     rustix::fs::statvfs(SHARED_MEMORY_DIR)
-        .map_err(|errno| BusError::SharedMemoryUnreadable { cause: errno.into() })
+        .map_err(|errno| BusError::SharedMemoryUnusable { cause: errno.into() })
 }
 
 #[cfg(test)]

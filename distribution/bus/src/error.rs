@@ -74,9 +74,12 @@ pub enum BusError {
         /// What is free.
         available_bytes: u64,
     },
-    /// `/dev/shm` could not be asked for its free space.
-    #[error("cannot read the free space of /dev/shm: {cause}; is it mounted in this container?")]
-    SharedMemoryUnreadable {
+    /// `/dev/shm` is not there, is read-only, or belongs to somebody else.
+    #[error(
+        "cannot use /dev/shm: {cause}; is it mounted in this container, and may this user write to it (as `mount -t tmpfs -o \
+         mode=1777 tmpfs /dev/shm` has it)?"
+    )]
+    SharedMemoryUnusable {
         /// The system's answer.
         cause: std::io::Error,
     },

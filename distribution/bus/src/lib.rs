@@ -25,7 +25,9 @@ mod service;
 mod subscriber;
 mod thread;
 
-pub use config::{BusConfig, MemoryRequired, WakeUp, shared_memory_available, shared_memory_total};
+pub use config::{
+    ATTACH_BYTES, BusConfig, MemoryRequired, WakeUp, shared_memory_available, shared_memory_total,
+};
 pub use error::{BadSample, BusError};
 pub use ingress::{
     ConnectError, Door, Doorbell, IngressConfig, IngressCounters, IngressEnd, IngressTerms, Intake,

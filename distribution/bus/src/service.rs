@@ -23,7 +23,7 @@ use iceoryx2::service::port_factory::PortFactory as _;
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 
 use crate::block::Block;
-use crate::config::{BusConfig, HISTORY_SAMPLES, WakeUp, shared_memory_available};
+use crate::config::{ATTACH_BYTES, BusConfig, HISTORY_SAMPLES, WakeUp, shared_memory_available};
 use crate::error::BusError;
 use crate::header::{FORMAT_VERSION, SampleHeader};
 use crate::name::{BusName, BusService};
@@ -224,10 +224,6 @@ pub(crate) fn node<S: Service>(name: &BusName, service: &str) -> Result<Node<S>,
         .create::<S>()
         .map_err(|error| BusError::node(error, name.text(service), name.root().into()))
 }
-
-/// What attaching may take at most: a node, its ports, a connection. iceoryx2 does not reserve these pages, so where they
-/// are missing the first write to one kills the process that makes it, which may be the one at the other end.
-const ATTACH_BYTES: u64 = 1 << 20;
 
 fn check_room_to_attach(name: &BusName, service: &str, available_bytes: u64) -> Result<(), BusError> {
     if available_bytes >= ATTACH_BYTES {

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::error::CliError;
 use super::retention::{RetentionSection, SnapshotSection};
 use super::serve::NodeArgs;
+use super::shared_memory::{Needed, NotEnough};
 
 /// Seconds.
 const HOUR: u64 = 60 * 60;
@@ -375,10 +376,8 @@ pub(super) enum ConfigError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// More than this machine has, with nothing else running.
-    #[error(
-        "the bus needs {required} bytes of shared memory, /dev/shm has {total} in all: bus.subscribers_max and bus.buffer_frames decide"
-    )]
-    SharedMemory { required: u64, total: u64 },
+    #[error(transparent)]
+    SharedMemory(Box<NotEnough>),
     /// A variable with one underscore where two belong would do nothing.
     #[error("{name} does nothing: the setting is {meant}, with two underscores behind the section")]
     Variable { name: String, meant: String },
@@ -497,19 +496,14 @@ impl Config {
         // The tape's number has the same length whatever it is.
         let options = self.bus_options();
         usable("bus.root", options.name(TapeId(1))?.root())?;
-        let services = 1 + u64::from(self.bus.speculative);
-        let mut required = services * options.config.memory_required().total_bytes() as u64;
-        if self.ingress.enabled {
-            required += self.ingress_options().config.node_memory().total_bytes() as u64;
-        }
+        let needed = Needed::of(self);
         let (total, free) = (shared_memory_total()?, shared_memory_available()?);
-        if required > total {
-            return Err(ConfigError::SharedMemory { required, total });
+        if needed.bytes() > total {
+            return Err(ConfigError::SharedMemory(Box::new(needed.than(total, "in all"))));
         }
-        if required > free {
+        if needed.bytes() > free {
             eprintln!(
-                "warning: the bus needs {required} bytes of shared memory, /dev/shm has {free} free now; enough if what a running \
-                 node has comes free"
+                "warning: the bus needs {needed}, /dev/shm has {free} free now; enough if what a running node has comes free"
             );
         }
         Ok(())
@@ -679,7 +673,7 @@ impl Config {
         options
     }
 
-    fn ingress_options(&self) -> IngressOptions {
+    pub fn ingress_options(&self) -> IngressOptions {
         let section = &self.ingress;
         let config = IngressConfig {
             producers_max: section.producers_max,
@@ -710,7 +704,7 @@ impl Config {
 }
 
 /// Whether a directory is there and can be written, or else its parents can be made into one.
-fn usable(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+pub(super) fn usable(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     let wrong = |reason| ConfigError::Directory { key, path: path.to_owned(), reason };
     let whole = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
     let there = whole.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));

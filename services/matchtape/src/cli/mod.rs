@@ -29,6 +29,7 @@ mod query;
 mod retention;
 mod seal;
 mod serve;
+mod shared_memory;
 mod signing;
 mod state;
 mod store;

@@ -33,6 +33,7 @@ use super::inspect::ReportFormat;
 use super::notify;
 use super::position::duration;
 use super::retention;
+use super::shared_memory;
 use super::store::open_error;
 
 /// How often watermarks before `visible` are passed on.
@@ -280,10 +281,12 @@ fn move_to_cold(store: &EventStore, settings: &ColdSection, stopped: &mpsc::Rece
 fn node_error(directory: &Path, error: &NodeError) -> CliError {
     match error {
         NodeError::Open(error) => open_error(directory, error),
-        NodeError::Bus(BusError::NotEnoughSharedMemory { .. }) => CliError::with_advice(
-            error,
-            "`bus.subscribers_max` and `bus.buffer_frames` of the configuration decide how much it takes (`matchtape config show`)",
-        ),
+        // It was enough a moment ago.
+        NodeError::Bus(
+            BusError::NotEnoughSharedMemory { .. }
+            | BusError::NoRoomToAttach { .. }
+            | BusError::NoMemoryForIngress { .. },
+        ) => CliError::with_advice(error, "somebody else fills /dev/shm: `ls -lS /dev/shm` shows with what"),
         other => CliError::failed(other),
     }
 }
@@ -348,6 +351,8 @@ impl Running {
             std::net::TcpListener::bind(listen)
                 .map_err(|error| cannot_listen(format_args!("{listen}: {error}")))?;
         }
+        // So is shared memory that is too small: it would be found out piece by piece, the tape made and its term begun.
+        shared_memory::check(config)?;
         let mut options = config.node_options();
         options.store.cold = match config.cold.place.as_str() {
             "" => cold::of(&config.node.data)?,
