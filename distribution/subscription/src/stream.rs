@@ -93,9 +93,13 @@ impl UpdateStream {
     /// Opens a subscription with `open` on a new thread called `name`. At most `capacity` updates (frames or windows)
     /// wait to be taken.
     ///
+    /// With `core` the thread is bound to that core before it opens: a subscription that polls ([`matchtape_bus::WakeUp`])
+    /// has it for itself.
+    ///
     /// Blocks until the subscription is open, and returns the error if it could not be opened.
     pub fn spawn<S: Subscription>(
         name: &str,
+        core: Option<usize>,
         capacity: usize,
         open: impl FnOnce() -> Result<S, SubscriptionError> + Send + 'static,
     ) -> Result<Self, SubscriptionError> {
@@ -104,7 +108,8 @@ impl UpdateStream {
         std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
-                let (subscription, outcome) = match open() {
+                let bound = core.map_or(Ok(()), matchtape_bus::bind_to_core).map_err(SubscriptionError::Bus);
+                let (subscription, outcome) = match bound.and_then(|()| open()) {
                     Ok(subscription) => (Some(subscription), Ok(())),
                     Err(error) => (None, Err(error)),
                 };

@@ -25,7 +25,7 @@ async fn a_slow_asynchronous_reader_gets_a_whole_range_and_its_end() {
         let options = HistoricalOptions { start: Start::Beginning, filter, ..HistoricalOptions::default() };
         Historical::open(log, options)
     };
-    let mut stream = UpdateStream::spawn("history", 2, open).expect("open");
+    let mut stream = UpdateStream::spawn("history", None, 2, open).expect("open");
     let mut got = Vec::new();
     let mut ended = false;
     // As a `Stream`, which any library of adaptors takes.
@@ -50,10 +50,11 @@ async fn what_cannot_be_opened_is_an_error_at_once_and_what_breaks_later_ends_th
     let start = |start| HistoricalOptions { start, ..HistoricalOptions::default() };
     let (gone, cut) = (log.clone(), log.clone());
     let error =
-        UpdateStream::spawn("gone", 2, move || Historical::open(gone, start(Start::At(Sequence(99)))));
+        UpdateStream::spawn("gone", None, 2, move || Historical::open(gone, start(Start::At(Sequence(99)))));
     assert!(matches!(error, Err(SubscriptionError::History(_))));
     let mut stream =
-        UpdateStream::spawn("cut", 1, move || Historical::open(cut, start(Start::Beginning))).expect("open");
+        UpdateStream::spawn("cut", None, 1, move || Historical::open(cut, start(Start::Beginning)))
+            .expect("open");
     assert!(stream.recv().await.expect("an update").is_ok());
     // Retention overtakes the reader.
     log.change(|kept| kept.first_kept = Sequence(5000));
@@ -92,12 +93,71 @@ impl Subscription for Panics {
 
 #[tokio::test]
 async fn a_reading_thread_that_panics_is_an_error_and_not_an_end() {
-    let mut stream = UpdateStream::spawn("panics", 1, || Ok(Panics)).expect("open");
+    let mut stream = UpdateStream::spawn("panics", None, 1, || Ok(Panics)).expect("open");
     match stream.recv().await {
         Some(Err(SubscriptionError::Thread(why))) => assert_eq!(why.to_string(), "it panicked"),
         other => panic!("{other:?}"),
     }
     assert!(stream.recv().await.is_none());
+}
+
+/// Tells where it is opened and read.
+struct Where(std::sync::mpsc::Sender<Vec<usize>>);
+
+/// The cores that the calling thread may run on.
+fn cores() -> Vec<usize> {
+    let cores = rustix::thread::sched_getaffinity(None).expect("affinity");
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).collect()
+}
+
+impl Subscription for Where {
+    fn advance(&mut self) -> Result<bool, SubscriptionError> {
+        // The test may have heard enough.
+        let _ = self.0.send(cores());
+        Ok(false)
+    }
+
+    fn update(&self) -> Update<'_> {
+        unreachable!("there is none")
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<(), SubscriptionError> {
+        std::thread::sleep(timeout);
+        Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn position(&self) -> Sequence {
+        Sequence::FIRST
+    }
+}
+
+#[test]
+fn a_reading_thread_is_bound_to_its_core_before_it_opens_and_one_that_is_not_there_is_refused() {
+    let (ours, patience) = (cores(), Duration::from_secs(60));
+    let last = *ours.last().expect("a core");
+    for (asked, expected) in [(Some(last), vec![last]), (None, ours.clone())] {
+        let (sender, heard) = std::sync::mpsc::channel();
+        let open = move || {
+            sender.send(cores()).expect("the test listens");
+            Ok(Where(sender))
+        };
+        let stream = UpdateStream::spawn("bound", asked, 1, open).expect("open");
+        for when in ["opening", "reading"] {
+            assert_eq!(
+                heard.recv_timeout(patience).expect("it runs"),
+                expected,
+                "{when}, asked for {asked:?}"
+            );
+        }
+        drop(stream);
+    }
+    let open = || -> Result<Where, SubscriptionError> { panic!("opened without its core") };
+    let error = UpdateStream::spawn("bound", Some(1 << 20), 1, open).expect_err("no such core").to_string();
+    assert!(error.contains(&format!("none of those this process may use: {}", ours[0])), "{error}");
 }
 
 #[tokio::test]
@@ -116,7 +176,7 @@ async fn live_events_reach_an_asynchronous_reader_and_dropping_it_frees_its_plac
             let live = BusLive::new(&bus, BusService::Live, WakeUp::Event, Duration::ZERO);
             RealTime::open(history, live, RealTimeOptions::default())
         };
-        let mut stream = UpdateStream::spawn("live", 16, open).expect("open");
+        let mut stream = UpdateStream::spawn("live", None, 16, open).expect("open");
         // It attaches on its own thread, as soon as the place of the reader before is free.
         while publisher.heartbeat(&all_at(head.last_sequence)) == 0 {
             tokio::task::yield_now().await;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use matchtape_bus::{BusName, BusService, WakeUp};
+use matchtape_bus::{BusError, BusName, BusService, WakeUp, bind_to_core};
 use matchtape_client::{EventRow, Format, Output};
 use matchtape_market::Instruments;
 use matchtape_node::{BusOptions, FollowedHistory};
@@ -37,7 +37,8 @@ use super::{FormatArg, interrupt, store};
   matchtape tail --data tape/ --tier delayed                      (windows of 100 ms of event time)
   matchtape tail --data tape/ --tier delayed --after-window 180211/17035452000   (resume after a window)
   matchtape tail --data tape/ --tier delayed --conflate           (of each window only what still matters at its end)
-  matchtape tail --data tape/ --speculative                       (before it is durable; may be retracted)")]
+  matchtape tail --data tape/ --speculative                       (before it is durable; may be retracted)
+  matchtape tail --data tape/ --wake-up busy-poll --core 3        (a core for the lowest latency)")]
 pub(super) struct TailArgs {
     #[command(flatten)]
     common: Common,
@@ -62,6 +63,12 @@ pub(super) struct TailArgs {
     /// The folder of the bus, as the node has it
     #[arg(long, value_name = "DIR")]
     bus_root: Option<PathBuf>,
+    /// How it learns that there is something new
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = WakeUpArg::Event)]
+    wake_up: WakeUpArg,
+    /// The core that the reading thread is bound to
+    #[arg(long, value_name = "NUMBER")]
+    core: Option<usize>,
     /// Stop after the event with this sequence, or after the window that holds it
     #[arg(long, value_name = "SEQUENCE")]
     through: Option<u64>,
@@ -129,6 +136,14 @@ enum LiveTier {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WakeUpArg {
+    /// It sleeps and the node wakes it; on a bus whose `wake_up` is busy-poll it looks every millisecond
+    Event,
+    /// It looks again and again: a core of its own for the lowest latency
+    BusyPoll,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Tier {
     Realtime,
     Delayed,
@@ -149,6 +164,15 @@ fn start(text: &str) -> Result<Start, String> {
 pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
     let stop = interrupt::flag()?;
     let (store, mut printer) = args.common.open()?;
+    if let Some(core) = args.core {
+        bind_to_core(core).map_err(|error| {
+            let reason = match error {
+                BusError::BadConfig { reason, .. } => reason,
+                other => other.to_string(),
+            };
+            CliError::Usage(format!("--core {reason}"))
+        })?;
+    }
     let options = BusOptions {
         namespace: args.namespace.clone(),
         root: args.bus_root.clone(),
@@ -175,14 +199,14 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
         LiveTier::Realtime => {
             let service = if args.speculative { BusService::Speculative } else { BusService::Live };
             let options = RealTimeOptions { start: args.from, filter, ..RealTimeOptions::default() };
-            let live = attach(&name, service);
+            let live = attach(&name, service, args.wake_up);
             let subscription = RealTime::open(history, live, options).map_err(failed)?;
             printer.run(subscription, Place::Events, &until)
         }
         LiveTier::Delayed => {
             let start = args.after_window.map_or(WindowStart::From(args.from), WindowStart::After);
             let options = DelayedOptions { start, filter, conflation, ..DelayedOptions::default() };
-            let live = attach(&name, BusService::Live);
+            let live = attach(&name, BusService::Live, args.wake_up);
             let subscription = Delayed::live(history, live, &options).map_err(failed)?;
             let place = Place::windows(&subscription, args.after_window);
             printer.run(subscription, place, &until)
@@ -203,8 +227,12 @@ fn conflation(asked: bool, after: Option<WindowCursor>, windows: bool) -> Result
     }
 }
 
-fn attach(name: &BusName, service: BusService) -> BusLive {
-    BusLive::new(name, service, WakeUp::Event, Duration::from_micros(20))
+fn attach(name: &BusName, service: BusService, wake_up: WakeUpArg) -> BusLive {
+    let wake_up = match wake_up {
+        WakeUpArg::Event => WakeUp::Event,
+        WakeUpArg::BusyPoll => WakeUp::BusyPoll,
+    };
+    BusLive::new(name, service, wake_up, Duration::from_micros(20))
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> Result<(), CliError> {
