@@ -1,10 +1,14 @@
 //! The programs, run as anybody runs them: each in a process of its own, on one directory.
 
+#[path = "../../services/gateway/tests/support/judge.rs"]
+mod judge;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use judge::Judge;
 use matchtape_node::{BusOptions, IngressOptions, Node, NodeOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -80,12 +84,17 @@ impl Drop for Program {
 }
 
 struct Place {
+    /// Of every event that the programs publish.
+    _judge: Judge,
     folder: tempfile::TempDir,
 }
 
 impl Place {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        let mut judge = Judge::on(BusOptions::default());
+        judge.watch(&folder.path().join("data"));
+        Self { _judge: judge, folder }
     }
 
     fn data(&self) -> String {

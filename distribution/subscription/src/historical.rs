@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use matchtape_schemas::{Epoch, EventTime, Frame, Sequence, Stage, Watermarks};
+use matchtape_schemas::{Epoch, EventTime, Frame, Sequence, Watermarks};
 
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
@@ -217,7 +217,7 @@ impl<H: History, C: Clock> Subscription for Historical<H, C> {
                     None => return Ok(self.nothing()),
                 }
             }
-            let span = Span { first: self.next, last, stage: Stage::Visible };
+            let span = Span::of_log(self.next, last);
             self.next = last.next();
             if Events::new(frame, span, &self.filter).any() {
                 self.shown = Some(Shown::Events(span));

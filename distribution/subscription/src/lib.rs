@@ -7,10 +7,12 @@
 //! publisher wait. Durable consumers (acknowledgement, checkpoints) do not live here: their rules are `distribution/consumer`'s.
 //!
 //! Read in this order: `history` and `live` (the two sources), `update`, `handover` (the decisions), `realtime` (acts
-//! them out), `windows`, `batch` and `conflate` (the delayed tier's rules and bytes), `delayed`, `historical`.
+//! them out), `windows`, `batch` and `conflate` (the delayed tier's rules and bytes), `delayed`, `historical`. `check` judges what
+//! any of them says.
 
 mod backoff;
 mod batch;
+pub mod check;
 mod clock;
 mod conflate;
 mod delayed;

@@ -245,7 +245,7 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
             self.heard |= !self.alarm.is_raised();
             let header = *handle.frame().header();
             if let Verdict::Deliver(first) = self.handover.log_frame(&header)? {
-                let span = Span { first, last: header.last_sequence(), stage: Stage::Visible };
+                let span = Span::of_log(first, header.last_sequence());
                 self.hold(FrameOf::Log(handle), span);
                 if self.held.is_some() {
                     self.quiet_since = None;
@@ -329,7 +329,8 @@ impl<H: History, L: Live, C: Clock> RealTime<H, L, C> {
                     Verdict::Deliver(first) => {
                         let visible = last <= watermarks.visible || self.live.stage() == Stage::Visible;
                         let stage = if visible { Stage::Visible } else { Stage::Accepted };
-                        self.hold(FrameOf::Live(frame), Span { first, last, stage });
+                        let span = Span { first, last, stage, watermarks: Some(watermarks) };
+                        self.hold(FrameOf::Live(frame), span);
                     }
                     Verdict::Skip => self.live.seek(self.handover.next()),
                 }

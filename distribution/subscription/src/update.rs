@@ -141,6 +141,15 @@ pub(crate) struct Span {
     pub first: Sequence,
     pub last: Sequence,
     pub stage: Stage,
+    /// Where they came live.
+    pub watermarks: Option<Watermarks>,
+}
+
+impl Span {
+    /// Of what the log has.
+    pub(crate) fn of_log(first: Sequence, last: Sequence) -> Self {
+        Self { first, last, stage: Stage::Visible, watermarks: None }
+    }
 }
 
 impl<'a> Events<'a> {
@@ -166,6 +175,12 @@ impl<'a> Events<'a> {
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.span.stage
+    }
+
+    /// How far every stage was when they were published; `None` for what comes from the log.
+    #[must_use]
+    pub fn watermarks(&self) -> Option<Watermarks> {
+        self.span.watermarks
     }
 
     /// Their term.

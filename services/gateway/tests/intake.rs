@@ -12,6 +12,7 @@ use matchtape_storage::Workers;
 use serde_json::Value;
 use support::client::Client;
 use support::http::get;
+use support::judge::Judge;
 use support::{config, generous};
 use tokio::sync::watch;
 
@@ -54,7 +55,7 @@ async fn health_heartbeats_and_metrics_say_why_events_are_slowed_and_when_they_a
     // Nothing is indexed, flushed or merged until this test says so.
     options.store.workers = Workers::Caller;
     options.store.memtable_bytes = 1 << 20;
-    let node = Node::open(folder.path(), options, Vec::new()).unwrap();
+    let (_judge, node) = Judge::node(folder.path(), options);
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
     let (_sender, tail) = watch::channel(node.watermarks());
     let gauge = Some(node.gauge());

@@ -15,6 +15,7 @@ use matchtape_schemas::text::Text;
 use matchtape_schemas::*;
 use parking_lot::Mutex;
 use support::http::{Answer, get};
+use support::judge::Judge;
 use support::{config, generous};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -61,6 +62,7 @@ impl Ingress for OneProducer {
 
 /// A node that takes events from outside.
 struct Served {
+    _judge: Judge,
     node: Node,
     gateway: GatewayHandle,
     _folder: tempfile::TempDir,
@@ -72,7 +74,7 @@ impl Served {
     /// `follow`: whether the gateway hears of the watermarks.
     async fn start(limits: Limits, follow: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
+        let (judge, node) = Judge::node(folder.path(), NodeOptions::default());
         let (sender, tail) = watch::channel(node.watermarks());
         let sender = Arc::new(sender);
         if follow {
@@ -90,7 +92,7 @@ impl Served {
         let ingress: Arc<dyn Ingress> = Arc::new(OneProducer(Mutex::new(node.publisher(PRODUCER).unwrap())));
         let tape = TapeHandle { ingress: Some(ingress), ..TapeHandle::shown(node.reader(), tail) };
         let gateway = Gateway::start(config(limits), tape).await.unwrap();
-        Self { node, gateway, _folder: folder, sender }
+        Self { _judge: judge, node, gateway, _folder: folder, sender }
     }
 
     fn address(&self) -> SocketAddr {
@@ -333,7 +335,7 @@ impl Ingress for NoRoom {
 #[tokio::test]
 async fn a_full_disk_is_said_with_when_to_come_again() {
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
+    let (_judge, node) = Judge::node(folder.path(), NodeOptions::default());
     let (_sender, tail) = watch::channel(node.watermarks());
     let tape = TapeHandle { ingress: Some(Arc::new(NoRoom)), ..TapeHandle::shown(node.reader(), tail) };
     let gateway = Gateway::start(config(generous()), tape).await.unwrap();

@@ -13,6 +13,7 @@ use matchtape_node::{Node, NodeOptions, Published, Publishers};
 use matchtape_schemas::*;
 use parking_lot::{Condvar, Mutex};
 use support::http::Answer;
+use support::judge::Judge;
 use support::{config, generous};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -73,7 +74,7 @@ impl Ingress for Everyone {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_takes_the_numbers_of_those_that_choose_none() {
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
+    let (_judge, node) = Judge::node(folder.path(), NodeOptions::default());
     let (gateway, _sender) = start(&node, Arc::new(Everyone(node.publishers())), generous()).await;
     let address = gateway.address();
     let last = u64::MAX;
@@ -146,7 +147,7 @@ impl Ingress for Full {
 async fn while_the_ring_is_full_only_so_many_writes_and_deletions_hold_a_thread() {
     const LONG: Duration = Duration::from_secs(60);
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::open(folder.path(), NodeOptions::default(), Vec::new()).unwrap();
+    let (_judge, node) = Judge::node(folder.path(), NodeOptions::default());
     let full = Arc::new(Full::default());
     let limits = Limits { publishes_max: 2, ..generous() };
     let (gateway, _sender) = start(&node, full.clone(), limits).await;

@@ -7,6 +7,7 @@
 
 mod oracle;
 mod shared_memory;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,6 +38,7 @@ use matchtape_subscription::{
 use oracle::Units;
 use serde_json::Value;
 use shared_memory::Namespace;
+use watched::Watched;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How soon a reader notices that it has come to the end.
@@ -387,6 +389,7 @@ fn books_live_replayed_and_as_of_are_what_the_judge_says_at_every_checkpoint_and
     // Several snapshots, so that a book as of a position begins with one.
     options.store.memtable_bytes = 4 << 20;
     let node = Node::open(&tape, options, projections()).unwrap();
+    let watched = Watched::start(&tape, &namespace, &folder.path().join("bus"));
     let progress = Progress { last: AtomicU64::new(u64::MAX), ..Progress::default() };
     let live = std::thread::scope(|scope| {
         let live = scope.spawn(|| {
@@ -433,6 +436,7 @@ fn books_live_replayed_and_as_of_are_what_the_judge_says_at_every_checkpoint_and
         .map(|snapshot| snapshot.sequence())
         .collect();
     assert!(snapshots.len() > 3, "the books as of the checkpoints begin with {snapshots:?}");
+    watched.ends_clean();
     node.close().unwrap();
     as_of("the files", &outside(&tape).reader());
 }

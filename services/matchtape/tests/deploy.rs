@@ -2,6 +2,7 @@
 //! node gives, its runbooks name commands that the binary takes, and every alert leads to its section.
 
 mod shared_memory;
+mod watched;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use shared_memory::Namespace;
 use tempfile::TempDir;
+use watched::Watched;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_matchtape");
 
@@ -42,8 +44,9 @@ struct Node {
     child: Child,
     manager: UnixDatagram,
     url: String,
-    _folder: TempDir,
-    _namespace: Namespace,
+    watched: Option<Watched>,
+    folder: TempDir,
+    namespace: Namespace,
 }
 
 impl Node {
@@ -66,12 +69,15 @@ impl Node {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut node = Self { child, manager, url: String::new(), _folder: folder, _namespace: namespace };
+        let (url, watched) = (String::new(), None);
+        let mut node = Self { child, manager, url, watched, folder, namespace };
         let mut said = BufReader::new(node.child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let page = said.find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
         node.url = page.expect("it says where its page is").trim_end_matches('/').to_owned();
         let said = node.told();
         assert!(said.starts_with("READY=1\nSTATUS=tape "), "{said}");
+        let (tape, root) = (node.folder.path().join("tape"), node.folder.path().join("bus"));
+        node.watched = Some(Watched::start(&tape, &node.namespace, &root));
         node
     }
 
@@ -94,6 +100,7 @@ impl Node {
     }
 
     fn stop(mut self) {
+        self.watched.take().expect("it was started").ends_clean();
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let said = self.told();
         assert!(said.starts_with("STOPPING=1\n"), "{said}");

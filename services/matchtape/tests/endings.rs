@@ -1,6 +1,9 @@
 //! How commands end that are stopped, asked for what is not there, or given output that takes nothing: what they say, and their
 //! exit codes.
 
+mod shared_memory;
+mod watched;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::PathBuf;
@@ -13,6 +16,7 @@ use matchtape_schemas::*;
 use matchtape_storage::RetentionPolicy;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use watched::Bus;
 
 /// A tape of so many orders, an hour apart, on it and a beginning of the term: sequences 1 to `orders + 1`.
 struct Tape {
@@ -236,40 +240,46 @@ fn full() -> Stdio {
 
 #[test]
 fn a_node_whose_output_takes_nothing_serves_all_the_same_and_says_what_was_lost() {
-    let tape = Tape::new(1);
-    let mut command = tape.command(&["serve", "--no-bus", "--listen", "127.0.0.1:0"]);
-    let mut serve = Running::start(command.stdout(full()));
+    let (tape, mut bus) = (Tape::new(1), Bus::new("full"));
+    let mut command = tape.command(&["serve", "--listen", "127.0.0.1:0"]);
+    let mut serve = Running::start(command.envs(bus.settings()).stdout(full()));
     let said = serve.waits_until_it_says("writing the output");
     assert!(said.contains("No space left"), "{said}");
+    bus.watch(&tape.path());
+    bus.ends_clean();
     let (code, said) = serve.stopped(Signal::TERM);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("closed at sequence"), "{said}");
 
     // Nor is the standard error anything that a node depends on.
-    let mut command = tape.command(&["serve", "--no-bus", "--listen", "127.0.0.1:0"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(full()).spawn().unwrap();
+    let mut command = tape.command(&["serve", "--listen", "127.0.0.1:0"]);
+    let mut child = command.envs(bus.settings()).stdout(Stdio::piped()).stderr(full()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.starts_with("page ")));
+    bus.watch(&tape.path());
+    bus.ends_clean();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn a_node_whose_log_failed_goes_on_serving_and_says_at_its_end_what_is_not_known() {
-    let tape = Tape::new(1);
+    let (tape, mut bus) = (Tape::new(1), Bus::new("failed"));
     // A file that grows too large is an error then, and not the end of the process.
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_matchtape"), "serve"]);
-    command.args(["--no-bus", "--listen", "127.0.0.1:0", "--data"]).arg(tape.path());
-    let mut serve = Running::start(command.stdout(Stdio::piped()));
+    command.args(["--listen", "127.0.0.1:0", "--data"]).arg(tape.path());
+    let mut serve = Running::start(command.envs(bus.settings()).stdout(Stdio::piped()));
     let mut lines = BufReader::new(serve.child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let page = lines.find_map(|line| line.strip_prefix("page ").map(str::to_owned)).unwrap();
     let server = page.trim_end_matches('/');
+    bus.watch(&tape.path());
     let put = |value: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_matchtape"));
         Ended::of(command.args(["state", "put", "key", value, "--server", server]).output().unwrap())
     };
     assert_eq!(put("before").code, Some(0));
+    bus.is_joined();
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     let process = Some(Pid::from_child(&serve.child));
     rustix::process::prlimit(process, rustix::process::Resource::Fsize, none).unwrap();
@@ -291,6 +301,8 @@ fn a_node_whose_log_failed_goes_on_serving_and_says_at_its_end_what_is_not_known
     node.wait(last, Stage::Visible).unwrap();
     drop(publisher);
     node.close().unwrap();
+    // The judge has seen all of it, the failure and the start from the log alone.
+    bus.ends_clean();
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #[path = "../../../schemas/tests/common/mod.rs"]
 mod common;
+mod shared_memory;
+mod watched;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -23,6 +25,7 @@ use matchtape_schemas::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use watched::Bus;
 
 /// What is wrong by the rule, with its path.
 fn faults(path: &str, name: &str, value: &Value, found: &mut Vec<String>) {
@@ -93,12 +96,15 @@ fn check_command(args: &[&str]) {
 struct Served {
     child: Child,
     url: String,
+    bus: Bus,
 }
 
 impl Served {
     fn start(tape: &Path) -> Self {
+        let mut bus = Bus::new("json");
         let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-            .args(["serve", "--no-bus", "--listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .envs(bus.settings())
             .arg(tape)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -107,10 +113,13 @@ impl Served {
         let said = BufReader::new(child.stdout.take().unwrap());
         let address =
             said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
-        Self { child, url: address.expect("it says where its page is").trim_end_matches('/').to_owned() }
+        let url = address.expect("it says where its page is").trim_end_matches('/').to_owned();
+        bus.watch(tape);
+        Self { child, url, bus }
     }
 
     fn stop(mut self) {
+        self.bus.ends_clean();
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
@@ -308,6 +317,8 @@ fn every_answer_and_every_report_keeps_to_the_rule() {
     ] {
         check_asked(args);
     }
+    let watch = ["watch", "--data", &tape, "--from", "beginning", "--through", "20"];
+    check_command(&[&watch[..], &node.bus.place()].concat());
     node.stop();
 
     let data = ["--data", &tape];

@@ -4,6 +4,7 @@
 
 mod oracle;
 mod shared_memory;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -19,6 +20,7 @@ use serde_json::Value;
 use shared_memory::Namespace;
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
+use watched::Watched;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -280,6 +282,12 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     let conflated = start(&["--from", "beginning", "--tier", "delayed", "--conflate"]);
     let stopped = start(&from_start);
     let killed = start(&from_start);
+    // And who judges every event of it, one of them outrun like the one that stands still.
+    let judge = |args: &[&str]| {
+        Watched::with(&place.tape(), &place.namespace, &place.folder.path().join("bus"), args)
+    };
+    let mut judges =
+        [judge(&["--from", "beginning"]), judge(&["--from", "beginning", "--speculative"]), judge(&[])];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (through, wanted) = tokio::sync::watch::channel(None);
     let websocket = runtime.spawn(watch_websocket(address.clone(), wanted));
@@ -289,6 +297,7 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     let mut importing = import(&place, &server, &["sse-l2"], &sse);
     real_time.shown.wait_for(5_000, "real-time");
     signal(&stopped.child, Signal::STOP);
+    judges[0].signal(Signal::STOP);
     real_time.shown.wait_for(20_000, "real-time");
     killed.shown.wait_for(1_000, "the one to be killed");
     let killed_shown = Arc::clone(&killed.shown);
@@ -298,6 +307,7 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     let joiner = start(&from_start);
     assert!(importing.wait().unwrap().success());
     signal(&stopped.child, Signal::CONT);
+    judges[0].signal(Signal::CONT);
 
     // The second, with the node killed under the import and under everybody, and started again. The import stands still
     // while the node goes down, so that it is really in the middle.
@@ -420,6 +430,13 @@ fn every_reader_of_real_data_gets_the_same_tape_through_stops_kills_and_restarts
     let of_one: Vec<Value> = of_one.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(!naming.is_empty() && of_one == naming, "order {number}: {of_one:?}");
 
+    let verdicts = judges.map(Watched::ends_clean);
+    for verdict in &verdicts[..2] {
+        assert!(verdict["events"].as_u64() >= Some(last), "{verdict}");
+    }
+    // Killed under them, whether they were live then or behind.
+    let restarts = verdicts.iter().filter_map(|verdict| verdict["restarts"].as_u64()).sum::<u64>();
+    assert!(restarts > 0, "{verdicts:?}");
     server.stop();
     check_nothing_is_left(&place);
 }

@@ -1,6 +1,8 @@
 //! `matchtape proof` as an exchange and its auditor use it: the auditor has the frames, the proof and the roots, and no tape.
 
+mod shared_memory;
 mod shown;
+mod watched;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +14,7 @@ use matchtape_schemas::event::OrderCancelled;
 use matchtape_schemas::*;
 use serde_json::Value;
 use tempfile::TempDir;
+use watched::Bus;
 
 fn matchtape(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_matchtape")).args(args).output().unwrap()
@@ -324,9 +327,11 @@ fn a_small_import_is_sealed_on_demand_at_rest_and_in_a_running_node_and_proven_t
     );
 
     // A running node: the order that came later, and its proof beside it.
+    let mut bus = Bus::new("proof");
     let mut node = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-        .args(["serve", "--no-bus", "--data", text(&data), "--listen", "127.0.0.1:0"])
+        .args(["serve", "--data", text(&data), "--listen", "127.0.0.1:0"])
         .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "4")
+        .envs(bus.settings())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -335,6 +340,7 @@ fn a_small_import_is_sealed_on_demand_at_rest_and_in_a_running_node_and_proven_t
     let page =
         said.filter_map(|line| line.strip_prefix("page ").map(str::to_owned)).next().expect("its page");
     let server = page.trim_end_matches('/');
+    bus.watch(&data);
     done(&["state", "put", "limits/A.SH", "5000", "--server", server]);
     let tail: Value =
         serde_json::from_str(done(&["query", "events", "--server", server]).lines().last().unwrap()).unwrap();
@@ -346,6 +352,7 @@ fn a_small_import_is_sealed_on_demand_at_rest_and_in_a_running_node_and_proven_t
     let said = done(&["seal", "--server", server, "--format", "text"]);
     assert!(said.starts_with("sealed  segment      2  "), "{said}");
     assert!(make(&to, &second).status.success());
+    bus.ends_clean();
     node.kill().unwrap();
     node.wait().unwrap();
     done(&["proof", "check", text(&second), "--data", text(&data)]);

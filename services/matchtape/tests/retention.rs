@@ -1,5 +1,8 @@
 //! A served node that keeps little: old tables go while it runs, and what is asked of the rest is answered as before.
 
+mod shared_memory;
+mod watched;
+
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -11,6 +14,7 @@ use matchtape_schemas::text::Text;
 use matchtape_schemas::*;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use watched::Bus;
 
 /// A day's events, and a table of their own for them.
 fn day(tape: &Path, first: bool) {
@@ -45,12 +49,15 @@ struct Served {
     child: Child,
     said: Lines<BufReader<ChildStderr>>,
     server: Server,
+    bus: Bus,
 }
 
 impl Served {
     fn start(tape: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut bus = Bus::new("retention");
         let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-            .args(["serve", "--no-bus", "--data", tape.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+            .args(["serve", "--data", tape.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+            .envs(bus.settings())
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -59,7 +66,9 @@ impl Served {
         let said = BufReader::new(child.stderr.take().unwrap()).lines();
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
         let page = out.map_while(Result::ok).find_map(|line| Some(line.strip_prefix("page ")?.to_owned()));
-        Self { child, said, server: Server::new(&page.expect("it says where its page is")).unwrap() }
+        // What is dropped meanwhile may be where it would have begun.
+        bus.watch_from(tape, "new");
+        Self { child, said, server: Server::new(&page.expect("it says where its page is")).unwrap(), bus }
     }
 
     fn waits_until_it_says(&mut self, words: &str) -> String {
@@ -75,6 +84,7 @@ impl Served {
     }
 
     fn stop(mut self) {
+        self.bus.ends_clean();
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }

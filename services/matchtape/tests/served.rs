@@ -2,7 +2,9 @@
 //! under an import, and queries that give what the tape itself gives.
 
 mod oracle;
+mod shared_memory;
 mod shown;
+mod watched;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use matchtape_schemas::*;
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use watched::Bus;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,14 +44,21 @@ fn fail(args: &[&str]) -> (String, Option<i32>) {
 struct Served {
     child: Child,
     url: String,
+    bus: Option<Bus>,
 }
 
 impl Served {
     fn start(tape: &Path, port: &str) -> Self {
+        Self::start_on(Bus::new("served"), tape, port)
+    }
+
+    /// On the bus of one that was killed, with the same judge.
+    fn start_on(mut bus: Bus, tape: &Path, port: &str) -> Self {
         let begun = Instant::now();
         loop {
             let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-                .args(["serve", "--no-bus", "--data", text(tape), "--listen", &format!("127.0.0.1:{port}")])
+                .args(["serve", "--data", text(tape), "--listen", &format!("127.0.0.1:{port}")])
+                .envs(bus.settings())
                 .env("MATCHTAPE_STORAGE__SEGMENT_MIB", "8")
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
@@ -57,7 +67,8 @@ impl Served {
             let said = BufReader::new(child.stdout.take().unwrap());
             let mut said = said.lines().map_while(Result::ok);
             if let Some(url) = said.find_map(|line| Some(line.strip_prefix("page ")?.to_owned())) {
-                return Self { child, url: url.trim_end_matches('/').to_owned() };
+                bus.watch(tape);
+                return Self { child, url: url.trim_end_matches('/').to_owned(), bus: Some(bus) };
             }
             // Somebody else may have the port of one that was killed for a moment.
             assert!(port != "0" && begun.elapsed() < PATIENCE, "it says where its page is");
@@ -71,13 +82,15 @@ impl Served {
     }
 
     /// As the power goes, for the process.
-    fn kill(mut self) {
+    fn kill(mut self) -> Bus {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.bus.take().expect("it has one")
     }
 
-    /// SIGTERM ends it in order.
+    /// SIGTERM ends it in order, after the judge.
     fn stop(mut self) {
+        self.bus.as_mut().expect("it has one").ends_clean();
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
@@ -156,8 +169,8 @@ fn both_days_go_into_a_running_node_whoever_is_killed_and_every_question_to_it_i
     // The node is killed under an import, which finds it again.
     let (import, mut out) = begun(&["import", "--format", "dbn-mbo", "--server", &served.url, text(&cme)]);
     let port = served.port().to_owned();
-    served.kill();
-    let served = Served::start(&tape, &port);
+    let bus = served.kill();
+    let served = Served::start_on(bus, &tape, &port);
     // It acknowledges on, also to a reader that is slow.
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
     let ended = import.wait_with_output().unwrap();

@@ -214,7 +214,11 @@ fn windows_that_are_missing_doubled_or_changed_are_noticed() {
     };
     let all: Vec<usize> = (0..batches.len()).collect();
     let good = judge(&all, Corruption::NONE);
-    assert!(good.is_clean() && good.counts.empty_windows > 0 && good.counts.late > 0, "{}", good.verdict());
+    assert!(
+        good.is_clean() && good.counts().empty_windows > 0 && good.counts().late > 0,
+        "{}",
+        good.verdict()
+    );
     assert!(said(&judge(&[0, 1, 3], Corruption::NONE), "window from"));
     assert!(said(&judge(&[0, 1, 2, 2], Corruption::NONE), "window from"));
     assert!(said(&judge(&[1, 0], Corruption::NONE), "window"));
@@ -263,7 +267,7 @@ fn only_what_was_merely_accepted_may_be_retracted() {
     let (accepted, visible) = (Stage::Accepted, Stage::Visible);
     let good = told(accepted, Promise::ACCEPTED, &[JOINED, heartbeat(at(20, 10)), retract(11, 20)]);
     assert!(good.is_clean(), "{}", good.verdict());
-    assert_eq!((good.next(), good.counts.retracted), (Sequence(11), 10));
+    assert_eq!((good.next(), good.counts().retracted), (Sequence(11), 10));
     assert!(said(&told(visible, Promise::VISIBLE, &[retract(11, 20)]), "were visible and are retracted"));
     assert!(said(&told(visible, Promise::ACCEPTED, &[retract(11, 20)]), "was known to be visible"));
     let after = told(accepted, Promise::ACCEPTED, &[JOINED, heartbeat(at(20, 10)), retract(10, 20)]);

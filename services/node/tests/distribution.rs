@@ -21,6 +21,7 @@ use matchtape_subscription::{
     BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, History, Pace, RealTime,
     RealTimeOptions, Start, Subscription, Update, WindowStart,
 };
+use support::watched::Watched;
 use support::{order, put, small};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,10 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Place {
     folder: tempfile::TempDir,
     namespace: String,
+    /// Judges every event of every node here.
+    watched: Watched,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.watched.ends_clean();
+        }
         // 16 bytes per namespace that iceoryx2 keeps for good.
         let begin = format!("mt_{}_", self.namespace);
         for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
@@ -47,7 +53,9 @@ impl Place {
     fn new() -> Self {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let namespace = format!("t{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        Self { folder: tempfile::tempdir().unwrap(), namespace }
+        let folder = tempfile::tempdir().unwrap();
+        let watched = Watched::start(folder.path(), &namespace, "durable");
+        Self { folder, namespace, watched }
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
@@ -56,7 +64,7 @@ impl Place {
 
     fn bus(&self) -> BusOptions {
         // Small: many tests run at once in one /dev/shm.
-        let config = BusConfig { subscribers_max: 4, buffer_samples: 8, ..BusConfig::default() };
+        let config = BusConfig { subscribers_max: 5, buffer_samples: 8, ..BusConfig::default() };
         BusOptions {
             namespace: self.namespace.clone(),
             root: Some(self.folder.path().join("bus")),

@@ -318,7 +318,7 @@ fn a_node_killed_under_load_loses_nothing_that_a_living_producer_published() {
 
 #[test]
 fn with_a_node_that_does_not_sync_a_producer_goes_on_from_what_is_written() {
-    let place = Place::new("unsynced");
+    let place = Place::with_visible_at("unsynced", "written");
     let mut node = start(&place, "unsynced 0");
     let tape = TapeId(node.hear().unwrap().strip_prefix("open ").unwrap().parse().unwrap());
     // Smaller than what is published, and no segment ends: a window that kept what is not durable would stay full.
@@ -465,7 +465,7 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
 
 #[test]
 fn a_node_of_an_earlier_term_is_not_published_to() {
-    let place = Place::new("fenced");
+    let mut place = Place::new("fenced");
     let node = place.node();
     let tape = node.tape();
     let mut publisher = place.connect(tape).unwrap();
@@ -500,6 +500,8 @@ fn a_node_of_an_earlier_term_is_not_published_to() {
     let replies = publisher.counters().replies;
     let mut options = place.options();
     options.ingress.as_mut().unwrap().config.heartbeat_interval = Duration::from_millis(5);
+    // Who subscribes there is told that the tape went back, and ends.
+    place.watched.ends_clean();
     let late = Node::open(&copy, options, Vec::new()).unwrap();
     assert!(late.epoch() < epoch && late.tape() == tape);
     while publisher.counters().replies < replies + 3 {

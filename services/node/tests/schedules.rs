@@ -10,8 +10,6 @@
 //! machine does in between is not in the seed, so it may take a few tries. `MATCHTAPE_PROCESS_SCHEDULES=10000` runs more of
 //! them.
 
-#[path = "support/checker.rs"]
-mod checker;
 #[path = "support/script.rs"]
 mod script;
 
@@ -23,11 +21,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use checker::Digest;
 use matchtape_bus::{BusName, clean_dead_participants};
 use matchtape_node::{BusOptions, StoreHistory};
 use matchtape_schemas::{EventRef, KindMask, Sequence};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use matchtape_subscription::check::Digest;
 use matchtape_subscription::{
     Delayed, DelayedOptions, End, Pace, Start, Subscription, Update, WindowCursor, WindowStart,
 };

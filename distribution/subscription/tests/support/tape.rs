@@ -37,6 +37,10 @@ impl Random {
 pub struct OwnedFrame(Arc<AlignedVec<16>>);
 
 impl OwnedFrame {
+    pub fn new(bytes: AlignedVec<16>) -> Self {
+        Self(Arc::new(bytes))
+    }
+
     pub fn frame(&self) -> Frame<'_> {
         Frame::decode(&self.0).expect("written here")
     }

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod http;
+pub mod judge;
 
 use std::net::SocketAddr;
 
@@ -36,6 +37,8 @@ pub fn generous() -> Limits {
 
 /// A node, its one producer, and a flow of orders that depends on nothing but its seed.
 pub struct Tape {
+    /// Beside every node of it.
+    judge: judge::Judge,
     pub node: Node,
     pub publisher: Publisher,
     folder: tempfile::TempDir,
@@ -52,25 +55,27 @@ pub const INSTRUMENTS: [(InstrumentId, &str); 2] = [(InstrumentId(7), "ALFA"), (
 
 impl Tape {
     pub fn open() -> Self {
-        Self::open_in(tempfile::tempdir().unwrap(), true)
+        Self::open_in(judge::Judge::new(), tempfile::tempdir().unwrap(), true)
     }
 
     /// On a node that keeps nothing of the market in its snapshots.
     pub fn bare() -> Self {
-        Self::open_in(tempfile::tempdir().unwrap(), false)
+        Self::open_in(judge::Judge::new(), tempfile::tempdir().unwrap(), false)
     }
 
-    fn open_in(folder: tempfile::TempDir, keeps_market: bool) -> Self {
+    fn open_in(mut judge: judge::Judge, folder: tempfile::TempDir, keeps_market: bool) -> Self {
         let projections: Vec<Box<dyn Projection>> =
             if keeps_market { matchtape_market::projections() } else { Vec::new() };
-        let mut options = NodeOptions::default();
+        let mut options = NodeOptions { bus: judge.bus(), ..NodeOptions::default() };
         // Retention cuts between tables: merged meanwhile, small as they are, they would leave it nowhere to cut.
         options.store.compaction.small_event_table_bytes = 0;
         options.store.compaction.level0_tables = 1000;
         let node = Node::open(&folder.path().join("data"), options, projections).unwrap();
+        judge.watch(&folder.path().join("data"));
         let publisher = node.publisher(ProducerId(1)).unwrap();
         let number = publisher.last().map_or(0, |last| last.get());
         Self {
+            judge,
             node,
             publisher,
             folder,
@@ -85,16 +90,25 @@ impl Tape {
 
     /// Closes the node in order and opens it again.
     pub fn reopen(self) -> Self {
-        self.reopen_after(|_| {})
+        self.reopen_with(|_, _| {})
     }
 
-    /// Closes the node in order, does something to its directory, and opens it again.
+    /// Closes the node in order, does something to its directory, and opens it again. Nobody judges what comes of that.
     pub fn reopen_after(self, act: impl FnOnce(&std::path::Path)) -> Self {
-        let Self { node, publisher, folder, random, time, orders, order_ids, keeps_market, .. } = self;
+        self.reopen_with(|judge, data| {
+            judge.end();
+            act(data);
+        })
+    }
+
+    fn reopen_with(self, act: impl FnOnce(&mut judge::Judge, &std::path::Path)) -> Self {
+        let Self {
+            mut judge, node, publisher, folder, random, time, orders, order_ids, keeps_market, ..
+        } = self;
         drop(publisher);
         node.close().unwrap();
-        act(&folder.path().join("data"));
-        Self { random, time, orders, order_ids, ..Self::open_in(folder, keeps_market) }
+        act(&mut judge, &folder.path().join("data"));
+        Self { random, time, orders, order_ids, ..Self::open_in(judge, folder, keeps_market) }
     }
 
     /// A gateway on this node.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Stdout, Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use matchtape_bus::{BusError, BusName, BusService, WakeUp, bind_to_core};
 use matchtape_client::{EventRow, Format, Output};
 use matchtape_market::Instruments;
 use matchtape_node::{BusOptions, FollowedHistory};
-use matchtape_schemas::{AccountId, EventRef, InstrumentId, KindMask, OrderId, Sequence};
+use matchtape_schemas::{AccountId, EventRef, InstrumentId, KindMask, OrderId, Sequence, TapeId};
 use matchtape_storage::ReadOnlyStore;
 use matchtape_subscription::{
     Batch, BusLive, Conflation, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions,
@@ -150,7 +150,7 @@ enum Tier {
     Historical,
 }
 
-fn start(text: &str) -> Result<Start, String> {
+pub(super) fn start(text: &str) -> Result<Start, String> {
     match text {
         "new" => Ok(Start::New),
         "beginning" => Ok(Start::Beginning),
@@ -173,19 +173,7 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
             CliError::Usage(format!("--core {reason}"))
         })?;
     }
-    let options = BusOptions {
-        namespace: args.namespace.clone(),
-        root: args.bus_root.clone(),
-        ..BusOptions::default()
-    };
-    let name = options.name(store.tape()).map_err(CliError::failed)?;
-    // One that is named and not there is a slip: whoever attaches would make it, and hear nothing there.
-    if let Some(root) = args.bus_root.as_ref().filter(|root| !root.exists()) {
-        return Err(CliError::with_advice(
-            format_args!("--bus-root {}: there is no such folder", root.display()),
-            "it is `bus.root` of the node's configuration; the node makes it",
-        ));
-    }
+    let name = bus_name(&args.namespace, args.bus_root.as_deref(), store.tape())?;
     printer.bus = Some(name.clone());
     let until = Until {
         stop,
@@ -212,6 +200,20 @@ pub(super) fn tail(args: &TailArgs) -> Result<(), CliError> {
             printer.run(subscription, place, &until)
         }
     }
+}
+
+/// The bus of a tape, as the node has it.
+pub(super) fn bus_name(namespace: &str, root: Option<&Path>, tape: TapeId) -> Result<BusName, CliError> {
+    let options =
+        BusOptions { namespace: namespace.into(), root: root.map(Path::to_owned), ..BusOptions::default() };
+    // One that is named and not there is a slip: whoever attaches would make it, and hear nothing there.
+    if let Some(root) = root.filter(|root| !root.exists()) {
+        return Err(CliError::with_advice(
+            format_args!("--bus-root {}: there is no such folder", root.display()),
+            "it is `bus.root` of the node's configuration; the node makes it",
+        ));
+    }
+    options.name(tape).map_err(CliError::failed)
 }
 
 fn conflation(asked: bool, after: Option<WindowCursor>, windows: bool) -> Result<Conflation, CliError> {
@@ -457,7 +459,8 @@ impl Printer {
                 | Update::Ahead { .. }) => {
                     self.output.flush::<EventRow>()?;
                     self.heard |= matches!(notice, Update::LiveJoined { .. });
-                    eprintln!("{}", self.in_words(&notice));
+                    let unheard = self.bus.as_ref().filter(|_| !self.heard);
+                    eprintln!("{}", in_words(&notice, unheard));
                 }
             }
         }
@@ -483,49 +486,6 @@ impl Printer {
         }
         eprintln!("{resume}");
         Ok(())
-    }
-
-    /// What a subscription says about itself, for people.
-    fn in_words(&self, notice: &Update<'_>) -> String {
-        match notice {
-            Update::LiveJoined { next } => format!("live from sequence {next} on"),
-            Update::LiveLeft { next, reason } => {
-                let reason = match reason {
-                    LeaveReason::Missed { first, last } => {
-                        format!("sequences {first} to {last} did not come by the bus")
-                    }
-                    LeaveReason::PublisherRestarted => "the node was started again".to_owned(),
-                    LeaveReason::Retracted => {
-                        "the node's last term may have lost what it had accepted".to_owned()
-                    }
-                    LeaveReason::Silent => "the node is silent".to_owned(),
-                };
-                format!("from the log from sequence {next} on: {reason}")
-            }
-            Update::Lagging { behind } => {
-                format!("too slow for the bus: {behind} events come from the log instead")
-            }
-            Update::CaughtUp { next } => format!("caught up at sequence {next}"),
-            Update::Alarm { missed } => match &self.bus {
-                Some(bus) if !self.heard => format!(
-                    "no node publishes tape {:016x} on bus {} in {}: what is written is shown as the log has it, and the bus is tried again",
-                    bus.tape().get(),
-                    bus.namespace(),
-                    bus.root().display()
-                ),
-                Some(_) | None => format!("the node is silent: {missed} heartbeats have not come"),
-            },
-            Update::Retract { epoch, first, last } => {
-                format!("retracted: sequences {first} to {last} of epoch {epoch} never happened")
-            }
-            Update::PublisherRestarted { epoch } => format!("the node was started again: epoch {epoch}"),
-            Update::Ahead { next, visible } => {
-                format!("sequence {next} is not on the tape yet, which ends with {visible}: waiting for it")
-            }
-            Update::Events(_) | Update::Window(_) | Update::Heartbeat { .. } | Update::Ended { .. } => {
-                unreachable!("these are no notices")
-            }
-        }
     }
 
     fn event(&mut self, event: &EventRef<'_>) -> Result<(), CliError> {
@@ -594,7 +554,50 @@ impl Printer {
     }
 }
 
-fn failed(error: SubscriptionError) -> CliError {
+/// What a subscription says about itself, for people. `unheard` is the bus, where nothing has come from it yet.
+pub(super) fn in_words(notice: &Update<'_>, unheard: Option<&BusName>) -> String {
+    match notice {
+        Update::LiveJoined { next } => format!("live from sequence {next} on"),
+        Update::LiveLeft { next, reason } => {
+            let reason = match reason {
+                LeaveReason::Missed { first, last } => {
+                    format!("sequences {first} to {last} did not come by the bus")
+                }
+                LeaveReason::PublisherRestarted => "the node was started again".to_owned(),
+                LeaveReason::Retracted => {
+                    "the node's last term may have lost what it had accepted".to_owned()
+                }
+                LeaveReason::Silent => "the node is silent".to_owned(),
+            };
+            format!("from the log from sequence {next} on: {reason}")
+        }
+        Update::Lagging { behind } => {
+            format!("too slow for the bus: {behind} events come from the log instead")
+        }
+        Update::CaughtUp { next } => format!("caught up at sequence {next}"),
+        Update::Alarm { missed } => match unheard {
+            Some(bus) => format!(
+                "no node publishes tape {:016x} on bus {} in {}: what is written is shown as the log has it, and the bus is tried again",
+                bus.tape().get(),
+                bus.namespace(),
+                bus.root().display()
+            ),
+            None => format!("the node is silent: {missed} heartbeats have not come"),
+        },
+        Update::Retract { epoch, first, last } => {
+            format!("retracted: sequences {first} to {last} of epoch {epoch} never happened")
+        }
+        Update::PublisherRestarted { epoch } => format!("the node was started again: epoch {epoch}"),
+        Update::Ahead { next, visible } => {
+            format!("sequence {next} is not on the tape yet, which ends with {visible}: waiting for it")
+        }
+        Update::Events(_) | Update::Window(_) | Update::Heartbeat { .. } | Update::Ended { .. } => {
+            unreachable!("these are no notices")
+        }
+    }
+}
+
+pub(super) fn failed(error: SubscriptionError) -> CliError {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {

@@ -36,6 +36,7 @@ mod store;
 mod subscribe;
 mod upkeep;
 mod verify;
+mod watch;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ enum Command {
     Replay(follow::ReplayArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Watch(watch::WatchArgs),
     Compact(compact::CompactArgs),
     Export(export::ExportArgs),
     Seal(seal::SealArgs),
@@ -136,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::State(args) => state::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Compact(args) => compact::run(&args),
         Command::Backup(args) => upkeep::backup::run(&args),
         Command::Restore(args) => upkeep::restore::run(&args),

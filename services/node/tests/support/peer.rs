@@ -13,6 +13,9 @@
 //! WINDOW PART`, from where another goes on), `alarm N` when it misses heartbeats and `heard` when they come again, whatever
 //! is wrong as soon as it is seen, and, told `until LAST`, its verdict in one line of JSON. Told `dawdle MICROSECONDS`, it is slow. With `damage WHAT N` instead of a window, what the checker
 //! is given is broken at event N.
+//!
+//! `node-test-peer PLACE NAMESPACE watch VISIBLE_AT` reads what is visible from a random moment on, with nothing known of what
+//! has to come, and holds it against the log; told `end`, it says what was wrong, or nothing but what it saw.
 
 use std::io::Write;
 use std::path::Path;
@@ -30,6 +33,7 @@ use matchtape_node::{
 };
 use matchtape_schemas::{KindMask, ProducerSequence, Sequence, Stage};
 use matchtape_storage::{ReadOnlyOptions, ReadOnlyStore, RealDisk};
+use matchtape_subscription::check::{self, Watch};
 use matchtape_subscription::{
     BusLive, Delayed, DelayedOptions, End, Filter, Historical, HistoricalOptions, Pace, RealTime,
     RealTimeOptions, Start, Subscription, Update, WindowCursor, WindowStart,
@@ -69,6 +73,14 @@ fn main() {
                 other => panic!("{other:?}"),
             }
             std::process::exit(check(place, namespace, tier, Sequence(number(first)), cursor, corruption));
+        }
+        ["watch", visible_at] => {
+            let visible_at = match *visible_at {
+                "durable" => Stage::Replicated,
+                "written" => Stage::Written,
+                other => panic!("{other:?}"),
+            };
+            std::process::exit(watch_beside(place, namespace, visible_at));
         }
         other => panic!("{other:?}"),
     }
@@ -343,6 +355,43 @@ fn check(
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// The exit code: 0 when all that was shown is right, and on the log.
+fn watch_beside(place: &Path, namespace: &str, visible_at: Stage) -> i32 {
+    let orders = orders();
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+    let mut random = Random(since.as_nanos() as u64);
+    std::thread::park_timeout(Duration::from_millis(random.below(50)));
+    let ended = || orders.try_recv().is_ok();
+    // The node may not have made its tape yet.
+    let history = loop {
+        let disk = RealDisk::open(&place.join("data")).ok();
+        let open = |disk| ReadOnlyStore::open(Arc::new(disk), ReadOnlyOptions::default()).ok();
+        match disk.and_then(open) {
+            Some(store) => break FollowedHistory::new(store),
+            None if ended() => {
+                say("no tape");
+                return 0;
+            }
+            None => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    };
+    let name = bus(place, namespace, 1).name(history.tape()).expect("a name");
+    let start = if random.one_in(2) { Start::Beginning } else { Start::New };
+    let reader = real_time(history, &name, BusService::Live, start, KindMask::ALL);
+    let promise = Promise { visible_at, ..Promise::VISIBLE };
+    let judge = check::Checker::new(promise, reader.position(), ());
+    let mut watch = Watch::new(reader, FollowedHistory::new(store(place)), judge);
+    while !ended() {
+        watch.step(Duration::from_millis(20), &mut |_| ()).expect("a subscription that goes on");
+    }
+    let settled =
+        watch.settle(watch.end_by_now(), PATIENCE / 4, &mut |_| ()).expect("a log that can be read");
+    let judge = watch.checker();
+    let (violations, counts, next) = (judge.violations(), judge.counts(), judge.next());
+    say(&format!("{start:?}, next {next}, settled {settled}, {counts:?}: {violations:?}"));
+    i32::from(!(settled && judge.is_clean()))
 }
 
 fn real_time(

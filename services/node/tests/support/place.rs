@@ -10,6 +10,7 @@ use matchtape_schemas::{ProducerId, TapeId};
 use matchtape_storage::{Disk, RealDisk};
 
 use super::small;
+use super::watched::Watched;
 
 pub const PRODUCER: ProducerId = ProducerId(7);
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,15 +19,24 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Place {
     pub folder: tempfile::TempDir,
     pub namespace: String,
+    /// Judges every event of every node here.
+    pub watched: Watched,
 }
 
 impl Place {
     pub fn new(name: &str) -> Self {
+        Self::with_visible_at(name, "durable")
+    }
+
+    /// For nodes whose readers are shown what is `durable` or `written`.
+    pub fn with_visible_at(name: &str, visible_at: &str) -> Self {
         // What is dropped takes along all of its namespace: no two may have the same, also of one name.
         static PLACES: AtomicU32 = AtomicU32::new(0);
         let place = PLACES.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("{name}{place}-{}", std::process::id());
-        Self { folder: tempfile::tempdir().unwrap(), namespace }
+        let folder = tempfile::tempdir().unwrap();
+        let watched = Watched::start(folder.path(), &namespace, visible_at);
+        Self { folder, namespace, watched }
     }
 
     pub fn disk(&self) -> Arc<dyn Disk> {
@@ -52,6 +62,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.watched.ends_clean();
+        }
         // Behind the killed; and iceoryx2 keeps a 16-byte counter per namespace for good.
         let _ = matchtape_bus::clean_dead_participants(&self.name(TapeId(1)));
         let prefix = self.name(TapeId(1)).prefix();
@@ -75,7 +88,7 @@ impl Drop for Place {
 
 /// Small: many tests run at once in one /dev/shm.
 pub fn options(folder: &std::path::Path, namespace: &str) -> NodeOptions {
-    let config = BusConfig { subscribers_max: 1, buffer_samples: 4, ..BusConfig::default() };
+    let config = BusConfig { subscribers_max: 2, buffer_samples: 4, ..BusConfig::default() };
     let bus = BusOptions {
         namespace: namespace.into(),
         root: Some(folder.join("bus")),
