@@ -95,12 +95,12 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// Whether the same request may be answered a little later.
     /// Whether the gateway refused with this word.
     pub fn is(&self, word: &str) -> bool {
         matches!(self, Self::Refused { error, .. } if error == word)
     }
 
+    /// Whether the same request may be answered a little later.
     fn may_pass(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Behind { .. } => true,

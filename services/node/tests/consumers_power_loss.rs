@@ -162,7 +162,7 @@ const DELIVERIES: u32 = 3;
 
 /// Where each event is acknowledged by itself: those that are refused whenever they come.
 fn is_refused(sequence: Sequence) -> bool {
-    sequence.get() % 5 == 0
+    sequence.get().is_multiple_of(5)
 }
 
 fn definition(ack: AckPolicy) -> Definition {
