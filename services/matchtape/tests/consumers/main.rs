@@ -7,6 +7,10 @@ mod killed;
 mod people;
 mod proxy;
 mod served;
+#[path = "../shared_memory/mod.rs"]
+mod shared_memory;
 #[path = "../shown/mod.rs"]
 mod shown;
 mod transcript;
+#[path = "../watched/mod.rs"]
+mod watched;

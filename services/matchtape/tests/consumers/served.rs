@@ -16,6 +16,8 @@ use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::watched::Bus;
+
 const PRODUCER: ProducerId = ProducerId(1);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Events of one request at most.
@@ -38,15 +40,21 @@ pub(crate) struct Served {
     child: Child,
     tape: PathBuf,
     pub(crate) url: String,
+    bus: Option<Bus>,
 }
 
 impl Served {
     pub(crate) fn start(tape: &Path, port: &str) -> Self {
+        Self::start_on(Bus::new("consumers"), tape, port)
+    }
+
+    fn start_on(mut bus: Bus, tape: &Path, port: &str) -> Self {
         let begun = Instant::now();
         loop {
             let mut child = Command::new(env!("CARGO_BIN_EXE_matchtape"))
-                .args(["serve", "--no-bus", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+                .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
                 .arg(tape)
+                .envs(bus.settings())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .spawn()
@@ -54,7 +62,9 @@ impl Served {
             let said = BufReader::new(child.stdout.take().unwrap());
             let mut said = said.lines().map_while(Result::ok);
             if let Some(url) = said.find_map(|line| Some(line.strip_prefix("page ")?.to_owned())) {
-                return Self { child, tape: tape.to_owned(), url: url.trim_end_matches('/').to_owned() };
+                bus.watch(tape);
+                let url = url.trim_end_matches('/').to_owned();
+                return Self { child, tape: tape.to_owned(), url, bus: Some(bus) };
             }
             // Somebody else may have the port of one that was killed for a moment.
             assert!(port != "0" && begun.elapsed() < PATIENCE, "it says where its page is");
@@ -68,12 +78,14 @@ impl Served {
         self.child.wait().unwrap();
     }
 
-    /// Started again where it was when it was killed.
-    pub(crate) fn again(&self) -> Self {
-        Self::start(&self.tape, self.url.rsplit(':').next().unwrap())
+    /// Started again where it was when it was killed, with the same judge on its bus.
+    pub(crate) fn again(&mut self) -> Self {
+        let bus = self.bus.take().expect("it was not started again before");
+        Self::start_on(bus, &self.tape, self.url.rsplit(':').next().unwrap())
     }
 
     pub(crate) fn stop(mut self) {
+        self.bus.as_mut().expect("it was not started again").ends_clean();
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
