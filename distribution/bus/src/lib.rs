@@ -20,6 +20,7 @@ mod header;
 mod ingress;
 mod liveness;
 mod name;
+mod presence;
 mod publisher;
 mod service;
 mod subscriber;

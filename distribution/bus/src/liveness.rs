@@ -14,6 +14,7 @@ use iceoryx2::prelude::{CallbackProgression, ipc};
 
 use crate::error::BusError;
 use crate::name::BusName;
+use crate::presence;
 
 /// iceoryx2 lets one thread of a process clean at a time, and one process at a node. How long to wait for the others.
 const OTHERS_CLEANING_MAX: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ pub struct Cleaned {
     pub removed: u64,
     /// Dead participants whose remains could not be removed (permissions, another version); tried again next time.
     pub failed: u64,
+    /// Files that were nobody's any more, of a namespace that nobody was in.
+    pub abandoned: u64,
 }
 
 /// A thread that removes the remains of killed participants, at once and then at every interval, until dropped.
@@ -42,6 +45,7 @@ impl Liveness {
     /// process keeps its slot, for which the spare slots are there.
     pub fn start(name: &BusName, interval: Duration) -> Result<Self, BusError> {
         let config = name.iceoryx_config()?;
+        let name = name.clone();
         let (removed, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (stop, stopped) = mpsc::channel::<()>();
         let counters = (Arc::clone(&removed), Arc::clone(&failed));
@@ -49,7 +53,7 @@ impl Liveness {
             .name("bus-liveness".into())
             .spawn(move || {
                 loop {
-                    let cleaned = clean(&config);
+                    let cleaned = clean(&name, &config);
                     counters.0.fetch_add(cleaned.removed, Ordering::Relaxed);
                     counters.1.fetch_add(cleaned.failed, Ordering::Relaxed);
                     if stopped.recv_timeout(interval) != Err(mpsc::RecvTimeoutError::Timeout) {
@@ -67,7 +71,12 @@ impl Liveness {
     /// Everything since the start.
     #[must_use]
     pub fn cleaned(&self) -> Cleaned {
-        Cleaned { removed: self.removed.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
+        Cleaned {
+            removed: self.removed.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            // Its own process is there.
+            abandoned: 0,
+        }
     }
 }
 
@@ -81,13 +90,17 @@ impl Drop for Liveness {
     }
 }
 
-/// One pass, on the calling thread: never a publisher's.
+/// One pass, on the calling thread: never a publisher's. Where nobody is in the namespace then, in no process, it takes along all
+/// that is left there.
 pub fn clean_dead_participants(name: &BusName) -> Result<Cleaned, BusError> {
-    Ok(clean(&name.iceoryx_config()?))
+    let cleaned = clean(name, &name.iceoryx_config()?);
+    Ok(Cleaned { abandoned: presence::remove_abandoned(name)?, ..cleaned })
 }
 
-fn clean(config: &Config) -> Cleaned {
+fn clean(name: &BusName, config: &Config) -> Cleaned {
     let mut cleaned = Cleaned::default();
+    // Before: cleaning up could wait for one of them for ever. And what is left of a dead node's, of the last pass.
+    presence::remove_half_made(name, config);
     let listed = Node::<ipc::Service>::list(config, |node| {
         if let NodeState::Dead(dead) = node {
             match dead.blocking_remove_stale_resources(OTHERS_CLEANING_MAX) {

@@ -27,6 +27,7 @@ use crate::config::{ATTACH_BYTES, BusConfig, HISTORY_SAMPLES, WakeUp, shared_mem
 use crate::error::BusError;
 use crate::header::{FORMAT_VERSION, SampleHeader};
 use crate::name::{BusName, BusService};
+use crate::presence::{self, Presence};
 
 const FORMAT_KEY: &[u8] = b"matchtape.bus.format";
 /// In nanoseconds: how often a sign of life comes, for those who wait for one.
@@ -75,7 +76,7 @@ fn create_with_format(
         format,
         settings: &BUS_SETTINGS,
     };
-    let node = node::<Own>(name, service.as_str())?;
+    let (presence, node) = node::<Own>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     // Wake-ups first: whoever finds the samples finds them too.
     let wake = match config.wake_up {
@@ -111,6 +112,8 @@ fn create_with_format(
             PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
             PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
         })?;
+    // The publisher of a tape is there as long as its process.
+    presence.stay();
     Ok(Opened { samples, wake, heartbeat_interval: config.heartbeat_interval, node })
 }
 
@@ -176,10 +179,14 @@ fn refuse_sleepers(
 }
 
 /// Opens what a publisher has created, with the wake-up service only where the subscriber wants to sleep.
-pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Result<Opened<Own>, BusError> {
+pub(crate) fn open(
+    name: &BusName,
+    service: BusService,
+    wake_up: WakeUp,
+) -> Result<(Presence, Opened<Own>), BusError> {
     let errors =
         Errors { name, service: service.as_str(), slots: 0, format: FORMAT_VERSION, settings: &BUS_SETTINGS };
-    let node = node::<Own>(name, service.as_str())?;
+    let (presence, node) = node::<Own>(name, service.as_str())?;
     let service_name = name.service_name(service.as_str())?;
     let samples = node
         .service_builder(&service_name)
@@ -210,19 +217,26 @@ pub(crate) fn open(name: &BusName, service: BusService, wake_up: WakeUp) -> Resu
             Err(error) => return Err(errors.open_wake(error)),
         },
     };
-    Ok(Opened { samples, wake, heartbeat_interval, node })
+    Ok((presence, Opened { samples, wake, heartbeat_interval, node }))
 }
 
-/// A node of iceoryx2 for one port. `service` is for messages.
-pub(crate) fn node<S: Service>(name: &BusName, service: &str) -> Result<Node<S>, BusError> {
+/// A node of iceoryx2 for one port, which keeps the presence for as long as it has the node. `service` is for messages.
+pub(crate) fn node<S: Service>(name: &BusName, service: &str) -> Result<(Presence, Node<S>), BusError> {
     check_root(name, service)?;
+    // Whether it can be used at all, in words; how much room there is when what is nobody's is gone.
+    shared_memory_available()?;
+    let presence = Presence::enter(name)?;
+    let config = name.iceoryx_config()?;
+    // Behind those who were killed while others were there.
+    presence::remove_half_made(name, &config);
     check_room_to_attach(name, service, shared_memory_available()?)?;
     // The process's own signal handling stays its own.
-    NodeBuilder::new()
-        .config(&name.iceoryx_config()?)
+    let node = NodeBuilder::new()
+        .config(&config)
         .signal_handling_mode(SignalHandlingMode::Disabled)
         .create::<S>()
-        .map_err(|error| BusError::node(error, name.text(service), name.root().into()))
+        .map_err(|error| BusError::node(error, name.text(service), name.root().into()))?;
+    Ok((presence, node))
 }
 
 fn check_room_to_attach(name: &BusName, service: &str, available_bytes: u64) -> Result<(), BusError> {

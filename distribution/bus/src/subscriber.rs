@@ -19,6 +19,7 @@ use crate::config::{HISTORY_SAMPLES, WakeUp};
 use crate::error::{BadSample, BusError};
 use crate::header::{SampleHeader, SampleKind};
 use crate::name::{BusName, BusService};
+use crate::presence::Presence;
 use crate::service::{self, BUS_SETTINGS, Opened};
 
 /// How a subscriber reads.
@@ -171,6 +172,7 @@ pub struct BusSubscriber {
     retract: Option<Delivery>,
     counters: SubscriberCounters,
     _node: Node<ipc::Service>,
+    _presence: Presence,
 }
 
 impl BusSubscriber {
@@ -178,7 +180,7 @@ impl BusSubscriber {
     ///
     /// The publisher connects on its next sample or heartbeat: what it sent before is in the log.
     pub fn open(name: &BusName, service: BusService, options: &SubscriberOptions) -> Result<Self, BusError> {
-        let Opened { samples, wake, heartbeat_interval, node } =
+        let (presence, Opened { samples, wake, heartbeat_interval, node }) =
             service::open(name, service, options.wake_up)?;
         let sizes = samples.static_config();
         let (slots, held_max) = (sizes.max_subscribers(), sizes.subscriber_max_borrowed_samples());
@@ -238,6 +240,7 @@ impl BusSubscriber {
             retract: None,
             counters: SubscriberCounters::default(),
             _node: node,
+            _presence: presence,
         })
     }
 

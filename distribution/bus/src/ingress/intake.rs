@@ -24,6 +24,7 @@ use crate::block::Block;
 use crate::config::{HISTORY_SAMPLES, LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
+use crate::presence::Presence;
 use crate::publisher::{incarnation, reserve_segment};
 use crate::service;
 
@@ -89,6 +90,7 @@ pub struct Intake<W> {
     name: BusName,
     sessions_max: usize,
     _node: Node<ipc::Service>,
+    _presence: Presence,
 }
 
 /// The producers' ports, as iceoryx2 lists them.
@@ -144,7 +146,8 @@ impl<W> Intake<W> {
     pub fn open(name: &BusName, config: &IngressConfig, terms: &IngressTerms) -> Result<Self, BusError> {
         config.check()?;
         config.check_memory(shared_memory_available()?)?;
-        let Opened { requests, replies, wake_node, wake_producers, node } = ports::create(name, config)?;
+        let Opened { presence, requests, replies, wake_node, wake_producers, node } =
+            ports::create(name, config)?;
         let internal = |doing, cause: String| BusError::Internal { doing, cause };
         let publisher = replies
             .publisher_builder()
@@ -204,6 +207,7 @@ impl<W> Intake<W> {
             name: name.clone(),
             sessions_max: config.sessions_max(),
             _node: node,
+            _presence: presence,
         })
     }
 

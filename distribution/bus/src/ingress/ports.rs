@@ -16,6 +16,7 @@ use crate::block::Block;
 use crate::config::{HISTORY_SAMPLES, WakeUp};
 use crate::error::BusError;
 use crate::name::BusName;
+use crate::presence::Presence;
 use crate::service::{self, Errors, INGRESS_FORMAT_KEY, Own, Settings, WakeFactory};
 
 pub(crate) const REQUESTS: &str = "ingress";
@@ -41,6 +42,7 @@ pub(crate) struct Opened {
     pub wake_node: Option<WakeFactory<Own>>,
     pub wake_producers: Option<WakeFactory<Own>>,
     pub node: Node<ipc::Service>,
+    pub presence: Presence,
 }
 
 /// Opens the services, or creates them with the sizes of `config`.
@@ -51,7 +53,7 @@ pub(crate) fn create(name: &BusName, config: &IngressConfig) -> Result<Opened, B
 fn create_with_format(name: &BusName, config: &IngressConfig, format: u32) -> Result<Opened, BusError> {
     let slots = config.participant_slots();
     let errors = |service| Errors { name, service, slots, format, settings: &SETTINGS };
-    let node = service::node::<Own>(name, REQUESTS)?;
+    let (presence, node) = service::node::<Own>(name, REQUESTS)?;
     let (requests_name, replies_name) = (name.service_name(REQUESTS)?, name.service_name(REPLIES)?);
     let producers = config.producer_slots();
     // Wake-ups first: whoever finds the samples finds them too.
@@ -101,13 +103,13 @@ fn create_with_format(name: &BusName, config: &IngressConfig, format: u32) -> Re
         .enable_safe_overflow(false)
         .open_or_create_with_attributes(&format)
         .map_err(|error| opened(REQUESTS, error))?;
-    Ok(Opened { requests, replies, wake_node, wake_producers, node })
+    Ok(Opened { requests, replies, wake_node, wake_producers, node, presence })
 }
 
 /// Opens what a node has created.
 pub(crate) fn open(name: &BusName) -> Result<Opened, BusError> {
     let errors = |service| Errors { name, service, slots: 0, format: INGRESS_FORMAT, settings: &SETTINGS };
-    let node = service::node::<Own>(name, REQUESTS)?;
+    let (presence, node) = service::node::<Own>(name, REQUESTS)?;
     let (requests_name, replies_name) = (name.service_name(REQUESTS)?, name.service_name(REPLIES)?);
     let format = service::required_format(INGRESS_FORMAT_KEY, INGRESS_FORMAT)?;
     // The last that the node creates first: with it, the others are there.
@@ -131,7 +133,7 @@ pub(crate) fn open(name: &BusName) -> Result<Opened, BusError> {
     };
     let wake_node = wake(&requests_name, REQUESTS)?;
     let wake_producers = wake(&replies_name, REPLIES)?;
-    Ok(Opened { requests, replies, wake_node, wake_producers, node })
+    Ok(Opened { requests, replies, wake_node, wake_producers, node, presence })
 }
 
 /// Samples a producer may be ahead, as the running node states it.

@@ -40,6 +40,7 @@ use crate::block::{BLOCK_BYTES, Block, blocks_for, bytes_of_mut};
 use crate::config::{HISTORY_SAMPLES, LOANED_SAMPLES, shared_memory_available};
 use crate::error::BusError;
 use crate::name::BusName;
+use crate::presence::Presence;
 use crate::publisher::reserve_segment;
 use crate::service;
 
@@ -130,6 +131,7 @@ struct Ports {
     replies: Subscriber<ipc::Service, [SessionState], ReplyHeader>,
     listener: Option<Listener<ipc::Service>>,
     _node: Node<ipc::Service>,
+    _presence: Presence,
 }
 
 impl RemotePublisher {
@@ -331,7 +333,7 @@ impl Handle {
         opened: Opened,
         start: Instant,
     ) -> Result<Self, BusError> {
-        let Opened { requests, replies, wake_node, wake_producers, node } = opened;
+        let Opened { presence, requests, replies, wake_node, wake_producers, node } = opened;
         let internal = |doing, cause: String| BusError::Internal { doing, cause };
         let slots = requests.static_config().max_publishers();
         let no_slot = |what| BusError::NoFreeSlot {
@@ -398,7 +400,14 @@ impl Handle {
         };
         let port = publisher.id().value();
         Ok(Self {
-            ports: Some(Ports { requests: publisher, notifier, replies: subscriber, listener, _node: node }),
+            ports: Some(Ports {
+                requests: publisher,
+                notifier,
+                replies: subscriber,
+                listener,
+                _node: node,
+                _presence: presence,
+            }),
             outbox: Outbox::new(name.tape(), producer, port, limits, options.keep_until),
             producer,
             options,

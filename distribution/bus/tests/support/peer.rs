@@ -7,6 +7,8 @@
 //! `bus-test-peer ROOT NAMESPACE full` opens live, fills /dev/shm, and publishes on, to itself and to one who comes later.
 //! `bus-test-peer ROOT NAMESPACE producers` opens the way in, connects as many producers as there is memory for, fills
 //! /dev/shm and has them publish on.
+//! `bus-test-peer ROOT NAMESPACE life publisher|subscriber|both|node` opens, uses and leaves it.
+//! `bus-test-peer ROOT NAMESPACE hold` is there, with a speculative publisher.
 //! `bus-test-peer ROOT NAMESPACE open` says whether a subscriber can be opened.
 
 use std::io::Write;
@@ -43,6 +45,16 @@ fn main() {
         ["budget"] => budget(&name),
         ["full"] => full(&name),
         ["producers"] => producers(&name),
+        ["life", part] => life(&name, part),
+        ["hold"] => {
+            let config = BusConfig { buffer_samples: 4, borrowed_samples: 2, ..BusConfig::default() };
+            let head = Tape::new().head;
+            let _there =
+                BusPublisher::open(&name, BusService::Speculative, &config, &head).expect("publisher");
+            say("open");
+            // Until the test is done with it.
+            let _ = std::io::stdin().lines().count();
+        }
         ["open"] => match BusSubscriber::open(&name, BusService::Live, &SubscriberOptions::default()) {
             Ok(_) => say("open"),
             Err(error) => say(&format!("{error:?} | {error}")),
@@ -87,6 +99,38 @@ fn publish(name: &BusName, last: u64, epoch: u64) {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// One life, on one thread.
+fn life(name: &BusName, part: &str) {
+    let tape = Tape::new();
+    let config = BusConfig { buffer_samples: 4, borrowed_samples: 2, ..BusConfig::default() };
+    if part == "node" {
+        let terms = IngressTerms {
+            epoch: Epoch(1),
+            skew_ns_max: 0,
+            group_events_max: 8,
+            group_bytes_max: 4096,
+            safe_at: SafeAt::Durable,
+        };
+        let mut node = Intake::<()>::open(name, &IngressConfig::default(), &terms).expect("intake");
+        node.reply(&tape.watermarks(), None, true).expect("reply");
+        drop(node);
+        return say("done");
+    }
+    let mut publisher = (part != "subscriber")
+        .then(|| BusPublisher::open(name, BusService::Live, &config, &tape.head).expect("publisher"));
+    let mut subscriber = (part != "publisher").then(|| {
+        BusSubscriber::open(name, BusService::Live, &SubscriberOptions::default()).expect("subscriber")
+    });
+    if let Some(publisher) = &mut publisher {
+        publisher.heartbeat(&tape.watermarks());
+    }
+    if let Some(subscriber) = &mut subscriber {
+        let _ = subscriber.poll().expect("poll");
+    }
+    drop((subscriber, publisher));
+    say("done");
 }
 
 fn budget(name: &BusName) {

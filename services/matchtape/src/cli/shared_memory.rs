@@ -132,7 +132,10 @@ pub(super) fn check(config: &Config) -> Result<(), CliError> {
         let cleaned = clean_dead_participants(&name).map_err(CliError::failed)?;
         let begun = Instant::now();
         available = shared_memory_available().map_err(without_a_bus)?;
-        while cleaned.removed > 0 && available < needed.bytes() && begun.elapsed() < LET_GO_WAIT {
+        while cleaned.removed + cleaned.abandoned > 0
+            && available < needed.bytes()
+            && begun.elapsed() < LET_GO_WAIT
+        {
             std::thread::sleep(LOOK_AGAIN);
             available = shared_memory_available().map_err(without_a_bus)?;
         }
