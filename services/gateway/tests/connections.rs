@@ -327,6 +327,7 @@ async fn when_the_tape_is_closed_clients_get_its_end_and_are_told() {
     client.subscribe(json!({"id": 1, "channel": "tape"})).await;
     let end = tape.flow(500);
     tape.visible(end);
+    tape.judge.joins();
     let Tape { node, publisher, .. } = tape;
     drop(publisher);
     node.close().unwrap();
@@ -423,6 +424,8 @@ async fn what_is_not_kept_any_more_is_said_with_the_first_that_is_and_never_jump
     let page = get(address, "/v1/events?limit=5").await.json();
     let backward = get(address, "/v1/events?limit=5&order=desc").await.json();
     let policy = RetentionPolicy { bytes: Some(1), snapshot_gap_bytes: 1, ..Default::default() };
+    // Who judges needs all of it.
+    tape.judge.end();
     tape.node.store().retain(&policy, AcceptedTime(i64::MAX)).unwrap();
     let first_kept = tape.node.reader().first_kept().get();
     assert!(first_kept > 100);

@@ -55,7 +55,7 @@ async fn health_heartbeats_and_metrics_say_why_events_are_slowed_and_when_they_a
     // Nothing is indexed, flushed or merged until this test says so.
     options.store.workers = Workers::Caller;
     options.store.memtable_bytes = 1 << 20;
-    let (_judge, node) = Judge::node(folder.path(), options);
+    let (mut judge, node) = Judge::node(folder.path(), options);
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
     let (_sender, tail) = watch::channel(node.watermarks());
     let gauge = Some(node.gauge());
@@ -101,5 +101,6 @@ async fn health_heartbeats_and_metrics_say_why_events_are_slowed_and_when_they_a
     assert_eq!(intake(&gateway).await["slowed_permille"], 0);
     gateway.shutdown().await;
     drop(publisher);
+    judge.joins();
     node.close().unwrap();
 }

@@ -335,7 +335,7 @@ impl Ingress for NoRoom {
 #[tokio::test]
 async fn a_full_disk_is_said_with_when_to_come_again() {
     let folder = tempfile::tempdir().unwrap();
-    let (_judge, node) = Judge::node(folder.path(), NodeOptions::default());
+    let (mut judge, node) = Judge::node(folder.path(), NodeOptions::default());
     let (_sender, tail) = watch::channel(node.watermarks());
     let tape = TapeHandle { ingress: Some(Arc::new(NoRoom)), ..TapeHandle::shown(node.reader(), tail) };
     let gateway = Gateway::start(config(generous()), tape).await.unwrap();
@@ -345,6 +345,7 @@ async fn a_full_disk_is_said_with_when_to_come_again() {
     let answer = support::http::post(gateway.address(), "/v1/seal").await;
     assert_eq!((answer.status, &answer.json()["error"]), (501, &"sealing_not_offered".into()));
     gateway.shutdown().await;
+    judge.joins();
     node.close().unwrap();
 }
 

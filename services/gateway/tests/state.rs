@@ -74,7 +74,7 @@ impl Ingress for Everyone {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_takes_the_numbers_of_those_that_choose_none() {
     let folder = tempfile::tempdir().unwrap();
-    let (_judge, node) = Judge::node(folder.path(), NodeOptions::default());
+    let (mut judge, node) = Judge::node(folder.path(), NodeOptions::default());
     let (gateway, _sender) = start(&node, Arc::new(Everyone(node.publishers())), generous()).await;
     let address = gateway.address();
     let last = u64::MAX;
@@ -106,6 +106,7 @@ async fn no_request_takes_the_numbers_of_those_that_choose_none() {
         );
     }
     gateway.shutdown().await;
+    judge.joins();
     node.close().unwrap();
 }
 
@@ -147,7 +148,7 @@ impl Ingress for Full {
 async fn while_the_ring_is_full_only_so_many_writes_and_deletions_hold_a_thread() {
     const LONG: Duration = Duration::from_secs(60);
     let folder = tempfile::tempdir().unwrap();
-    let (_judge, node) = Judge::node(folder.path(), NodeOptions::default());
+    let (mut judge, node) = Judge::node(folder.path(), NodeOptions::default());
     let full = Arc::new(Full::default());
     let limits = Limits { publishes_max: 2, ..generous() };
     let (gateway, _sender) = start(&node, full.clone(), limits).await;
@@ -177,5 +178,6 @@ async fn while_the_ring_is_full_only_so_many_writes_and_deletions_hold_a_thread(
     }
     assert_eq!(full.state.lock().0, 6);
     gateway.shutdown().await;
+    judge.joins();
     node.close().unwrap();
 }

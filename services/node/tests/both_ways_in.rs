@@ -24,11 +24,13 @@ fn both(
     let place = Place::new(name);
     let node = Node::open_on(place.disk(), options(place.options()), Vec::new()).unwrap();
     inside(node.publisher(PRODUCER).unwrap(), &node);
+    place.watched.joins();
     node.close().unwrap();
     let place = Place::new(name);
     let node = Node::open_on(place.disk(), options(place.options()), Vec::new()).unwrap();
     let remote = RemoteOptions { window_events, window_bytes: 256 << 20, ..patient() };
     outside(RemotePublisher::connect(&place.name(node.tape()), PRODUCER, remote).unwrap(), &node);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -180,6 +182,7 @@ fn stages_are_awaited_as_futures_while_publishing_goes_on_both_ways() {
     options.ingress.as_mut().unwrap().config.wake_up = matchtape_bus::WakeUp::BusyPoll;
     let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
     futures(place.connect(node.tape()).unwrap(), &node);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -233,6 +236,7 @@ fn a_closed_node_is_told_in_the_same_words_both_ways() {
     inside.publish(&order(1)).unwrap();
     let last = outside.publish(&order(1)).unwrap().last();
     outside.wait(last, Stage::Durable).unwrap();
+    place.watched.joins();
     node.close().unwrap();
     assert!(refused(&mut inside) == PublishError::Closed);
     assert!(refused(&mut outside) == PublishError::Closed);
@@ -254,6 +258,7 @@ fn the_longest_limits_are_none() {
     outside.wait_for(last, Stage::Visible, LONGEST).unwrap();
     node.sealer().seal(LONGEST).unwrap();
     drop((inside, outside));
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -269,5 +274,6 @@ fn a_future_outside_holds_on_to_its_producer() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert_eq!(runtime.block_on(reached), Ok(Sequence(2)));
     assert_eq!(place.connect(node.tape()).unwrap().last(), Some(ProducerSequence(1)));
+    place.watched.joins();
     node.close().unwrap();
 }

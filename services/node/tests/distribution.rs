@@ -161,6 +161,7 @@ fn every_tier_gets_the_same_events_in_the_same_order() {
         let mut historical = Historical::open(node.history(), options).unwrap();
         assert!(collect(&mut historical, last) == expected, "historical");
     });
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -249,6 +250,7 @@ fn each_topic_comes_to_its_subscriber_and_heartbeats_tell_every_stage_when_nothi
         assert_eq!(seen, all.len(), "every event is of one topic");
     });
     drop(publisher);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -310,6 +312,7 @@ fn delayed_batches_of_a_live_tape_and_of_its_replay_are_the_same_bytes() {
         }
         assert!(live == replayed, "{} live batches, {} replayed", live.len(), replayed.len());
     });
+    place.watched.joins();
 }
 
 #[test]
@@ -346,6 +349,7 @@ fn a_subscriber_outlives_nodes_that_crash_and_come_back() {
         target.send(last).unwrap();
         if round == 3 {
             expected = whole_tape(&node);
+            place.watched.joins();
         }
         drop(publisher);
         // As a crash would leave it.
@@ -391,6 +395,7 @@ fn a_speculative_reader_hears_that_a_node_lives_while_it_cannot_take_events() {
     drop((subscriber, publisher));
     // What it was kept from: without this it could not be closed.
     node.store().flush().unwrap();
+    place.watched.joins();
     node.close().unwrap();
     assert!(heartbeats >= 3, "{heartbeats} signs of life");
 }
@@ -398,7 +403,11 @@ fn a_speculative_reader_hears_that_a_node_lives_while_it_cannot_take_events() {
 #[test]
 fn an_idle_live_tape_says_that_time_has_passed() {
     let place = Place::new();
-    let options = NodeOptions { time_advanced_after: Some(Duration::from_millis(20)), ..small() };
+    let options = NodeOptions {
+        bus: Some(place.bus()),
+        time_advanced_after: Some(Duration::from_millis(20)),
+        ..small()
+    };
     let node = Node::open_on(place.disk(), options, Vec::new()).unwrap();
     assert_eq!(node.watermarks().accepted, Sequence::ZERO, "a tape nobody wrote to stays untouched");
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
@@ -421,6 +430,7 @@ fn an_idle_live_tape_says_that_time_has_passed() {
     // Far enough that the window of 100 ms which the last event is in is closed.
     let said = event.event().event_time().get();
     assert!(said - now.event_time.get() >= 100_000_000, "{said} after {}", now.event_time);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -460,6 +470,7 @@ fn each_thread_of_a_node_runs_on_the_core_it_is_given() {
         assert!(cores.contains(&core.to_string()), "{thread}: {cores:?}");
     }
     drop(publisher);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -488,5 +499,6 @@ fn history_from_files_sees_what_became_durable_meanwhile() {
         }
     }
     assert_eq!(next, Sequence(52));
+    place.watched.joins();
     node.close().unwrap();
 }

@@ -226,6 +226,7 @@ fn what_is_published_from_outside_is_on_the_tape_once_and_its_stages_are_awaited
         drop(again);
         let events = check_tape(&node, PRODUCER);
         assert_eq!(events.len(), 900);
+        place.watched.joins();
         node.close().unwrap();
     }
 }
@@ -263,6 +264,7 @@ fn a_full_window_refuses_and_everything_taken_arrives_in_order() {
     let events = check_tape(&node, PRODUCER);
     assert_eq!(events.len() as u64, number);
     check_groups(&events);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -313,6 +315,7 @@ fn a_node_killed_under_load_loses_nothing_that_a_living_producer_published() {
     let events = check_tape(&node, PRODUCER);
     assert_eq!(events.len() as u64, number);
     check_groups(&events);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -357,6 +360,7 @@ fn with_a_node_that_does_not_sync_a_producer_goes_on_from_what_is_written() {
     node.kill();
     let node = place.node();
     assert_eq!(check_tape(&node, PRODUCER).len() as u64, number);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -393,6 +397,7 @@ fn a_killed_producer_goes_on_where_the_tape_says_it_ended() {
     let events = check_tape(&node, PRODUCER);
     assert_eq!(events.len() as u64, last);
     check_groups(&events);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -409,6 +414,7 @@ fn a_second_process_is_told_who_holds_the_producer_also_after_the_node_was_resta
     };
     held_by(place.connect(node.tape()).err().unwrap(), holder.child.id());
     let tape = node.tape();
+    place.watched.joins();
     node.close().unwrap();
     // The holder is stopped: it cannot say hello to the new node, and is alive.
     let pid = rustix::process::Pid::from_raw(holder.child.id() as i32).unwrap();
@@ -448,6 +454,7 @@ fn a_closed_node_says_so_and_its_successor_is_published_to() {
     }
     publisher.wait(ProducerSequence(3), Stage::Visible).unwrap();
     drop(publisher);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -482,6 +489,7 @@ fn a_node_of_an_earlier_term_is_not_published_to() {
         assert!(publisher.wait(ProducerSequence(number), Stage::Durable).is_ok());
     };
     publish(&mut publisher, 1);
+    place.watched.joins();
     node.close().unwrap();
     // What somebody will open later on, two terms behind.
     let (data, copy) = (place.folder.path().join("data"), place.folder.path().join("copy"));
@@ -554,6 +562,7 @@ fn a_silent_node_ends_a_wait_with_the_outcome_unknown() {
     let node = place.node();
     while disconnected(&mut publisher, 2) {}
     drop(publisher);
+    place.watched.joins();
     node.close().unwrap();
 }
 
@@ -577,6 +586,7 @@ fn what_the_sequencer_alone_may_say_ends_the_handle_and_leaves_others_alone() {
     // The producer is free again, also while the handle that ended is still there.
     drop(place.connect(node.tape()).unwrap());
     drop((bad, good));
+    place.watched.joins();
     node.close().unwrap();
 }
 

@@ -38,7 +38,7 @@ pub fn generous() -> Limits {
 /// A node, its one producer, and a flow of orders that depends on nothing but its seed.
 pub struct Tape {
     /// Beside every node of it.
-    judge: judge::Judge,
+    pub judge: judge::Judge,
     pub node: Node,
     pub publisher: Publisher,
     folder: tempfile::TempDir,
@@ -106,6 +106,7 @@ impl Tape {
             mut judge, node, publisher, folder, random, time, orders, order_ids, keeps_market, ..
         } = self;
         drop(publisher);
+        judge.joins();
         node.close().unwrap();
         act(&mut judge, &folder.path().join("data"));
         Self { random, time, orders, order_ids, ..Self::open_in(judge, folder, keeps_market) }

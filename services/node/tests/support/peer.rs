@@ -15,7 +15,8 @@
 //! is given is broken at event N.
 //!
 //! `node-test-peer PLACE NAMESPACE watch VISIBLE_AT` reads what is visible from a random moment on, with nothing known of what
-//! has to come, and holds it against the log; told `end`, it says what was wrong, or nothing but what it saw.
+//! has to come, and holds it against the log; says `joined` once it hears the bus; told `end`, it says what was wrong, or nothing
+//! but what it saw.
 
 use std::io::Write;
 use std::path::Path;
@@ -383,8 +384,14 @@ fn watch_beside(place: &Path, namespace: &str, visible_at: Stage) -> i32 {
     let promise = Promise { visible_at, ..Promise::VISIBLE };
     let judge = check::Checker::new(promise, reader.position(), ());
     let mut watch = Watch::new(reader, FollowedHistory::new(store(place)), judge);
+    let mut joined = false;
+    let mut tell = |update: &Update<'_>| {
+        if matches!(update, Update::LiveJoined { .. }) && !std::mem::replace(&mut joined, true) {
+            say("joined");
+        }
+    };
     while !ended() {
-        watch.step(Duration::from_millis(20), &mut |_| ()).expect("a subscription that goes on");
+        watch.step(Duration::from_millis(20), &mut tell).expect("a subscription that goes on");
     }
     let settled =
         watch.settle(watch.end_by_now(), PATIENCE / 4, &mut |_| ()).expect("a log that can be read");
