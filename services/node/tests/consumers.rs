@@ -16,7 +16,7 @@ use matchtape_schemas::{Event, EventTime, InstrumentId, Kind, KindMask, Producer
 use matchtape_storage::{
     Disk, PinLimit, PinLimits, ReadOnlyOptions, ReadOnlyStore, RealDisk, RetentionPolicy,
 };
-use support::{order, put, small};
+use support::{order, put};
 
 /// Long enough for anything that happens at all.
 const LONG: Duration = Duration::from_secs(30);
@@ -24,19 +24,19 @@ const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(60);
 
 struct Place {
-    folder: tempfile::TempDir,
+    /// With the judge of every event.
+    judged: support::place::Place,
     disk: Arc<dyn Disk>,
 }
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = Arc::new(RealDisk::create(&folder.path().join("data")).unwrap());
-        Self { folder, disk }
+        let judged = support::place::Place::new("consumers");
+        Self { disk: judged.disk(), judged }
     }
 
     fn folder(&self) -> std::path::PathBuf {
-        self.folder.path().join("data")
+        self.judged.folder.path().join("data")
     }
 
     fn open(&self) -> Node {
@@ -44,9 +44,13 @@ impl Place {
     }
 
     fn open_with(&self, change: impl FnOnce(&mut NodeOptions)) -> Node {
-        let mut options = small();
+        let mut options = NodeOptions { ingress: None, ..self.judged.options() };
+        // So soon it hears a bus on which nothing is published.
+        options.bus.as_mut().unwrap().config.heartbeat_interval = Duration::from_millis(10);
         change(&mut options);
-        Node::open_on(Arc::clone(&self.disk), options, Vec::new()).expect("a disk that works")
+        let node = Node::open_on(Arc::clone(&self.disk), options, Vec::new()).expect("a disk that works");
+        self.judged.watched.joins();
+        node
     }
 }
 
@@ -812,7 +816,7 @@ fn searching_a_long_tape_for_the_last_of_each_instrument_holds_nobody_for_all_of
 
 #[test]
 fn an_event_that_cannot_be_read_just_now_was_not_delivered() {
-    let place = Place::new();
+    let mut place = Place::new();
     let small_cache = |options: &mut NodeOptions| options.store.block_cache_bytes = 0;
     let node = place.open_with(small_cache);
     let mut publisher = node.publisher(ProducerId(1)).unwrap();
@@ -826,6 +830,8 @@ fn an_event_that_cannot_be_read_just_now_was_not_delivered() {
     drop((handle, publisher));
     node.close().unwrap();
 
+    // Who judges needs all of it.
+    place.judged.watched.ends_clean();
     // In tables now, and read from there.
     let node = place.open_with(small_cache);
     let handle = node.consumers().attach(&name("c"), &member("m")).unwrap();
@@ -888,7 +894,7 @@ async fn many_members_wait_on_one_thread() {
 
 #[test]
 fn what_a_consumer_needs_is_kept_and_what_is_taken_from_it_all_the_same_is_told_exactly() {
-    let place = Place::new();
+    let mut place = Place::new();
     let node = place.open();
     let consumers = node.consumers();
     consumers.add(&name("c"), Definition { max_ack_pending: 5, ..explicit() }).unwrap();
@@ -911,6 +917,8 @@ fn what_a_consumer_needs_is_kept_and_what_is_taken_from_it_all_the_same_is_told_
     assert_eq!(node.reader().first_kept(), Sequence(1), "2 is not acknowledged");
     assert_eq!(node.store().pins()[0].from, 2);
 
+    // Who judges needs all of it.
+    place.judged.watched.ends_clean();
     let breaking = RetentionPolicy {
         pin_limits: PinLimits { consumer: PinLimit { bytes: Some(1), age: None }, ..PinLimits::default() },
         ..keeping

@@ -5,6 +5,8 @@
 //! the list of what is parked; nothing comes again that was acknowledged or given up durably; whatever else was delivered
 //! before is marked, and its deliveries are counted on from what was recorded.
 
+#[path = "../../gateway/tests/support/judge.rs"]
+mod judge;
 mod support;
 
 use std::path::{Component, Path, PathBuf};
@@ -12,10 +14,11 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-use matchtape_node::Node;
+use judge::Judge;
 use matchtape_node::consumers::{
     AckPolicy, Advisory, ConsumerHandle, ConsumerName, Definition, Item, MemberName,
 };
+use matchtape_node::{BusOptions, Node, NodeOptions};
 use matchtape_schemas::{ProducerId, Sequence, Stage};
 use matchtape_storage::sim::{Fault, PowerLoss, SimDisk};
 use matchtape_storage::{
@@ -152,7 +155,11 @@ fn member() -> MemberName {
 }
 
 fn open(disks: &TwoDisks) -> Node {
-    let mut options = small();
+    open_with_bus(disks, None)
+}
+
+fn open_with_bus(disks: &TwoDisks, bus: Option<BusOptions>) -> Node {
+    let mut options = NodeOptions { bus, ..small() };
     options.consumers.record_interval = Duration::from_millis(1);
     Node::open_on(Arc::new(disks.clone()), options, Vec::new()).expect("recovery succeeds")
 }
@@ -186,7 +193,10 @@ impl Run {
         };
         let mut number = 0;
         for life in 0..3 {
-            let node = open(&run.disks);
+            let mut judge = Judge::new();
+            let node = open_with_bus(&run.disks, judge.bus());
+            let disk: Arc<dyn Disk> = Arc::new(run.disks.clone());
+            judge.watch_on(move || Some(Arc::clone(&disk)));
             let mut publisher = node.publisher(ProducerId(1)).unwrap();
             let mut handle = None;
             for step in 0..4 {
@@ -241,6 +251,8 @@ impl Run {
                 }
             }
             drop((handle, publisher));
+            // What it has open ends with this life.
+            judge.end();
             if life == 1 {
                 node.close().unwrap();
             } else {

@@ -1,13 +1,15 @@
 //! `kill -9` on a real disk, again and again: nothing acknowledged is lost, nothing is doubled, no group is torn.
 //!
-//! The child process is this test binary itself. Each round it recovers the tape, checks all of it against what its
+//! The child process is this test binary itself. Another one judges every event on the bus, and outlives them all. Each round it recovers the tape, checks all of it against what its
 //! predecessors had acknowledged, publishes from several threads through flushes and rotations, and is killed
 //! at a random moment, also in the midst of recovery. `MATCHTAPE_NODE_KILLS` says how often (default 200; 10 000 take about
 //! half an hour), `MATCHTAPE_NODE_KILL_SEED` repeats the moments of a run.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -20,13 +22,15 @@ use matchtape_schemas::{
 };
 use matchtape_storage::sim::Random;
 use matchtape_storage::{EventStore, limits};
+use support::place::{self, Place};
 
 const PRODUCERS: u32 = 3;
 /// Rounds on one tape: each begins by reading all of it.
 const ROUNDS_PER_TAPE: u64 = 20;
 
-/// What the child is told: the tape's directory, and what was acknowledged to each producer.
+/// What the child is told: where the tape and its bus are, the bus's namespace, and what was acknowledged to each producer.
 const CHILD: &str = "MATCHTAPE_NODE_KILL_CHILD";
+const NAMESPACE: &str = "MATCHTAPE_NODE_KILL_NAMESPACE";
 const ACKNOWLEDGED: &str = "MATCHTAPE_NODE_KILL_ACKNOWLEDGED";
 
 /// The group that the event of this number belongs to: its first event and how many it has.
@@ -58,8 +62,8 @@ fn event(producer: u32, number: u64) -> Event {
     )
 }
 
-fn options() -> NodeOptions {
-    let mut options = NodeOptions { ring_slots: 1024, ..NodeOptions::default() };
+fn options(folder: &Path, namespace: &str) -> NodeOptions {
+    let mut options = NodeOptions { ingress: None, ..place::options(folder, namespace) };
     options.store.memtable_bytes = 512 << 10;
     options.store.wal.segment_bytes = limits::SEGMENT_BYTES_MIN;
     options.store.wal.commit_bytes = limits::COMMIT_BYTES_MIN;
@@ -132,10 +136,11 @@ fn publish(node: &Node, mut publisher: Publisher, mut number: u64, out: &Mutex<s
 /// Runs only as the child of the test below.
 #[test]
 fn child() {
-    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let Some(folder) = std::env::var_os(CHILD) else { return };
+    let (folder, namespace) = (Path::new(&folder), std::env::var(NAMESPACE).unwrap());
     let acknowledged: BTreeMap<u32, u64> =
         serde_json::from_str(&std::env::var(ACKNOWLEDGED).unwrap()).unwrap();
-    let node = Node::open(&PathBuf::from(directory), options(), Vec::new()).unwrap();
+    let node = Node::open(&folder.join("data"), options(folder, &namespace), Vec::new()).unwrap();
     let found = check(&node, &acknowledged);
     let out = Mutex::new(std::io::stdout());
     writeln!(out.lock().unwrap(), "ready").unwrap();
@@ -149,10 +154,11 @@ fn child() {
     });
 }
 
-fn spawn(directory: &Path, acknowledged: &BTreeMap<u32, u64>) -> Child {
+fn spawn(place: &Place, acknowledged: &BTreeMap<u32, u64>) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(CHILD, directory)
+        .env(CHILD, place.folder.path())
+        .env(NAMESPACE, &place.namespace)
         .env(ACKNOWLEDGED, serde_json::to_string(acknowledged).unwrap())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -180,17 +186,15 @@ fn a_node_killed_at_random_moments_loses_nothing_acknowledged_and_doubles_nothin
     let seed = number("MATCHTAPE_NODE_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("MATCHTAPE_NODE_KILL_SEED={seed}");
     let mut random = Random::new(seed);
-    let folder = tempfile::tempdir().unwrap();
-    let (mut tape, mut acknowledged) = (PathBuf::new(), BTreeMap::new());
+    let (mut place, mut acknowledged) = (Place::new("kill"), BTreeMap::new());
     let (mut in_recovery, mut flushed, mut total) = (0, 0, 0);
     let mut recovery = Duration::from_millis(20);
     for kill in 0..kills {
-        if kill % ROUNDS_PER_TAPE == 0 {
-            tape = folder.path().join(format!("tape-{}", kill / ROUNDS_PER_TAPE));
-            acknowledged = BTreeMap::new();
+        if kill > 0 && kill % ROUNDS_PER_TAPE == 0 {
+            (place, acknowledged) = (Place::new("kill"), BTreeMap::new());
         }
         let begun = Instant::now();
-        let mut child = spawn(&tape, &acknowledged);
+        let mut child = spawn(&place, &acknowledged);
         let out = child.stdout.take().unwrap();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let listening = std::thread::spawn(move || {
@@ -215,12 +219,14 @@ fn a_node_killed_at_random_moments_loses_nothing_acknowledged_and_doubles_nothin
         let said = String::from_utf8_lossy(&end.stderr);
         assert_eq!(ended, None, "kill {kill}, seed {seed}: the child ended by itself: {said}");
         if (kill + 1) % ROUNDS_PER_TAPE == 0 || kill + 1 == kills {
-            let node = Node::open(&tape, options(), Vec::new()).unwrap();
+            let tape = place.folder.path().join("data");
+            let options = options(place.folder.path(), &place.namespace);
+            let node = Node::open(&tape, options.clone(), Vec::new()).unwrap();
             let found = check(&node, &acknowledged);
             total += found.values().sum::<u64>();
+            place.watched.joins();
             node.close().unwrap();
-            flushed += verify(&tape);
-            std::fs::remove_dir_all(&tape).unwrap();
+            flushed += verify(&tape, options);
         }
     }
     eprintln!(
@@ -230,9 +236,9 @@ fn a_node_killed_at_random_moments_loses_nothing_acknowledged_and_doubles_nothin
 }
 
 /// Everything on disk checks, with every index rebuilt and compared. Returns how many event tables there are.
-fn verify(tape: &Path) -> usize {
+fn verify(tape: &Path, options: NodeOptions) -> usize {
     let disk = std::sync::Arc::new(matchtape_storage::RealDisk::open(tape).unwrap());
-    let (store, _) = EventStore::open(disk, options().store, Vec::new()).unwrap();
+    let (store, _) = EventStore::open(disk, options.store, Vec::new()).unwrap();
     let report = store.verify(&mut |_| {}).unwrap();
     assert!(report.is_sound(), "{:?}", report.findings);
     store.inspect().event_tables.len()
