@@ -85,7 +85,7 @@ impl Drop for Program {
 
 struct Place {
     /// Of every event that the programs publish.
-    _judge: Judge,
+    judge: Judge,
     folder: tempfile::TempDir,
 }
 
@@ -94,7 +94,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let mut judge = Judge::on(BusOptions::default());
         judge.watch(&folder.path().join("data"));
-        Self { _judge: judge, folder }
+        Self { judge, folder }
     }
 
     fn data(&self) -> String {
@@ -145,7 +145,7 @@ fn last_number(line: &str) -> u64 {
 
 #[test]
 fn an_engine_in_another_process_publishes_and_goes_on_after_both_were_restarted() {
-    let place = Place::new();
+    let mut place = Place::new();
     for run in 1..=2 {
         let options = NodeOptions {
             bus: Some(BusOptions::default()),
@@ -159,6 +159,7 @@ fn an_engine_in_another_process_publishes_and_goes_on_after_both_were_restarted(
         let durable = engine.lines(3);
         assert!(durable.iter().all(|line| line.contains("durable in")), "{durable:?}");
         engine.end_in_order();
+        place.judge.joins();
         node.close().unwrap();
     }
     assert_eq!(place.trades(), 6);
@@ -166,7 +167,7 @@ fn an_engine_in_another_process_publishes_and_goes_on_after_both_were_restarted(
 
 #[test]
 fn a_subscriber_in_another_process_prints_every_event_once() {
-    let place = Place::new();
+    let mut place = Place::new();
     let publish = place.publish(&[]);
     // One that stands still before it is live may find all that it wants in the log.
     let live = (0..20).any(|_| {
@@ -177,17 +178,19 @@ fn a_subscriber_in_another_process_prints_every_event_once() {
         lines.iter().any(|line| line.starts_with("-- live from"))
     });
     assert!(live, "it never was");
+    place.judge.joins();
     let rest = publish.interrupt();
     assert!(rest.last().unwrap().starts_with("stopped after"), "{rest:?}");
 }
 
 #[test]
 fn a_subscriber_lives_through_a_restart_of_the_publisher_and_ends_on_ctrl_c() {
-    let place = Place::new();
+    let mut place = Place::new();
     let first = place.publish(&[]);
     let subscribe = place.subscribe("1000000");
     subscribe.wait_for("-- live from");
     let mut lines = subscribe.lines(5);
+    place.judge.joins();
     first.send(Signal::KILL);
     assert!(!first.end().1.success());
     let second = place.publish(&["5"]);
@@ -205,9 +208,10 @@ fn a_subscriber_lives_through_a_restart_of_the_publisher_and_ends_on_ctrl_c() {
 
 #[test]
 fn windows_that_came_live_are_replayed_to_the_letter() {
-    let place = Place::new();
+    let mut place = Place::new();
     let publish = place.publish(&[]);
     let live = place.delayed("live", "20").end_in_order();
+    place.judge.joins();
     drop(publish.interrupt());
     let replayed = place.delayed("replay", "20").end_in_order();
     assert_eq!((live.len(), &live), (20, &replayed));
@@ -245,7 +249,7 @@ fn a_publisher_that_is_started_again_carries_on() {
 
 #[test]
 fn a_count_that_is_stopped_and_killed_at_any_moment_is_right_in_the_end() {
-    let place = Place::new();
+    let mut place = Place::new();
     let publish = place.publish(&[]);
     assert_eq!(place.resume(&["20"]).end_in_order().len(), 2);
     assert!(std::fs::read_to_string(place.file("count")).unwrap().starts_with("20 "));
@@ -261,6 +265,7 @@ fn a_count_that_is_stopped_and_killed_at_any_moment_is_right_in_the_end() {
     publish.wait_for("trade at");
     assert!(interrupted.interrupt().last().unwrap().contains("trades through event"));
 
+    place.judge.joins();
     drop(publish.interrupt());
     let trades = place.trades();
     // Nothing is published any more: reading to the last trade is reading all of them.
