@@ -198,8 +198,9 @@ fn whole_process(report: &mut Report, options: &Options, folder: &Path) -> Outco
     let consumers = consumers.into_iter().collect::<Outcome<Vec<_>>>()?;
     let follows = ["tail", "--data", data, "--bus-root", bus, "--namespace", &namespace];
     let mut tail = Process::start(&follows, folder)?;
-    let said = tail.0.stderr.take().ok_or("its notices")?;
-    Process::says(&mut BufReader::new(said).lines(), "live from")?;
+    // Kept to its end, as a terminal is.
+    let mut notices = BufReader::new(tail.0.stderr.take().ok_or("its notices")?).lines();
+    Process::says(&mut notices, "live from")?;
     // Somebody has to answer pings, as a browser does.
     let connected = std::thread::spawn(move || {
         runtime.block_on(async {
@@ -235,7 +236,7 @@ fn whole_process(report: &mut Report, options: &Options, folder: &Path) -> Outco
             return Err(format!("a consumer ended: {status}").into());
         }
     }
-    drop((producer, tail));
+    drop((producer, tail, notices));
     let id = rustix::process::Pid::from_child(&node.0);
     rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
     let status = node.0.wait()?;

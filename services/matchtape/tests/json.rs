@@ -119,7 +119,7 @@ impl Served {
     }
 
     fn stop(mut self) {
-        self.bus.ends_clean();
+        check("watch", &self.bus.ends_clean().expect("it was started"));
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
@@ -317,8 +317,6 @@ fn every_answer_and_every_report_keeps_to_the_rule() {
     ] {
         check_asked(args);
     }
-    let watch = ["watch", "--data", &tape, "--from", "beginning", "--through", "20"];
-    check_command(&[&watch[..], &node.bus.place()].concat());
     node.stop();
 
     let data = ["--data", &tape];

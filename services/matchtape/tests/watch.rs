@@ -7,7 +7,7 @@ mod watched;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matchtape_bus::{BusConfig, BusName, BusPublisher, BusService};
 use matchtape_node::{BusOptions, Node, NodeOptions, PublishError, Publisher};
@@ -117,6 +117,8 @@ enum Mistake {
     Watermarks,
     /// An accepted event that the log never comes to have, and nobody takes back.
     Phantom,
+    /// It gives nothing more, and says nothing of it.
+    Withheld,
 }
 
 /// The one event behind `head`, as a frame that is whole and sound.
@@ -156,17 +158,28 @@ fn judged(mistake: Mistake) -> (Option<i32>, Value) {
     let before = head(&place.node);
     let speculative = mistake == Mistake::Phantom;
     let service = if speculative { BusService::Speculative } else { BusService::Live };
-    let mut bus = BusPublisher::open(&name, service, &Place::config(), &before).unwrap();
-    let args = ["--from", "beginning", "--speculative", "--patience", "1s"];
-    let watch = place.watch(&args[..if speculative { 5 } else { 2 }]);
+    // Its only signs of life are those that it is told to give: nobody is missed.
+    let config = BusConfig { heartbeat_interval: Duration::from_secs(60), ..Place::config() };
+    let mut bus = BusPublisher::open(&name, service, &config, &before).unwrap();
+    let args = ["--from", "beginning", "--patience", "1s", "--speculative"];
+    let watch = place.watch(match mistake {
+        Mistake::Phantom => &args,
+        Mistake::Withheld => &args[..4],
+        _ => &args[..2],
+    });
     // It joins when it hears that the bus goes on where the log ends.
     let all_at = |sequence| Watermarks::all(sequence);
+    let begun = Instant::now();
     while !watch.has_said("live from sequence 22 on") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not join");
         bus.heartbeat(&all_at(before.last_sequence));
         std::thread::park_timeout(Duration::from_millis(10));
     }
     for number in 21..=25 {
         let last = place.put(number);
+        if mistake == Mistake::Withheld && number >= 23 {
+            continue;
+        }
         let mistake = if number == 23 { mistake } else { Mistake::None };
         let mut frames = place.node.reader().frames(last).unwrap();
         let logged = frames.next_frame().unwrap().unwrap();
@@ -175,14 +188,16 @@ fn judged(mistake: Mistake) -> (Option<i32>, Value) {
         match mistake {
             Mistake::Early => watermarks.visible = last.previous(),
             Mistake::Watermarks => watermarks.durable = last.previous(),
-            Mistake::None | Mistake::Bit | Mistake::Term | Mistake::Phantom => {}
+            Mistake::None | Mistake::Bit | Mistake::Term | Mistake::Phantom | Mistake::Withheld => {}
         }
         if speculative {
             watermarks = Watermarks { accepted: last, written: last, ..all_at(before.last_sequence) };
         }
         let bytes = match mistake {
             Mistake::Bit | Mistake::Term | Mistake::Phantom => frame(&head_before(logged), logged, mistake),
-            Mistake::None | Mistake::Early | Mistake::Watermarks => logged.bytes().to_vec(),
+            Mistake::None | Mistake::Early | Mistake::Watermarks | Mistake::Withheld => {
+                logged.bytes().to_vec()
+            }
         };
         // A term that it has seen is the least that it takes: a mistake about it is the last thing that it says.
         bus.publish(&bytes, &watermarks).unwrap();
@@ -223,12 +238,21 @@ fn a_bus_that_makes_any_mistake_ends_the_judge_with_a_verdict_that_says_so() {
         if mistake == Mistake::None {
             assert_eq!((code, &verdict["verdict"]), (Some(0), &"clean".into()), "{verdict}");
             assert_eq!((&verdict["events"], &verdict["compared"]), (&26.into(), &26.into()), "{verdict}");
+            assert_eq!(verdict["live"], 5, "{verdict}");
             continue;
         }
         assert_eq!((code, &verdict["verdict"]), (Some(1), &"violated".into()), "{mistake:?}: {verdict}");
         let said = found.iter().any(|one| one.as_str().is_some_and(|one| one.starts_with(word)));
         assert!(said, "{mistake:?}: {verdict}");
     }
+}
+
+#[test]
+fn a_judge_that_did_not_come_to_where_the_tape_is_says_so() {
+    let (code, verdict) = judged(Mistake::Withheld);
+    assert_eq!((code, &verdict["verdict"]), (Some(1), &"incomplete".into()), "{verdict}");
+    let missing = verdict["missing"].as_str().unwrap_or_default();
+    assert!(missing.starts_with("shown through 23, the tape is at 26"), "{verdict}");
 }
 
 #[test]
@@ -266,7 +290,7 @@ fn a_judge_that_hears_no_bus_or_is_told_where_to_end_says_what_it_judged() {
     let (code, verdict) = place.watch(&["--from", "beginning", "--duration", "1s"]).ended();
     assert_eq!((code, &verdict["verdict"]), (Some(1), &"incomplete".into()), "{verdict}");
     let (code, verdict) = place.watch(&["--from", "beginning", "--through", "5"]).ended();
-    assert_eq!((code, &verdict["verdict"]), (Some(0), &"clean".into()), "{verdict}");
+    assert_eq!((code, &verdict["verdict"], &verdict["live"]), (Some(1), &"incomplete".into(), &0.into()));
     assert!(verdict["compared"].as_u64() >= Some(5), "{verdict}");
     let output = Command::new(env!("CARGO_BIN_EXE_matchtape"))
         .args(["watch", "--bus-root", "/nowhere", "--data"])
@@ -275,5 +299,15 @@ fn a_judge_that_hears_no_bus_or_is_told_where_to_end_says_what_it_judged() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("there is no such folder"), "{said}");
+    place.close();
+
+    let mut place = Place::new(true);
+    let through = place.last.next().next();
+    let watch = place.watch(&["--through", &through.get().to_string()]);
+    watch.wait_for("live from sequence", 1);
+    place.put(21);
+    place.put(22);
+    let (code, verdict) = watch.ended();
+    assert_eq!((code, &verdict["verdict"], &verdict["live"]), (Some(0), &"clean".into(), &2.into()));
     place.close();
 }

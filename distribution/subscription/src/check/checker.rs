@@ -451,7 +451,13 @@ impl<E: Expected> Checker<E> {
         let Watermarks { accepted, written, durable, replicated, visible } = *watermarks;
         let shown_at = watermarks.get(self.promise.visible_at);
         if !(accepted >= written && written >= durable && durable >= replicated && shown_at >= visible) {
-            self.violation(format!("watermarks contradict each other: {watermarks:?}"));
+            let stage = self.promise.visible_at;
+            let otherwise = if shown_at < visible {
+                format!("; visible is ahead of {stage}: is that what the node's visible_at says?")
+            } else {
+                String::new()
+            };
+            self.violation(format!("watermarks contradict each other: {watermarks:?}{otherwise}"));
         }
     }
 
@@ -592,6 +598,11 @@ impl<E: Expected> Checker<E> {
     /// How much of that is kept.
     pub fn held_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, Held::bytes)
+    }
+
+    /// Whether the event at [`uncompared`](Self::uncompared) is another on the log: it was accepted, and may be taken back.
+    pub fn is_contradicted(&self) -> bool {
+        self.held.as_ref().and_then(Held::contradiction).is_some()
     }
 
     /// The log's event at [`uncompared`](Self::uncompared). `false` where it is another than was shown, as merely accepted: that may

@@ -11,7 +11,7 @@ use crate::subscription::{Subscription, SubscriptionError};
 use crate::update::Update;
 
 /// So many bytes of events wait for the log to prove them. With more, nothing is taken in until it has proven some: a reader
-/// that stands still lags, and is served from the log.
+/// that stands still lags, and is served from the log. What the log contradicts is an exception: what comes may take it back.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// How often the log is looked at while events come.
 const COMPARE_EVERY: Duration = Duration::from_millis(20);
@@ -52,7 +52,7 @@ impl<S: Subscription, H: History, E: Expected> Watch<S, H, E> {
     ) -> Result<(), SubscriptionError> {
         if self.checker.held_bytes() >= HELD_BYTES_MAX {
             self.compare()?;
-            if self.checker.held_bytes() >= HELD_BYTES_MAX {
+            if self.checker.held_bytes() >= HELD_BYTES_MAX && !self.checker.is_contradicted() {
                 std::thread::park_timeout(PAUSE);
                 return Ok(());
             }

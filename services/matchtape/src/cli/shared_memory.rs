@@ -129,13 +129,11 @@ pub(super) fn check(config: &Config) -> Result<(), CliError> {
     let needed = Needed::of(config);
     let mut available = shared_memory_available().map_err(without_a_bus)?;
     if available < needed.bytes() {
-        let cleaned = clean_dead_participants(&name).map_err(CliError::failed)?;
+        // Also where another, or a moment ago somebody, has cleaned up already.
+        clean_dead_participants(&name).map_err(CliError::failed)?;
         let begun = Instant::now();
         available = shared_memory_available().map_err(without_a_bus)?;
-        while cleaned.removed + cleaned.abandoned > 0
-            && available < needed.bytes()
-            && begun.elapsed() < LET_GO_WAIT
-        {
+        while available < needed.bytes() && begun.elapsed() < LET_GO_WAIT {
             std::thread::sleep(LOOK_AGAIN);
             available = shared_memory_available().map_err(without_a_bus)?;
         }

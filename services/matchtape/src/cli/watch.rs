@@ -25,11 +25,11 @@ use super::{follow, interrupt, store};
 /// subscriber. Judged are: positions, without gap or repetition whatever joins, leaves, lags, fails or starts again; every event,
 /// byte for byte and with its term as the log has it there; terms, groups, the numbers of producers, late marks; the stage that an
 /// event is labelled with, and the watermarks that came along; with --speculative, that only what was merely accepted is retracted,
-/// and that all the rest is on the log as it was shown. What it finds it says at once; the verdict comes at the end.
+/// and that all the rest is on the log as it was shown. The first 8 things that it finds it says at once, more it counts; the verdict
+/// comes at the end, and is clean only where events came by the bus or there were none.
 ///
 /// Told to stop, it first goes on to where the tape is then, and compares what it was shown last, which the log proves a moment
-/// later. It takes a subscriber's place on
-/// the bus, and never makes the node wait.
+/// later. It takes a subscriber's place on the bus, and never makes the node wait.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Exit codes: 0 everything that was shown was judged and is right (also when ended by Ctrl-C or SIGTERM); 1 a \
@@ -38,7 +38,7 @@ rule was broken, or something could not be judged.
 Examples:
   matchtape watch --data tape/                                     (until Ctrl-C)
   matchtape watch --data tape/ --duration 10m --format json        (ten minutes, then a verdict)
-  matchtape watch --data tape/ --from beginning --through 50000
+  matchtape watch --data tape/ --through 50000                     (until that event has come)
   matchtape watch --data tape/ --speculative                       (what is shown before it is durable)"
 )]
 pub(super) struct WatchArgs {
@@ -94,6 +94,8 @@ struct Verdict {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_sequence: Option<u64>,
     events: u64,
+    /// Events that came by the bus, also such as were taken back; the others were read from the log.
+    live: u64,
     /// Events that the log has as they were shown; one that was taken back and shown again may count twice.
     compared: u64,
     uncompared: u64,
@@ -107,6 +109,9 @@ struct Verdict {
     retractions: u64,
     retracted_events: u64,
     violations: u64,
+    /// What was not judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
     /// The first few in words.
     found: Vec<String>,
 }
@@ -145,7 +150,8 @@ pub(super) fn run(args: &WatchArgs) -> Result<(), CliError> {
     let mut watch = Watch::new(subscription, log, checker);
 
     let deadline = args.duration.and_then(|limit| Instant::now().checked_add(limit));
-    let mut teller = Teller { bus: &name, heard: false, violations: 0, said_at: Instant::now() };
+    let mut teller =
+        Teller { bus: &name, heard: false, silent: false, live: 0, violations: 0, said_at: Instant::now() };
     let mut end = loop {
         if args.through.is_some_and(|last| watch.checker().resume_at() > Sequence(last)) {
             break End::Reached;
@@ -170,13 +176,18 @@ pub(super) fn run(args: &WatchArgs) -> Result<(), CliError> {
         }
     };
     teller.found(watch.checker());
-    judge(args, watch.checker(), settled, end)
+    let missing = missing(watch.checker(), &teller, until, settled);
+    judge(args, watch.checker(), teller.live, settled, missing, end)
 }
 
 /// What is said on standard error as it goes.
 struct Teller<'a> {
     bus: &'a BusName,
     heard: bool,
+    /// Since an alarm.
+    silent: bool,
+    /// Events that came by the bus.
+    live: u64,
     violations: usize,
     said_at: Instant,
 }
@@ -184,6 +195,9 @@ struct Teller<'a> {
 impl Teller<'_> {
     fn tell(&mut self, update: &Update<'_>) {
         match update {
+            Update::Events(events) if events.watermarks().is_some() => {
+                self.live += events.last().next().get().saturating_sub(events.first().get());
+            }
             Update::Events(_) | Update::Window(_) | Update::Heartbeat { .. } | Update::Ended { .. } => {}
             notice @ (Update::LiveJoined { .. }
             | Update::LiveLeft { .. }
@@ -194,6 +208,11 @@ impl Teller<'_> {
             | Update::PublisherRestarted { .. }
             | Update::Ahead { .. }) => {
                 self.heard |= matches!(notice, Update::LiveJoined { .. });
+                match notice {
+                    Update::Alarm { .. } => self.silent = true,
+                    Update::LiveJoined { .. } | Update::PublisherRestarted { .. } => self.silent = false,
+                    _ => {}
+                }
                 eprintln!("{}", follow::in_words(notice, Some(self.bus).filter(|_| !self.heard)));
             }
         }
@@ -221,23 +240,51 @@ impl Teller<'_> {
     }
 }
 
-fn judge(args: &WatchArgs, checker: &Checker, settled: bool, end: End) -> Result<(), CliError> {
+/// What was shown and could not be compared. Settled, only what was accepted since it was told to stop is left, which nobody
+/// waits for.
+fn uncompared(checker: &Checker, settled: bool) -> Option<Sequence> {
+    checker.uncompared().filter(|_| !settled)
+}
+
+/// What was not judged, in words.
+fn missing(checker: &Checker, teller: &Teller<'_>, until: Sequence, settled: bool) -> Option<String> {
     let counts = checker.counts();
-    // Settled, only what was accepted since it was told to stop is left, which nobody waits for.
-    let uncompared = checker.uncompared().filter(|_| !settled);
-    let left = uncompared.map_or(0, |first| checker.next().get() - first.get()) + counts.below_retention;
-    let missing = if let Some(first) = uncompared {
+    let shown = checker.next();
+    if !settled && shown < until {
+        let (shown, until) = (shown.previous(), until.previous());
+        Some(format!(
+            "shown through {shown}, the tape is at {until}: it did not come to there within --patience"
+        ))
+    } else if let Some(first) = uncompared(checker, settled) {
         Some(format!("events from {first} on were shown, which the log does not prove: is the node down?"))
     } else if counts.below_retention > 0 {
         Some(format!(
             "{} events were shown that retention had dropped before the log was read",
             counts.below_retention
         ))
-    } else if matches!(end, End::Stopped) && counts.joined == 0 {
+    } else if counts.joined == 0 {
         Some("nothing came by the bus: only the log was read".to_owned())
+    } else if teller.silent {
+        Some("the bus was silent at the end: is the node down?".to_owned())
+    } else if teller.live == 0 && checker.events() > 0 {
+        Some(format!("none of the {} events came by the bus: they were read from the log", checker.events()))
     } else {
         None
-    };
+    }
+}
+
+fn judge(
+    args: &WatchArgs,
+    checker: &Checker,
+    live: u64,
+    settled: bool,
+    missing: Option<String>,
+    end: End,
+) -> Result<(), CliError> {
+    let counts = checker.counts();
+    let left = uncompared(checker, settled)
+        .map_or(0, |first| checker.next().get().saturating_sub(first.get()))
+        + counts.below_retention;
     let contradicted = matches!(end, End::Failed(SubscriptionError::Handover(_)));
     let verdict = if !checker.is_clean() || contradicted {
         "violated"
@@ -252,6 +299,7 @@ fn judge(args: &WatchArgs, checker: &Checker, settled: bool, end: End) -> Result
         first_sequence: checker.first().get(),
         last_sequence,
         events: checker.events(),
+        live,
         compared: counts.compared,
         uncompared: left,
         joins: counts.joined,
@@ -264,6 +312,7 @@ fn judge(args: &WatchArgs, checker: &Checker, settled: bool, end: End) -> Result
         retractions: counts.retractions,
         retracted_events: counts.retracted,
         violations: checker.violated(),
+        missing: missing.clone(),
         found: checker.violations().to_vec(),
     };
     let mut out = stdout().lock();
@@ -277,7 +326,7 @@ fn judge(args: &WatchArgs, checker: &Checker, settled: bool, end: End) -> Result
                 .map_or_else(String::new, |last| format!(", sequences {} to {last}", report.first_sequence));
             writeln!(
                 out,
-                "{verdict}: {} events{range}; {} compared with the log, {left} not; {} violations; {} joins, {} leaves, {} times outrun, \
+                "{verdict}: {} events{range}, {live} of them by the bus; {} compared with the log, {left} not; {} violations; {} joins, {} leaves, {} times outrun, \
                  {} restarts, {} retractions of {} events, {} heartbeats, {} alarms",
                 report.events,
                 report.compared,
