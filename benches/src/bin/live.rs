@@ -141,12 +141,12 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// One event at a time, busy polling where the event passes.
+/// One event at a time: the handler asks for it, the engine's thread publishes it on a core with the node's threads.
 fn latency(service: BusService, pace: Pace, options: &Options, folder: &std::path::Path) -> Histogram<u64> {
     let cores = cores();
     let speculative = service == BusService::Speculative;
-    // The log's thread sends what is durable: on the same core a pipeline that never sleeps would hold it up.
-    let wait = if speculative { PipelineWait::Spin } else { PipelineWait::default() };
+    // The engine frames its events itself.
+    let wait = PipelineWait::Adaptive { spin: Duration::ZERO };
     let data = tempfile::tempdir_in(folder).expect("a folder");
     let node = apart(cores, || node(data.path(), "tape", WakeUp::BusyPoll, speculative, wait));
     let settings = SubscriberOptions {
@@ -156,25 +156,43 @@ fn latency(service: BusService, pace: Pace, options: &Options, folder: &std::pat
     };
     let bus = node.bus_name().expect("a node with a bus");
     let mut subscriber = BusSubscriber::open(bus, service, &settings).expect("a bus to subscribe to");
+    let (asked, begun_at_ns) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicI64::new(0)));
+    let (ask, stamp) = (Arc::clone(&asked), Arc::clone(&begun_at_ns));
     let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
+    let engine = move || {
+        let mut published = 0;
+        loop {
+            // Acquire: pairs with the Release below.
+            match ask.load(Ordering::Acquire) {
+                u64::MAX => return,
+                asked if asked > published => {
+                    published = asked;
+                    stamp.store(wall_clock_ns(), Ordering::Relaxed);
+                    publish(&mut publisher, published);
+                }
+                _ => std::hint::spin_loop(),
+            }
+        }
+    };
+    let engine = apart(cores, || std::thread::spawn(engine));
     let (mut number, stages, mut one_way) = (0, node.latency(), nanoseconds());
     let start = Instant::now();
     while start.elapsed() < options.duration() {
         number += 1;
-        let begun = wall_clock_ns();
-        let sequence = publish(&mut publisher, number);
-        let at_ns = loop {
+        asked.store(number, Ordering::Release);
+        let (sequence, at_ns) = loop {
+            // The first frame has the term's start too.
             if let Some(Delivery::Frame(frame)) = subscriber.poll().expect("a bus that works")
-                && frame.frame().last_sequence() >= sequence
+                && frame.frame().last_sequence() > Sequence(number)
             {
                 for event in frame.frame().events() {
                     std::hint::black_box(event.header());
                 }
-                break wall_clock_ns();
+                break (frame.frame().last_sequence(), wall_clock_ns());
             }
             std::hint::spin_loop();
         };
-        let since = if speculative { begun } else { stages.durable_at().get() };
+        let since = if speculative { begun_at_ns.load(Ordering::Relaxed) } else { stages.durable_at().get() };
         one_way.saturating_record((at_ns - since).max(1) as u64);
         if pace == Pace::WhenAllRest {
             while node.watermarks().durable < sequence {
@@ -183,7 +201,9 @@ fn latency(service: BusService, pace: Pace, options: &Options, folder: &std::pat
             spin_for(LOG_RESTS);
         }
     }
-    drop((publisher, subscriber));
+    asked.store(u64::MAX, Ordering::Release);
+    engine.join().expect("the engine");
+    drop(subscriber);
     node.close().expect("a node that closes");
     bind_to(0..cores);
     one_way

@@ -33,7 +33,7 @@ impl Bell {
 
     /// Sleeps until rung or until `deadline`, unless `available` says there is something already. Only ever called by
     /// one thread.
-    pub(crate) fn sleep_unless(&self, available: impl Fn() -> bool, deadline: Option<Instant>) {
+    pub(crate) fn sleep_unless(&self, available: impl FnOnce() -> bool, deadline: Option<Instant>) {
         self.sleeper.get_or_init(std::thread::current);
         self.asleep.store(true, Ordering::Relaxed);
         // Pairs with the fence in `ring`.

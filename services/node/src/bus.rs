@@ -1,4 +1,4 @@
-//! The node's two bus publishers: `live`, used by the log's thread and one of its own, and `speculative` on the pipeline's.
+//! The node's two bus publishers: `live`, used by the log's thread and one of its own, and `speculative`, of the pipeline.
 //!
 //! The live publisher has no queue of its own: what is sent is what `visible` allows, from the commit that made it visible
 //! or through the same reader as everybody's, and a subscriber can never slow the pipeline or the log.
@@ -18,7 +18,6 @@ use matchtape_storage::wal::CommitBuffer;
 use matchtape_storage::{FrameCursor, ReadError, Reader};
 use parking_lot::Mutex;
 
-use crate::pipeline::Speculative;
 use crate::publisher::Intake;
 
 /// How often the traces of killed processes are looked for.
@@ -275,9 +274,10 @@ impl Follower {
     }
 }
 
-/// The speculative publisher, used by the pipeline thread alone.
+/// The speculative publisher, part of the pipeline: told of every frame as soon as it is cut.
 pub(crate) struct SpeculativeBus {
     publisher: BusPublisher,
+    wakes: bool,
     intake: Arc<Intake>,
     interval: Duration,
     next_beat: Instant,
@@ -294,16 +294,22 @@ impl SpeculativeBus {
         let publisher = BusPublisher::open(name, BusService::Speculative, config, head)?;
         Ok(Self {
             publisher,
+            wakes: config.wake_up == WakeUp::Event,
             intake,
             interval: config.heartbeat_interval,
             next_beat: Instant::now(),
             broken: false,
         })
     }
-}
 
-impl Speculative for SpeculativeBus {
-    fn accepted(&mut self, frame: &[u8], last: Sequence) {
+    /// Whether there may be subscribers that sleep.
+    pub(crate) fn wakes(&self) -> bool {
+        self.wakes
+    }
+
+    /// The next frame of the tape and its last event, accepted but not yet written. The log's memory is locked meanwhile: no
+    /// place for a system call.
+    pub(crate) fn accepted(&mut self, frame: &[u8], last: Sequence) {
         if !self.broken {
             // Not the ring's own `accepted`, which may be further: to look it up takes its line away from who claims there.
             let watermarks = Watermarks { accepted: last, ..self.intake.stages.watermarks() };
@@ -314,17 +320,20 @@ impl Speculative for SpeculativeBus {
         }
     }
 
-    fn appended(&mut self) {
-        if !self.broken {
+    /// The log has the frame, and its memory is free again.
+    pub(crate) fn appended(&mut self) {
+        if self.wakes && !self.broken {
             self.publisher.wake_subscribers();
         }
     }
 
-    fn next_beat(&self) -> Option<Instant> {
+    /// When it wants to [`beat`](Self::beat).
+    pub(crate) fn next_beat(&self) -> Option<Instant> {
         (!self.broken).then_some(self.next_beat)
     }
 
-    fn beat(&mut self) {
+    /// It is that time.
+    pub(crate) fn beat(&mut self) {
         self.publisher.heartbeat(&self.intake.watermarks());
         self.next_beat = Instant::now() + self.interval;
     }

@@ -29,7 +29,7 @@ use crate::idle::IdleClock;
 use crate::ingress::{Ingress, IngressOptions};
 use crate::latency::StageLatency;
 use crate::parts::EndedPart;
-use crate::pipeline::{NoSpeculation, Pipeline, PipelineWait, Progress, Speculative, VisibleAt, bind};
+use crate::pipeline::{Pipeline, PipelineThread, PipelineWait, Progress, VisibleAt, bind};
 use crate::producers::{self, ProducerMarks};
 use crate::publisher::{Intake, Publisher, Publishers};
 use crate::ring::{Ring, RingReader};
@@ -215,8 +215,15 @@ impl Node {
         let ring = Arc::new(Ring::new(options.ring_slots, found.last_sequence));
         let ring_reader = RingReader::new(Arc::clone(&ring));
         let skew_ns_max = i64::try_from(options.event_time_skew_max.as_nanos()).unwrap_or(i64::MAX);
-        let mut intake =
-            Intake::new(ring, Arc::clone(&stages), skew_ns_max, store.space_problem(), epoch_start, marks);
+        let mut intake = Intake::new(
+            ring,
+            Arc::clone(&stages),
+            skew_ns_max,
+            options.wait.looks_for(),
+            store.space_problem(),
+            epoch_start,
+            marks,
+        );
         *intake.accepted_time.get_mut() = found.accepted_time.get();
         #[cfg(any(test, feature = "mistakes"))]
         {
@@ -256,8 +263,14 @@ impl Node {
             store: Arc::downgrade(&store),
             incarnation: u64::from_le_bytes(incarnation),
         })?;
-        let parts =
-            (Arc::clone(&intake), ring_reader, Framer::new(head), Arc::clone(&store), options.wait, commits);
+        let mut pipeline = Pipeline {
+            ring: ring_reader,
+            framer: Framer::new(head),
+            store: Arc::clone(&store),
+            speculative: None,
+            inside_group: false,
+            slow: 0,
+        };
         // From here on it is a node, though not a whole one: if something does not start, dropping it ends what has.
         let mut node = Self {
             intake: Arc::clone(&intake),
@@ -278,37 +291,21 @@ impl Node {
         if let (Some((bus, name)), Some(lane)) = (bus, lane) {
             node.live = Some(LiveBus::start(name, bus, lane, reader, Arc::clone(&intake))?);
         }
-        let core = options.pipeline_core;
-        match (&options.bus, &bus_name) {
-            (Some(bus), Some(name)) if bus.speculative => {
-                let (name, config, intake) = (name.clone(), bus.config.clone(), Arc::clone(&intake));
-                let (opened, open) = std::sync::mpsc::sync_channel(1);
-                let thread = std::thread::Builder::new().name("pipeline".into()).spawn(move || {
-                    bind("pipeline", core);
-                    match SpeculativeBus::open(&name, &config, &found, intake) {
-                        Ok(bus) => {
-                            let _ = opened.send(Ok(()));
-                            run(parts, bus);
-                        }
-                        Err(error) => {
-                            let _ = opened.send(Err(error));
-                        }
-                    }
-                })?;
-                node.pipeline = Some(thread);
-                match open.recv() {
-                    Ok(result) => result?,
-                    Err(_) => unreachable!("the pipeline thread reports before it runs"),
-                }
-            }
-            _ => {
-                let thread = std::thread::Builder::new().name("pipeline".into()).spawn(move || {
-                    bind("pipeline", core);
-                    run(parts, NoSpeculation);
-                })?;
-                node.pipeline = Some(thread);
-            }
+        if let (Some(bus), Some(name)) = (&options.bus, &bus_name)
+            && bus.speculative
+        {
+            let opened = SpeculativeBus::open(name, &bus.config, &found, Arc::clone(&intake))?;
+            pipeline.speculative = Some(opened);
         }
+        let (core, thread) = (
+            options.pipeline_core,
+            PipelineThread { intake: Arc::clone(&intake), wait: options.wait, commits },
+        );
+        let run = move || {
+            bind("pipeline", core);
+            thread.run(pipeline);
+        };
+        node.pipeline = Some(std::thread::Builder::new().name("pipeline".into()).spawn(run)?);
         // Last: from here on others publish.
         if let (Some(ingress), Some(name)) = (&options.ingress, &bus_name) {
             node.ingress =
@@ -516,13 +513,6 @@ impl TapeProgress {
     pub fn wait_async(&self, sequence: Sequence, stage: Stage) -> StageReached {
         StageReached::new(Arc::clone(&self.intake.stages), sequence, stage)
     }
-}
-
-type Parts = (Arc<Intake>, RingReader, Framer, Arc<EventStore>, PipelineWait, Arc<AtomicU64>);
-
-fn run<S: Speculative>(parts: Parts, speculative: S) {
-    let (intake, ring, framer, store, wait, commits) = parts;
-    Pipeline { intake, ring, framer, store, wait, commits, speculative, inside_group: false }.run();
 }
 
 /// An event on an idle tape waits so long at most, and so may signs of life.

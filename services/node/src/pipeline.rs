@@ -1,4 +1,5 @@
-//! The pipeline thread: frames what has accumulated in the ring and hands it to the log, and to the speculative bus.
+//! The pipeline: frames what has accumulated in the ring and hands it to the log, and to the speculative bus. It has a thread; while
+//! that sleeps, whoever publishes does its work.
 //!
 //! ```text
 //!   ring --frame--> log (its own thread writes and syncs) --committed--> stages, readers, live bus
@@ -18,8 +19,9 @@ use matchtape_schemas::publish::WaitError;
 use matchtape_schemas::{Sequence, Stage};
 use matchtape_storage::wal::{AppendError, CommitBuffer, CommitObserver, Committed, WalError};
 use matchtape_storage::{EventStore, VisibleGate};
+use parking_lot::MutexGuard;
 
-use crate::bus::LiveLane;
+use crate::bus::{LiveLane, SpeculativeBus};
 use crate::framer::Framer;
 use crate::latency::StageLatency;
 use crate::publisher::{Intake, wall_clock};
@@ -29,7 +31,9 @@ use crate::stages::Stages;
 /// How the pipeline thread waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PipelineWait {
-    /// Looks for events this long, then sleeps; the publisher that wakes it pays for the call.
+    /// Looks for events this long, then sleeps. While it sleeps a publisher frames its own event; one that comes within that
+    /// time of the one before it wakes the pipeline, and pays for the call. With zero nobody does: every event is framed by who
+    /// publishes it, at the shortest way to a speculative subscriber, and costs a frame of its own.
     Adaptive {
         /// How long it looks.
         spin: Duration,
@@ -49,6 +53,16 @@ pub enum PipelineWait {
 impl Default for PipelineWait {
     fn default() -> Self {
         Self::Adaptive { spin: Duration::from_micros(50) }
+    }
+}
+
+impl PipelineWait {
+    /// How long it looks for events before it sleeps so that it has to be woken.
+    pub(crate) fn looks_for(self) -> Duration {
+        match self {
+            Self::Adaptive { spin } => spin,
+            Self::Nap { .. } | Self::Spin => Duration::MAX,
+        }
     }
 }
 
@@ -157,7 +171,7 @@ impl CommitObserver for Progress {
             self.latency.record(Stage::Visible, oldest.accepted_time, wall_clock());
         }
         self.wake();
-        // Release: pairs with the Acquire in `Pipeline::wait_for_log`.
+        // Release: pairs with the Acquire in `PipelineThread::wait_for_log`.
         self.commits.fetch_add(1, Ordering::Release);
         self.intake.room.ring();
     }
@@ -177,55 +191,132 @@ impl CommitObserver for Progress {
     }
 }
 
-/// Told of every frame as soon as it is cut, on the pipeline thread.
-pub(crate) trait Speculative {
-    /// The next frame of the tape and its last event, accepted but not yet written. The log's memory is locked meanwhile: no
-    /// place for a system call.
-    fn accepted(&mut self, frame: &[u8], last: Sequence);
-    /// The log has the frame, and its memory is free again.
-    fn appended(&mut self);
-    /// When it wants to be called without a frame.
-    fn next_beat(&self) -> Option<Instant>;
-    /// It is that time.
-    fn beat(&mut self);
-}
-
-/// Nobody.
-pub(crate) struct NoSpeculation;
-
-impl Speculative for NoSpeculation {
-    fn accepted(&mut self, _: &[u8], _: Sequence) {}
-
-    fn appended(&mut self) {}
-
-    fn next_beat(&self) -> Option<Instant> {
-        None
-    }
-
-    fn beat(&mut self) {}
-}
-
-pub(crate) struct Pipeline<S> {
-    pub(crate) intake: Arc<Intake>,
+/// What frames events: whoever has it locked, the pipeline's thread or a publisher that finds that asleep. While the thread is
+/// awake it keeps it.
+pub(crate) struct Pipeline {
     pub(crate) ring: RingReader,
     pub(crate) framer: Framer,
     pub(crate) store: Arc<EventStore>,
-    pub(crate) wait: PipelineWait,
-    pub(crate) commits: Arc<AtomicU64>,
-    pub(crate) speculative: S,
+    pub(crate) speculative: Option<SpeculativeBus>,
     /// The last frame handed to the log lies inside a group that goes on.
     pub(crate) inside_group: bool,
+    /// By how much taking events is to be slowed down, in thousandths, as of the last frame.
+    pub(crate) slow: u32,
 }
 
-/// A pipeline that panics takes nobody with it into waiting for ever.
-struct EndOnPanic(Arc<Intake>);
+/// What became of the next frame.
+enum Appended {
+    /// The log has it.
+    Frame,
+    /// The log has no room, or (where it was not to be waited for) is about to take what it has.
+    NoRoom,
+    /// The log takes no more.
+    Ended,
+}
 
-impl Drop for EndOnPanic {
+impl Pipeline {
+    /// One frame. `waits`: for the log's lock, which its threads never hold for long, unless one loses its core meanwhile.
+    fn append(&mut self, intake: &Intake, waits: bool) -> Appended {
+        let (store, ring, framer) = (&self.store, &self.ring, &mut self.framer);
+        let (wal, speculative) = (store.wal(), &mut self.speculative);
+        let mut taken = 0;
+        let write = |out: &mut [u8]| {
+            let (frame, events) = framer.frame(ring, out, wall_clock(), || wal.wants_segment_end());
+            taken = events;
+            if let Some(bus) = speculative {
+                bus.accepted(&out[..frame.length as usize], frame.last_sequence());
+            }
+            frame
+        };
+        let appended =
+            if waits { wal.append(FRAME_BYTES_MAX, write) } else { wal.try_append(FRAME_BYTES_MAX, write) };
+        match appended {
+            Ok(frame) => {
+                self.inside_group = !frame.ends_group();
+                self.ring.release(taken);
+                // Relaxed: only the idle clock looks, and only whether the tape is of today; and whoever asks a gauge.
+                intake.max_event_time.store(frame.max_event_time.get(), Ordering::Relaxed);
+                intake.accepted_time.store(frame.accepted_time.get(), Ordering::Relaxed);
+                intake.stages.raise(Stage::Accepted, frame.last_sequence());
+                if let Some(bus) = &mut self.speculative {
+                    bus.appended();
+                }
+                // After a frame and not before the next: only what is appended here makes it more, and an event that
+                // comes alone need not wait for the answer.
+                self.slow = self.slow_down(intake);
+                Appended::Frame
+            }
+            Err(AppendError::Full) => Appended::NoRoom,
+            Err(AppendError::Ended(error)) => {
+                tracing::error!(%error, "the log takes no more frames");
+                Appended::Ended
+            }
+            Err(AppendError::Chain(error)) => panic!("nobody else continues the chain: {error}"),
+        }
+    }
+
+    /// In thousandths, as `Pressure` has it. A group that was begun is always ended: before its end nothing of it can be
+    /// flushed. What a closed ring still holds is taken at once: it is bounded, and on a full disk the pressure never ends.
+    fn slow_down(&self, intake: &Intake) -> u32 {
+        let slow = if self.inside_group { 0 } else { self.store.pressure().slow_down().0 };
+        if slow > 0 && intake.ring.is_closed() { 0 } else { slow }
+    }
+
+    /// Whoever has put an event into the ring while the pipeline's thread sleeps frames it here and now: waking that
+    /// thread is a system call, and takes it tens of microseconds. `false`: there is something for the thread to do, be it
+    /// that events come so fast that it had better be awake.
+    ///
+    /// It takes one frame at most, and waits for nothing: what is not as usual is left to the thread.
+    pub(crate) fn frame_here(&mut self, intake: &Intake, looks_ns: i64) -> bool {
+        // Waking subscribers that sleep is a system call for each, and no publisher's.
+        let wakes = self.speculative.as_ref().is_some_and(SpeculativeBus::wakes);
+        if wakes || self.slow > 0 || self.store.health().is_err() || !Framer::ready(&self.ring) {
+            return false;
+        }
+        // Relaxed: written under this lock.
+        let before = intake.accepted_time.load(Ordering::Relaxed);
+        if !matches!(self.append(intake, false), Appended::Frame) {
+            return false;
+        }
+        let since = intake.accepted_time.load(Ordering::Relaxed).saturating_sub(before);
+        // Had the thread been awake, it would still have been looking when this event came.
+        since >= looks_ns && !Framer::ready(&self.ring)
+    }
+
+    fn next_beat(&self) -> Option<Instant> {
+        self.speculative.as_ref().and_then(SpeculativeBus::next_beat)
+    }
+
+    /// Whatever is waited for: readers would take silence for the bus's end.
+    fn beat_if_due(&mut self) {
+        if let Some(bus) = &mut self.speculative
+            && bus.next_beat().is_some_and(|beat| Instant::now() >= beat)
+        {
+            bus.beat();
+        }
+    }
+}
+
+/// The pipeline, while somebody has it; `None` once its thread has ended.
+type Held<'a> = MutexGuard<'a, Option<Pipeline>>;
+
+/// The thread that has the pipeline whenever it is awake.
+pub(crate) struct PipelineThread {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) wait: PipelineWait,
+    pub(crate) commits: Arc<AtomicU64>,
+}
+
+/// However the thread ends, it takes the pipeline along, and if it panics nobody with it into waiting for ever.
+struct TakeAlong(Arc<Intake>);
+
+impl Drop for TakeAlong {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stages.end(WaitError::Poisoned);
             self.0.ring.close();
         }
+        *self.0.pipeline.lock() = None;
     }
 }
 
@@ -248,137 +339,105 @@ impl Pause {
     }
 }
 
-impl<S: Speculative> Pipeline<S> {
+impl PipelineThread {
     /// Runs until the ring is closed and empty, or the log has ended.
-    pub(crate) fn run(mut self) {
-        let _guard = EndOnPanic(Arc::clone(&self.intake));
+    pub(crate) fn run(self, mut pipeline: Pipeline) {
+        let intake = Arc::clone(&self.intake);
+        let _along = TakeAlong(Arc::clone(&intake));
+        pipeline.slow = pipeline.slow_down(&intake);
+        let mut held = intake.pipeline.lock();
+        *held = Some(pipeline);
         let mut pause = Pause::default();
-        let mut slow = self.slow_down();
         loop {
-            if !Framer::ready(&self.ring) {
+            // Taken away where a publisher panicked with it.
+            let Some(pipeline) = held.as_mut() else { return };
+            if !Framer::ready(&pipeline.ring) {
                 // Once the ring is closed nothing more is claimed: what has been read is then all there is.
-                if self.intake.ring.is_closed() && self.ring.released() == self.intake.ring.claimed() {
+                if intake.ring.is_closed() && pipeline.ring.released() == intake.ring.claimed() {
                     return;
                 }
-                self.wait_for_events();
+                held = self.wait_for_events(held, &intake);
                 continue;
             }
             // Nothing would ever make room again; better said now than when memory is full.
-            if let Err(error) = self.store.health() {
+            if let Err(error) = pipeline.store.health() {
                 tracing::error!(%error, "indexing or flushing failed: no more events are taken");
-                self.intake.stages.end(WaitError::Poisoned);
-                self.intake.ring.close();
+                intake.poison();
                 return;
             }
-            if slow >= 1000 {
+            if pipeline.slow >= 1000 {
                 std::thread::park_timeout(PRESSURE_PAUSE);
-                self.beat_if_due();
-                slow = self.slow_down();
+                pipeline.beat_if_due();
+                pipeline.slow = pipeline.slow_down(&intake);
                 continue;
             }
             let begun = Instant::now();
-            if !self.append() {
-                return;
+            let commits = self.commits.load(Ordering::Acquire);
+            match pipeline.append(&intake, true) {
+                Appended::Frame => {}
+                Appended::NoRoom => self.wait_for_log(pipeline, commits),
+                Appended::Ended => {
+                    intake.poison();
+                    return;
+                }
             }
-            // After a frame and not before the next: only what is appended here makes it more, and an event that comes
-            // alone need not wait for the answer.
-            slow = self.slow_down();
-            if slow > 0 {
-                pause.owe(begun.elapsed(), slow);
+            if pipeline.slow > 0 {
+                pause.owe(begun.elapsed(), pipeline.slow);
             }
-        }
-    }
-
-    /// In thousandths, as `Pressure` has it. A group that was begun is always ended: before its end nothing of it can be
-    /// flushed. What a closed ring still holds is taken at once: it is bounded, and on a full disk the pressure never ends.
-    fn slow_down(&self) -> u32 {
-        let slow = if self.inside_group { 0 } else { self.store.pressure().slow_down().0 };
-        if slow > 0 && self.intake.ring.is_closed() { 0 } else { slow }
-    }
-
-    /// One frame; `false` when the log has ended.
-    fn append(&mut self) -> bool {
-        let commits = self.commits.load(Ordering::Acquire);
-        let wal = self.store.wal();
-        let mut taken = 0;
-        let appended = wal.append(FRAME_BYTES_MAX, |out| {
-            let (frame, events) =
-                self.framer.frame(&self.ring, out, wall_clock(), || wal.wants_segment_end());
-            taken = events;
-            self.speculative.accepted(&out[..frame.length as usize], frame.last_sequence());
-            frame
-        });
-        match appended {
-            Ok(frame) => {
-                self.inside_group = !frame.ends_group();
-                self.ring.release(taken);
-                // Relaxed: only the idle clock looks, and only whether the tape is of today; and whoever asks a gauge.
-                self.intake.max_event_time.store(frame.max_event_time.get(), Ordering::Relaxed);
-                self.intake.accepted_time.store(frame.accepted_time.get(), Ordering::Relaxed);
-                self.intake.stages.raise(Stage::Accepted, frame.last_sequence());
-                self.speculative.appended();
-                true
-            }
-            Err(AppendError::Full) => {
-                self.wait_for_log(commits);
-                true
-            }
-            Err(AppendError::Ended(error)) => {
-                tracing::error!(%error, "the log takes no more frames");
-                self.intake.stages.end(WaitError::Poisoned);
-                self.intake.ring.close();
-                false
-            }
-            Err(AppendError::Chain(error)) => panic!("the pipeline alone continues the chain: {error}"),
         }
     }
 
     /// Sleeps until the log has written another commit than the first `seen`, or a sign of life is due.
-    fn wait_for_log(&mut self, seen: u64) {
+    fn wait_for_log(&self, pipeline: &mut Pipeline, seen: u64) {
         // Acquire: pairs with the Release in `Progress::committed`.
         let committed = || self.commits.load(Ordering::Acquire) != seen;
         let moved = || committed() || self.intake.ring.is_closed();
         if !moved() {
-            self.intake.room.sleep_unless(moved, self.speculative.next_beat());
+            self.intake.room.sleep_unless(moved, pipeline.next_beat());
         } else if !committed() {
             // The log may have ended instead, which only the next frame for it is told.
             std::thread::park_timeout(PRESSURE_PAUSE);
         }
-        self.beat_if_due();
-    }
-
-    /// Whatever is waited for: readers would take silence for the bus's end.
-    fn beat_if_due(&mut self) {
-        if self.speculative.next_beat().is_some_and(|beat| Instant::now() >= beat) {
-            self.speculative.beat();
-        }
+        pipeline.beat_if_due();
     }
 
     /// Looks at the slot that is to be filled, and only now and then at anything else: whether the ring is closed stands
-    /// where publishers claim, and every look takes that line away from them.
-    fn wait_for_events(&mut self) {
+    /// where publishers claim, and every look takes that line away from them. Asleep it lets go of the pipeline.
+    fn wait_for_events<'a>(&self, mut held: Held<'a>, intake: &'a Intake) -> Held<'a> {
         let start = Instant::now();
+        let Some(pipeline) = held.as_mut() else { return held };
         loop {
             for _ in 0..LOOKS {
-                if Framer::ready(&self.ring) {
-                    return;
+                if Framer::ready(&pipeline.ring) {
+                    return held;
                 }
                 std::hint::spin_loop();
             }
-            if self.intake.ring.is_closed() {
+            if intake.ring.is_closed() {
                 // Claimed before the closing, still being filled in by its producer.
                 std::thread::yield_now();
-                return;
+                return held;
             }
-            self.beat_if_due();
+            pipeline.beat_if_due();
             match self.wait {
                 PipelineWait::Adaptive { spin } if start.elapsed() >= spin => break,
                 PipelineWait::Nap { spin, nap } if start.elapsed() >= spin => std::thread::sleep(nap),
                 PipelineWait::Adaptive { .. } | PipelineWait::Nap { .. } | PipelineWait::Spin => {}
             }
         }
-        let available = || Framer::ready(&self.ring) || self.intake.ring.is_closed();
-        self.intake.bell.sleep_unless(available, self.speculative.next_beat());
-        self.beat_if_due();
+        let beat = pipeline.next_beat();
+        // Said to be asleep, and only then let go of: whoever fills a slot after this look either gets the pipeline, or
+        // finds that somebody has it and rings.
+        let available = || {
+            let ready = held.as_ref().is_none_or(|pipeline| Framer::ready(&pipeline.ring));
+            drop(held);
+            ready || intake.ring.is_closed()
+        };
+        intake.bell.sleep_unless(available, beat);
+        let mut held = intake.pipeline.lock();
+        if let Some(pipeline) = held.as_mut() {
+            pipeline.beat_if_due();
+        }
+        held
     }
 }

@@ -1,9 +1,11 @@
 //! One producer's way onto the tape, inside the node's process; `matchtape_bus::RemotePublisher` is the one outside of it, and
 //! both are [`Publish`].
 //!
-//! Publishing deduplicates, claims slots of the ring (which gives the sequence), writes the events there and returns. It
-//! never waits, never locks, and allocates only for events larger than a slot.
+//! Publishing deduplicates, claims slots of the ring (which gives the sequence), writes the events there and returns; where the
+//! pipeline's thread sleeps it hands one frame to the log first. It never waits, takes no lock that is not free, and allocates only
+//! for events larger than a slot.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,11 +15,12 @@ use matchtape_schemas::limits::EVENT_BYTES_MAX;
 use matchtape_schemas::publish::{ProducerMark, Publish, PublishError, Published, WaitError};
 use matchtape_schemas::{AcceptedTime, EventTime, ProducerId, ProducerSequence, Sequence, Stage, Watermarks};
 use matchtape_storage::wal::SpaceProblem;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::bell::Bell;
 use crate::node::NodeError;
 use crate::parts::EndedParts;
+use crate::pipeline::Pipeline;
 use crate::producers::ProducerMarks;
 use crate::ring::{Claim, ClaimError, Ring, large_bytes};
 use crate::stages::{StageReached, Stages};
@@ -34,6 +37,10 @@ pub(crate) fn wall_clock() -> AcceptedTime {
 /// What publishers and pipeline share.
 pub(crate) struct Intake {
     pub(crate) ring: Arc<Ring>,
+    /// What frames that. Its thread's while that is awake.
+    pub(crate) pipeline: Mutex<Option<Pipeline>>,
+    /// An event that comes so long after the one before finds that thread asleep for good reason, ns.
+    looks_ns: i64,
     /// Rung when there is something in the ring.
     pub(crate) bell: Bell,
     /// Rung when the log has written a commit, for a pipeline that waits for its buffers. Not the same bell: a pipeline without
@@ -67,12 +74,15 @@ impl Intake {
         ring: Arc<Ring>,
         stages: Arc<Stages>,
         skew_ns_max: i64,
+        looks_for: Duration,
         space: SpaceProblem,
         epoch_start: Event,
         marks: ProducerMarks,
     ) -> Self {
         Self {
             ring,
+            pipeline: Mutex::new(None),
+            looks_ns: i64::try_from(looks_for.as_nanos()).unwrap_or(i64::MAX),
             bell: Bell::default(),
             room: Bell::default(),
             stages,
@@ -87,6 +97,38 @@ impl Intake {
             #[cfg(any(test, feature = "mistakes"))]
             mistakes: crate::node::NodeMistakes::default(),
         }
+    }
+
+    /// Something was put into the ring: its publisher frames it where the pipeline's thread sleeps, or sees to it that it does
+    /// not.
+    #[inline]
+    pub(crate) fn announce(&self) {
+        // The thread is awake while it has it; and another publisher that does takes one frame, which may be without this.
+        if let Some(pipeline) = self.pipeline.try_lock()
+            && self.frame_here(pipeline)
+        {
+            return;
+        }
+        self.bell.ring();
+    }
+
+    fn frame_here(&self, mut held: MutexGuard<'_, Option<Pipeline>>) -> bool {
+        let Some(pipeline) = held.as_mut() else { return false };
+        // The engine's thread is no place to die of it.
+        let framed = catch_unwind(AssertUnwindSafe(|| pipeline.frame_here(self, self.looks_ns)));
+        framed.unwrap_or_else(|_| {
+            tracing::error!("framing panicked: no more events are taken");
+            self.poison();
+            // What it is like since then nobody knows; its thread, woken, finds it gone.
+            *held = None;
+            false
+        })
+    }
+
+    /// No event is taken any more, and what becomes of those under way nobody knows.
+    pub(crate) fn poison(&self) {
+        self.stages.end(WaitError::Poisoned);
+        self.ring.close();
     }
 
     /// Nothing more is claimed: the pipeline ends when it has read what was.
@@ -144,7 +186,8 @@ impl Intake {
         let mut claim =
             self.ring.claim(1, large_bytes(event.encoded_len())).map_err(|why| self.refusal(why))?;
         let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
-        self.bell.ring();
+        drop(claim);
+        self.announce();
         Ok(sequence)
     }
 
@@ -305,7 +348,7 @@ impl Publisher {
             });
         }
         drop(claim);
-        self.intake.bell.ring();
+        self.intake.announce();
         self.last = Some(ProducerMark { producer_sequence: last.producer_sequence, sequence });
         Ok(Published::New { first, last: sequence })
     }
@@ -352,7 +395,7 @@ impl Publisher {
             });
         }
         drop(claim);
-        self.intake.bell.ring();
+        self.intake.announce();
         self.last = Some(ProducerMark { producer_sequence: last, sequence });
         Ok(Published::New { first, last: sequence })
     }
@@ -401,7 +444,7 @@ impl Publisher {
         drop(claim);
         #[cfg(any(test, feature = "mistakes"))]
         let sequence = outside.unwrap_or(sequence);
-        self.intake.bell.ring();
+        self.intake.announce();
         self.last = Some(ProducerMark { producer_sequence: header.producer_sequence, sequence });
         Ok(Published::New { first: sequence, last: sequence })
     }
@@ -547,6 +590,7 @@ mod tests {
             Arc::clone(&ring),
             Arc::clone(&stages),
             0,
+            Duration::ZERO,
             SpaceProblem::default(),
             start,
             ProducerMarks::default(),

@@ -132,8 +132,26 @@ impl GroupCommit {
         bytes: usize,
         write: impl FnOnce(&mut [u8]) -> FrameHeader,
     ) -> Result<FrameHeader, AppendError> {
+        self.append_to(self.shared.batches.lock(), bytes, write)
+    }
+
+    /// The same, but [`AppendError::Full`] also while a log thread takes what there is.
+    pub fn try_append(
+        &self,
+        bytes: usize,
+        write: impl FnOnce(&mut [u8]) -> FrameHeader,
+    ) -> Result<FrameHeader, AppendError> {
+        let batches = self.shared.batches.try_lock().ok_or(AppendError::Full)?;
+        self.append_to(batches, bytes, write)
+    }
+
+    fn append_to(
+        &self,
+        mut batches: MutexGuard<'_, Batches>,
+        bytes: usize,
+        write: impl FnOnce(&mut [u8]) -> FrameHeader,
+    ) -> Result<FrameHeader, AppendError> {
         assert!(bytes <= FRAME_BYTES_MAX, "a frame has at most {FRAME_BYTES_MAX} bytes");
-        let mut batches = self.shared.batches.lock();
         self.make_room(&mut batches, bytes)?;
         let frame = write(batches.open.space());
         match batches.open.add(frame) {
