@@ -119,6 +119,9 @@ pub fn bare(
 /// The publisher of a bare service.
 pub type BarePublisher = iceoryx2::port::publisher::Publisher<ipc::Service, [Unit], ()>;
 
+/// The subscriber of a bare service.
+pub type BareSubscriber = iceoryx2::port::subscriber::Subscriber<ipc::Service, [Unit], ()>;
+
 /// Sends a frame over bare iceoryx2.
 pub fn send_bare(publisher: &BarePublisher, frame: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
     assert!(frame.len().is_multiple_of(size_of::<Unit>()), "frames are a multiple of 16 bytes");

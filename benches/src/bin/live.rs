@@ -4,20 +4,23 @@
 //!
 //!     cargo run --release -p matchtape-benches --bin live -- --seconds 5
 //!
-//! Latency is taken by one thread that publishes and then polls for its event: a matching engine and its reader that are
-//! never both busy. It has core 0 to itself, the node's threads have the others. On a machine with two cores pipeline and
-//! log share one, where an exchange gives each its own: with events one after the other the log is always at work there,
-//! and shows in the tail; with an event when the log has done with the one before, every event finds cold caches.
+//! The handler has core 0 to itself, the node's threads have the others; the engine that publishes speculatively runs there
+//! too. On a machine with two cores engine and log share one, where an exchange gives each its own: with events one after the
+//! other the log is always at work there, and shows in the tail; with an event when the log has done with the one before,
+//! every event finds cold caches. Live events are published by the handler's thread, which is never busy with both.
 //! `bus` measures the bus alone.
 
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use matchtape_benches::frames::{BareSizes, Frames, TAPE, bare, send_bare, sum_words, unit_bytes};
+use iceoryx2::prelude::ipc;
+use matchtape_benches::frames::{
+    Bare, BareSizes, BareSubscriber, Frames, TAPE, bare, send_bare, sum_words, unit_bytes,
+};
 use matchtape_benches::{Options, Report, microseconds, nanoseconds, tape};
 use matchtape_bus::{
     BusConfig, BusName, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp, on_own_thread,
@@ -65,15 +68,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "the subscriber checks every frame: checksum, every event, continuity; bare: every word is summed",
     );
     report.guarantee("one way: the handler's thread has core 0, all threads of the node have the others");
-    let (busy, rest) = (Pace::OneAfterTheOther, Pace::WhenAllRest);
-    for (pace, what) in [(busy, "one after the other"), (rest, "each when all rest")] {
-        let bare = bare_one_way(pace, false, &options, folder.path())?;
-        let ours = latency(BusService::Speculative, pace, &options, folder.path());
-        rows(&mut report, &format!("speculative: publish to handler, {what}"), &ours, ("bare", &bare));
+    report.guarantee(format!(
+        "one way: {ROUNDS} rounds, in each bare and ours in turn, so that both meet the machine's cores near and far from each other"
+    ));
+    for pace in [Pace::OneAfterTheOther, Pace::WhenAllRest] {
+        speculative(pace, &options, folder.path(), &mut report);
     }
-    let bare = bare_one_way(rest, true, &options, folder.path())?;
-    let ours = latency(BusService::Live, rest, &options, folder.path());
-    rows(&mut report, "live: durable to handler", &ours, ("bare, sent after a sync", &bare));
+    live(&options, folder.path(), &mut report);
     for service in [BusService::Speculative, BusService::Live] {
         rate(service, &options, &mut report, folder.path());
     }
@@ -115,6 +116,17 @@ enum Pace {
     WhenAllRest,
 }
 
+impl Pace {
+    fn words(self) -> &'static str {
+        match self {
+            Self::OneAfterTheOther => "one after the other",
+            Self::WhenAllRest => "each when all rest",
+        }
+    }
+}
+
+const ROUNDS: u32 = 20;
+
 /// How long that takes after the event is durable: longer than the log looks for work.
 const LOG_RESTS: Duration = Duration::from_micros(100);
 
@@ -126,7 +138,8 @@ fn spin_for(duration: Duration) {
 }
 
 /// What `start` starts has all cores but the first, where the calling thread is from then on.
-fn apart<T>(cores: usize, start: impl FnOnce() -> T) -> T {
+fn apart<T>(start: impl FnOnce() -> T) -> T {
+    let cores = cores();
     if cores > 1 {
         bind_to(1..cores);
     }
@@ -137,76 +150,242 @@ fn apart<T>(cores: usize, start: impl FnOnce() -> T) -> T {
     started
 }
 
+/// The machine's, as found before any thread was bound.
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// One event at a time: the handler asks for it, the engine's thread publishes it on a core with the node's threads.
-fn latency(service: BusService, pace: Pace, options: &Options, folder: &std::path::Path) -> Histogram<u64> {
-    let cores = cores();
-    let speculative = service == BusService::Speculative;
-    // The engine frames its events itself.
+/// A thread that sends what it is asked for, number by number, on the cores of the node; between rounds it sleeps.
+struct Sender {
+    shared: Arc<Asked>,
+    thread: std::thread::JoinHandle<()>,
+    number: u64,
+}
+
+#[derive(Default)]
+struct Asked {
+    /// The last number asked for.
+    number: AtomicU64,
+    begun_at_ns: AtomicI64,
+    asleep: AtomicBool,
+    over: AtomicBool,
+}
+
+impl Sender {
+    /// `make` makes on that thread what does the sending, and `prepare` what precedes it and is not counted.
+    fn start<S>(make: impl FnOnce() -> S + Send + 'static, mut prepare: impl FnMut() + Send + 'static) -> Self
+    where
+        S: FnMut(u64),
+    {
+        let shared = Arc::new(Asked { asleep: AtomicBool::new(true), ..Asked::default() });
+        let asked = Arc::clone(&shared);
+        let send = move || {
+            let (mut send, mut sent) = (make(), 0);
+            while !asked.over.load(Ordering::Relaxed) {
+                if asked.asleep.load(Ordering::Relaxed) {
+                    std::thread::park();
+                }
+                // Acquire: pairs with the Release in `ask`.
+                let number = asked.number.load(Ordering::Acquire);
+                if number == sent {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                sent = number;
+                prepare();
+                asked.begun_at_ns.store(wall_clock_ns(), Ordering::Relaxed);
+                send(number);
+            }
+        };
+        let thread = apart(|| std::thread::spawn(send));
+        Self { shared, thread, number: 0 }
+    }
+
+    fn sleeps(&self, sleeps: bool) {
+        self.shared.asleep.store(sleeps, Ordering::Relaxed);
+        self.thread.thread().unpark();
+    }
+
+    fn ask(&mut self) -> u64 {
+        self.number += 1;
+        self.shared.number.store(self.number, Ordering::Release);
+        self.number
+    }
+
+    fn begun_at_ns(&self) -> i64 {
+        self.shared.begun_at_ns.load(Ordering::Relaxed)
+    }
+
+    fn end(self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        self.sleeps(false);
+        self.thread.join().expect("a sender that does not panic");
+    }
+}
+
+/// Bare iceoryx2 between the same cores, as many bytes.
+struct BareLane {
+    subscriber: BareSubscriber,
+    sender: Sender,
+    // Dropped last to first made.
+    _service: (Bare, iceoryx2::node::Node<ipc::Service>),
+    _place: tempfile::TempDir,
+}
+
+impl BareLane {
+    /// `syncs`: sent by a thread that has just made a block durable, as the log's thread has.
+    fn open(syncs: bool, folder: &std::path::Path) -> Self {
+        let place = tempfile::tempdir_in(folder).expect("a folder");
+        let name = BusName::with_root("bench", TAPE, place.path()).expect("a name");
+        let sizes = BareSizes { subscribers: 8, buffer: 64, history: 0 };
+        let (service, node) = bare(&name, "one-way", sizes).expect("a service");
+        let subscriber = service.subscriber_builder().create().expect("one subscriber");
+        let file = std::fs::File::create(place.path().join("synced")).expect("a file");
+        let block = [7; 4096];
+        let prepare = move || {
+            if syncs {
+                file.write_all_at(&block, 0).expect("a disk that writes");
+                file.sync_data().expect("a disk that syncs");
+            }
+        };
+        let make = move || {
+            let (service, node) = bare(&name, "one-way", sizes).expect("the service is there");
+            let publisher =
+                service.publisher_builder().initial_max_slice_len(4096).create().expect("one publisher");
+            let frame = Frames::new(1).next_frame();
+            move |_| {
+                let _node = &node;
+                send_bare(&publisher, &frame).expect("send");
+            }
+        };
+        let sender = Sender::start(make, prepare);
+        Self { subscriber, sender, _service: (service, node), _place: place }
+    }
+
+    fn round(&mut self, pace: Pace, rest: Duration, until: Instant, one_way: &mut Histogram<u64>) {
+        self.sender.sleeps(false);
+        while Instant::now() < until {
+            self.sender.ask();
+            let at_ns = loop {
+                if let Some(sample) = self.subscriber.receive().expect("a bus that works") {
+                    std::hint::black_box(sum_words(unit_bytes(sample.payload())));
+                    break wall_clock_ns();
+                }
+                std::hint::spin_loop();
+            };
+            one_way.saturating_record((at_ns - self.sender.begun_at_ns()).max(1) as u64);
+            if pace == Pace::WhenAllRest {
+                spin_for(rest);
+            }
+        }
+        self.sender.sleeps(true);
+    }
+
+    fn end(self) {
+        self.sender.end();
+    }
+}
+
+/// A node with a subscriber that polls, and the engine's handle. The engine frames its events itself: an event finds the pipeline
+/// asleep.
+fn polled(
+    service: BusService,
+    folder: &std::path::Path,
+) -> (Node, BusSubscriber, Publisher, tempfile::TempDir) {
     let wait = PipelineWait::Adaptive { spin: Duration::ZERO };
     let data = tempfile::tempdir_in(folder).expect("a folder");
-    let node = apart(cores, || node(data.path(), "tape", WakeUp::BusyPoll, speculative, wait));
+    let speculative = service == BusService::Speculative;
+    let node = apart(|| node(data.path(), "tape", WakeUp::BusyPoll, speculative, wait));
     let settings = SubscriberOptions {
         wake_up: WakeUp::BusyPoll,
         next: Some(Sequence::FIRST),
         ..SubscriberOptions::default()
     };
     let bus = node.bus_name().expect("a node with a bus");
-    let mut subscriber = BusSubscriber::open(bus, service, &settings).expect("a bus to subscribe to");
-    let (asked, begun_at_ns) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicI64::new(0)));
-    let (ask, stamp) = (Arc::clone(&asked), Arc::clone(&begun_at_ns));
-    let mut publisher = node.publisher(ProducerId(1)).expect("the only handle");
-    let engine = move || {
-        let mut published = 0;
-        loop {
-            // Acquire: pairs with the Release below.
-            match ask.load(Ordering::Acquire) {
-                u64::MAX => return,
-                asked if asked > published => {
-                    published = asked;
-                    stamp.store(wall_clock_ns(), Ordering::Relaxed);
-                    publish(&mut publisher, published);
-                }
-                _ => std::hint::spin_loop(),
+    let subscriber = BusSubscriber::open(bus, service, &settings).expect("a bus to subscribe to");
+    let publisher = node.publisher(ProducerId(1)).expect("the only handle");
+    (node, subscriber, publisher, data)
+}
+
+/// Polls until the frame with this event has been looked through; returns when that was.
+fn handle(subscriber: &mut BusSubscriber, sequence: Sequence) -> i64 {
+    loop {
+        if let Some(Delivery::Frame(frame)) = subscriber.poll().expect("a bus that works")
+            && frame.frame().last_sequence() >= sequence
+        {
+            for event in frame.frame().events() {
+                std::hint::black_box(event.header());
             }
+            return wall_clock_ns();
+        }
+        std::hint::spin_loop();
+    }
+}
+
+fn rest(node: &Node, sequence: Sequence) {
+    while node.watermarks().durable < sequence {
+        std::hint::spin_loop();
+    }
+    spin_for(LOG_RESTS);
+}
+
+/// Publish to handler: the handler asks for an event, the engine's thread publishes it from another core.
+fn speculative(pace: Pace, options: &Options, folder: &std::path::Path, report: &mut Report) {
+    let (node, mut subscriber, mut publisher, _data) = polled(BusService::Speculative, folder);
+    let send = move || {
+        move |number| {
+            publish(&mut publisher, number);
         }
     };
-    let engine = apart(cores, || std::thread::spawn(engine));
-    let (mut number, stages, mut one_way) = (0, node.latency(), nanoseconds());
-    let start = Instant::now();
-    while start.elapsed() < options.duration() {
-        number += 1;
-        asked.store(number, Ordering::Release);
-        let (sequence, at_ns) = loop {
-            // The first frame has the term's start too.
-            if let Some(Delivery::Frame(frame)) = subscriber.poll().expect("a bus that works")
-                && frame.frame().last_sequence() > Sequence(number)
-            {
-                for event in frame.frame().events() {
-                    std::hint::black_box(event.header());
-                }
-                break (frame.frame().last_sequence(), wall_clock_ns());
+    let (mut engine, mut bare) = (Sender::start(send, || {}), BareLane::open(false, folder));
+    let (mut ours, mut theirs) = (nanoseconds(), nanoseconds());
+    for _ in 0..ROUNDS {
+        // As long as the log takes for a sync, and rests.
+        bare.round(pace, LOG_RESTS * 3, Instant::now() + options.duration() / ROUNDS, &mut theirs);
+        let until = Instant::now() + options.duration() / ROUNDS;
+        engine.sleeps(false);
+        while Instant::now() < until {
+            // The term's start is the first event.
+            let sequence = Sequence(engine.ask() + 1);
+            let at_ns = handle(&mut subscriber, sequence);
+            ours.saturating_record((at_ns - engine.begun_at_ns()).max(1) as u64);
+            if pace == Pace::WhenAllRest {
+                rest(&node, sequence);
             }
-            std::hint::spin_loop();
-        };
-        let since = if speculative { begun_at_ns.load(Ordering::Relaxed) } else { stages.durable_at().get() };
-        one_way.saturating_record((at_ns - since).max(1) as u64);
-        if pace == Pace::WhenAllRest {
-            while node.watermarks().durable < sequence {
-                std::hint::spin_loop();
-            }
-            spin_for(LOG_RESTS);
         }
+        engine.sleeps(true);
     }
-    asked.store(u64::MAX, Ordering::Release);
-    engine.join().expect("the engine");
+    engine.end();
+    bare.end();
     drop(subscriber);
     node.close().expect("a node that closes");
-    bind_to(0..cores);
-    one_way
+    bind_to(0..cores());
+    rows(report, &format!("speculative: publish to handler, {}", pace.words()), &ours, ("bare", &theirs));
+}
+
+/// Durable to handler: one thread publishes, each event when all rest, and polls for it.
+fn live(options: &Options, folder: &std::path::Path, report: &mut Report) {
+    let (node, mut subscriber, mut publisher, _data) = polled(BusService::Live, folder);
+    let (mut number, stages, mut bare) = (0, node.latency(), BareLane::open(true, folder));
+    let (mut ours, mut theirs) = (nanoseconds(), nanoseconds());
+    for _ in 0..ROUNDS {
+        let until = Instant::now() + options.duration() / ROUNDS;
+        bare.round(Pace::WhenAllRest, LOG_RESTS, until, &mut theirs);
+        let until = Instant::now() + options.duration() / ROUNDS;
+        while Instant::now() < until {
+            number += 1;
+            let sequence = publish(&mut publisher, number);
+            let at_ns = handle(&mut subscriber, sequence);
+            ours.saturating_record((at_ns - stages.durable_at().get()).max(1) as u64);
+            rest(&node, sequence);
+        }
+    }
+    bare.end();
+    drop((publisher, subscriber));
+    node.close().expect("a node that closes");
+    bind_to(0..cores());
+    rows(report, "live: durable to handler", &ours, ("bare, sent after a sync", &theirs));
 }
 
 fn rows(report: &mut Report, what: &str, ours: &Histogram<u64>, bare: (&str, &Histogram<u64>)) {
@@ -215,70 +394,6 @@ fn rows(report: &mut Report, what: &str, ours: &Histogram<u64>, bare: (&str, &Hi
         row.beside(bare.0, microseconds(bare.1, quantile));
         row.goal(if quantile_name == "P99" { "< 1 us, <= 1.3 x" } else { "<= 1.3 x" });
     }
-}
-
-/// One way of bare iceoryx2 between the same cores, as many bytes; `syncs`: by a thread that has just made a block durable,
-/// as the log's thread has.
-fn bare_one_way(
-    pace: Pace,
-    syncs: bool,
-    options: &Options,
-    folder: &std::path::Path,
-) -> Result<Histogram<u64>, Box<dyn std::error::Error>> {
-    let cores = cores();
-    let place = tempfile::tempdir_in(folder)?;
-    let name = BusName::with_root("bench", TAPE, place.path())?;
-    let file = std::fs::File::create(place.path().join("synced"))?;
-    let sizes = BareSizes { subscribers: 8, buffer: 64, history: 0 };
-    let (service, _node) = bare(&name, "one-way", sizes)?;
-    let subscriber = service.subscriber_builder().create()?;
-    let (asked, sent_at_ns) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicI64::new(0)));
-    let (ask, stamp) = (Arc::clone(&asked), Arc::clone(&sent_at_ns));
-    let send = move || {
-        let (service, _node) = bare(&name, "one-way", sizes).expect("the service is there");
-        let publisher =
-            service.publisher_builder().initial_max_slice_len(4096).create().expect("one publisher");
-        let (frame, block) = (Frames::new(1).next_frame(), [7; 4096]);
-        let mut sent = 0;
-        loop {
-            // Acquire: pairs with the Release below.
-            match ask.load(Ordering::Acquire) {
-                u64::MAX => return,
-                asked if asked > sent => {
-                    sent = asked;
-                    if syncs {
-                        file.write_all_at(&block, 0).expect("a disk that writes");
-                        file.sync_data().expect("a disk that syncs");
-                    }
-                    stamp.store(wall_clock_ns(), Ordering::Relaxed);
-                    send_bare(&publisher, &frame).expect("send");
-                }
-                _ => std::hint::spin_loop(),
-            }
-        }
-    };
-    let sender = apart(cores, || std::thread::spawn(send));
-    let (mut one_way, start, mut number) = (nanoseconds(), Instant::now(), 0);
-    while start.elapsed() < options.duration() {
-        number += 1;
-        asked.store(number, Ordering::Release);
-        let at_ns = loop {
-            if let Some(sample) = subscriber.receive()? {
-                std::hint::black_box(sum_words(unit_bytes(sample.payload())));
-                break wall_clock_ns();
-            }
-            std::hint::spin_loop();
-        };
-        one_way.saturating_record((at_ns - sent_at_ns.load(Ordering::Relaxed)).max(1) as u64);
-        if pace == Pace::WhenAllRest {
-            // Without a sync: as long as the log takes for one.
-            spin_for(if syncs { LOG_RESTS } else { LOG_RESTS * 3 });
-        }
-    }
-    asked.store(u64::MAX, Ordering::Release);
-    sender.join().map_err(|_| "the sender panicked")?;
-    bind_to(0..cores);
-    Ok(one_way)
 }
 
 /// As many events as one producer publishes, with a subscriber that is woken.

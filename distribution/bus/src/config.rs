@@ -14,8 +14,12 @@ use crate::header::SampleHeader;
 /// Where Linux keeps POSIX shared memory.
 pub(crate) const SHARED_MEMORY_DIR: &str = "/dev/shm";
 
-/// One sample is loaned at a time: the publisher is single-threaded and sends what it has loaned at once.
+/// One sample is loaned at a time, and sent at once.
 pub(crate) const LOANED_SAMPLES: usize = 1;
+
+/// What a bus publisher may have [prepared](crate::BusPublisher::prepare) beside that: the frames of a commit that is about
+/// latency. A larger one is about throughput.
+pub(crate) const PREPARED_SAMPLES: usize = 4;
 
 /// No history: it would die with the publisher. Whatever a subscriber missed is read from the log.
 pub(crate) const HISTORY_SAMPLES: usize = 0;
@@ -148,6 +152,7 @@ impl BusConfig {
             subscriber_slots: self.subscriber_slots(),
             buffer_samples: self.buffer_samples,
             borrowed_samples: self.borrowed_samples,
+            loaned_samples: LOANED_SAMPLES + PREPARED_SAMPLES,
             sample_bytes: size_of::<SampleHeader>() + self.frame_bytes_max,
             node_slots: self.node_slots(),
         })
@@ -173,6 +178,7 @@ pub(crate) struct Queues {
     pub subscriber_slots: usize,
     pub buffer_samples: usize,
     pub borrowed_samples: usize,
+    pub loaned_samples: usize,
     /// Our header and the largest payload.
     pub sample_bytes: usize,
     pub node_slots: usize,
@@ -181,7 +187,7 @@ pub(crate) struct Queues {
 /// The memory of one publisher and of its service.
 pub(crate) fn memory_required(queues: &Queues) -> MemoryRequired {
     let (slots, buffer, borrowed) = (queues.subscriber_slots, queues.buffer_samples, queues.borrowed_samples);
-    let chunks = slots * (buffer + borrowed) + HISTORY_SAMPLES + LOANED_SAMPLES;
+    let chunks = slots * (buffer + borrowed) + HISTORY_SAMPLES + queues.loaned_samples;
     let chunk_bytes = (ICEORYX_HEADER_BYTES + queues.sample_bytes).next_multiple_of(BLOCK_BYTES);
     // The segment is preceded by the allocator's free list: a few bytes per chunk.
     let data_segment_bytes = (chunks * (chunk_bytes + 16) + PAGE_BYTES).next_multiple_of(PAGE_BYTES);
@@ -231,7 +237,7 @@ mod tests {
     fn the_budget_is_the_documented_formula() {
         let config = BusConfig { subscribers_max: 8, subscribers_spare: 0, ..BusConfig::default() };
         let required = config.memory_required();
-        assert_eq!(required.chunks, 8 * (64 + 8) + 1);
+        assert_eq!(required.chunks, 8 * (64 + 8) + 1 + 4);
         let total = required.total_bytes() as u64;
         assert!((37_700_000..40_000_000).contains(&total), "{total}");
     }

@@ -1,5 +1,6 @@
 //! The one writer of a tape's bus. It never waits: not for a subscriber, not for a lock, not for memory.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,14 +9,17 @@ use iceoryx2::node::{Node, NodeState, NodeView};
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::{Publisher, PublisherCreateError};
 use iceoryx2::port::update_connections::UpdateConnections;
-use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, SendError};
+use iceoryx2::port::{DegradationAction, DegradationCause, DegradationInfo, LoanError, SendError};
 use iceoryx2::prelude::{
     AllocationStrategy, BackpressureStrategy, CallbackProgression, PortFactory, Service,
 };
+use iceoryx2::sample_mut::SampleMut;
 use matchtape_schemas::{Epoch, FrameHeader, Head, Sequence, Watermarks};
 
 use crate::block::{self, Block, blocks_for};
-use crate::config::{BusConfig, LOANED_SAMPLES, SHARED_MEMORY_DIR, shared_memory_available};
+use crate::config::{
+    BusConfig, LOANED_SAMPLES, PREPARED_SAMPLES, SHARED_MEMORY_DIR, shared_memory_available,
+};
 use crate::error::{BadSample, BusError};
 use crate::header::{FORMAT_VERSION, SampleHeader, SampleKind};
 use crate::name::{BusName, BusService};
@@ -26,6 +30,8 @@ use crate::service::{self, BUS_SETTINGS, Opened, Own, SampleFactory};
 /// One thread at a time uses it; it may be handed from one to another (`Send`).
 #[derive(Debug)]
 pub struct BusPublisher {
+    /// The next frames, where subscribers will find them; none has been given them yet.
+    prepared: VecDeque<Prepared>,
     // Dropped first to last: the samples before the wake-ups that belong to them, ports before the node whose tags let
     // others clean up after a crash.
     publisher: Publisher<Own, [Block], SampleHeader>,
@@ -41,9 +47,17 @@ pub struct BusPublisher {
 
 // SAFETY: what keeps iceoryx2's ports on one thread is the count of the `Rc` around their state; the state itself has to be
 // `Send` (a bound of `Service::ArcThreadSafetyPolicy`). All clones of these are inside this value and move with it: the
-// publisher's and the notifier's own, and that of a loaned sample, which never outlives the call that loans it
-// (`send_sample`). Every call takes `&mut self`, but for those that only read `header` and `counters`; it is not `Sync`.
+// publisher's and the notifier's own, and those of loaned samples, which are in `prepared` or do not outlive the call that loans
+// them (`send_sample`). Every call takes `&mut self`, but for those that only read `header` and `counters`; it is not `Sync`.
 unsafe impl Send for BusPublisher {}
+
+/// A frame in shared memory.
+#[derive(Debug)]
+struct Prepared {
+    sample: SampleMut<Own, [Block], SampleHeader>,
+    /// The watermarks are set when it is sent.
+    header: SampleHeader,
+}
 
 /// What a publisher has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +119,7 @@ impl BusPublisher {
             ..SampleHeader::default()
         };
         Ok(Self {
+            prepared: VecDeque::with_capacity(PREPARED_SAMPLES),
             notifier,
             publisher,
             service,
@@ -130,6 +145,47 @@ impl BusPublisher {
     /// The same, but wakes nobody: who polls has it, who sleeps has not, until [`wake_subscribers`](Self::wake_subscribers)
     /// or the next call of another kind.
     pub fn publish_quietly(&mut self, frame: &[u8], watermarks: &Watermarks) -> Result<usize, BusError> {
+        // Whoever has this one does without what was prepared.
+        self.prepared.clear();
+        let mut header = self.describe(frame, self.next(), Epoch(self.header.epoch))?;
+        header.set_watermarks(watermarks);
+        self.count(&header);
+        Ok(self.send(header, frame))
+    }
+
+    /// Copies the next frame, or the one after those that are prepared, into shared memory, and gives it to nobody yet: that is
+    /// [`publish_prepared`](Self::publish_prepared), which has less to do then. `false`: as many as may be are prepared, or there
+    /// is no memory to be had.
+    pub fn prepare(&mut self, frame: &[u8]) -> Result<bool, BusError> {
+        let (next, epoch) = match self.prepared.back() {
+            None => (self.next(), Epoch(self.header.epoch)),
+            Some(last) => (last.header.end(), last.header.epoch()),
+        };
+        let header = self.describe(frame, next, epoch)?;
+        if self.prepared.len() == PREPARED_SAMPLES {
+            return Ok(false);
+        }
+        let Ok(sample) = self.loan(&header, frame) else { return Ok(false) };
+        self.prepared.push_back(Prepared { sample, header });
+        Ok(true)
+    }
+
+    /// Hands those prepared frames to every subscriber that end at `through` or before, and wakes nobody, as
+    /// [`publish_quietly`](Self::publish_quietly). Anything else that is published instead of a prepared frame does away with it.
+    pub fn publish_prepared(&mut self, through: Sequence, watermarks: &Watermarks) {
+        while self.prepared.front().is_some_and(|next| next.header.end() <= through.next()) {
+            let Some(Prepared { mut sample, mut header }) = self.prepared.pop_front() else { return };
+            header.set_watermarks(watermarks);
+            *sample.user_header_mut() = header;
+            self.count(&header);
+            if sample.send().is_err() {
+                self.counters.send_failures += 1;
+            }
+        }
+    }
+
+    /// The header of a frame that has to begin at `next`, in no earlier term than `epoch`; without watermarks.
+    fn describe(&self, frame: &[u8], next: Sequence, epoch: Epoch) -> Result<SampleHeader, BusError> {
         if frame.len() > self.frame_bytes_max {
             return Err(BusError::FrameTooLarge { bytes: frame.len(), limit: self.frame_bytes_max });
         }
@@ -143,24 +199,28 @@ impl BusPublisher {
             let claimed = u64::from(described.length);
             return Err(BusError::BadFrame(BadSample::Length { claimed, payload: frame.len() }));
         }
-        if described.first_sequence != self.next() {
-            return Err(BusError::OutOfOrder { expected: self.next(), found: described.first_sequence });
+        if described.first_sequence != next {
+            return Err(BusError::OutOfOrder { expected: next, found: described.first_sequence });
         }
-        if described.epoch.get() < self.header.epoch {
-            let current = Epoch(self.header.epoch);
-            return Err(BusError::EpochWentBack { found: described.epoch, current });
+        if described.epoch < epoch {
+            return Err(BusError::EpochWentBack { found: described.epoch, current: epoch });
         }
-        self.header.epoch = described.epoch.get();
         let mut header = self.header;
         header.kind = SampleKind::Frame.number();
+        header.epoch = described.epoch.get();
+        header.first_sequence = next.get();
         header.count = u64::from(described.count);
         header.kinds = described.kinds.0;
         header.length = frame.len() as u64;
-        header.set_watermarks(watermarks);
-        self.header.first_sequence += header.count;
+        Ok(header)
+    }
+
+    /// A frame counts as published.
+    fn count(&mut self, frame: &SampleHeader) {
+        self.header.epoch = frame.epoch;
+        self.header.first_sequence = frame.end().get();
         self.counters.frames += 1;
-        self.counters.events += header.count;
-        Ok(self.send(header, frame))
+        self.counters.events += frame.count;
     }
 
     /// Wakes the subscribers that sleep: a system call for each of them, none where nobody does.
@@ -202,6 +262,7 @@ impl BusPublisher {
         if first == Sequence::ZERO || last < first || last.next() != self.next() {
             return Err(BusError::OutOfOrder { expected: self.next().previous(), found: last });
         }
+        self.prepared.clear();
         self.header.first_sequence = first.get();
         let mut header = self.header;
         header.kind = SampleKind::Retract.number();
@@ -237,11 +298,19 @@ impl BusPublisher {
     }
 
     fn send_sample(&self, header: SampleHeader, payload: &[u8]) -> Result<usize, SendError> {
+        self.loan(&header, payload)?.send()
+    }
+
+    fn loan(
+        &self,
+        header: &SampleHeader,
+        payload: &[u8],
+    ) -> Result<SampleMut<Own, [Block], SampleHeader>, LoanError> {
         let mut sample = self.publisher.loan_slice_uninit(blocks_for(payload.len()))?;
-        *sample.user_header_mut() = header;
+        *sample.user_header_mut() = *header;
         block::fill(sample.payload_mut(), payload);
         // SAFETY: `fill` initialised every byte of the payload.
-        unsafe { sample.assume_init() }.send()
+        Ok(unsafe { sample.assume_init() })
     }
 }
 
@@ -261,7 +330,7 @@ fn create_publisher(
         // One segment of the computed size, made at start: nothing is allocated later.
         .allocation_strategy(AllocationStrategy::Static)
         .initial_max_slice_len(blocks_for(config.frame_bytes_max))
-        .max_loaned_samples(LOANED_SAMPLES)
+        .max_loaned_samples(LOANED_SAMPLES + PREPARED_SAMPLES)
         // As many samples as the service can have in use are made, which is what `MemoryRequired` counts: not overridden.
         .set_degradation_handler(move |_: DegradationCause, _: &DegradationInfo| {
             broken.fetch_add(1, Ordering::Relaxed);

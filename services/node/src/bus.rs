@@ -96,6 +96,9 @@ pub(crate) struct LiveLane {
 /// What the log's thread copies at most per commit: a commit that small is about latency, a larger one about throughput.
 const DIRECT_BYTES_MAX: usize = FRAME_BYTES_MAX;
 
+/// What it copies before it writes a commit: some microseconds, beside a hundred of a sync.
+const PREPARED_BYTES_MAX: usize = 16 << 10;
+
 impl LiveLane {
     pub(crate) fn open(name: &BusName, options: &BusOptions, head: &Head) -> Result<Self, BusError> {
         let publisher = BusPublisher::open(name, BusService::Live, &options.config, head)?;
@@ -111,7 +114,10 @@ impl LiveLane {
     /// Everything through `watermarks.visible` has become visible, `commit` (if one was written) included. Called on the
     /// log's thread, after the readers' gate was raised; [`call_thread`](Self::call_thread) has to follow.
     pub(crate) fn visible(&self, commit: Option<&CommitBuffer>, watermarks: &Watermarks) {
-        let sent = commit.is_some_and(|commit| self.send_directly(|| commit.frames(), watermarks));
+        let sent = commit.is_some_and(|commit| {
+            let last = commit.head().expect("a commit has frames").last_sequence;
+            self.send_directly(last, || commit.frames(), watermarks)
+        });
         if !sent || self.wakes {
             // Release: pairs with the Acquire in `Follower::run`; whoever sees it sees the gate raised.
             self.due.store(true, Ordering::Release);
@@ -127,19 +133,33 @@ impl LiveLane {
         }
     }
 
+    /// `commit` is about to be written: while there is time, its frames are put where subscribers will find them once it is durable.
+    /// Called on the log's thread.
+    pub(crate) fn prepare(&self, commit: &CommitBuffer) {
+        if commit.frame_bytes().len() <= PREPARED_BYTES_MAX {
+            self.prepare_frames(commit.frames().map(|(_, frame)| frame));
+        }
+    }
+
+    fn prepare_frames<'f>(&self, mut frames: impl Iterator<Item = &'f [u8]>) {
+        // Only what comes right after what was sent or prepared; the rest is sent once it is visible, from the start.
+        self.guarded(|publisher| frames.all(|frame| publisher.prepare(frame).unwrap_or(false)));
+    }
+
     /// Whether all of a commit's frames were sent, here and now.
-    fn send_directly<'f, I>(&self, frames: impl Fn() -> I, watermarks: &Watermarks) -> bool
+    fn send_directly<'f, I>(&self, last: Sequence, frames: impl Fn() -> I, watermarks: &Watermarks) -> bool
     where
         I: Iterator<Item = (FrameHeader, &'f [u8])>,
     {
-        if self.broken.load(Ordering::Relaxed) {
-            return false;
-        }
-        // A panic here must not become the log's.
-        let sent = catch_unwind(AssertUnwindSafe(|| {
-            let Some(mut publisher) = self.publisher.try_lock() else { return false };
-            let (mut next, mut bytes) = (publisher.next(), 0);
-            for (header, frame) in frames() {
+        self.guarded(|publisher| {
+            publisher.publish_prepared(watermarks.visible, watermarks);
+            if publisher.next() > last {
+                return true;
+            }
+            let sent = publisher.next();
+            let left = || frames().filter(|(header, _)| header.first_sequence >= sent);
+            let (mut next, mut bytes) = (sent, 0);
+            for (header, frame) in left() {
                 bytes += frame.len();
                 let in_turn = header.first_sequence == next && header.last_sequence() <= watermarks.visible;
                 if !in_turn || bytes > DIRECT_BYTES_MAX {
@@ -147,12 +167,23 @@ impl LiveLane {
                 }
                 next = header.last_sequence().next();
             }
-            frames().all(|(_, frame)| {
+            left().all(|(_, frame)| {
                 // What is wrong with it the bus's thread meets again, and says.
                 publisher.publish_quietly(frame, watermarks).is_ok()
             })
+        })
+    }
+
+    /// What the log's thread does with the publisher, if that is free and fit for use. A panic there must not become the log's.
+    fn guarded(&self, act: impl FnOnce(&mut BusPublisher) -> bool) -> bool {
+        if self.broken.load(Ordering::Relaxed) {
+            return false;
+        }
+        let acted = catch_unwind(AssertUnwindSafe(|| {
+            let Some(mut publisher) = self.publisher.try_lock() else { return false };
+            act(&mut publisher)
         }));
-        sent.unwrap_or_else(|_| {
+        acted.unwrap_or_else(|_| {
             self.broken.store(true, Ordering::Relaxed);
             false
         })
@@ -420,7 +451,61 @@ mod tests {
     }
 
     fn sent(lane: &LiveLane, frames: &[(FrameHeader, AlignedVec<16>)], through: Sequence) -> bool {
-        lane.send_directly(|| frames.iter().map(|(header, bytes)| (*header, &bytes[..])), &visible(through))
+        let last = frames.last().expect("a commit has frames").0.last_sequence();
+        let frames = || frames.iter().map(|(header, bytes)| (*header, &bytes[..]));
+        lane.send_directly(last, frames, &visible(through))
+    }
+
+    fn prepare(lane: &LiveLane, frames: &[(FrameHeader, AlignedVec<16>)]) {
+        lane.prepare_frames(frames.iter().map(|(_, bytes)| &bytes[..]));
+    }
+
+    #[test]
+    fn what_was_prepared_is_given_to_nobody_before_it_is_visible_and_then_once() {
+        let mut place = Place::new();
+        let (lane, name) = place.lane(WakeUp::BusyPoll, "prepared");
+        let options = SubscriberOptions {
+            next: Some(Sequence::FIRST),
+            wake_up: WakeUp::BusyPoll,
+            ..SubscriberOptions::default()
+        };
+        let mut subscriber = BusSubscriber::open(&name, BusService::Live, &options).unwrap();
+        let mut given = || {
+            let mut given = Vec::new();
+            while let Some(delivery) = subscriber.poll().unwrap() {
+                let Delivery::Frame(frame) = delivery else { panic!("{delivery:?}") };
+                assert_eq!(frame.watermarks().visible, frame.frame().last_sequence());
+                given.push(frame.frame().header().first_sequence.get());
+            }
+            given
+        };
+        let mut commits: Vec<_> = (0..10).map(|_| [frame(&mut place.head, 1)]).collect();
+        // Two under way, one after the other.
+        prepare(&lane, &commits[0]);
+        prepare(&lane, &commits[1]);
+        assert_eq!(given(), Vec::<u64>::new());
+        assert!(sent(&lane, &commits[0], Sequence(1)));
+        assert_eq!(given(), [1]);
+        assert!(sent(&lane, &commits[1], Sequence(2)));
+        assert_eq!(given(), [2]);
+        // Not the next one: nothing is prepared, and what is in turn is sent all the same.
+        prepare(&lane, &commits[3]);
+        assert!(sent(&lane, &commits[2], Sequence(3)));
+        assert!(sent(&lane, &commits[3], Sequence(4)));
+        assert_eq!(given(), [3, 4]);
+        // Somebody else has sent it meanwhile: the bus's own thread, from the log.
+        prepare(&lane, &commits[4]);
+        lane.publisher.lock().publish(&commits[4][0].1, &visible(Sequence(5))).unwrap();
+        assert!(sent(&lane, &commits[4], Sequence(5)));
+        assert_eq!(given(), [5]);
+        // More than are prepared: the rest is copied now.
+        let rest: Vec<_> = commits.drain(5..).flatten().collect();
+        prepare(&lane, &rest);
+        let before = lane.publisher.lock().counters();
+        assert!(!sent(&lane, &rest, Sequence(9)), "what is not visible yet is not sent");
+        assert_eq!(lane.publisher.lock().next(), Sequence(10));
+        lane.publisher.lock().publish(&rest[4].1, &visible(Sequence(10))).unwrap();
+        assert_eq!(lane.publisher.lock().counters().frames - before.frames, 5);
     }
 
     #[test]
@@ -461,7 +546,9 @@ mod tests {
         assert!(!sent(&lane, &second, Sequence(4)), "the one before has not been sent");
         assert_eq!(lane.publisher.lock().next(), Sequence(1));
         assert!(sent(&lane, &first, Sequence(4)) && sent(&lane, &second, Sequence(4)));
-        assert!(!sent(&lane, &second, Sequence(4)), "nothing is sent twice");
+        let frames = lane.publisher.lock().counters().frames;
+        assert!(sent(&lane, &second, Sequence(4)), "it has been");
+        assert_eq!(lane.publisher.lock().counters().frames, frames, "nothing is sent twice");
         let large = [frame(&mut place.head, 1000), frame(&mut place.head, 1000)];
         assert!(!sent(&lane, &large, Sequence(2004)));
         assert_eq!(lane.publisher.lock().next(), Sequence(5), "nothing of it was sent");
@@ -505,7 +592,7 @@ mod tests {
         let (lane, _) = place.lane(WakeUp::BusyPoll, "panic");
         let commit = [frame(&mut place.head, 1)];
         let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
-        assert!(!lane.send_directly(panics, &visible(Sequence(1))));
+        assert!(!lane.send_directly(Sequence(1), panics, &visible(Sequence(1))));
         assert!(!sent(&lane, &commit, Sequence(1)));
     }
 
@@ -519,7 +606,7 @@ mod tests {
         let bus = LiveBus::start(&name, &options, Arc::clone(&lane), node.reader(), intake).unwrap();
         assert_eq!(node.ended_parts(), []);
         let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
-        lane.send_directly(panics, &visible(Sequence(1)));
+        lane.send_directly(Sequence(1), panics, &visible(Sequence(1)));
         // At the next beat. Nothing but this ends the thread.
         let begun = Instant::now();
         while !bus.thread.as_ref().is_some_and(PortThread::is_finished) {

@@ -148,6 +148,12 @@ impl CommitObserver for Progress {
         bind("log", self.core);
     }
 
+    fn writing(&mut self, commit: &CommitBuffer) {
+        if let Some(live) = &self.live {
+            live.prepare(commit);
+        }
+    }
+
     fn committed(&mut self, committed: &Committed) {
         let synced_at = wall_clock();
         let commit = &committed.commit;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use matchtape_schemas::limits::{EVENT_BYTES_MAX, FRAME_BYTES_MAX};
 
 use super::message::{ReplyHeader, RequestHeader, SessionState};
-use crate::config::{MemoryRequired, Queues, WakeUp, memory_required};
+use crate::config::{LOANED_SAMPLES, MemoryRequired, Queues, WakeUp, memory_required};
 use crate::error::BusError;
 
 /// The largest sample of events: a frame's worth, so that every event fits and many share one.
@@ -90,6 +90,7 @@ impl IngressConfig {
             subscriber_slots: self.producer_slots(),
             buffer_samples: REPLIES_BUFFER,
             borrowed_samples: REPLIES_BORROWED,
+            loaned_samples: LOANED_SAMPLES,
             sample_bytes: size_of::<ReplyHeader>() + self.sessions_max() * size_of::<SessionState>(),
             node_slots: 2 * self.participant_slots(),
         })
@@ -112,6 +113,7 @@ pub(crate) fn producer_memory(queue_samples: usize) -> MemoryRequired {
         subscriber_slots: NODE_SLOTS,
         buffer_samples: queue_samples,
         borrowed_samples: REQUESTS_BORROWED,
+        loaned_samples: LOANED_SAMPLES,
         sample_bytes: size_of::<RequestHeader>() + SAMPLE_BYTES_MAX,
         node_slots: 2,
     })

@@ -233,6 +233,8 @@ impl<O: CommitObserver> Log<O> {
         if core.writer.is_at_segment_end() {
             self.maintain(core)?;
         }
+        caught(|| core.observer.writing(&buffer))
+            .map_err(|message| core.writer.fail(WalError::Panicked { thread: THREAD, message }))?;
         let placed = core.writer.place(buffer)?;
         core.commits_under_way += 1;
         let number = core.begun();

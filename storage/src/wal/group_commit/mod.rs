@@ -28,7 +28,7 @@ use parking_lot::MutexGuard;
 
 use self::batches::{Batches, Shared};
 pub use self::seal::{SealError, SegmentSealer};
-use super::buffer::Refusal;
+use super::buffer::{CommitBuffer, Refusal};
 use super::error::WalError;
 use super::segments::Segments;
 use super::space::SpaceProblem;
@@ -73,6 +73,8 @@ impl Default for GroupCommitOptions {
 pub trait CommitObserver: Send + 'static {
     /// A thread begins; called on it, before anything else.
     fn started(&mut self) {}
+    /// A commit is about to be written; whether it will be nobody knows. What can be done in advance is done here.
+    fn writing(&mut self, _commit: &CommitBuffer) {}
     /// One commit was written. Its `durable` is the last group end that is durable: what is behind it, inside a group
     /// that goes on, recovery would drop.
     fn committed(&mut self, committed: &Committed);
