@@ -233,20 +233,56 @@ struct BareLane {
     _place: tempfile::TempDir,
 }
 
+/// What bare iceoryx2 has beside itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// A thread on the sender's cores makes a block durable whenever something was sent, which is the least that any log does.
+    Log,
+    /// The sender has just done that itself, as the log's thread has.
+    SyncBefore,
+}
+
+/// Makes a block durable.
+fn sync_block(file: &std::fs::File) {
+    file.write_all_at(&[7; 4096], 0).expect("a disk that writes");
+    file.sync_data().expect("a disk that syncs");
+}
+
+/// Makes blocks durable as long as somebody may ask it to.
+fn log(file: std::fs::File) -> impl FnMut() {
+    let wanted = Arc::new(AtomicBool::new(false));
+    let asked = Arc::downgrade(&wanted);
+    let log = std::thread::spawn(move || {
+        while let Some(wanted) = asked.upgrade() {
+            if wanted.swap(false, Ordering::Acquire) {
+                sync_block(&file);
+            } else {
+                drop(wanted);
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        }
+    });
+    move || {
+        // A system call only where it may sleep.
+        if !wanted.swap(true, Ordering::Release) {
+            log.thread().unpark();
+        }
+    }
+}
+
 impl BareLane {
-    /// `syncs`: sent by a thread that has just made a block durable, as the log's thread has.
-    fn open(syncs: bool, folder: &std::path::Path) -> Self {
+    fn open(beside: Beside, folder: &std::path::Path) -> Self {
         let place = tempfile::tempdir_in(folder).expect("a folder");
         let name = BusName::with_root("bench", TAPE, place.path()).expect("a name");
         let sizes = BareSizes { subscribers: 8, buffer: 64, history: 0 };
         let (service, node) = bare(&name, "one-way", sizes).expect("a service");
         let subscriber = service.subscriber_builder().create().expect("one subscriber");
         let file = std::fs::File::create(place.path().join("synced")).expect("a file");
-        let block = [7; 4096];
+        let before = file.try_clone().expect("the same file");
         let prepare = move || {
-            if syncs {
-                file.write_all_at(&block, 0).expect("a disk that writes");
-                file.sync_data().expect("a disk that syncs");
+            if beside == Beside::SyncBefore {
+                sync_block(&before);
             }
         };
         let make = move || {
@@ -254,9 +290,13 @@ impl BareLane {
             let publisher =
                 service.publisher_builder().initial_max_slice_len(4096).create().expect("one publisher");
             let frame = Frames::new(1).next_frame();
+            let mut log = (beside == Beside::Log).then(|| log(file));
             move |_| {
                 let _node = &node;
                 send_bare(&publisher, &frame).expect("send");
+                if let Some(log) = &mut log {
+                    log();
+                }
             }
         };
         let sender = Sender::start(make, prepare);
@@ -338,11 +378,14 @@ fn speculative(pace: Pace, options: &Options, folder: &std::path::Path, report: 
             publish(&mut publisher, number);
         }
     };
-    let (mut engine, mut bare) = (Sender::start(send, || {}), BareLane::open(false, folder));
-    let (mut ours, mut theirs) = (nanoseconds(), nanoseconds());
+    let mut engine = Sender::start(send, || {});
+    let mut bare = [Beside::Nothing, Beside::Log].map(|beside| BareLane::open(beside, folder));
+    let (mut ours, mut theirs) = (nanoseconds(), [nanoseconds(), nanoseconds()]);
     for _ in 0..ROUNDS {
-        // As long as the log takes for a sync, and rests.
-        bare.round(pace, LOG_RESTS * 3, Instant::now() + options.duration() / ROUNDS, &mut theirs);
+        for (bare, theirs) in bare.iter_mut().zip(&mut theirs) {
+            // As long as the log takes for a sync, and rests.
+            bare.round(pace, LOG_RESTS * 3, Instant::now() + options.duration() / ROUNDS, theirs);
+        }
         let until = Instant::now() + options.duration() / ROUNDS;
         engine.sleeps(false);
         while Instant::now() < until {
@@ -357,17 +400,22 @@ fn speculative(pace: Pace, options: &Options, folder: &std::path::Path, report: 
         engine.sleeps(true);
     }
     engine.end();
-    bare.end();
+    bare.into_iter().for_each(BareLane::end);
     drop(subscriber);
     node.close().expect("a node that closes");
     bind_to(0..cores());
-    rows(report, &format!("speculative: publish to handler, {}", pace.words()), &ours, ("bare", &theirs));
+    let what = format!("speculative: publish to handler, {}", pace.words());
+    rows(report, &what, &ours, ("bare", &theirs[0]));
+    for (name, quantile) in [("P50", 0.5), ("P99", 0.99), ("P99.9", 0.999)] {
+        let row = report.row(format!("{what} {name}"), microseconds(&ours, quantile), "us");
+        row.beside("bare with a log on its cores", microseconds(&theirs[1], quantile));
+    }
 }
 
 /// Durable to handler: one thread publishes, each event when all rest, and polls for it.
 fn live(options: &Options, folder: &std::path::Path, report: &mut Report) {
     let (node, mut subscriber, mut publisher, _data) = polled(BusService::Live, folder);
-    let (mut number, stages, mut bare) = (0, node.latency(), BareLane::open(true, folder));
+    let (mut number, stages, mut bare) = (0, node.latency(), BareLane::open(Beside::SyncBefore, folder));
     let (mut ours, mut theirs) = (nanoseconds(), nanoseconds());
     for _ in 0..ROUNDS {
         let until = Instant::now() + options.duration() / ROUNDS;
@@ -378,7 +426,8 @@ fn live(options: &Options, folder: &std::path::Path, report: &mut Report) {
             let sequence = publish(&mut publisher, number);
             let at_ns = handle(&mut subscriber, sequence);
             ours.saturating_record((at_ns - stages.durable_at().get()).max(1) as u64);
-            rest(&node, sequence);
+            // Durable it is. The watermarks are left alone: who looks there takes their lines from the log's thread.
+            spin_for(LOG_RESTS);
         }
     }
     bare.end();
