@@ -24,7 +24,9 @@ use crate::read::view::Shared;
 use crate::scrub::Scrubber;
 use crate::segment_facts::SegmentFacts;
 use crate::visible::{Bell, VisibleGate};
-use crate::wal::{CommitObserver, Committed, Lacking, Releaser, SegmentInfo, SpaceProblem, WalError, Writer};
+use crate::wal::{
+    CommitBuffer, CommitObserver, Committed, Lacking, Releaser, SegmentInfo, SpaceProblem, WalError, Writer,
+};
 
 /// How many of the last sealed segments have at most so many bytes together.
 fn newest_that_fit(sealed: &[SegmentInfo], kept_bytes: u64) -> usize {
@@ -370,6 +372,10 @@ pub(crate) struct StoreFirst<O> {
 impl<O: CommitObserver> CommitObserver for StoreFirst<O> {
     fn started(&mut self) {
         self.next.started();
+    }
+
+    fn writing(&mut self, commit: &CommitBuffer) {
+        self.next.writing(commit);
     }
 
     fn committed(&mut self, committed: &Committed) {

@@ -26,7 +26,7 @@ use matchtape_bus::{
     BusConfig, BusName, BusService, BusSubscriber, Delivery, SubscriberOptions, WakeUp, on_own_thread,
 };
 use matchtape_node::{BusOptions, Node, NodeOptions, PipelineWait, PublishError, Publisher};
-use matchtape_schemas::{ProducerId, Sequence, Stage};
+use matchtape_schemas::{Event, ProducerId, Sequence, Stage};
 
 fn wall_clock_ns() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as i64
@@ -49,9 +49,9 @@ impl Handled {
     }
 }
 
-fn publish(publisher: &mut Publisher, number: u64) -> Sequence {
+fn publish(publisher: &mut Publisher, event: &Event) -> Sequence {
     loop {
-        match publisher.publish(&tape::order(number, 16)) {
+        match publisher.publish(event) {
             Ok(published) => return published.sequence(),
             Err(PublishError::WouldBlock) => publisher.wait_for_room(64).expect("the node is open"),
             Err(error) => panic!("{error}"),
@@ -374,8 +374,10 @@ fn rest(node: &Node, sequence: Sequence) {
 fn speculative(pace: Pace, options: &Options, folder: &std::path::Path, report: &mut Report) {
     let (node, mut subscriber, mut publisher, _data) = polled(BusService::Speculative, folder);
     let send = move || {
+        let mut event = tape::order(1, 16);
         move |number| {
-            publish(&mut publisher, number);
+            publish(&mut publisher, &event);
+            event = tape::order(number + 1, 16);
         }
     };
     let mut engine = Sender::start(send, || {});
@@ -423,7 +425,7 @@ fn live(options: &Options, folder: &std::path::Path, report: &mut Report) {
         let until = Instant::now() + options.duration() / ROUNDS;
         while Instant::now() < until {
             number += 1;
-            let sequence = publish(&mut publisher, number);
+            let sequence = publish(&mut publisher, &tape::order(number, 16));
             let at_ns = handle(&mut subscriber, sequence);
             ours.saturating_record((at_ns - stages.durable_at().get()).max(1) as u64);
             // Durable it is. The watermarks are left alone: who looks there takes their lines from the log's thread.
@@ -492,7 +494,7 @@ fn rate(service: BusService, options: &Options, report: &mut Report, folder: &st
     let mut last = Sequence::ZERO;
     while begun.elapsed() < options.duration() {
         number += 1;
-        last = publish(&mut publisher, number);
+        last = publish(&mut publisher, &tape::order(number, 16));
     }
     node.wait(last, Stage::Visible).expect("a disk that syncs");
     handled.wait_for(last);

@@ -38,7 +38,7 @@ pub struct BusPublisher {
     notifier: Option<Notifier<Own>>,
     service: BusService,
     frame_bytes_max: usize,
-    /// What all headers share; `first_sequence` is the next to be published.
+    /// What all headers share; `first_sequence` is the next to be published, the watermarks are the greatest that were said.
     header: SampleHeader,
     counters: PublisherCounters,
     broken_connections: Arc<AtomicU64>,
@@ -148,7 +148,7 @@ impl BusPublisher {
         // Whoever has this one does without what was prepared.
         self.prepared.clear();
         let mut header = self.describe(frame, self.next(), Epoch(self.header.epoch))?;
-        header.set_watermarks(watermarks);
+        self.say(watermarks, &mut header);
         self.count(&header);
         Ok(self.send(header, frame))
     }
@@ -175,7 +175,7 @@ impl BusPublisher {
     pub fn publish_prepared(&mut self, through: Sequence, watermarks: &Watermarks) {
         while self.prepared.front().is_some_and(|next| next.header.end() <= through.next()) {
             let Some(Prepared { mut sample, mut header }) = self.prepared.pop_front() else { return };
-            header.set_watermarks(watermarks);
+            self.say(watermarks, &mut header);
             *sample.user_header_mut() = header;
             self.count(&header);
             if sample.send().is_err() {
@@ -215,6 +215,20 @@ impl BusPublisher {
         Ok(header)
     }
 
+    /// What a sample says of the stages is never less than what another said before it: who publishes may not have looked at
+    /// all of them.
+    fn say(&mut self, watermarks: &Watermarks, header: &mut SampleHeader) {
+        let said = self.header.watermarks();
+        self.header.set_watermarks(&Watermarks {
+            accepted: said.accepted.max(watermarks.accepted),
+            written: said.written.max(watermarks.written),
+            durable: said.durable.max(watermarks.durable),
+            replicated: said.replicated.max(watermarks.replicated),
+            visible: said.visible.max(watermarks.visible),
+        });
+        header.set_watermarks(&self.header.watermarks());
+    }
+
     /// A frame counts as published.
     fn count(&mut self, frame: &SampleHeader) {
         self.header.epoch = frame.epoch;
@@ -239,7 +253,7 @@ impl BusPublisher {
         }
         let mut header = self.header;
         header.kind = SampleKind::Heartbeat.number();
-        header.set_watermarks(watermarks);
+        self.say(watermarks, &mut header);
         self.counters.heartbeats += 1;
         let sent = self.send(header, &[]);
         self.wake_subscribers();
@@ -268,7 +282,7 @@ impl BusPublisher {
         header.kind = SampleKind::Retract.number();
         header.epoch = epoch.get();
         header.count = count;
-        header.set_watermarks(watermarks);
+        self.say(watermarks, &mut header);
         self.counters.retractions += 1;
         let sent = self.send(header, &[]);
         self.wake_subscribers();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use matchtape_bus::bind_to_core;
 use matchtape_schemas::limits::FRAME_BYTES_MAX;
 use matchtape_schemas::publish::WaitError;
-use matchtape_schemas::{Sequence, Stage};
+use matchtape_schemas::{Sequence, Stage, Watermarks};
 use matchtape_storage::wal::{AppendError, CommitBuffer, CommitObserver, Committed, WalError};
 use matchtape_storage::{EventStore, VisibleGate};
 use parking_lot::MutexGuard;
@@ -119,7 +119,12 @@ impl Progress {
             self.gate.raise(visible);
             self.stages.reach(Stage::Visible, visible);
             if let Some(live) = &self.live {
-                live.visible(commit, &self.intake.watermarks());
+                // As much as was written was accepted. How much more, stands where publishers claim: the bus's signs of life
+                // tell, and the way of an event does not wait for that.
+                let accepted = written.max(visible);
+                let watermarks =
+                    Watermarks { accepted, written: accepted, durable, replicated: durable, visible };
+                live.visible(commit, &watermarks);
             }
         }
     }
