@@ -66,6 +66,8 @@ pub struct PublisherCounters {
     pub frames: u64,
     /// Events in them.
     pub events: u64,
+    /// Frames of those that lay in shared memory before they could be given to anybody.
+    pub prepared: u64,
     /// Heartbeats.
     pub heartbeats: u64,
     /// Retractions.
@@ -178,6 +180,7 @@ impl BusPublisher {
             self.say(watermarks, &mut header);
             *sample.user_header_mut() = header;
             self.count(&header);
+            self.counters.prepared += 1;
             if sample.send().is_err() {
                 self.counters.send_failures += 1;
             }
@@ -499,7 +502,9 @@ mod tests {
         assert!(matches!(subscriber.poll(), Ok(Some(Delivery::Frame(_)))));
 
         // As many samples are out as may be: there is none for what follows.
-        let loaned = publisher.publisher.loan_slice_uninit(1).expect("loan");
+        let loaned: Vec<_> = (0..LOANED_SAMPLES + PREPARED_SAMPLES)
+            .map(|_| publisher.publisher.loan_slice_uninit(1).expect("loan"))
+            .collect();
         assert_eq!((publish(&mut publisher), publisher.heartbeat(&none)), (0, 0));
         assert_eq!(publisher.counters().send_failures, 2);
         assert!(matches!(subscriber.poll(), Ok(None)));
@@ -514,5 +519,54 @@ mod tests {
         assert!(matches!(subscriber.poll(), Ok(Some(Delivery::Heartbeat { .. }))));
         assert_eq!(publish(&mut publisher), 1);
         assert!(matches!(subscriber.poll(), Ok(Some(Delivery::Frame(_)))));
+    }
+
+    #[test]
+    fn a_prepared_frame_is_sent_once_it_may_be_and_dropped_where_another_way_was_quicker() {
+        let test = TestName::new("prepared", TapeId(9));
+        let config = BusConfig { frame_bytes_max: 4096, ..BusConfig::default() };
+        let mut head = Head { epoch: Epoch(1), ..Head::empty(TapeId(9)) };
+        let mut publisher =
+            BusPublisher::open(&test.name, BusService::Speculative, &config, &head).expect("publisher");
+        let options = SubscriberOptions { next: Some(Sequence(1)), ..SubscriberOptions::default() };
+        let mut subscriber =
+            BusSubscriber::open(&test.name, BusService::Speculative, &options).expect("subscriber");
+        let frames: Vec<_> = (0..8).map(|_| frame(&mut head)).collect();
+        let bytes =
+            |at: usize| block::bytes_of(&frames[at], size_of_val(&frames[at][..])).expect("all of it");
+        let reached = |accepted, visible| Watermarks {
+            accepted: Sequence(accepted),
+            visible: Sequence(visible),
+            ..Watermarks::default()
+        };
+        let mut next = || match subscriber.poll() {
+            Ok(Some(Delivery::Frame(frame))) => {
+                Some((frame.frame().first_sequence().get(), frame.watermarks()))
+            }
+            Ok(None) => None,
+            other => panic!("{other:?}"),
+        };
+        // As many as may be, in turn only.
+        assert!(matches!(publisher.prepare(bytes(1)), Err(BusError::OutOfOrder { .. })));
+        for at in 0..PREPARED_SAMPLES {
+            assert!(publisher.prepare(bytes(at)).unwrap());
+        }
+        assert!(!publisher.prepare(bytes(PREPARED_SAMPLES)).unwrap());
+        assert_eq!((next(), publisher.next()), (None, Sequence(1)));
+        publisher.publish_prepared(Sequence(2), &reached(9, 2));
+        // Nothing that is said of the stages goes back, though who says it knew less.
+        publisher.publish_prepared(Sequence(3), &reached(3, 3));
+        let given: Vec<_> = std::iter::from_fn(&mut next).collect();
+        assert_eq!(given, [(1, reached(9, 2)), (2, reached(9, 2)), (3, reached(9, 3))]);
+        // The fourth comes another way, and what was prepared of it is gone.
+        assert_eq!(publisher.publish(bytes(3), &reached(4, 4)).unwrap(), 1);
+        publisher.publish_prepared(Sequence(4), &reached(4, 4));
+        assert_eq!(publisher.publish(bytes(4), &reached(5, 5)).unwrap(), 1);
+        assert_eq!(std::iter::from_fn(&mut next).map(|(first, _)| first).collect::<Vec<_>>(), [4, 5]);
+        // What is taken back is prepared no longer.
+        assert!(publisher.prepare(bytes(5)).unwrap());
+        publisher.retract(Epoch(1), Sequence(5), Sequence(5), &reached(5, 4)).unwrap();
+        publisher.publish_prepared(Sequence(9), &reached(9, 9));
+        assert_eq!((publisher.next(), publisher.counters().prepared), (Sequence(5), 3));
     }
 }

@@ -9,6 +9,8 @@ use std::time::Instant;
 pub(crate) struct Bell {
     asleep: AtomicBool,
     sleeper: OnceLock<Thread>,
+    #[cfg(test)]
+    woken: std::sync::atomic::AtomicU64,
 }
 
 impl Bell {
@@ -22,7 +24,21 @@ impl Bell {
             && let Some(sleeper) = self.sleeper.get()
         {
             sleeper.unpark();
+            #[cfg(test)]
+            self.woken.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How often somebody was woken.
+    #[cfg(test)]
+    pub(crate) fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody sleeps here, to be woken.
+    #[cfg(test)]
+    pub(crate) fn is_slept_at(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
     }
 
     /// Whether anybody ever slept here, to be woken.

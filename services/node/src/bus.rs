@@ -376,7 +376,7 @@ mod tests {
     use matchtape_schemas::event::{TimeAdvanced, encode_event};
     use matchtape_schemas::{
         AcceptedTime, Epoch, Event, EventTime, FrameFlags, FrameWriter, InstrumentId, ProducerId,
-        ProducerSequence, TapeId,
+        ProducerSequence, Stage, TapeId,
     };
     use rkyv::util::AlignedVec;
 
@@ -421,7 +421,7 @@ mod tests {
             // The 16 bytes per namespace that iceoryx2 keeps for good; the namespaces end with this process's number.
             for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
                 let file = entry.file_name().to_string_lossy().into_owned();
-                if ["lane", "left", "wake", "panic", "ends"]
+                if ["lane", "left", "wake", "panic", "ends", "prepared", "prepares"]
                     .iter()
                     .any(|called| file.starts_with(&format!("mt_{called}{}_", std::process::id())))
                     && file.ends_with(".global_mgmt")
@@ -606,7 +606,10 @@ mod tests {
         let bus = LiveBus::start(&name, &options, Arc::clone(&lane), node.reader(), intake).unwrap();
         assert_eq!(node.ended_parts(), []);
         let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
-        lane.send_directly(Sequence(1), panics, &visible(Sequence(1)));
+        // Once it finds the publisher free: the bus's thread is at work too.
+        while !lane.broken.load(Ordering::Relaxed) {
+            lane.send_directly(Sequence(1), panics, &visible(Sequence(1)));
+        }
         // At the next beat. Nothing but this ends the thread.
         let begun = Instant::now();
         while !bus.thread.as_ref().is_some_and(PortThread::is_finished) {
@@ -616,5 +619,30 @@ mod tests {
         let ended = EndedPart { part: "live_bus", why: "sending panicked".into() };
         assert_eq!(node.ended_parts(), [ended]);
         bus.stop();
+    }
+
+    #[test]
+    fn a_nodes_commits_are_prepared_before_they_are_durable() {
+        let place = Place::new();
+        let bus = BusOptions {
+            namespace: format!("prepares{}", std::process::id()),
+            root: Some(place.root.path().to_owned()),
+            ..BusOptions::default()
+        };
+        let options = NodeOptions { bus: Some(bus), ..NodeOptions::default() };
+        let node = Node::open(&place.root.path().join("data"), options, Vec::new()).unwrap();
+        let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        for number in 1..=50 {
+            let body = TimeAdvanced::default();
+            let event = Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), body);
+            let sequence = publisher.publish(&event).unwrap().sequence();
+            node.wait(sequence, Stage::Visible).unwrap();
+        }
+        let live = node.live.as_ref().expect("a node with a bus");
+        let counters = live.lane.publisher.lock().counters();
+        // The bus's own thread may have been at it.
+        assert!(counters.prepared >= 25, "{counters:?}");
+        drop(publisher);
+        node.close().unwrap();
     }
 }

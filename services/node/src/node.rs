@@ -145,7 +145,7 @@ pub struct Node {
     store: Option<Arc<EventStore>>,
     reader: Reader,
     pipeline: Option<JoinHandle<()>>,
-    live: Option<LiveBus>,
+    pub(crate) live: Option<LiveBus>,
     ingress: Option<Ingress>,
     idle_clock: Option<IdleClock>,
     consumers: Consumers,

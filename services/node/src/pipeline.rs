@@ -452,3 +452,105 @@ impl PipelineThread {
         held
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use matchtape_schemas::event::{Event, TimeAdvanced};
+    use matchtape_schemas::publish::PublishError;
+    use matchtape_schemas::{EventTime, Head, InstrumentId, ProducerId, ProducerSequence};
+    use matchtape_storage::sim::SimDisk;
+
+    use super::*;
+    use crate::publisher::Publisher;
+    use crate::{Node, NodeOptions};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn open(spin: Duration) -> (Node, Publisher) {
+        let wait = PipelineWait::Adaptive { spin };
+        let mut options = NodeOptions { wait, ring_slots: 64, ..NodeOptions::default() };
+        options.store.wal.segment_bytes = matchtape_storage::limits::SEGMENT_BYTES_MIN;
+        options.store.wal.commit_bytes = matchtape_storage::limits::COMMIT_BYTES_MIN;
+        let node = Node::open_on(Arc::new(SimDisk::new(1)), options, Vec::new()).unwrap();
+        let publisher = node.publisher(ProducerId(1)).unwrap();
+        (node, publisher)
+    }
+
+    fn event(number: u64) -> Event {
+        Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), TimeAdvanced::default())
+    }
+
+    fn until(what: &str, condition: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !condition() {
+            assert!(begun.elapsed() < PATIENCE, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn asleep(node: &Node) {
+        until("the pipeline's thread sleeps", || node.intake.bell.is_slept_at());
+    }
+
+    #[test]
+    fn an_event_that_finds_the_pipeline_asleep_is_framed_by_who_publishes_it() {
+        let (node, mut publisher) = open(Duration::ZERO);
+        // The start of the term wakes it.
+        let first = publisher.publish(&event(1)).unwrap().sequence();
+        node.wait_for(first, Stage::Visible, PATIENCE).unwrap();
+        let (mut framed, woken) = (0, node.intake.bell.woken());
+        for number in 2..=200 {
+            asleep(&node);
+            let sequence = publisher.publish(&event(number)).unwrap().sequence();
+            framed += u64::from(node.intake.stages.get(Stage::Accepted) >= sequence);
+            node.wait_for(sequence, Stage::Visible, PATIENCE).unwrap();
+        }
+        let woken = node.intake.bell.woken() - woken;
+        // Where the log's thread has the log at that moment, it is woken after all.
+        assert!(framed >= 150 && woken <= 49, "{framed} framed at once, woken {woken} times");
+        drop(publisher);
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn an_event_that_comes_soon_after_another_wakes_the_pipeline() {
+        let spin = Duration::from_millis(100);
+        let (node, mut publisher) = open(spin);
+        let mut number = 0;
+        let mut publish = |publisher: &mut Publisher| {
+            number += 1;
+            let sequence = publisher.publish(&event(number)).unwrap().sequence();
+            node.wait_for(sequence, Stage::Visible, PATIENCE).unwrap();
+        };
+        publish(&mut publisher);
+        // It has looked for events that long since then.
+        asleep(&node);
+        let woken = node.intake.bell.woken();
+        publish(&mut publisher);
+        let since = Instant::now();
+        publish(&mut publisher);
+        if since.elapsed() < spin {
+            assert_eq!(node.intake.bell.woken(), woken + 1);
+        }
+        drop(publisher);
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn a_publisher_that_panics_while_it_frames_lives_and_the_node_takes_no_more() {
+        let (node, mut publisher) = open(Duration::ZERO);
+        let first = publisher.publish(&event(1)).unwrap().sequence();
+        node.wait_for(first, Stage::Visible, PATIENCE).unwrap();
+        // A frame that continues nothing, which the pipeline takes for a mistake of its own.
+        asleep(&node);
+        node.intake.pipeline.lock().as_mut().unwrap().framer = Framer::new(Head::empty(node.tape()));
+        let second = publisher.publish(&event(2)).unwrap().sequence();
+        assert_eq!(node.wait_for(second, Stage::Visible, PATIENCE), Err(WaitError::Poisoned));
+        // The log's end is told before the ring is closed.
+        let refused = (3..10_000).find_map(|number| publisher.publish(&event(number)).err());
+        assert_eq!(refused, Some(PublishError::Poisoned));
+        until("its thread ends", || node.intake.pipeline.lock().is_none());
+        drop(publisher);
+        node.close().unwrap_err();
+    }
+}

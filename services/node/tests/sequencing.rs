@@ -3,8 +3,9 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use matchtape_node::{Node, NodeMistakes, NodeOptions, PublishError};
+use matchtape_node::{Node, NodeMistakes, NodeOptions, PipelineWait, PublishError};
 use matchtape_schemas::{ProducerId, ProducerSequence, Sequence, Stage};
 use matchtape_storage::sim::SimDisk;
 use support::{order, small};
@@ -59,7 +60,16 @@ fn difference(options: NodeOptions) -> Option<String> {
 
 #[test]
 fn what_a_publisher_is_told_is_where_its_event_stands() {
-    assert_eq!(difference(small()), None);
+    // The pipeline's thread frames, or who publishes, in turn.
+    let spin = Duration::from_micros(50);
+    for wait in [
+        PipelineWait::Adaptive { spin },
+        PipelineWait::Adaptive { spin: Duration::ZERO },
+        PipelineWait::Nap { spin, nap: spin },
+        PipelineWait::Spin,
+    ] {
+        assert_eq!(difference(NodeOptions { wait, ..small() }), None, "{wait:?}");
+    }
 }
 
 #[test]
