@@ -105,11 +105,6 @@ impl Presence {
         parts.insert(prefix.clone(), Part { _lock: lock, participants: 1 });
         Ok(Some(Self(prefix)))
     }
-
-    /// Of one who stays until the process ends.
-    pub(crate) fn stay(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Presence {

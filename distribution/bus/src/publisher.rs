@@ -22,7 +22,9 @@ use crate::config::{
 };
 use crate::error::{BadSample, BusError};
 use crate::header::{FORMAT_VERSION, SampleHeader, SampleKind};
+use crate::liveness::clean_dead_participants;
 use crate::name::{BusName, BusService};
+use crate::presence::Presence;
 use crate::service::{self, BUS_SETTINGS, Opened, Own, SampleFactory};
 
 /// Publishes the frames of one tape on one service, in order.
@@ -43,6 +45,7 @@ pub struct BusPublisher {
     counters: PublisherCounters,
     broken_connections: Arc<AtomicU64>,
     _node: Node<Own>,
+    _presence: Presence,
 }
 
 // SAFETY: what keeps iceoryx2's ports on one thread is the count of the `Rc` around their state; the state itself has to be
@@ -92,8 +95,12 @@ impl BusPublisher {
         head: &Head,
     ) -> Result<Self, BusError> {
         config.check()?;
-        config.check_memory(shared_memory_available()?)?;
-        let opened = service::create(name, service, config)?;
+        if config.check_memory(shared_memory_available()?).is_err() {
+            // What somebody had who was killed may be in the way.
+            clean_dead_participants(name)?;
+            config.check_memory(shared_memory_available()?)?;
+        }
+        let (presence, opened) = service::create(name, service, config)?;
         refuse_second(&opened.samples, name, service, None)?;
 
         let broken_connections = Arc::new(AtomicU64::new(0));
@@ -130,6 +137,7 @@ impl BusPublisher {
             counters: PublisherCounters::default(),
             broken_connections,
             _node: node,
+            _presence: presence,
         })
     }
 

@@ -59,7 +59,7 @@ pub(crate) fn create(
     name: &BusName,
     service: BusService,
     config: &BusConfig,
-) -> Result<Opened<Own>, BusError> {
+) -> Result<(Presence, Opened<Own>), BusError> {
     create_with_format(name, service, config, FORMAT_VERSION)
 }
 
@@ -68,7 +68,7 @@ fn create_with_format(
     service: BusService,
     config: &BusConfig,
     format: u32,
-) -> Result<Opened<Own>, BusError> {
+) -> Result<(Presence, Opened<Own>), BusError> {
     let errors = Errors {
         name,
         service: service.as_str(),
@@ -112,9 +112,7 @@ fn create_with_format(
             PublishSubscribeOpenOrCreateError::PublishSubscribeCreateError(error) => errors.create(error),
             PublishSubscribeOpenOrCreateError::SystemInFlux => errors.busy("opened and closed repeatedly"),
         })?;
-    // The publisher of a tape is there as long as its process.
-    presence.stay();
-    Ok(Opened { samples, wake, heartbeat_interval: config.heartbeat_interval, node })
+    Ok((presence, Opened { samples, wake, heartbeat_interval: config.heartbeat_interval, node }))
 }
 
 /// Sleeps until a listener is notified, at most for `limit`. Returns at once when there is less than a microsecond left:

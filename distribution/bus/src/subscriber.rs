@@ -599,7 +599,7 @@ mod tests {
         let test = TestName::new("liar", TAPE);
         let name = &test.name;
         let config = BusConfig { frame_bytes_max: 4096, ..BusConfig::default() };
-        let opened = service::create(name, BusService::Live, &config).expect("service");
+        let (_presence, opened) = service::create(name, BusService::Live, &config).expect("service");
         let publisher = opened
             .samples
             .publisher_builder()

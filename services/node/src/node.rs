@@ -235,7 +235,7 @@ impl Node {
         let tape = found.tape;
         let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
         let bus = options.bus.as_ref().zip(bus_name.as_ref());
-        let lane = bus.map(|(bus, name)| LiveLane::open(name, bus, &found)).transpose()?.map(Arc::new);
+        let lane = bus.map(|(bus, name)| LiveLane::open(name, bus, &head)).transpose()?.map(Arc::new);
         let progress = Progress {
             stages: Arc::clone(&stages),
             gate: Arc::clone(store.visible()),
@@ -294,7 +294,7 @@ impl Node {
         if let (Some(bus), Some(name)) = (&options.bus, &bus_name)
             && bus.speculative
         {
-            let opened = SpeculativeBus::open(name, &bus.config, &found, Arc::clone(&intake))?;
+            let opened = SpeculativeBus::open(name, &bus.config, &head, Arc::clone(&intake))?;
             pipeline.speculative = Some(opened);
         }
         let (core, thread) = (
