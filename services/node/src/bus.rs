@@ -309,6 +309,7 @@ impl Follower {
 pub(crate) struct SpeculativeBus {
     publisher: BusPublisher,
     wakes: bool,
+    subscribers: usize,
     intake: Arc<Intake>,
     interval: Duration,
     next_beat: Instant,
@@ -326,6 +327,7 @@ impl SpeculativeBus {
         Ok(Self {
             publisher,
             wakes: config.wake_up == WakeUp::Event,
+            subscribers: 0,
             intake,
             interval: config.heartbeat_interval,
             next_beat: Instant::now(),
@@ -333,9 +335,9 @@ impl SpeculativeBus {
         })
     }
 
-    /// Whether there may be subscribers that sleep.
+    /// Whether there may be subscribers that sleep, as of the last sample.
     pub(crate) fn wakes(&self) -> bool {
-        self.wakes
+        self.wakes && self.subscribers > 0 && !self.broken
     }
 
     /// The next frame of the tape and its last event, accepted but not yet written. The log's memory is locked meanwhile: no
@@ -344,16 +346,19 @@ impl SpeculativeBus {
         if !self.broken {
             // Not the ring's own `accepted`, which may be further: to look it up takes its line away from who claims there.
             let watermarks = Watermarks { accepted: last, ..self.intake.stages.watermarks() };
-            if let Err(error) = self.publisher.publish_quietly(frame, &watermarks) {
-                self.broken = true;
-                self.intake.ended_parts.note("speculative_bus", &error);
+            match self.publisher.publish_quietly(frame, &watermarks) {
+                Ok(subscribers) => self.subscribers = subscribers,
+                Err(error) => {
+                    self.broken = true;
+                    self.intake.ended_parts.note("speculative_bus", &error);
+                }
             }
         }
     }
 
     /// The log has the frame, and its memory is free again.
     pub(crate) fn appended(&mut self) {
-        if self.wakes && !self.broken {
+        if self.wakes() {
             self.publisher.wake_subscribers();
         }
     }
@@ -365,7 +370,7 @@ impl SpeculativeBus {
 
     /// It is that time.
     pub(crate) fn beat(&mut self) {
-        self.publisher.heartbeat(&self.intake.watermarks());
+        self.subscribers = self.publisher.heartbeat(&self.intake.watermarks());
         self.next_beat = Instant::now() + self.interval;
     }
 }

@@ -4,7 +4,7 @@
 //!  publisher.rs   admit: deduplicate, claim slots of the ring (which is sequencing), write the events there
 //!  ingress.rs     the same for producers in other processes, from shared memory to their publishers here
 //!  ring.rs        bounded, claimed by compare-and-swap, read in order
-//!  pipeline.rs    frames what has accumulated (framer.rs) for the log and the speculative bus
+//!  pipeline.rs    frames what has accumulated (framer.rs) for the log and the speculative bus; while its thread sleeps, for whoever publishes
 //!  storage        writes and syncs; tells `Progress`, which raises the stages (stages.rs) and the readers' gate
 //!  bus.rs         the live bus follows what is visible
 //!  seal.rs        ends the log's segment before it is full, by the frame that comes next

@@ -110,10 +110,11 @@ pub(super) struct NodeSection {
     pub ring_slots: usize,
     /// How far an event time may lie ahead of this machine's clock.
     pub event_time_skew_ms_max: u64,
-    /// How long the pipeline thread looks for events before it sleeps.
+    /// How long the pipeline thread looks for events before it sleeps. While it sleeps whoever publishes does its work, and
+    /// wakes it where events come faster than that. 0: it is never woken for that; every event is a frame of its own.
     pub spin_us: u64,
-    /// How long it sleeps at a time, and nobody wakes it: publishing is then never a system call, but on an idle tape an event
-    /// waits until it looks again. 0: it sleeps until whoever publishes wakes it.
+    /// How long it sleeps at a time, and nobody does its work or wakes anybody: publishing is then never a system call, but on an
+    /// idle tape an event waits until it looks again. 0: it sleeps as above.
     pub nap_us: u64,
     /// `durable`: readers are given events once they are synced. `written`: before; what they saw in the last moments
     /// vanishes when the power goes.
@@ -542,7 +543,7 @@ impl Config {
             return Err(ConfigError::Value { key: "storage.memtable_mib", value, reason });
         }
         if self.node.nap_us > 10_000 {
-            let (key, reason) = ("node.nap_us", "0 (woken by who publishes) to 10000");
+            let (key, reason) = ("node.nap_us", "0 (who publishes does its work, or wakes it) to 10000");
             return Err(ConfigError::Value { key, value: self.node.nap_us.to_string(), reason });
         }
         let names = [
