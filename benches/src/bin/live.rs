@@ -69,7 +69,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     report.guarantee("one way: the handler's thread has core 0, all threads of the node have the others");
     report.guarantee(format!(
-        "one way: {ROUNDS} rounds, in each bare and ours in turn, so that both meet the machine's cores near and far from each other"
+        "one way: {ROUNDS} rounds, in each bare and ours in turn, so that both meet the machine's cores near and far from each other; the \
+         first {WARMING} of a round are not counted"
     ));
     for pace in [Pace::OneAfterTheOther, Pace::WhenAllRest] {
         speculative(pace, &options, folder.path(), &mut report);
@@ -126,6 +127,9 @@ impl Pace {
 }
 
 const ROUNDS: u32 = 20;
+
+/// The first of a round are not counted: before them something else ran.
+const WARMING: u64 = 5;
 
 /// How long that takes after the event is durable: longer than the log looks for work.
 const LOG_RESTS: Duration = Duration::from_micros(100);
@@ -305,8 +309,9 @@ impl BareLane {
 
     fn round(&mut self, pace: Pace, rest: Duration, until: Instant, one_way: &mut Histogram<u64>) {
         self.sender.sleeps(false);
+        let counted = self.sender.number + WARMING;
         while Instant::now() < until {
-            self.sender.ask();
+            let number = self.sender.ask();
             let at_ns = loop {
                 if let Some(sample) = self.subscriber.receive().expect("a bus that works") {
                     std::hint::black_box(sum_words(unit_bytes(sample.payload())));
@@ -314,7 +319,9 @@ impl BareLane {
                 }
                 std::hint::spin_loop();
             };
-            one_way.saturating_record((at_ns - self.sender.begun_at_ns()).max(1) as u64);
+            if number > counted {
+                one_way.saturating_record((at_ns - self.sender.begun_at_ns()).max(1) as u64);
+            }
             if pace == Pace::WhenAllRest {
                 spin_for(rest);
             }
@@ -390,11 +397,15 @@ fn speculative(pace: Pace, options: &Options, folder: &std::path::Path, report: 
         }
         let until = Instant::now() + options.duration() / ROUNDS;
         engine.sleeps(false);
+        let counted = engine.number + WARMING;
         while Instant::now() < until {
+            let number = engine.ask();
             // The term's start is the first event.
-            let sequence = Sequence(engine.ask() + 1);
+            let sequence = Sequence(number + 1);
             let at_ns = handle(&mut subscriber, sequence);
-            ours.saturating_record((at_ns - engine.begun_at_ns()).max(1) as u64);
+            if number > counted {
+                ours.saturating_record((at_ns - engine.begun_at_ns()).max(1) as u64);
+            }
             if pace == Pace::WhenAllRest {
                 rest(&node, sequence);
             }
@@ -423,11 +434,14 @@ fn live(options: &Options, folder: &std::path::Path, report: &mut Report) {
         let until = Instant::now() + options.duration() / ROUNDS;
         bare.round(Pace::WhenAllRest, LOG_RESTS, until, &mut theirs);
         let until = Instant::now() + options.duration() / ROUNDS;
+        let counted = number + WARMING;
         while Instant::now() < until {
             number += 1;
             let sequence = publish(&mut publisher, &tape::order(number, 16));
             let at_ns = handle(&mut subscriber, sequence);
-            ours.saturating_record((at_ns - stages.durable_at().get()).max(1) as u64);
+            if number > counted {
+                ours.saturating_record((at_ns - stages.durable_at().get()).max(1) as u64);
+            }
             // Durable it is. The watermarks are left alone: who looks there takes their lines from the log's thread.
             spin_for(LOG_RESTS);
         }
