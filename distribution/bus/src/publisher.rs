@@ -43,6 +43,7 @@ pub struct BusPublisher {
     /// What all headers share; `first_sequence` is the next to be published, the watermarks are the greatest that were said.
     header: SampleHeader,
     counters: PublisherCounters,
+    receivers: usize,
     broken_connections: Arc<AtomicU64>,
     _node: Node<Own>,
     _presence: Presence,
@@ -135,6 +136,7 @@ impl BusPublisher {
             frame_bytes_max: config.frame_bytes_max,
             header,
             counters: PublisherCounters::default(),
+            receivers: 0,
             broken_connections,
             _node: node,
             _presence: presence,
@@ -189,9 +191,7 @@ impl BusPublisher {
             *sample.user_header_mut() = header;
             self.count(&header);
             self.counters.prepared += 1;
-            if sample.send().is_err() {
-                self.counters.send_failures += 1;
-            }
+            self.note(sample.send());
         }
     }
 
@@ -272,7 +272,7 @@ impl BusPublisher {
     }
 
     /// Takes back the events `first..=last` of `epoch`, which were accepted but will never be visible. The next frame
-    /// must begin at `first`. Only on the speculative service.
+    /// must begin at `first`. Only on the speculative service. What was said of `accepted` before is still said: stages never go back.
     pub fn retract(
         &mut self,
         epoch: Epoch,
@@ -306,6 +306,12 @@ impl BusPublisher {
         self.header.first()
     }
 
+    /// How many subscribers the last sample that could be sent was sent to.
+    #[must_use]
+    pub fn receivers(&self) -> usize {
+        self.receivers
+    }
+
     /// What has been done so far.
     #[must_use]
     pub fn counters(&self) -> PublisherCounters {
@@ -316,10 +322,21 @@ impl BusPublisher {
     /// Whoever is to be woken for it is woken after this: it must find the sample. Returns how many were sent it; what could
     /// not be sent is counted, and no reason to stop: the next sample shows what is missing, and the log has it.
     fn send(&mut self, header: SampleHeader, payload: &[u8]) -> usize {
-        self.send_sample(header, payload).unwrap_or_else(|_| {
-            self.counters.send_failures += 1;
-            0
-        })
+        let sent = self.send_sample(header, payload);
+        self.note(sent)
+    }
+
+    fn note(&mut self, sent: Result<usize, SendError>) -> usize {
+        match sent {
+            Ok(receivers) => {
+                self.receivers = receivers;
+                receivers
+            }
+            Err(_) => {
+                self.counters.send_failures += 1;
+                0
+            }
+        }
     }
 
     fn send_sample(&self, header: SampleHeader, payload: &[u8]) -> Result<usize, SendError> {

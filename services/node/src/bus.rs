@@ -114,10 +114,17 @@ impl LiveLane {
     /// Everything through `watermarks.visible` has become visible, `commit` (if one was written) included. Called on the
     /// log's thread, after the readers' gate was raised; [`call_thread`](Self::call_thread) has to follow.
     pub(crate) fn visible(&self, commit: Option<&CommitBuffer>, watermarks: &Watermarks) {
-        let sent = commit.is_some_and(|commit| {
-            let last = commit.head().expect("a commit has frames").last_sequence;
-            self.send_directly(last, || commit.frames(), watermarks)
-        });
+        let sent = match commit {
+            Some(commit) => {
+                let last = commit.head().expect("a commit has frames").last_sequence;
+                self.send_directly(last, || commit.frames(), watermarks)
+            }
+            // Synced later than written.
+            None => self.guarded(|publisher| {
+                publisher.publish_prepared(watermarks.visible, watermarks);
+                false
+            }),
+        };
         if !sent || self.wakes {
             // Release: pairs with the Acquire in `Follower::run`; whoever sees it sees the gate raised.
             self.due.store(true, Ordering::Release);
@@ -143,7 +150,9 @@ impl LiveLane {
 
     fn prepare_frames<'f>(&self, mut frames: impl Iterator<Item = &'f [u8]>) {
         // Only what comes right after what was sent or prepared; the rest is sent once it is visible, from the start.
-        self.guarded(|publisher| frames.all(|frame| publisher.prepare(frame).unwrap_or(false)));
+        self.guarded(|publisher| {
+            publisher.receivers() > 0 && frames.all(|frame| publisher.prepare(frame).unwrap_or(false))
+        });
     }
 
     /// Whether all of a commit's frames were sent, here and now.
@@ -309,7 +318,6 @@ impl Follower {
 pub(crate) struct SpeculativeBus {
     publisher: BusPublisher,
     wakes: bool,
-    subscribers: usize,
     intake: Arc<Intake>,
     interval: Duration,
     next_beat: Instant,
@@ -327,7 +335,6 @@ impl SpeculativeBus {
         Ok(Self {
             publisher,
             wakes: config.wake_up == WakeUp::Event,
-            subscribers: 0,
             intake,
             interval: config.heartbeat_interval,
             next_beat: Instant::now(),
@@ -337,7 +344,7 @@ impl SpeculativeBus {
 
     /// Whether there may be subscribers that sleep, as of the last sample.
     pub(crate) fn wakes(&self) -> bool {
-        self.wakes && self.subscribers > 0 && !self.broken
+        self.wakes && self.publisher.receivers() > 0 && !self.broken
     }
 
     /// The next frame of the tape and its last event, accepted but not yet written. The log's memory is locked meanwhile: no
@@ -346,12 +353,9 @@ impl SpeculativeBus {
         if !self.broken {
             // Not the ring's own `accepted`, which may be further: to look it up takes its line away from who claims there.
             let watermarks = Watermarks { accepted: last, ..self.intake.stages.watermarks() };
-            match self.publisher.publish_quietly(frame, &watermarks) {
-                Ok(subscribers) => self.subscribers = subscribers,
-                Err(error) => {
-                    self.broken = true;
-                    self.intake.ended_parts.note("speculative_bus", &error);
-                }
+            if let Err(error) = self.publisher.publish_quietly(frame, &watermarks) {
+                self.broken = true;
+                self.intake.ended_parts.note("speculative_bus", &error);
             }
         }
     }
@@ -370,13 +374,15 @@ impl SpeculativeBus {
 
     /// It is that time.
     pub(crate) fn beat(&mut self) {
-        self.subscribers = self.publisher.heartbeat(&self.intake.watermarks());
+        self.publisher.heartbeat(&self.intake.watermarks());
         self.next_beat = Instant::now() + self.interval;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use matchtape_bus::{BusSubscriber, Delivery, SubscriberOptions};
     use matchtape_schemas::event::{TimeAdvanced, encode_event};
     use matchtape_schemas::{
@@ -416,21 +422,20 @@ mod tests {
         }
     }
 
+    /// A bus namespace of its own.
     struct Place {
         root: tempfile::TempDir,
+        namespace: String,
         head: Head,
     }
 
     impl Drop for Place {
         fn drop(&mut self) {
-            // The 16 bytes per namespace that iceoryx2 keeps for good; the namespaces end with this process's number.
+            // The 16 bytes per namespace that iceoryx2 keeps for good, and the lock.
+            let own = format!("mt_{}_", self.namespace);
             for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
                 let file = entry.file_name().to_string_lossy().into_owned();
-                if ["lane", "left", "wake", "panic", "ends", "prepared", "prepares"]
-                    .iter()
-                    .any(|called| file.starts_with(&format!("mt_{called}{}_", std::process::id())))
-                    && file.ends_with(".global_mgmt")
-                {
+                if file.starts_with(&own) && file.ends_with(".global_mgmt") {
                     let _ = std::fs::remove_file(entry.path());
                 }
             }
@@ -439,17 +444,23 @@ mod tests {
 
     impl Place {
         fn new() -> Self {
+            static MADE: AtomicU64 = AtomicU64::new(0);
+            let namespace = format!("place{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
             let head = Head { epoch: Epoch::FIRST, ..Head::empty(TapeId(3)) };
-            Self { root: tempfile::tempdir().unwrap(), head }
+            Self { root: tempfile::tempdir().unwrap(), namespace, head }
         }
 
-        fn lane(&self, wake_up: WakeUp, called: &str) -> (LiveLane, BusName) {
-            let options = BusOptions {
-                namespace: format!("{called}{}", std::process::id()),
+        fn options(&self, wake_up: WakeUp) -> BusOptions {
+            BusOptions {
+                namespace: self.namespace.clone(),
                 root: Some(self.root.path().to_owned()),
                 config: BusConfig { wake_up, subscribers_max: 1, ..BusConfig::default() },
                 ..BusOptions::default()
-            };
+            }
+        }
+
+        fn lane(&self, wake_up: WakeUp) -> (LiveLane, BusName) {
+            let options = self.options(wake_up);
             let name = options.name(self.head.tape).unwrap();
             (LiveLane::open(&name, &options, &self.head).unwrap(), name)
         }
@@ -468,7 +479,7 @@ mod tests {
     #[test]
     fn what_was_prepared_is_given_to_nobody_before_it_is_visible_and_then_once() {
         let mut place = Place::new();
-        let (lane, name) = place.lane(WakeUp::BusyPoll, "prepared");
+        let (lane, name) = place.lane(WakeUp::BusyPoll);
         let options = SubscriberOptions {
             next: Some(Sequence::FIRST),
             wake_up: WakeUp::BusyPoll,
@@ -478,13 +489,20 @@ mod tests {
         let mut given = || {
             let mut given = Vec::new();
             while let Some(delivery) = subscriber.poll().unwrap() {
-                let Delivery::Frame(frame) = delivery else { panic!("{delivery:?}") };
+                let frame = match delivery {
+                    Delivery::Frame(frame) => frame,
+                    Delivery::Heartbeat { .. } => continue,
+                    other => panic!("{other:?}"),
+                };
                 assert_eq!(frame.watermarks().visible, frame.frame().last_sequence());
                 given.push(frame.frame().header().first_sequence.get());
             }
             given
         };
         let mut commits: Vec<_> = (0..10).map(|_| [frame(&mut place.head, 1)]).collect();
+        // Nobody has been sent anything: it may be for nobody.
+        prepare(&lane, &commits[0]);
+        assert_eq!(lane.publisher.lock().heartbeat(&visible(Sequence::ZERO)), 1);
         // Two under way, one after the other.
         prepare(&lane, &commits[0]);
         prepare(&lane, &commits[1]);
@@ -516,7 +534,7 @@ mod tests {
     #[test]
     fn where_subscribers_poll_a_small_commit_is_sent_by_whoever_made_it_visible() {
         let mut place = Place::new();
-        let (lane, name) = place.lane(WakeUp::BusyPoll, "lane");
+        let (lane, name) = place.lane(WakeUp::BusyPoll);
         let options = SubscriberOptions {
             wake_up: WakeUp::BusyPoll,
             next: Some(Sequence::FIRST),
@@ -539,7 +557,7 @@ mod tests {
     #[test]
     fn what_is_large_out_of_turn_not_yet_visible_or_in_use_is_left_to_the_buss_own_thread() {
         let mut place = Place::new();
-        let (lane, _) = place.lane(WakeUp::BusyPoll, "left");
+        let (lane, _) = place.lane(WakeUp::BusyPoll);
         let first = [frame(&mut place.head, 3)];
         // A group that goes on: its frame is durable, its end is not.
         assert!(!sent(&lane, &first, Sequence(2)));
@@ -565,7 +583,7 @@ mod tests {
     #[test]
     fn where_subscribers_sleep_the_log_sends_and_leaves_waking_them_to_the_buss_own_thread() {
         let mut place = Place::new();
-        let (lane, name) = place.lane(WakeUp::Event, "wake");
+        let (lane, name) = place.lane(WakeUp::Event);
         let options = SubscriberOptions {
             next: Some(Sequence::FIRST),
             spin: Duration::ZERO,
@@ -594,7 +612,7 @@ mod tests {
     #[test]
     fn a_bus_that_panics_is_left_alone_from_then_on() {
         let mut place = Place::new();
-        let (lane, _) = place.lane(WakeUp::BusyPoll, "panic");
+        let (lane, _) = place.lane(WakeUp::BusyPoll);
         let commit = [frame(&mut place.head, 1)];
         let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
         assert!(!lane.send_directly(Sequence(1), panics, &visible(Sequence(1))));
@@ -605,14 +623,16 @@ mod tests {
     fn a_bus_that_panicked_on_the_log_s_thread_ends_on_its_own_and_the_node_names_it() {
         let place = Place::new();
         let node = Node::open(&place.root.path().join("data"), NodeOptions::default(), Vec::new()).unwrap();
-        let (lane, name) = place.lane(WakeUp::BusyPoll, "ends");
+        let (lane, name) = place.lane(WakeUp::BusyPoll);
         let (lane, options) = (Arc::new(lane), BusOptions::default());
         let intake = Arc::clone(&node.intake);
         let bus = LiveBus::start(&name, &options, Arc::clone(&lane), node.reader(), intake).unwrap();
         assert_eq!(node.ended_parts(), []);
         let panics = || -> std::vec::IntoIter<(FrameHeader, &[u8])> { panic!("as a broken bus would") };
+        let begun = Instant::now();
         // Once it finds the publisher free: the bus's thread is at work too.
         while !lane.broken.load(Ordering::Relaxed) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it never sends");
             lane.send_directly(Sequence(1), panics, &visible(Sequence(1)));
         }
         // At the next beat. Nothing but this ends the thread.
@@ -629,14 +649,17 @@ mod tests {
     #[test]
     fn a_nodes_commits_are_prepared_before_they_are_durable() {
         let place = Place::new();
-        let bus = BusOptions {
-            namespace: format!("prepares{}", std::process::id()),
-            root: Some(place.root.path().to_owned()),
-            ..BusOptions::default()
-        };
+        // The bus's own thread is at work only now and then.
+        let bus = place.options(WakeUp::BusyPoll);
         let options = NodeOptions { bus: Some(bus), ..NodeOptions::default() };
         let node = Node::open(&place.root.path().join("data"), options, Vec::new()).unwrap();
         let mut publisher = node.publisher(ProducerId(1)).unwrap();
+        let settings = SubscriberOptions { wake_up: WakeUp::BusyPoll, ..SubscriberOptions::default() };
+        let mut subscriber =
+            BusSubscriber::open(node.bus_name().unwrap(), BusService::Live, &settings).unwrap();
+        while subscriber.poll().unwrap().is_none() {
+            std::thread::yield_now();
+        }
         for number in 1..=50 {
             let body = TimeAdvanced::default();
             let event = Event::new(InstrumentId(0), ProducerSequence(number), EventTime(1), body);
@@ -645,7 +668,6 @@ mod tests {
         }
         let live = node.live.as_ref().expect("a node with a bus");
         let counters = live.lane.publisher.lock().counters();
-        // The bus's own thread may have been at it.
         assert!(counters.prepared >= 25, "{counters:?}");
         drop(publisher);
         node.close().unwrap();

@@ -63,8 +63,9 @@ impl Framer {
             match next_group(ring, taken) {
                 Group::Whole { events, bytes } if bytes <= writer.room() => {
                     for ahead in taken..taken + events {
-                        let event =
-                            ring.filled(ahead).expect("seen as filled, and only this thread frees slots");
+                        let event = ring
+                            .filled(ahead)
+                            .expect("seen as filled, and whoever has the pipeline frees slots");
                         assert!(writer.push(event), "the group was measured");
                     }
                     taken += events;

@@ -144,7 +144,7 @@ pub struct Node {
     /// Taken when closing.
     store: Option<Arc<EventStore>>,
     reader: Reader,
-    pipeline: Option<JoinHandle<()>>,
+    pub(crate) pipeline: Option<JoinHandle<()>>,
     pub(crate) live: Option<LiveBus>,
     ingress: Option<Ingress>,
     idle_clock: Option<IdleClock>,
@@ -236,6 +236,10 @@ impl Node {
         let bus_name = options.bus.as_ref().map(|bus| bus.name(tape)).transpose()?;
         let bus = options.bus.as_ref().zip(bus_name.as_ref());
         let lane = bus.map(|(bus, name)| LiveLane::open(name, bus, &head)).transpose()?.map(Arc::new);
+        let speculative = bus
+            .filter(|(bus, _)| bus.speculative)
+            .map(|(bus, name)| SpeculativeBus::open(name, &bus.config, &head, Arc::clone(&intake)))
+            .transpose()?;
         let progress = Progress {
             stages: Arc::clone(&stages),
             gate: Arc::clone(store.visible()),
@@ -263,13 +267,14 @@ impl Node {
             store: Arc::downgrade(&store),
             incarnation: u64::from_le_bytes(incarnation),
         })?;
-        let mut pipeline = Pipeline {
+        let pipeline = Pipeline {
             ring: ring_reader,
             framer: Framer::new(head),
             store: Arc::clone(&store),
-            speculative: None,
+            speculative,
             inside_group: false,
             slow: 0,
+            unasked_bytes: 0,
         };
         // From here on it is a node, though not a whole one: if something does not start, dropping it ends what has.
         let mut node = Self {
@@ -290,12 +295,6 @@ impl Node {
         };
         if let (Some((bus, name)), Some(lane)) = (bus, lane) {
             node.live = Some(LiveBus::start(name, bus, lane, reader, Arc::clone(&intake))?);
-        }
-        if let (Some(bus), Some(name)) = (&options.bus, &bus_name)
-            && bus.speculative
-        {
-            let opened = SpeculativeBus::open(name, &bus.config, &head, Arc::clone(&intake))?;
-            pipeline.speculative = Some(opened);
         }
         let (core, thread) = (
             options.pipeline_core,

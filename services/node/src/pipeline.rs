@@ -31,9 +31,11 @@ use crate::stages::Stages;
 /// How the pipeline thread waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PipelineWait {
-    /// Looks for events this long, then sleeps. While it sleeps a publisher frames its own event; one that comes within that
-    /// time of the one before it wakes the pipeline, and pays for the call. With zero nobody does: every event is framed by who
-    /// publishes it, at the shortest way to a speculative subscriber, and costs a frame of its own.
+    /// Looks for events this long, then sleeps. While it sleeps a publisher frames its own event, and wakes the log where that
+    /// sleeps; an event that comes within that time of the one before it wakes the pipeline instead, and pays for that call. With
+    /// zero events are framed by who publishes them wherever nothing speaks against it (another publisher at it, the log
+    /// taking what it has, speculative subscribers that sleep): the shortest way to a speculative subscriber that polls, at a frame
+    /// for each event.
     Adaptive {
         /// How long it looks.
         spin: Duration,
@@ -211,9 +213,15 @@ pub(crate) struct Pipeline {
     pub(crate) speculative: Option<SpeculativeBus>,
     /// The last frame handed to the log lies inside a group that goes on.
     pub(crate) inside_group: bool,
-    /// By how much taking events is to be slowed down, in thousandths, as of the last frame.
+    /// By how much taking events is to be slowed down, in thousandths, as when it was last asked for.
     pub(crate) slow: u32,
+    /// What publishers have framed since then.
+    pub(crate) unasked_bytes: usize,
 }
+
+/// Publishers frame so much before they ask how full memory is: that takes a view of all of it, which may turn out to be the last
+/// one of what was flushed meanwhile, to be freed on the engine's thread.
+const UNASKED_BYTES_MAX: usize = 256 << 10;
 
 /// What became of the next frame.
 enum Appended {
@@ -252,9 +260,13 @@ impl Pipeline {
                 if let Some(bus) = &mut self.speculative {
                     bus.appended();
                 }
-                // After a frame and not before the next: only what is appended here makes it more, and an event that
-                // comes alone need not wait for the answer.
-                self.slow = self.slow_down(intake);
+                self.unasked_bytes += frame.length as usize;
+                if waits || self.unasked_bytes >= UNASKED_BYTES_MAX {
+                    // After a frame and not before the next: only what is appended here makes it more, and an event that
+                    // comes alone need not wait for the answer.
+                    self.slow = self.slow_down(intake);
+                    self.unasked_bytes = 0;
+                }
                 Appended::Frame
             }
             Err(AppendError::Full) => Appended::NoRoom,
@@ -277,7 +289,8 @@ impl Pipeline {
     /// thread is a system call, and takes it tens of microseconds. `false`: there is something for the thread to do, be it
     /// that events come so fast that it had better be awake.
     ///
-    /// It takes one frame at most, and waits for nothing: what is not as usual is left to the thread.
+    /// It takes one frame at most, and no lock that a log thread keeps while it works: what is not as usual is left to the
+    /// thread. What may come with a frame comes here too: waking the log, or who waits for room, and a new commit buffer.
     pub(crate) fn frame_here(&mut self, intake: &Intake, looks_ns: i64) -> bool {
         // Waking subscribers that sleep is a system call for each, and no publisher's.
         let wakes = self.speculative.as_ref().is_some_and(SpeculativeBus::wakes);
@@ -308,8 +321,23 @@ impl Pipeline {
     }
 }
 
-/// The pipeline, while somebody has it; `None` once its thread has ended.
-type Held<'a> = MutexGuard<'a, Option<Pipeline>>;
+/// The pipeline, while its thread has it; `None` once that has ended, or a publisher has panicked with it.
+struct Held<'a>(MutexGuard<'a, Option<Box<Pipeline>>>);
+
+impl<'a> Held<'a> {
+    fn take(intake: &'a Intake) -> Self {
+        Self(intake.pipeline.lock())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // What it is like after a panic nobody knows, and a publisher could have it next.
+        if std::thread::panicking() {
+            *self.0 = None;
+        }
+    }
+}
 
 /// The thread that has the pipeline whenever it is awake.
 pub(crate) struct PipelineThread {
@@ -324,8 +352,7 @@ struct TakeAlong(Arc<Intake>);
 impl Drop for TakeAlong {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.stages.end(WaitError::Poisoned);
-            self.0.ring.close();
+            self.0.poison();
         }
         *self.0.pipeline.lock() = None;
     }
@@ -356,12 +383,12 @@ impl PipelineThread {
         let intake = Arc::clone(&self.intake);
         let _along = TakeAlong(Arc::clone(&intake));
         pipeline.slow = pipeline.slow_down(&intake);
-        let mut held = intake.pipeline.lock();
-        *held = Some(pipeline);
+        let mut held = Held::take(&intake);
+        *held.0 = Some(Box::new(pipeline));
         let mut pause = Pause::default();
         loop {
             // Taken away where a publisher panicked with it.
-            let Some(pipeline) = held.as_mut() else { return };
+            let Some(pipeline) = held.0.as_mut() else { return };
             if !Framer::ready(&pipeline.ring) {
                 // Once the ring is closed nothing more is claimed: what has been read is then all there is.
                 if intake.ring.is_closed() && pipeline.ring.released() == intake.ring.claimed() {
@@ -416,7 +443,7 @@ impl PipelineThread {
     /// where publishers claim, and every look takes that line away from them. Asleep it lets go of the pipeline.
     fn wait_for_events<'a>(&self, mut held: Held<'a>, intake: &'a Intake) -> Held<'a> {
         let start = Instant::now();
-        let Some(pipeline) = held.as_mut() else { return held };
+        let Some(pipeline) = held.0.as_mut() else { return held };
         loop {
             for _ in 0..LOOKS {
                 if Framer::ready(&pipeline.ring) {
@@ -440,13 +467,13 @@ impl PipelineThread {
         // Said to be asleep, and only then let go of: whoever fills a slot after this look either gets the pipeline, or
         // finds that somebody has it and rings.
         let available = || {
-            let ready = held.as_ref().is_none_or(|pipeline| Framer::ready(&pipeline.ring));
+            let ready = held.0.as_ref().is_none_or(|pipeline| Framer::ready(&pipeline.ring));
             drop(held);
             ready || intake.ring.is_closed()
         };
         intake.bell.sleep_unless(available, beat);
-        let mut held = intake.pipeline.lock();
-        if let Some(pipeline) = held.as_mut() {
+        let mut held = Held::take(intake);
+        if let Some(pipeline) = held.0.as_mut() {
             pipeline.beat_if_due();
         }
         held
@@ -455,9 +482,11 @@ impl PipelineThread {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+
     use matchtape_schemas::event::{Event, TimeAdvanced};
     use matchtape_schemas::publish::PublishError;
-    use matchtape_schemas::{EventTime, Head, InstrumentId, ProducerId, ProducerSequence};
+    use matchtape_schemas::{EventTime, InstrumentId, ProducerId, ProducerSequence};
     use matchtape_storage::sim::SimDisk;
 
     use super::*;
@@ -489,7 +518,8 @@ mod tests {
     }
 
     fn asleep(node: &Node) {
-        until("the pipeline's thread sleeps", || node.intake.bell.is_slept_at());
+        let ended = || node.intake.stages.ended().is_some();
+        until("the pipeline's thread sleeps", || node.intake.bell.is_slept_at() || ended());
     }
 
     #[test]
@@ -526,8 +556,8 @@ mod tests {
         // It has looked for events that long since then.
         asleep(&node);
         let woken = node.intake.bell.woken();
-        publish(&mut publisher);
         let since = Instant::now();
+        publish(&mut publisher);
         publish(&mut publisher);
         if since.elapsed() < spin {
             assert_eq!(node.intake.bell.woken(), woken + 1);
@@ -536,21 +566,34 @@ mod tests {
         node.close().unwrap();
     }
 
+    /// Panics on the thread that made it, and does nothing elsewhere.
+    struct Panics(std::thread::ThreadId);
+
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            assert_ne!(std::thread::current().id(), self.0, "as a broken bus or log would");
+        }
+    }
+
     #[test]
     fn a_publisher_that_panics_while_it_frames_lives_and_the_node_takes_no_more() {
         let (node, mut publisher) = open(Duration::ZERO);
-        let first = publisher.publish(&event(1)).unwrap().sequence();
-        node.wait_for(first, Stage::Visible, PATIENCE).unwrap();
-        // A frame that continues nothing, which the pipeline takes for a mistake of its own.
-        asleep(&node);
-        node.intake.pipeline.lock().as_mut().unwrap().framer = Framer::new(Head::empty(node.tape()));
-        let second = publisher.publish(&event(2)).unwrap().sequence();
-        assert_eq!(node.wait_for(second, Stage::Visible, PATIENCE), Err(WaitError::Poisoned));
-        // The log's end is told before the ring is closed.
-        let refused = (3..10_000).find_map(|number| publisher.publish(&event(number)).err());
+        let waker = std::task::Waker::from(Arc::new(Panics(std::thread::current().id())));
+        let begun = Instant::now();
+        // Whoever frames it wakes who waits for that; sooner or later it is this thread.
+        let refused = (1..).find_map(|number| {
+            assert!(begun.elapsed() < PATIENCE, "somebody else frames them all");
+            asleep(&node);
+            let mut framed = node.wait_async(Sequence(number + 1), Stage::Accepted);
+            let _ = std::pin::Pin::new(&mut framed).poll(&mut std::task::Context::from_waker(&waker));
+            publisher.publish(&event(number)).err()
+        });
         assert_eq!(refused, Some(PublishError::Poisoned));
-        until("its thread ends", || node.intake.pipeline.lock().is_none());
+        let last = node.watermarks().accepted;
+        assert_eq!(node.wait_for(last.next(), Stage::Visible, PATIENCE), Err(WaitError::Poisoned));
+        until("its thread ends", || node.pipeline.as_ref().is_some_and(|thread| thread.is_finished()));
         drop(publisher);
-        node.close().unwrap_err();
+        // The log is as well as ever, and keeps what it was given.
+        node.close().unwrap();
     }
 }

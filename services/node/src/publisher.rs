@@ -2,14 +2,15 @@
 //! both are [`Publish`].
 //!
 //! Publishing deduplicates, claims slots of the ring (which gives the sequence), writes the events there and returns; where the
-//! pipeline's thread sleeps it hands one frame to the log first. It never waits, takes no lock that is not free, and allocates only
-//! for events larger than a slot.
+//! pipeline's thread sleeps it hands one frame to the log first ([`Pipeline::frame_here`]). It never waits for a disk, a network or a
+//! subscriber, and allocates only for events larger than a slot, and what a frame may need.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_utils::CachePadded;
 use matchtape_schemas::event::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Payload, encode_event};
 use matchtape_schemas::limits::EVENT_BYTES_MAX;
 use matchtape_schemas::publish::{ProducerMark, Publish, PublishError, Published, WaitError};
@@ -38,7 +39,7 @@ pub(crate) fn wall_clock() -> AcceptedTime {
 pub(crate) struct Intake {
     pub(crate) ring: Arc<Ring>,
     /// What frames that. Its thread's while that is awake.
-    pub(crate) pipeline: Mutex<Option<Pipeline>>,
+    pub(crate) pipeline: CachePadded<Mutex<Option<Box<Pipeline>>>>,
     /// An event that comes so long after the one before finds that thread asleep for good reason, ns.
     looks_ns: i64,
     /// Rung when there is something in the ring.
@@ -81,7 +82,7 @@ impl Intake {
     ) -> Self {
         Self {
             ring,
-            pipeline: Mutex::new(None),
+            pipeline: CachePadded::new(Mutex::new(None)),
             looks_ns: i64::try_from(looks_for.as_nanos()).unwrap_or(i64::MAX),
             bell: Bell::default(),
             room: Bell::default(),
@@ -112,7 +113,7 @@ impl Intake {
         self.bell.ring();
     }
 
-    fn frame_here(&self, mut held: MutexGuard<'_, Option<Pipeline>>) -> bool {
+    fn frame_here(&self, mut held: MutexGuard<'_, Option<Box<Pipeline>>>) -> bool {
         let Some(pipeline) = held.as_mut() else { return false };
         // The engine's thread is no place to die of it.
         let framed = catch_unwind(AssertUnwindSafe(|| pipeline.frame_here(self, self.looks_ns)));

@@ -1,12 +1,12 @@
 //! Threads around the [`Writer`]: what is appended while all of them write is the next commit. No timer.
 //!
 //! ```text
-//! framing thread   append -> | open buffer | --full--> | full buffers (bounded) |
+//! whoever frames    append -> | open buffer | --full--> | full buffers (bounded) |
 //! log threads                     \\__ taken when there is no full one __/  place | write + sync | settle -> observer -> sums, rotation
 //!                                                                          one at a time | side by side | in order, one at a time
 //! ```
 //!
-//! One mutex guards the open buffer; the framing thread holds it while it writes one frame, a log thread while it
+//! One mutex guards the open buffer; whoever frames (one at a time) holds it while it writes one frame, a log thread while it
 //! takes the buffer away. Neither holds it across a system call. Another guards the writer and the observer; it is taken first
 //! where both are.
 //!
@@ -73,7 +73,8 @@ impl Default for GroupCommitOptions {
 pub trait CommitObserver: Send + 'static {
     /// A thread begins; called on it, before anything else.
     fn started(&mut self) {}
-    /// A commit is about to be written; whether it will be nobody knows. What can be done in advance is done here.
+    /// A commit is about to be written; whether it will be nobody knows. What can be done in advance is done here. Commits are told
+    /// in order, but this one may be before the one in front of it is [`committed`](Self::committed).
     fn writing(&mut self, _commit: &CommitBuffer) {}
     /// One commit was written. Its `durable` is the last group end that is durable: what is behind it, inside a group
     /// that goes on, recovery would drop.
