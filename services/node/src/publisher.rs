@@ -151,6 +151,7 @@ impl Intake {
     }
 
     /// The epoch starts with the first append, not when the node opens: opening alone writes nothing. `false`: it had started.
+    /// After `true` something has to be [`announced`](Self::announce), be it only this: its slot must be read to be free again.
     pub(crate) fn start_epoch(&self, first: EventTime) -> Result<bool, PublishError> {
         let mut epoch_start = self.epoch_start.lock();
         let Some(event) = epoch_start.as_mut() else { return Ok(false) };
@@ -161,8 +162,6 @@ impl Intake {
         let mut claim =
             self.ring.claim(1, large_bytes(event.encoded_len())).map_err(|why| self.refusal(why))?;
         claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
-        // Whatever comes of the claim that follows: the slot just filled must be read to be free again.
-        self.bell.ring();
         *epoch_start = None;
         Ok(true)
     }
@@ -184,12 +183,12 @@ impl Intake {
     pub(crate) fn publish_control(&self, event: &Event) -> Result<Sequence, PublishError> {
         self.check_space()?;
         self.start_epoch(event.event_time)?;
-        let mut claim =
-            self.ring.claim(1, large_bytes(event.encoded_len())).map_err(|why| self.refusal(why))?;
-        let sequence = claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out));
-        drop(claim);
+        let claimed = self.ring.claim(1, large_bytes(event.encoded_len()));
+        let published = claimed.map_err(|why| self.refusal(why)).map(|mut claim| {
+            claim.fill(event.encoded_len(), |out| encode_event(event, ProducerId::SEQUENCER, out))
+        });
         self.announce();
-        Ok(sequence)
+        published
     }
 
     /// All watermarks; `accepted` is what the ring has given out.
@@ -458,10 +457,13 @@ impl Publisher {
         self.intake.check_space()?;
         if !self.epoch_started {
             self.intake.start_epoch(first)?;
-            self.epoch_started = true;
         }
         let claimed = self.intake.ring.claim(slots, large);
         self.lacked_large_bytes = matches!(claimed, Err(ClaimError::LargeBytes));
+        if !self.epoch_started && claimed.is_err() {
+            self.intake.announce();
+        }
+        self.epoch_started = true;
         claimed.map_err(|why| self.intake.refusal(why))
     }
 

@@ -89,6 +89,7 @@ impl Sealer {
         // Relaxed: what is said moves no time, however old it is.
         let event_time = EventTime(self.intake.max_event_time.load(Ordering::Relaxed));
         if self.intake.start_epoch(event_time)? {
+            self.intake.announce();
             return Ok(());
         }
         // As much as was said already: on a tape of another day this moment's time would make everything after it late.

@@ -548,7 +548,8 @@ impl<'a> Schedule<'a> {
             self.step()?;
         }
         let last = self.pause()?;
-        self.judge(last, last - self.begin)
+        // It began at what was accepted, of which a node that was killed may have lost more than has come since.
+        self.judge(last, last.saturating_sub(self.begin))
     }
 
     /// Lets everybody read to the end and say what they were given.
