@@ -347,20 +347,25 @@ struct BusOptions {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = BusOptions::parse();
     let format = options.format;
+    let root = tempfile::tempdir()?;
+    // Before the writer is bound: it counts the cores it may run on.
+    let report = Report::new("bus", root.path());
     let writer = on_own_thread(
         "writer",
         Some(0),
         || Ok(()),
-        move |()| run(options.rounds).map_err(|error| error.to_string()),
+        move |()| run(options.rounds, root.path(), report).map_err(|error| error.to_string()),
     )?;
     writer.join().expect("writer")?.print(format);
     Ok(())
 }
 
-fn run(rounds: u64) -> Result<Report, Box<dyn std::error::Error>> {
-    let root = tempfile::tempdir()?;
-    let name = BusName::with_root("bench", TAPE, root.path())?;
-    let mut report = Report::new("bus", root.path());
+fn run(
+    rounds: u64,
+    root: &std::path::Path,
+    mut report: Report,
+) -> Result<Report, Box<dyn std::error::Error>> {
+    let name = BusName::with_root("bench", TAPE, root)?;
     report.guarantee("events of 128 bytes; the reader sums every 8-byte word and the sum is compared");
     report.guarantee(
         "bus: every frame checked (checksum, every event, continuity) by its reader; bare: nothing",
